@@ -1,0 +1,120 @@
+//! The accept loop: it can neither die nor spin.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::sleep;
+
+use crate::connection::Service;
+use crate::failure::Failure;
+use crate::net::{Accepted, Client, Listener};
+
+/// The wait after a failed accept: doubled while it goes on failing, forgotten with the next success. Out of file
+/// descriptors, the only cure is that connections end.
+const FIRST_PAUSE: Duration = Duration::from_millis(5);
+/// The longest such wait.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// What bounds the connections that are accepted.
+pub struct Admission {
+    /// Those of the link.
+    pub link: Option<Arc<Semaphore>>,
+    /// Those of the whole process, by its file descriptors.
+    pub process: Arc<Semaphore>,
+    /// Clients that are being told that they are not served, each for a short time.
+    pub refusals: Arc<Semaphore>,
+}
+
+/// A place among the connections; given back when it is dropped.
+type Permits = (Option<OwnedSemaphorePermit>, OwnedSemaphorePermit);
+
+impl Admission {
+    fn admit(&self, service: &Service, client: Client) -> Result<Permits, Failure> {
+        let allow = &service.link.allow;
+        if let Some(address) = client.address()
+            && !allow.is_empty()
+            && !allow.iter().any(|network| network.contains(&address))
+        {
+            return Err(Failure::NotAllowed { address });
+        }
+        let take = |permits: &Arc<Semaphore>| Arc::clone(permits).try_acquire_owned();
+        let link = self.link.as_ref().map(take).transpose();
+        let permits = link.and_then(|link| take(&self.process).map(|process| (link, process)));
+        permits.map_err(|_| Failure::Full)
+    }
+}
+
+/// Accepts until `stop` says so; then takes in those who were waiting already, and closes the listener.
+pub async fn accept(
+    listener: Listener,
+    service: Arc<Service>,
+    admission: Admission,
+    mut stop: watch::Receiver<bool>,
+) {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            accepted = listener.accept() => accepted,
+            // The sender lives as long as the process; without it there is nothing left to accept for.
+            _ = stop.wait_for(|stop| *stop) => break,
+        };
+        match accepted {
+            Ok((accepted, client)) => {
+                pause = FIRST_PAUSE;
+                take_in(accepted, client, &service, &admission);
+            }
+            Err(error) if concerns_one_client(&error) => {}
+            Err(error) => {
+                tracing::error!(
+                    link = service.link.name,
+                    %error,
+                    remedy = "raise the limit on open files (ulimit -n), or lower AMBASSADOR_MAX_CONNECTIONS",
+                    "can't accept connections for now"
+                );
+                sleep(pause).await;
+                pause = LONGEST_PAUSE.min(pause * 2);
+            }
+        }
+    }
+    while let Some(Ok((accepted, client))) = listener.accept().now_or_never() {
+        take_in(accepted, client, &service, &admission);
+    }
+}
+
+/// accept(2): the connection was gone before it was taken; the next one is not affected.
+fn concerns_one_client(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted
+    )
+}
+
+fn take_in(accepted: Accepted, client: Client, service: &Arc<Service>, admission: &Admission) {
+    // A socket that can't be prepared has been reset by its client already.
+    let Ok(stream) = accepted.prepare(service.dialler.keepalive) else {
+        return;
+    };
+    let service = Arc::clone(service);
+    match admission.admit(&service, client) {
+        Ok(permits) => {
+            let seat = service.connections.enter();
+            tokio::spawn(async move {
+                service.serve(stream, client, seat).await;
+                drop(permits);
+            });
+        }
+        Err(failure) => {
+            // Where even these are too many, the client sees a closed connection.
+            if let Ok(permit) = Arc::clone(&admission.refusals).try_acquire_owned() {
+                tokio::spawn(async move {
+                    service.refuse(stream, client, &failure).await;
+                    drop(permit);
+                });
+            }
+        }
+    }
+}

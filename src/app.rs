@@ -1,0 +1,221 @@
+//! The order of life and death: bind everything, serve, drain.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{Semaphore, watch};
+use tokio::time::{Instant, sleep, timeout_at};
+
+use crate::accept::{Admission, accept};
+use crate::config::{Config, Link, Process};
+use crate::connection::Service;
+use crate::dial::{Dialler, Health};
+use crate::failure::words;
+use crate::leave::{Connections, Leave, Reason};
+use crate::net::Listener;
+use crate::resolve::Resolver;
+
+/// Descriptors for all that is not a connection: standard streams, the runtime's own, lookups, files that are read.
+const OTHER_DESCRIPTORS: u64 = 32;
+
+/// Clients that are told at the same time that they are not served; each needs one descriptor for a moment.
+const REFUSALS: u64 = 64;
+
+/// What is left of the drain timeout for connections that end at its last moment to write their line.
+const LAST_MOMENT: Duration = Duration::from_millis(100);
+
+/// A program whose listeners are bound.
+pub struct App {
+    bound: Vec<(Listener, Arc<Service>)>,
+    process: Process,
+    descriptors: Descriptors,
+    signals: Signals,
+}
+
+/// Listeners that can't be bound, all of them.
+#[derive(Debug, thiserror::Error)]
+pub struct BindErrors(Vec<(String, io::Error, String)>);
+
+impl fmt::Display for BindErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "can't listen:")?;
+        for (what, error, remedy) in &self.0 {
+            write!(f, "\n\n{what}: {}\n  remedy: {remedy}", words(error))?;
+        }
+        Ok(())
+    }
+}
+
+impl App {
+    /// Binds every listener, or says of each one that can't be bound why. Must be called within a runtime.
+    pub fn bind(config: Config) -> Result<Self, BindErrors> {
+        let descriptors = Descriptors::raise();
+        let dialler =
+            Arc::new(Dialler { resolver: Resolver::from_system(), keepalive: config.process.keepalive });
+        let mut bound = Vec::new();
+        let mut errors = Vec::new();
+        for link in config.links {
+            match Listener::bind(&link.listen) {
+                Ok(listener) => {
+                    let service = Arc::new(Service {
+                        link,
+                        dialler: Arc::clone(&dialler),
+                        health: Health::default(),
+                        connections: Arc::default(),
+                    });
+                    bound.push((listener, service));
+                }
+                Err(error) => {
+                    let remedy = bind_remedy(&link, &error);
+                    errors.push((format!("{} ({})", link.listen, link.variable), error, remedy));
+                }
+            }
+        }
+        let signals = Signals::listen().map_err(|error| {
+            BindErrors(vec![(
+                "signals".to_owned(),
+                error,
+                "raise the limit on open files (ulimit -n)".to_owned(),
+            )])
+        })?;
+        if errors.is_empty() {
+            Ok(Self { bound, process: config.process, descriptors, signals })
+        } else {
+            Err(BindErrors(errors))
+        }
+    }
+
+    /// Serves until a signal says otherwise, then drains.
+    pub async fn run(mut self) {
+        let process_limit = Arc::new(Semaphore::new(self.descriptors.connections(self.bound.len())));
+        let refusals = Arc::new(Semaphore::new(self.descriptors.refusals()));
+        let (stop, stopped) = watch::channel(false);
+        let mut services = Vec::new();
+        let mut accepting = Vec::new();
+        for (listener, service) in self.bound {
+            announce(&listener, &service.link);
+            let admission = Admission {
+                link: service
+                    .link
+                    .max_connections
+                    .map(|number| Arc::new(Semaphore::new(number.min(Semaphore::MAX_PERMITS)))),
+                process: Arc::clone(&process_limit),
+                refusals: Arc::clone(&refusals),
+            };
+            services.push(Arc::clone(&service));
+            accepting.push(tokio::spawn(accept(listener, service, admission, stopped.clone())));
+        }
+        tracing::info!(links = services.len(), "ready");
+
+        let signal = self.signals.next().await;
+        let connections = || services.iter().map(|service| service.connections.count()).sum::<usize>();
+        tracing::info!(signal, connections = connections(), "draining");
+        tokio::select! {
+            () = drain(&self.process, &stop, accepting, &services) => {}
+            signal = self.signals.next() => tracing::info!(signal, "a second signal ends the drain"),
+        }
+        tracing::info!(connections_cut = connections(), "stopped");
+    }
+}
+
+/// Goes on accepting for the drain delay, closes the listeners, asks every connection to go, and waits for them.
+async fn drain(
+    process: &Process,
+    stop: &watch::Sender<bool>,
+    accepting: Vec<tokio::task::JoinHandle<()>>,
+    services: &[Arc<Service>],
+) {
+    sleep(process.drain_delay).await;
+    // Who accepts holds a receiver; if nobody does any more, there is nothing to stop.
+    let _ = stop.send(true);
+    join_all(accepting).await;
+    let leave = Leave { reason: Reason::Drain, latest: Instant::now() + process.drain_timeout };
+    let rooms: Vec<&Arc<Connections>> = services.iter().map(|service| &service.connections).collect();
+    for room in &rooms {
+        room.ask_all(leave);
+    }
+    // Whoever is left then is cut by the end of the process.
+    let _ = timeout_at(leave.latest + LAST_MOMENT, join_all(rooms.iter().map(|room| room.emptied()))).await;
+}
+
+/// The one line at start for every link: what listens, where it goes, as whom.
+fn announce(listener: &Listener, link: &Link) {
+    let redis = link.redis.as_ref();
+    let password = redis.and_then(|redis| redis.password.as_ref());
+    tracing::info!(
+        link = link.name,
+        listen = listener.address(),
+        target = %link.target,
+        kind = if redis.is_some() { "redis" } else { "tcp" },
+        auth = password.map_or("none", |source| source.kind()),
+        "listening"
+    );
+}
+
+fn bind_remedy(link: &Link, error: &io::Error) -> String {
+    let own_address = format!("{}_PORT_{}_LISTEN", link.alias, link.port);
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            format!(
+                "stop what listens there, or listen elsewhere, as in {own_address}=127.0.0.2:{}",
+                link.port
+            )
+        }
+        io::ErrorKind::PermissionDenied => format!(
+            "let user {} listen there (for ports below 1024: --sysctl net.ipv4.ip_unprivileged_port_start=0), \
+             or listen elsewhere, as in {own_address}=0.0.0.0:10{:03}",
+            rustix::process::geteuid().as_raw(),
+            link.port % 1000
+        ),
+        _ => format!("name an address of this host, as in {own_address}=127.0.0.1:{}", link.port),
+    }
+}
+
+/// How many file descriptors there are to be had.
+#[derive(Debug, Clone, Copy)]
+struct Descriptors(u64);
+
+impl Descriptors {
+    /// Raises the soft limit to the hard one. Where that is not allowed the soft limit is what there is.
+    fn raise() -> Self {
+        let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+        let raised = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+        let limit = if raised.is_ok() { maximum } else { current };
+        Self(limit.unwrap_or(u64::MAX))
+    }
+
+    fn refusals(self) -> usize {
+        usize::try_from(REFUSALS.min(self.0 / 8)).unwrap_or(1)
+    }
+
+    /// Connections that they carry: two descriptors each.
+    fn connections(self, listeners: usize) -> usize {
+        let others = OTHER_DESCRIPTORS + listeners as u64 + self.refusals() as u64;
+        let connections = self.0.saturating_sub(others) / 2;
+        usize::try_from(connections).unwrap_or(usize::MAX).clamp(1, Semaphore::MAX_PERMITS)
+    }
+}
+
+/// SIGTERM and SIGINT.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn listen() -> io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! The command line.
+
+pub mod links;
+
+use std::io::Write;
+
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+use crate::config::ProcessArguments;
+
+/// Stands where an application expects Redis, and authenticates in its place.
+///
+/// Links come from the environment, as Docker writes them: REDIS_PORT_6379_TCP=tcp://HOST:PORT listens on 6379 and
+/// dials HOST:PORT. REDIS_AUTH_FILE (or REDIS_AUTH) makes it a Redis link, whose connections are authenticated before
+/// the first byte of the client passes. Every other link is a plain TCP tunnel.
+// These lines are shown on a terminal, where backticks would only be noise.
+#[expect(clippy::doc_markdown)]
+#[derive(Debug, Parser)]
+#[command(version, name = "redis-ambassador", max_term_width = 100, after_help = settings_help())]
+pub struct Arguments {
+    /// What to do; `run` if nothing is said.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// The process-wide settings.
+    #[command(flatten)]
+    pub process: ProcessArguments,
+}
+
+/// What the program can do.
+#[derive(Debug, Clone, Copy, Subcommand)]
+pub enum Command {
+    /// Listen and forward (the default)
+    Run,
+    /// Show the wiring: what listens where and what it dials; needs no network
+    Links {
+        /// How to show it
+        #[arg(long, value_enum, default_value_t = Format::Table)]
+        format: Format,
+    },
+    /// Print a completion script
+    Completions {
+        /// The shell to complete for
+        shell: Shell,
+    },
+    /// Print the manual page
+    Man,
+}
+
+/// How a subcommand shows its findings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people
+    Table,
+    /// For programs
+    Json,
+}
+
+/// The settings of a link, as `--help` and the manual page show them.
+fn settings_help() -> String {
+    use std::fmt::Write as _;
+
+    use crate::config::settings::SETTINGS;
+
+    let mut help = String::from(
+        "Settings of a link, as variables <ALIAS>_<SETTING> or <ALIAS>_PORT_<PORT>_<SETTING>:\n",
+    );
+    for setting in SETTINGS {
+        // Writing to a string can't fail.
+        let _ = writeln!(help, "  {:<16} {}", setting.name, setting.doc.replace('`', ""));
+    }
+    help.push_str("\nExample:\n  REDIS_PORT_6379_TCP=tcp://redis.example.com:6379 REDIS_AUTH_FILE=/run/secrets/redis redis-ambassador");
+    help
+}
+
+/// Writes a shell's completion script.
+pub fn completions(shell: Shell, out: &mut impl Write) {
+    clap_complete::generate(shell, &mut Arguments::command(), "redis-ambassador", out);
+}
+
+/// Writes the manual page.
+pub fn man(out: &mut impl Write) -> std::io::Result<()> {
+    clap_mangen::Man::new(Arguments::command()).render(out)
+}

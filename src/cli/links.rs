@@ -1,0 +1,97 @@
+//! `links`: the wiring, as the configuration alone tells it.
+
+use std::io::{self, Write};
+
+use comfy_table::Table;
+use comfy_table::presets::UTF8_FULL_CONDENSED;
+use serde::Serialize;
+
+use super::Format;
+use crate::config::{Config, Ignored, Link, Warning};
+
+/// The wiring of one link, as `links --format json` shows it.
+#[derive(Serialize)]
+struct Row {
+    alias: String,
+    port: u16,
+    variable: String,
+    listen: String,
+    kind: &'static str,
+    target: String,
+    backends: Vec<String>,
+    tls: bool,
+    listen_tls: bool,
+    auth: &'static str,
+    username: Option<String>,
+    db: Option<u32>,
+}
+
+#[derive(Serialize)]
+struct Wiring<'a> {
+    links: Vec<Row>,
+    ignored: &'a [Ignored],
+    warnings: &'a [Warning],
+}
+
+impl Row {
+    fn of(link: &Link) -> Self {
+        let redis = link.redis.as_ref();
+        let password = redis.and_then(|redis| redis.password.as_ref());
+        let username = redis.and_then(|redis| redis.username.as_ref());
+        Self {
+            alias: link.alias.clone(),
+            port: link.port,
+            variable: link.variable.clone(),
+            listen: link.listen.to_string(),
+            kind: if redis.is_some() { "redis" } else { "tcp" },
+            target: link.target.to_string(),
+            backends: link.endpoints().iter().map(ToString::to_string).collect(),
+            tls: link.target.scheme.is_tls(),
+            listen_tls: false,
+            auth: password.map_or("none", |source| source.kind()),
+            username: username.map(|source| String::from_utf8_lossy(source.last().expose()).into_owned()),
+            db: redis.and_then(|redis| redis.database),
+        }
+    }
+}
+
+/// Shows the wiring on `out`.
+pub fn show(config: &Config, format: Format, out: &mut impl Write) -> io::Result<()> {
+    let wiring = Wiring {
+        links: config.links.iter().map(Row::of).collect(),
+        ignored: &config.ignored,
+        warnings: &config.warnings,
+    };
+    match format {
+        Format::Json => {
+            serde_json::to_writer_pretty(&mut *out, &wiring)?;
+            writeln!(out)
+        }
+        Format::Table => table(&wiring, out),
+    }
+}
+
+fn table(wiring: &Wiring<'_>, out: &mut impl Write) -> io::Result<()> {
+    let mut table = Table::new();
+    table.load_style(UTF8_FULL_CONDENSED);
+    table.set_header(["link", "listens on", "dials", "kind", "auth", "user", "db"]);
+    for row in &wiring.links {
+        table.add_row([
+            format!("{}:{}", row.alias.to_lowercase(), row.port),
+            row.listen.clone(),
+            row.target.clone(),
+            row.kind.to_owned(),
+            row.auth.to_owned(),
+            row.username.clone().unwrap_or_else(|| "-".to_owned()),
+            row.db.map_or_else(|| "-".to_owned(), |db| db.to_string()),
+        ]);
+    }
+    writeln!(out, "{table}")?;
+    for Ignored { variable, reason } in wiring.ignored {
+        writeln!(out, "passed over: {variable}: {reason}")?;
+    }
+    for Warning { variable, message } in wiring.warnings {
+        writeln!(out, "warning: {variable}: {message}")?;
+    }
+    Ok(())
+}

@@ -1,0 +1,803 @@
+//! From variables to links: which names make one, which are passed over, and which settings go where.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use super::settings::{NOT_YET, SETTINGS, Scope, near_miss, setting};
+use super::target::{Backends, Endpoint, Host, Malformed, Scheme, Target, database};
+use super::{Env, Findings, Process, count, duration, duration_or_off};
+use crate::secret::{LONGEST, Secret, SecretFile, Source};
+
+/// One link: what listens, and what it dials.
+#[derive(Debug)]
+pub struct Link {
+    /// The link's name in logs, errors and metrics: the alias in lower case and the port, `redis:6379`.
+    pub name: String,
+    /// The alias, as the variable writes it.
+    pub alias: String,
+    /// The port in the variable's name.
+    pub port: u16,
+    /// The variable.
+    pub variable: String,
+    /// Where clients come in.
+    pub listen: Listen,
+    /// What is dialled; its user information has been moved into `redis`.
+    pub target: Target,
+    /// For a Redis link, how a connection is prepared; `None` is a plain tunnel.
+    pub redis: Option<Redis>,
+    /// The networks that may connect; empty for all.
+    pub allow: Vec<IpNet>,
+    /// The time for a dial, from the name to the last reply of the handshake.
+    pub connect_timeout: Duration,
+    /// How long a connection may move nothing.
+    pub idle_timeout: Option<Duration>,
+    /// How old a connection may grow.
+    pub max_lifetime: Option<Duration>,
+    /// How many connections at once, where it is not what the descriptor limit allows.
+    pub max_connections: Option<usize>,
+}
+
+impl Link {
+    /// Every place that may be dialled, as far as the configuration itself lists them.
+    pub fn endpoints(&self) -> &[Endpoint] {
+        match &self.target.backends {
+            Backends::Listed(endpoints) => endpoints,
+            _ => &[],
+        }
+    }
+}
+
+/// How a Redis connection is prepared before a client's bytes may pass.
+#[derive(Debug)]
+pub struct Redis {
+    /// The ACL user.
+    pub username: Option<Source>,
+    /// The password.
+    pub password: Option<Source>,
+    /// The variable that gave the password, for remedies.
+    pub password_variable: Option<String>,
+    /// The database.
+    pub database: Option<u32>,
+}
+
+/// Where clients come in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Listen {
+    /// This port on every address, IPv6 and IPv4.
+    Everywhere(u16),
+    /// One address.
+    Address(SocketAddr),
+    /// A Unix socket.
+    Unix(PathBuf),
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Everywhere(port) => write!(f, "*:{port}"),
+            Self::Address(address) => write!(f, "{address}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+impl Listen {
+    fn port(&self) -> Option<u16> {
+        match self {
+            Self::Everywhere(port) => Some(*port),
+            Self::Address(address) => Some(address.port()),
+            Self::Unix(_) => None,
+        }
+    }
+
+    /// Whether both can't be bound at the same time; port 0 is any free one.
+    fn clashes_with(&self, other: &Self) -> bool {
+        if let (Self::Unix(a), Self::Unix(b)) = (self, other) {
+            return a == b;
+        }
+        let (Some(a), Some(b)) = (self.port(), other.port()) else {
+            return false;
+        };
+        let wide = |listen: &Self| match listen {
+            Self::Address(address) => address.ip().is_unspecified(),
+            _ => true,
+        };
+        a == b && a != 0 && (wide(self) || wide(other) || self == other)
+    }
+
+    /// Whether a dial to `endpoint` would come straight back.
+    fn answers(&self, endpoint: &Endpoint) -> bool {
+        match (self, endpoint) {
+            (Self::Unix(listen), Endpoint::Unix(dialled)) => listen == dialled,
+            (listen, Endpoint::Tcp(host, port)) if listen.port() == Some(*port) => {
+                let address = match host {
+                    Host::Address(address) => *address,
+                    Host::Name(name) if name == "localhost" => IpAddr::V4(Ipv4Addr::LOCALHOST),
+                    Host::Name(_) => return false,
+                };
+                match listen {
+                    Self::Address(bound) if !bound.ip().is_unspecified() => bound.ip() == address,
+                    _ => address.is_loopback() || address.is_unspecified(),
+                }
+            }
+            _ => false,
+        }
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let written = || format!("\"{text}\" is neither ADDRESS:PORT nor unix:/PATH");
+        if let Some(path) = text.strip_prefix("unix:") {
+            // `unix:///PATH` is what the same place is called as a target.
+            let path = path.strip_prefix("//").unwrap_or(path);
+            let absolute = path.starts_with('/') && !path.ends_with('/');
+            return absolute.then(|| Self::Unix(PathBuf::from(path))).ok_or_else(written);
+        }
+        if let Ok(address) = text.parse() {
+            return Ok(Self::Address(address));
+        }
+        let (host, port) = text.rsplit_once(':').ok_or_else(written)?;
+        let port = port.parse().map_err(|_| written())?;
+        match host {
+            "" | "*" => Ok(Self::Everywhere(port)),
+            "localhost" => Ok(Self::Address((Ipv4Addr::LOCALHOST, port).into())),
+            _ => Err(written()),
+        }
+    }
+}
+
+/// A variable whose name has the form of a link's.
+struct Candidate<'a> {
+    variable: &'a str,
+    alias: &'a str,
+    port: &'a str,
+}
+
+/// Takes `<ALIAS>_PORT_<digits><suffix>` apart.
+fn candidate<'a>(variable: &'a str, suffix: &str) -> Option<Candidate<'a>> {
+    let (alias, port) = variable.strip_suffix(suffix)?.rsplit_once("_PORT_")?;
+    let digits = !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit());
+    (is_alias(alias) && digits).then_some(Candidate { variable, alias, port })
+}
+
+fn is_alias(text: &str) -> bool {
+    let word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
+    text.bytes().all(word) && text.bytes().next().is_some_and(|b| !b.is_ascii_digit())
+}
+
+/// Why a candidate makes no link, if it makes none.
+fn passed_over(alias: &str, aliases: &BTreeSet<&str>, process: &Process) -> Option<String> {
+    let echo =
+        alias.match_indices("_ENV_").map(|(at, _)| &alias[..at]).find(|prefix| aliases.contains(prefix));
+    if let Some(origin) = echo {
+        return Some(format!("it is an echo of the environment of {origin}'s container"));
+    }
+    match &process.aliases {
+        Some(taken) if !taken.contains(&alias.to_lowercase()) => {
+            Some("AMBASSADOR_LINKS does not name it".to_owned())
+        }
+        None if alias == "KUBERNETES" => {
+            Some("Kubernetes sets it in every pod; name it in AMBASSADOR_LINKS if it is meant".to_owned())
+        }
+        _ => None,
+    }
+}
+
+pub(super) fn parse(env: &Env, process: &Process, findings: &mut Findings) -> Vec<Link> {
+    let candidates: Vec<_> = env.names().filter_map(|name| candidate(name, "_TCP")).collect();
+    let aliases: BTreeSet<_> = candidates.iter().map(|candidate| candidate.alias).collect();
+    let mut taken = Vec::new();
+    for candidate in candidates {
+        match passed_over(candidate.alias, &aliases, process) {
+            Some(reason) => findings.ignored(candidate.variable, reason),
+            None => taken.push(candidate),
+        }
+    }
+    for udp in env.names().filter_map(|name| candidate(name, "_UDP")) {
+        if passed_over(udp.alias, &aliases, process).is_none() {
+            findings.warning(udp.variable, "UDP is not forwarded; the variable is passed over");
+        }
+    }
+    let drafts: Vec<Draft> =
+        taken.iter().filter_map(|candidate| Draft::read(candidate, env, findings)).collect();
+    let settings = Settings::collect(env, &taken, &drafts, findings);
+    let links: Vec<Link> =
+        drafts.into_iter().map(|draft| draft.finish(&settings, process, findings)).collect();
+    warn_of_unused_names(env, &links, &taken, process, findings);
+    refuse_clashes(&links, findings);
+    if taken.is_empty() {
+        findings.mistake(
+            "<ALIAS>_PORT_<PORT>_TCP",
+            "no link is set, so there is nothing to listen on",
+            "name a target, for example: -e REDIS_PORT_6379_TCP=tcp://redis.example.com:6379 \
+             -e REDIS_AUTH_FILE=/run/secrets/redis",
+        );
+    }
+    links
+}
+
+/// A link whose target is known and whose settings are not yet.
+struct Draft {
+    variable: String,
+    alias: String,
+    port: u16,
+    target: Target,
+}
+
+impl Draft {
+    fn read(candidate: &Candidate<'_>, env: &Env, findings: &mut Findings) -> Option<Self> {
+        let variable = candidate.variable;
+        let port = match candidate.port.parse::<u16>() {
+            Ok(port) if port > 0 && !candidate.port.starts_with('0') => Some(port),
+            _ => {
+                findings.mistake(
+                    variable,
+                    format!("{} is not a port from 1 to 65535", candidate.port),
+                    format!("name the port to listen on, as in {}_PORT_6379_TCP", candidate.alias),
+                );
+                None
+            }
+        };
+        let value = text(env, variable, findings).unwrap_or_default().trim();
+        let target = value.parse().unwrap_or_else(|reason: Malformed| {
+            findings.mistake(
+                variable,
+                format!("its value is not a target: {reason}"),
+                format!("write for example {variable}=tcp://redis.example.com:6379"),
+            );
+            Target::unreadable(value)
+        });
+        Some(Self { variable: variable.to_owned(), alias: candidate.alias.to_owned(), port: port?, target })
+    }
+
+    /// Whether this is the Redis port of its alias: by the name, or by what is dialled.
+    fn dials(&self, port: u16) -> bool {
+        match &self.target.backends {
+            Backends::Listed(endpoints) => {
+                endpoints.iter().any(|endpoint| matches!(endpoint, Endpoint::Tcp(_, p) if *p == port))
+            }
+            _ => false,
+        }
+    }
+
+    fn finish(self, settings: &Settings<'_>, process: &Process, findings: &mut Findings) -> Link {
+        let mut link = LinkSettings { settings, alias: &self.alias, port: self.port, findings };
+        let mut target = self.target;
+        let redis = link.redis(&mut target);
+        link.refuse_what_is_not_built(&self.variable, &target);
+        if redis.is_none() {
+            link.refuse_redis_settings();
+        }
+        let listen = link.value("LISTEN", Listen::parse, || {
+            "write for example 127.0.0.1:6379, [::1]:6379 or unix:/run/redis.sock".to_owned()
+        });
+        let allow = link.allow(listen.as_ref());
+        let timeout = || "write a number and a unit, such as 500ms, 5s or 1h".to_owned();
+        let timeout_or_off = || "write a number and a unit, such as 500ms, 5s or 1h, or off".to_owned();
+        Link {
+            name: format!("{}:{}", self.alias.to_lowercase(), self.port),
+            listen: listen.unwrap_or(match process.bind {
+                Some(address) => Listen::Address((address, self.port).into()),
+                None => Listen::Everywhere(self.port),
+            }),
+            redis,
+            allow,
+            connect_timeout: link
+                .value("CONNECT_TIMEOUT", |text| duration(text, false), timeout)
+                .unwrap_or(process.connect_timeout),
+            idle_timeout: link
+                .value("IDLE_TIMEOUT", duration_or_off, timeout_or_off)
+                .unwrap_or(process.idle_timeout),
+            max_lifetime: link
+                .value("MAX_LIFETIME", duration_or_off, timeout_or_off)
+                .unwrap_or(process.max_lifetime),
+            max_connections: link
+                .value("MAX_CONNECTIONS", count, || "write a number, such as 100".to_owned())
+                .or(process.max_connections),
+            alias: self.alias,
+            port: self.port,
+            variable: self.variable,
+            target,
+        }
+    }
+}
+
+/// A variable's value as text.
+fn text<'a>(env: &'a Env, variable: &str, findings: &mut Findings) -> Option<&'a str> {
+    let bytes = env.bytes(variable)?;
+    let text = std::str::from_utf8(bytes).ok();
+    if text.is_none() {
+        findings.mistake(variable, "its value is not UTF-8", "write it in plain text");
+    }
+    text
+}
+
+/// Who a setting's variable speaks to.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Address<'a> {
+    alias: &'a str,
+    /// `None` for the alias-wide form.
+    port: Option<u16>,
+    setting: &'static str,
+}
+
+/// The variables of all settings, each with the link or alias that it speaks to.
+struct Settings<'a> {
+    env: &'a Env,
+    variables: BTreeMap<Address<'a>, &'a str>,
+    /// The one port of each alias that its alias-wide credentials go to.
+    credential_ports: BTreeMap<&'a str, u16>,
+}
+
+impl<'a> Settings<'a> {
+    fn collect(
+        env: &'a Env,
+        taken: &[Candidate<'a>],
+        drafts: &[Draft],
+        findings: &mut Findings,
+    ) -> Settings<'a> {
+        // The longest first: REDIS_CACHE_AUTH speaks to REDIS_CACHE, where there is one, and not to REDIS.
+        let mut aliases: Vec<&str> = taken.iter().map(|candidate| candidate.alias).collect();
+        aliases.sort_by_key(|alias| (std::cmp::Reverse(alias.len()), *alias));
+        aliases.dedup();
+        let mut settings = Settings { env, variables: BTreeMap::new(), credential_ports: BTreeMap::new() };
+        for variable in env.names() {
+            settings.place(variable, &aliases, taken, findings);
+        }
+        for alias in aliases {
+            settings.choose_credential_port(alias, drafts, findings);
+        }
+        settings
+    }
+
+    /// Finds out who `variable` speaks to, if to any link at all.
+    fn place(
+        &mut self,
+        variable: &'a str,
+        aliases: &[&'a str],
+        taken: &[Candidate<'a>],
+        findings: &mut Findings,
+    ) {
+        let mut slip = None;
+        for alias in aliases {
+            let Some(rest) = variable.strip_prefix(alias).and_then(|rest| rest.strip_prefix('_')) else {
+                continue;
+            };
+            let (port, name) = match port_and_name(rest) {
+                Some((port, name)) => (Some(port), name),
+                None => (None, rest),
+            };
+            if NOT_YET.contains(&name) {
+                findings.mistake(
+                    variable,
+                    format!("this version does not know the setting {name} yet"),
+                    format!("remove {variable}"),
+                );
+                return;
+            }
+            if let Some(setting) = setting(name) {
+                if let Some(port) = port
+                    && !taken.iter().any(|link| link.alias == *alias && link.port == port)
+                {
+                    findings.mistake(
+                        variable,
+                        format!("there is no link {alias}_PORT_{port}_TCP for this setting to apply to"),
+                        format!("set {alias}_PORT_{port}_TCP, or name the port of a link that is there"),
+                    );
+                    return;
+                }
+                let address = Address {
+                    alias,
+                    // One that is out of range has been reported with its link.
+                    port: port.and_then(|port| port.parse().ok()),
+                    setting: setting.name,
+                };
+                self.variables.insert(address, variable);
+                return;
+            }
+            if slip.is_none() && !is_companion(rest) {
+                let meant = near_miss(name);
+                slip = meant.map(|meant| format!("{}{meant}", variable.strip_suffix(name).unwrap_or("")));
+            }
+        }
+        if let Some(meant) = slip {
+            findings.warning(variable, format!("nothing reads this variable; did you mean {meant}?"));
+        }
+    }
+
+    /// Credentials are never sent to a port that was not meant: of several ports it is the Redis one, or none.
+    fn choose_credential_port(&mut self, alias: &'a str, drafts: &[Draft], findings: &mut Findings) {
+        let of_alias: Vec<_> = drafts.iter().filter(|draft| draft.alias == alias).collect();
+        let by_name = of_alias.iter().find(|draft| draft.port == 6379);
+        let by_target: Vec<_> = of_alias.iter().filter(|draft| draft.dials(6379)).collect();
+        let port = match (&of_alias[..], by_name, &by_target[..]) {
+            ([only], _, _) => only.port,
+            (_, Some(named), _) => named.port,
+            (_, None, [dialled]) => dialled.port,
+            _ => {
+                let is_redis = of_alias.iter().any(|draft| {
+                    draft.target.scheme.is_redis()
+                        || ["AUTH", "AUTH_FILE"]
+                            .iter()
+                            .any(|name| self.at_port(alias, draft.port, name).is_some())
+                });
+                self.refuse_credentials_without_port(alias, &of_alias, is_redis, findings);
+                return;
+            }
+        };
+        self.credential_ports.insert(alias, port);
+    }
+
+    fn refuse_credentials_without_port(
+        &self,
+        alias: &str,
+        drafts: &[&Draft],
+        is_redis: bool,
+        findings: &mut Findings,
+    ) {
+        let Some(port) = drafts.first().map(|draft| draft.port) else {
+            return;
+        };
+        for setting in SETTINGS.iter().filter(|setting| setting.credential) {
+            let Some(variable) = self.alias_wide(alias, setting.name) else {
+                continue;
+            };
+            let name = setting.name;
+            if setting.scope == Scope::RedisCommonName && !is_redis {
+                findings.warning(variable, format!("{alias} has no Redis link; the variable is passed over"));
+            } else {
+                findings.mistake(
+                    variable,
+                    format!("{alias} has several ports and none of them alone is 6379, so it is not clear which one is meant"),
+                    format!("name the port, as in {alias}_PORT_{port}_{name}"),
+                );
+            }
+        }
+    }
+
+    fn at_port(&self, alias: &str, port: u16, name: &'static str) -> Option<&'a str> {
+        let address = Address { alias, port: Some(port), setting: name };
+        self.variables.get(&address).copied()
+    }
+
+    fn alias_wide(&self, alias: &str, name: &'static str) -> Option<&'a str> {
+        let address = Address { alias, port: None, setting: name };
+        self.variables.get(&address).copied()
+    }
+}
+
+/// `PORT_<digits>_<NAME>` taken apart.
+fn port_and_name(rest: &str) -> Option<(&str, &str)> {
+    let (port, name) = rest.strip_prefix("PORT_")?.split_once('_')?;
+    let digits = !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit());
+    digits.then_some((port, name))
+}
+
+/// What Docker and Kubernetes set beside a link.
+fn is_companion(rest: &str) -> bool {
+    let beside_a_port = port_and_name(rest).is_some_and(|(_, name)| {
+        name.starts_with("TCP") || name.starts_with("UDP") || name.starts_with("SCTP")
+    });
+    beside_a_port
+        || rest == "PORT"
+        || rest == "NAME"
+        || rest.starts_with("ENV_")
+        || rest.starts_with("SERVICE_")
+}
+
+/// The settings of one link, while it is being built.
+struct LinkSettings<'a, 'b> {
+    settings: &'a Settings<'a>,
+    alias: &'b str,
+    port: u16,
+    findings: &'b mut Findings,
+}
+
+impl<'a> LinkSettings<'a, '_> {
+    /// The variable that gives a setting: the port's own wins over the alias-wide one.
+    fn variable(&self, name: &'static str) -> Option<&'a str> {
+        self.settings.at_port(self.alias, self.port, name).or_else(|| self.alias_wide(name))
+    }
+
+    /// The alias-wide variable, where it applies to this port.
+    fn alias_wide(&self, name: &'static str) -> Option<&'a str> {
+        let meant = setting(name).is_none_or(|setting| !setting.credential)
+            || self.settings.credential_ports.get(self.alias) == Some(&self.port);
+        meant.then(|| self.settings.alias_wide(self.alias, name)).flatten()
+    }
+
+    /// Of two variables that say the same in two ways, the one that applies; both on one level is a mistake.
+    fn one_of(&mut self, inline: &'static str, file: &'static str) -> Option<(&'a str, bool)> {
+        let levels = [
+            (
+                self.settings.at_port(self.alias, self.port, inline),
+                self.settings.at_port(self.alias, self.port, file),
+            ),
+            (self.alias_wide(inline), self.alias_wide(file)),
+        ];
+        for level in levels {
+            match level {
+                (Some(inline), Some(file)) => {
+                    self.findings.mistake(
+                        inline,
+                        format!("{file} is set too, and they say the same thing"),
+                        format!("remove {inline} or {file}"),
+                    );
+                    return None;
+                }
+                (Some(variable), None) => return Some((variable, false)),
+                (None, Some(variable)) => return Some((variable, true)),
+                (None, None) => {}
+            }
+        }
+        None
+    }
+
+    fn value<T>(
+        &mut self,
+        name: &'static str,
+        parse: impl FnOnce(&str) -> Result<T, String>,
+        remedy: impl FnOnce() -> String,
+    ) -> Option<T> {
+        let variable = self.variable(name)?;
+        let text = text(self.settings.env, variable, self.findings)?;
+        match parse(text.trim()) {
+            Ok(value) => Some(value),
+            Err(reason) => {
+                self.findings.mistake(variable, reason, remedy());
+                None
+            }
+        }
+    }
+
+    /// How connections are prepared, if this is a Redis link at all.
+    fn redis(&mut self, target: &mut Target) -> Option<Redis> {
+        let password = self.one_of("AUTH", "AUTH_FILE");
+        let scheme = target.scheme;
+        let unix_redis = scheme.is_redis();
+        if !(unix_redis || scheme == Scheme::Tcp && password.is_some()) {
+            if let (Some((variable, _)), Scheme::Tls | Scheme::Unix) = (password, scheme) {
+                let (is, should_be) = match scheme {
+                    Scheme::Tls => ("tls://", "rediss://"),
+                    _ => ("unix://", "redis+unix://"),
+                };
+                self.findings.mistake(
+                    variable,
+                    format!("the link is a plain tunnel ({is}), which can't send a password"),
+                    format!("write {should_be} if the target is a Redis server, or remove {variable}"),
+                );
+            }
+            return None;
+        }
+        let password_source = self.source(password, target.password.take().map(Arc::new), "password");
+        let password_variable = password.map(|(variable, _)| variable.to_owned());
+        let username = self.one_of("USERNAME", "USERNAME_FILE");
+        let username_source = self.source(username, target.username.take().map(Arc::new), "user");
+        let database = self.database(target.database);
+        if password_source.is_none()
+            && let Some((variable, _)) = username
+        {
+            self.findings.mistake(
+                variable,
+                "a user without a password can't authenticate",
+                format!("set {}_AUTH_FILE, or remove {variable}", self.alias),
+            );
+        } else if password_source.is_none() && username_source.is_some() {
+            self.findings.mistake(
+                &format!("{}_PORT_{}_TCP", self.alias, self.port),
+                "its URL has a user but no password",
+                format!("set {}_AUTH_FILE, or take the user out of the URL", self.alias),
+            );
+        }
+        Some(Redis { username: username_source, password: password_source, password_variable, database })
+    }
+
+    /// The source behind a variable or a URL's user information; both is a mistake.
+    fn source(
+        &mut self,
+        variable: Option<(&'a str, bool)>,
+        url: Option<Arc<Secret>>,
+        what: &str,
+    ) -> Option<Source> {
+        let (variable, is_file) = match (variable, url) {
+            (Some((variable, _)), Some(_)) => {
+                self.findings.mistake(
+                    variable,
+                    format!("the target's URL has a {what} too"),
+                    format!("take the {what} out of the URL, or remove {variable}"),
+                );
+                return None;
+            }
+            (None, url) => return url.map(Source::Url),
+            (Some(variable), None) => variable,
+        };
+        let value = self.settings.env.bytes(variable)?;
+        if value.is_empty() {
+            self.findings.mistake(
+                variable,
+                "it is set, but empty",
+                format!("give it a value, or remove {variable}"),
+            );
+            return None;
+        }
+        if is_file {
+            let path = PathBuf::from(OsString::from_vec(value.to_vec()));
+            return match SecretFile::open(path) {
+                Ok(file) => Some(Source::File(file)),
+                Err(error) => {
+                    self.findings.mistake(
+                        variable,
+                        error.to_string(),
+                        format!(
+                            "mount a file there that user {} may read and that holds the {what}",
+                            rustix::process::geteuid().as_raw()
+                        ),
+                    );
+                    None
+                }
+            };
+        }
+        if value.len() > LONGEST {
+            self.findings.mistake(
+                variable,
+                format!("it is longer than {LONGEST} bytes, the most that a Redis server takes"),
+                "give it the right value",
+            );
+            return None;
+        }
+        Some(Source::Variable(Arc::new(Secret::new(value.to_vec()))))
+    }
+
+    fn database(&mut self, of_url: Option<u32>) -> Option<u32> {
+        let Some(variable) = self.variable("DB") else {
+            return of_url;
+        };
+        if of_url.is_some() {
+            self.findings.mistake(
+                variable,
+                "the target's URL names a database too",
+                format!("take the database out of the URL, or remove {variable}"),
+            );
+            return None;
+        }
+        self.value(
+            "DB",
+            |text| database(text).ok_or_else(|| "it is not the number of a database".to_owned()),
+            || "write a number, such as 0".to_owned(),
+        )
+    }
+
+    fn allow(&mut self, listen: Option<&Listen>) -> Vec<IpNet> {
+        let networks = |text: &str| -> Result<Vec<IpNet>, String> {
+            let words = text.split([',', ' ']).filter(|word| !word.is_empty());
+            let networks: Vec<_> = words.map(network).collect::<Result<_, _>>()?;
+            if networks.is_empty() {
+                return Err("it names no network, so nobody could connect".to_owned());
+            }
+            Ok(networks)
+        };
+        let allow = self.value("ALLOW", networks, || {
+            "write networks or addresses, such as 10.0.0.0/8,192.168.1.7,fd00::/8".to_owned()
+        });
+        if let (Some(Listen::Unix(_)), Some(_), Some(variable)) = (listen, &allow, self.variable("ALLOW")) {
+            self.findings.mistake(
+                variable,
+                "the link listens on a Unix socket, whose clients have no address",
+                format!("remove {variable} and set the permissions of the socket's folder"),
+            );
+        }
+        allow.unwrap_or_default()
+    }
+
+    /// A Redis setting on a plain tunnel would be silently without effect.
+    fn refuse_redis_settings(&mut self) {
+        for setting in SETTINGS.iter().filter(|setting| setting.scope != Scope::Any) {
+            let name = setting.name;
+            // A password makes a Docker link a Redis link, or has been refused already.
+            if name == "AUTH" || name == "AUTH_FILE" {
+                continue;
+            }
+            let Some(variable) = self.variable(name) else {
+                continue;
+            };
+            if setting.scope == Scope::RedisCommonName {
+                self.findings.warning(
+                    variable,
+                    format!(
+                        "{}:{} is a plain tunnel; the variable is passed over",
+                        self.alias.to_lowercase(),
+                        self.port
+                    ),
+                );
+            } else {
+                self.findings.mistake(
+                    variable,
+                    "the link is a plain tunnel, and this is a setting of Redis links",
+                    format!("set {}_AUTH_FILE or write redis:// if the target is a Redis server, or remove {variable}", self.alias),
+                );
+            }
+        }
+    }
+
+    fn refuse_what_is_not_built(&mut self, variable: &str, target: &Target) {
+        let what = match &target.backends {
+            Backends::Listed(endpoints) if endpoints.len() > 1 => "several backends",
+            Backends::Srv(_) => "backends from DNS SRV records",
+            Backends::File(_) => "backends from a file",
+            Backends::Sentinel { .. } => "Redis Sentinel",
+            Backends::Listed(_) if target.scheme.is_tls() => "TLS",
+            Backends::Listed(_) => return,
+        };
+        self.findings.mistake(
+            variable,
+            format!("this version does not know {what} yet"),
+            "name one target by tcp://, redis://, unix:// or redis+unix://",
+        );
+    }
+}
+
+fn network(word: &str) -> Result<IpNet, String> {
+    let address = || word.parse::<IpAddr>().map(IpNet::from);
+    word.parse::<IpNet>()
+        .or_else(|_| address())
+        .map_err(|_| format!("\"{word}\" is neither a network nor an address"))
+}
+
+/// `REDIS_AUTH` without any Redis link, and aliases that `AMBASSADOR_LINKS` names in vain.
+fn warn_of_unused_names(
+    env: &Env,
+    links: &[Link],
+    taken: &[Candidate<'_>],
+    process: &Process,
+    findings: &mut Findings,
+) {
+    let unused =
+        links.iter().all(|link| link.redis.is_none()) && !taken.iter().any(|link| link.alias == "REDIS");
+    for name in ["REDIS_AUTH", "REDIS_AUTH_FILE"] {
+        if unused && env.contains(name) {
+            findings.warning(
+                name,
+                "there is no Redis link that would use it; did you mean to set REDIS_PORT_6379_TCP=tcp://HOST:6379?",
+            );
+        }
+    }
+    for alias in process.aliases.iter().flatten() {
+        if !taken.iter().any(|link| link.alias.to_lowercase() == *alias) {
+            findings.warning(
+                "AMBASSADOR_LINKS",
+                format!("it names {alias}, but no {}_PORT_<PORT>_TCP is set", alias.to_uppercase()),
+            );
+        }
+    }
+}
+
+fn refuse_clashes(links: &[Link], findings: &mut Findings) {
+    for (index, link) in links.iter().enumerate() {
+        let own_address = format!("{}_PORT_{}_LISTEN", link.alias, link.port);
+        let before = &links[..index];
+        if let Some(other) = before.iter().find(|other| other.listen.clashes_with(&link.listen)) {
+            findings.mistake(
+                &link.variable,
+                format!("it listens on {}, and so does {} ({})", link.listen, other.variable, other.listen),
+                format!("give one of them another address, as in {own_address}=127.0.0.2:{}", link.port),
+            );
+        }
+        if let Some(endpoint) = link.endpoints().iter().find(|endpoint| link.listen.answers(endpoint)) {
+            findings.mistake(
+                &link.variable,
+                format!("it listens on {} and dials {endpoint}, which is itself", link.listen),
+                format!(
+                    "name the real target, or listen elsewhere, as in {own_address}=127.0.0.1:{}",
+                    link.port.wrapping_add(10_000)
+                ),
+            );
+        }
+    }
+}

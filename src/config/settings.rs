@@ -1,0 +1,135 @@
+//! The table of a link's settings, and the table of the process' own: one row each, from which the parser, the near
+//! misses and the README's tables come.
+
+/// What a setting is about, and so what it means on a plain tunnel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// Any link.
+    Any,
+    /// Redis links; on a plain tunnel a mistake.
+    Redis,
+    /// Redis links, by a name that other images use too: on a plain tunnel passed over with a warning.
+    RedisCommonName,
+}
+
+/// One setting of a link: `<ALIAS>_<NAME>` or `<ALIAS>_PORT_<PORT>_<NAME>`.
+#[derive(Debug)]
+pub struct Setting {
+    /// The name behind the alias.
+    pub name: &'static str,
+    /// Where it applies.
+    pub scope: Scope,
+    /// Whether the alias-wide form is a credential, which goes to one port alone.
+    pub credential: bool,
+    /// What it is, in Markdown.
+    pub doc: &'static str,
+}
+
+const fn any(name: &'static str, doc: &'static str) -> Setting {
+    Setting { name, scope: Scope::Any, credential: false, doc }
+}
+
+const fn credential(name: &'static str, scope: Scope, doc: &'static str) -> Setting {
+    Setting { name, scope, credential: true, doc }
+}
+
+/// Every setting that a link takes.
+pub const SETTINGS: &[Setting] = &[
+    credential("AUTH", Scope::Redis, "the password; any byte counts"),
+    credential(
+        "AUTH_FILE",
+        Scope::Redis,
+        "the file that holds the password; one line ending at its end is cut off. Read again for every connection",
+    ),
+    credential("USERNAME", Scope::RedisCommonName, "the ACL user; without it `AUTH password` alone is sent"),
+    credential("USERNAME_FILE", Scope::Redis, "the file that holds the ACL user, read like `AUTH_FILE`"),
+    credential("DB", Scope::RedisCommonName, "`SELECT` this database"),
+    any(
+        "LISTEN",
+        "listen here instead of `AMBASSADOR_BIND` and the port in the name: `ADDRESS:PORT` or `unix:/PATH`",
+    ),
+    any("ALLOW", "the networks that may connect, `10.0.0.0/8,192.168.1.7`; without it all"),
+    any("CONNECT_TIMEOUT", "instead of `AMBASSADOR_CONNECT_TIMEOUT`"),
+    any("IDLE_TIMEOUT", "instead of `AMBASSADOR_IDLE_TIMEOUT`"),
+    any("MAX_LIFETIME", "instead of `AMBASSADOR_MAX_LIFETIME`"),
+    any("MAX_CONNECTIONS", "instead of `AMBASSADOR_MAX_CONNECTIONS`"),
+];
+
+/// Names of settings that this version refuses rather than ignores.
+pub const NOT_YET: &[&str] = &[
+    "AUTH_COMMAND",
+    "AUTH_COMMAND_TTL",
+    "AUTH_PREVIOUS_FILE",
+    "BALANCE",
+    "CLIENT_AUTH",
+    "CLIENT_PASSWORD",
+    "CLIENT_PASSWORD_FILE",
+    "CLIENT_USERNAME",
+    "LISTEN_TLS_CERT_FILE",
+    "LISTEN_TLS_CLIENT_CA_FILE",
+    "LISTEN_TLS_KEY_FILE",
+    "MOVE_GRACE",
+    "RESET",
+    "ROLE",
+    "SENTINEL_AUTH",
+    "SENTINEL_AUTH_FILE",
+    "SENTINEL_USERNAME",
+    "TLS",
+    "TLS_CA_FILE",
+    "TLS_CERT_FILE",
+    "TLS_INSECURE",
+    "TLS_KEY_FILE",
+    "TLS_SERVER_NAME",
+    "WARM",
+];
+
+/// The setting of that name.
+pub fn setting(name: &str) -> Option<&'static Setting> {
+    SETTINGS.iter().find(|setting| setting.name == name)
+}
+
+/// The setting that somebody who wrote `name` most likely meant.
+pub fn near_miss(name: &str) -> Option<&'static str> {
+    // What other images call the same thing.
+    match name {
+        "PASSWORD" | "PASS" | "REQUIREPASS" => return Some("AUTH"),
+        "PASSWORD_FILE" | "PASS_FILE" | "SECRET_FILE" => return Some("AUTH_FILE"),
+        "USER" => return Some("USERNAME"),
+        "USER_FILE" => return Some("USERNAME_FILE"),
+        "DATABASE" => return Some("DB"),
+        _ => {}
+    }
+    nearest(name, SETTINGS.iter().map(|setting| setting.name))
+}
+
+/// The candidate within a slip or two of `name`: one for every three letters, two at the most.
+pub fn nearest<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    candidates
+        .map(|candidate| (strsim::damerau_levenshtein(name, candidate), candidate))
+        .filter(|(distance, candidate)| *distance > 0 && *distance <= (candidate.len() / 3).min(2))
+        .min()
+        .map(|(_, candidate)| candidate)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slips_are_recognised_and_other_names_are_not() {
+        for (written, meant) in [
+            ("AUHT_FILE", Some("AUTH_FILE")),
+            ("AUTHFILE", Some("AUTH_FILE")),
+            ("PASSWORD", Some("AUTH")),
+            ("PASSWORD_FILE", Some("AUTH_FILE")),
+            ("USERNAM", Some("USERNAME")),
+            ("AUHT", Some("AUTH")),
+            ("HOST", None),
+            ("URL", None),
+            ("DBS", None),
+            ("VERSION", None),
+        ] {
+            assert_eq!(near_miss(written), meant, "{written}");
+        }
+    }
+}

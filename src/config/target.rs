@@ -1,0 +1,453 @@
+//! The grammar of targets: what the value of a link variable may say.
+//!
+//! ```text
+//! tcp|redis|rediss|tls :// [user-information@] HOST:PORT[,HOST:PORT…] [/DB]
+//! … +srv://NAME   … +file:///PATH   redis[s]+sentinel://HOST[:26379],…/SERVICE[/DB]
+//! unix:///PATH   redis+unix:///PATH
+//! ```
+//!
+//! User information and a database belong to the Redis schemes alone.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use percent_encoding::percent_decode_str;
+use zeroize::Zeroizing;
+
+use crate::secret::Secret;
+
+/// What a target is spoken to in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scheme {
+    /// Docker's `tcp`: plain, or Redis where a password applies.
+    Tcp,
+    /// Redis.
+    Redis,
+    /// Redis over TLS.
+    Rediss,
+    /// Plain bytes over TLS.
+    Tls,
+    /// Plain bytes through a Unix socket.
+    Unix,
+}
+
+impl Scheme {
+    /// Whether the scheme itself says that the target is a Redis server.
+    pub fn is_redis(self) -> bool {
+        matches!(self, Self::Redis | Self::Rediss)
+    }
+
+    /// Whether the scheme itself asks for TLS.
+    pub fn is_tls(self) -> bool {
+        matches!(self, Self::Rediss | Self::Tls)
+    }
+
+    fn prefix(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Redis => "redis",
+            Self::Rediss => "rediss",
+            Self::Tls => "tls",
+            Self::Unix => "unix",
+        }
+    }
+}
+
+/// A host as a target names it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Host {
+    /// An address.
+    Address(IpAddr),
+    /// A name to be resolved at every dial; Docker allows underscores in it.
+    Name(String),
+}
+
+impl FromStr for Host {
+    type Err = Malformed;
+
+    fn from_str(text: &str) -> Result<Self, Malformed> {
+        if let Some(inner) = text.strip_prefix('[') {
+            return inner
+                .strip_suffix(']')
+                .and_then(|inner| inner.parse::<Ipv6Addr>().ok())
+                .map(|address| Self::Address(address.into()))
+                .ok_or(Malformed("it has brackets around something that is no IPv6 address"));
+        }
+        if let Ok(address) = text.parse::<Ipv4Addr>() {
+            return Ok(Self::Address(address.into()));
+        }
+        if text.parse::<Ipv6Addr>().is_ok() {
+            return Err(Malformed("an IPv6 address needs brackets, [::1]:6379"));
+        }
+        let labels = text.strip_suffix('.').unwrap_or(text);
+        let valid = !labels.is_empty()
+            && labels.len() <= 253
+            && labels.split('.').all(|label| {
+                (1..=63).contains(&label.len())
+                    && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+            });
+        // Four numbers out of range are a mistyped address, not a name.
+        if !valid || labels.bytes().all(|b| b.is_ascii_digit() || b == b'.') {
+            return Err(Malformed("its host is neither an address nor a name"));
+        }
+        Ok(Self::Name(text.to_owned()))
+    }
+}
+
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(IpAddr::V6(address)) => write!(f, "[{address}]"),
+            Self::Address(IpAddr::V4(address)) => write!(f, "{address}"),
+            Self::Name(name) => f.write_str(name),
+        }
+    }
+}
+
+/// One place that can be dialled.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Endpoint {
+    /// A host and a TCP port.
+    Tcp(Host, u16),
+    /// A Unix socket.
+    Unix(PathBuf),
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(host, port) => write!(f, "{host}:{port}"),
+            Self::Unix(path) => write!(f, "{}", path.display()),
+        }
+    }
+}
+
+/// Where a target's backends are listed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Backends {
+    /// In the variable itself; at least one.
+    Listed(Vec<Endpoint>),
+    /// In DNS SRV records under this name (RFC 2782).
+    Srv(String),
+    /// In a file, one `HOST:PORT` a line.
+    File(PathBuf),
+    /// Known to Redis Sentinels under the name of a service.
+    Sentinel {
+        /// Where the Sentinels are.
+        sentinels: Vec<Endpoint>,
+        /// The name that they know the primary by.
+        service: String,
+    },
+}
+
+/// A target: what the variable's value says, with the user information taken apart.
+#[derive(Debug)]
+pub struct Target {
+    /// What is spoken to it.
+    pub scheme: Scheme,
+    /// Where it is.
+    pub backends: Backends,
+    /// The user of a URL.
+    pub username: Option<Secret>,
+    /// The password of a URL.
+    pub password: Option<Secret>,
+    /// The database of a URL.
+    pub database: Option<u32>,
+}
+
+impl Target {
+    /// Stands for a target that could not be read, so that the mistakes in its link's settings can be told too. An
+    /// unknown scheme may be any, and Redis' takes every setting.
+    pub fn unreadable(value: &str) -> Self {
+        let scheme = value.split([':', '+']).next().unwrap_or_default();
+        let known = [Scheme::Tcp, Scheme::Rediss, Scheme::Tls, Scheme::Unix];
+        Self {
+            scheme: known.into_iter().find(|known| known.prefix() == scheme).unwrap_or(Scheme::Redis),
+            backends: Backends::Listed(Vec::new()),
+            username: None,
+            password: None,
+            database: None,
+        }
+    }
+}
+
+/// Why a value is no target. Never quotes the value, which may hold a password.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("{0}")]
+pub struct Malformed(pub &'static str);
+
+const REDIS_PORT: u16 = 6379;
+const SENTINEL_PORT: u16 = 26379;
+
+impl FromStr for Target {
+    type Err = Malformed;
+
+    fn from_str(value: &str) -> Result<Self, Malformed> {
+        let (scheme, rest) =
+            value.split_once("://").ok_or(Malformed("it has no scheme, such as tcp:// or redis://"))?;
+        let (family, form) = match scheme.split_once('+') {
+            Some(("redis", "unix")) => ("redis", "unix"),
+            Some((_, "unix")) => ("", ""),
+            Some((family, form)) => (family, form),
+            None if scheme == "unix" => ("unix", "unix"),
+            None => (scheme, ""),
+        };
+        let scheme = match family {
+            "tcp" => Scheme::Tcp,
+            "redis" => Scheme::Redis,
+            "rediss" => Scheme::Rediss,
+            "tls" => Scheme::Tls,
+            "unix" => Scheme::Unix,
+            _ => return Err(Malformed("its scheme is not one that links know")),
+        };
+        let (user_information, rest) = match rest.rsplit_once('@') {
+            // A path may hold an @ of its own.
+            Some((user_information, rest)) if !user_information.starts_with('/') => {
+                (Some(user_information), rest)
+            }
+            _ => (None, rest),
+        };
+        let (username, password) = match user_information {
+            None => (None, None),
+            Some(_) if !scheme.is_redis() => {
+                return Err(Malformed("a user or password goes with redis:// and rediss:// alone"));
+            }
+            Some(text) => credentials(text)?,
+        };
+        let (backends, database) = match form {
+            "" => {
+                let (hosts, database) = split_database(scheme, rest)?;
+                let default = scheme.is_redis().then_some(REDIS_PORT);
+                (Backends::Listed(endpoints(hosts, default)?), database)
+            }
+            "unix" => (Backends::Listed(vec![Endpoint::Unix(absolute_path(rest)?)]), None),
+            "file" => (Backends::File(absolute_path(rest)?), None),
+            "srv" => {
+                let (name, database) = split_database(scheme, rest)?;
+                match name.parse()? {
+                    Host::Name(name) => (Backends::Srv(name), database),
+                    Host::Address(_) => {
+                        return Err(Malformed("SRV records have a name, not an address"));
+                    }
+                }
+            }
+            "sentinel" if scheme.is_redis() => {
+                let (hosts, path) = rest
+                    .split_once('/')
+                    .ok_or(Malformed("it names no service: redis+sentinel://HOST:26379/SERVICE"))?;
+                let (service, database) = match path.split_once('/') {
+                    Some((service, database)) => (service, Some(database)),
+                    None => (path, None),
+                };
+                let service = percent_decode_str(service)
+                    .decode_utf8()
+                    .map_err(|_| Malformed("its service is not UTF-8"))?
+                    .into_owned();
+                if service.is_empty() {
+                    return Err(Malformed("it names no service: redis+sentinel://HOST:26379/SERVICE"));
+                }
+                let sentinels = endpoints(hosts, Some(SENTINEL_PORT))?;
+                (
+                    Backends::Sentinel { sentinels, service },
+                    database.map(parse_database).transpose()?.flatten(),
+                )
+            }
+            _ => return Err(Malformed("its scheme is not one that links know")),
+        };
+        Ok(Self { scheme, backends, username, password, database })
+    }
+}
+
+/// `[USER]:[PASSWORD]`, percent-decoded; an empty part is none.
+fn credentials(text: &str) -> Result<(Option<Secret>, Option<Secret>), Malformed> {
+    let (user, password) = text.split_once(':').ok_or(Malformed(
+        "what stands before the @ has no colon: redis://USER:PASSWORD@HOST or redis://:PASSWORD@HOST",
+    ))?;
+    let decode = |part: &str| {
+        // Collected into its final size at once: a vector that grew would leave parts of a password behind.
+        let mut bytes = Zeroizing::new(Vec::with_capacity(part.len()));
+        bytes.extend(percent_decode_str(part));
+        (!bytes.is_empty()).then(|| Secret::new(bytes.to_vec()))
+    };
+    Ok((decode(user), decode(password)))
+}
+
+/// `HOSTS[/DB]`; the path goes with the Redis schemes alone.
+fn split_database(scheme: Scheme, rest: &str) -> Result<(&str, Option<u32>), Malformed> {
+    match rest.split_once('/') {
+        None => Ok((rest, None)),
+        // Docker and people write a slash at the end at times; it says nothing.
+        Some((hosts, "")) => Ok((hosts, None)),
+        Some((hosts, path)) if scheme.is_redis() => Ok((hosts, parse_database(path)?)),
+        Some(_) => Err(Malformed("a path goes with redis:// and rediss:// alone")),
+    }
+}
+
+fn parse_database(path: &str) -> Result<Option<u32>, Malformed> {
+    if path.is_empty() {
+        return Ok(None);
+    }
+    database(path).map(Some).ok_or(Malformed("its path is not the number of a database"))
+}
+
+/// The number of a database: digits alone, as far as Redis' own integer goes.
+pub fn database(text: &str) -> Option<u32> {
+    let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    digits.then(|| text.parse::<u32>().ok()).flatten().filter(|number| i32::try_from(*number).is_ok())
+}
+
+fn endpoints(hosts: &str, default_port: Option<u16>) -> Result<Vec<Endpoint>, Malformed> {
+    hosts.split(',').map(|host| endpoint(host, default_port)).collect()
+}
+
+/// `HOST[:PORT]`, the port left out only where there is a default one.
+pub fn endpoint(text: &str, default_port: Option<u16>) -> Result<Endpoint, Malformed> {
+    let after_brackets = text.rfind(']').map_or(0, |at| at + 1);
+    let (host, port) = match text[after_brackets..].rfind(':') {
+        Some(at) => {
+            let at = after_brackets + at;
+            (&text[..at], Some(port(&text[at + 1..])?))
+        }
+        None => (text, default_port),
+    };
+    if host.is_empty() {
+        return Err(Malformed("it names no host"));
+    }
+    let port = port.ok_or(Malformed("it names no port"))?;
+    Ok(Endpoint::Tcp(host.parse()?, port))
+}
+
+fn port(text: &str) -> Result<u16, Malformed> {
+    let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    digits
+        .then(|| text.parse::<u16>().ok())
+        .flatten()
+        .filter(|port| *port != 0)
+        .ok_or(Malformed("its port is not a number from 1 to 65535"))
+}
+
+fn absolute_path(text: &str) -> Result<PathBuf, Malformed> {
+    let bytes: Vec<u8> = percent_decode_str(text).collect();
+    if !bytes.starts_with(b"/") || bytes.contains(&0) {
+        return Err(Malformed("its path must begin with a slash, as in unix:///run/redis.sock"));
+    }
+    Ok(PathBuf::from(OsString::from_vec(bytes)))
+}
+
+/// The target without user or password.
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = self.scheme.prefix();
+        match &self.backends {
+            Backends::Listed(endpoints) => match &endpoints[..] {
+                [Endpoint::Unix(path)] if self.scheme == Scheme::Unix => {
+                    write!(f, "unix://{}", path.display())?;
+                }
+                [Endpoint::Unix(path)] => write!(f, "{scheme}+unix://{}", path.display())?,
+                endpoints => write!(f, "{scheme}://{}", Commas(endpoints))?,
+            },
+            Backends::Srv(name) => write!(f, "{scheme}+srv://{name}")?,
+            Backends::File(path) => write!(f, "{scheme}+file://{}", path.display())?,
+            Backends::Sentinel { sentinels, service } => {
+                write!(f, "{scheme}+sentinel://{}/{service}", Commas(sentinels))?;
+            }
+        }
+        match self.database {
+            Some(database) => write!(f, "/{database}"),
+            None => Ok(()),
+        }
+    }
+}
+
+struct Commas<'a>(&'a [Endpoint]);
+
+impl fmt::Display for Commas<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, endpoint) in self.0.iter().enumerate() {
+            if index > 0 {
+                f.write_str(",")?;
+            }
+            write!(f, "{endpoint}")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_form_is_read_and_shown_without_its_secrets() {
+        for (value, shown) in [
+            ("tcp://10.0.0.5:5432", "tcp://10.0.0.5:5432"),
+            ("tcp://10.0.0.5:5432/", "tcp://10.0.0.5:5432"),
+            ("tcp://my_db:5432", "tcp://my_db:5432"),
+            ("tcp://[2001:db8::1]:80", "tcp://[2001:db8::1]:80"),
+            ("redis://cache", "redis://cache:6379"),
+            ("redis://[::1]/2", "redis://[::1]:6379/2"),
+            ("redis://app:pa%20ss@cache:6380/3", "redis://cache:6380/3"),
+            ("redis://:p@s/s@cache", "redis://cache:6379"),
+            ("rediss://cache", "rediss://cache:6379"),
+            ("tls://db:5432", "tls://db:5432"),
+            ("unix:///run/db.sock", "unix:///run/db.sock"),
+            ("redis+unix:///run/redis.sock", "redis+unix:///run/redis.sock"),
+            ("tcp://a:1,b:2", "tcp://a:1,b:2"),
+            ("tcp+srv://_db._tcp.example", "tcp+srv://_db._tcp.example"),
+            ("rediss+file:///etc/backends", "rediss+file:///etc/backends"),
+            ("redis+sentinel://:pw@s1,s2:26380/mymaster/1", "redis+sentinel://s1:26379,s2:26380/mymaster/1"),
+        ] {
+            let target: Target = value.parse().unwrap_or_else(|e| panic!("{value}: {e}"));
+            assert_eq!(target.to_string(), shown);
+        }
+    }
+
+    #[test]
+    fn percent_encoding_is_undone_to_any_byte() {
+        let target: Target = "redis://us%65r:%00%ff%0d@h".parse().unwrap();
+        assert_eq!(target.username.unwrap().expose(), b"user");
+        assert_eq!(target.password.unwrap().expose(), b"\x00\xff\r");
+    }
+
+    #[test]
+    fn what_is_no_target_is_refused() {
+        for value in [
+            "",
+            "redis",
+            "redis:6379",
+            "http://redis:6379",
+            "tcp://",
+            "tcp://:6379",
+            "tcp://redis",
+            "tcp://redis:0",
+            "tcp://redis:65536",
+            "tcp://redis:+1",
+            "tcp://redis:port",
+            "tcp://1.2.3.400:1",
+            "tcp://::1:6379",
+            "tcp://[::1",
+            "tcp://[redis]:6379",
+            "tcp://redis:6379/0",
+            "tcp://re dis:6379",
+            "tcp://user:pw@redis:6379",
+            "tcp://a:1,",
+            "tcp+unix:///x",
+            "unix://run/x",
+            "tcp+sentinel://a/b",
+            "redis+sentinel://a",
+            "redis+sentinel://a/",
+            "redis+srv://10.0.0.1",
+            "redis+nothing://a",
+            "redis://user@host",
+            "redis://host/x",
+            "redis://host/-1",
+            "redis://host/99999999999",
+        ] {
+            assert!(value.parse::<Target>().is_err(), "{value}");
+        }
+    }
+}

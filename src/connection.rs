@@ -1,0 +1,160 @@
+//! One connection, from top to bottom.
+
+use std::future::{pending, poll_fn};
+use std::io;
+use std::mem::MaybeUninit;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::ready;
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::config::Link;
+use crate::dial::{Dialler, Health};
+use crate::failure::Failure;
+use crate::leave::{Connections, Leave, Reason, Seat};
+use crate::net::{Client, Stream};
+use crate::relay::{End, Limits, relay};
+
+/// A link at work: what all of its connections share.
+pub struct Service {
+    /// What the configuration says.
+    pub link: Link,
+    /// What makes upstreams.
+    pub dialler: Arc<Dialler>,
+    /// What dials have found out about the target.
+    pub health: Health,
+    /// The connections that are being served.
+    pub connections: Arc<Connections>,
+}
+
+/// How much of what a client says before its upstream is there is taken in. It has to be read to see that a client
+/// has left, and it is enough for the first commands of any client library; the rest waits in the kernel.
+const EARLY: usize = 16 * 1024;
+
+/// A client that has ended its stream may have gone, or may only have no more to say. A dial that is under way gets
+/// this much longer, far more than one takes; nobody waits longer for a client that may be gone.
+const HALF_CLOSED: Duration = Duration::from_millis(500);
+
+/// How long a refused client may go on sending before its connection is closed for good.
+const LINGER: Duration = Duration::from_secs(2);
+
+impl Service {
+    /// Serves one client: dial, handshake, relay, one line in the log.
+    pub async fn serve(&self, mut stream: Stream, client: Client, seat: Seat) {
+        // Boxed, so that an idle connection does not carry the room that a dial needs.
+        let (early, upstream) = match Box::pin(self.establish(&mut stream)).await {
+            Ok(established) => established,
+            Err(failure) => {
+                drop(seat);
+                return self.refuse(stream, client, &failure).await;
+            }
+        };
+        tracing::debug!(link = self.link.name, %client, "connection opened");
+        let (mut upstream, leading) = (upstream.stream, upstream.leading);
+        let outcome = relay(&mut stream, early, &mut upstream, leading, self.limits(), &seat).await;
+        tracing::debug!(
+            link = self.link.name,
+            %client,
+            to_target = outcome.to_target,
+            to_client = outcome.to_client,
+            ended_by = %outcome.end,
+            "connection closed"
+        );
+        if matches!(outcome.end, End::Broken(..)) {
+            stream.reset();
+            upstream.reset();
+        }
+    }
+
+    /// Tells a client why it is not served, and the log too.
+    pub async fn refuse(&self, mut stream: Stream, client: Client, failure: &Failure) {
+        let link = &self.link.name;
+        if matches!(failure, Failure::ClientLeft) {
+            tracing::debug!(link, %client, "the client left before it could be served");
+            return;
+        }
+        tracing::warn!(
+            link,
+            %client,
+            stage = failure.stage().name(),
+            error = %failure,
+            remedy = failure.remedy(&self.link),
+            "connection failed"
+        );
+        if self.link.redis.is_some() {
+            let reply = failure.reply(link);
+            // A client that has gone meanwhile is no news.
+            let _ = timeout(LINGER, say_and_close(&mut stream, reply.as_bytes())).await;
+        }
+    }
+
+    /// Dials while it takes in what the client says, and stops if the client leaves.
+    async fn establish(&self, client: &mut Stream) -> Result<(Vec<u8>, crate::greet::Upstream), Failure> {
+        let mut early = Vec::new();
+        let dialled = tokio::select! {
+            biased;
+            dialled = self.dialler.dial(&self.link, &self.health) => dialled,
+            () = client_leaves(client, &mut early, self.link.redis.is_some()) => Err(Failure::ClientLeft),
+        };
+        Ok((early, dialled?))
+    }
+
+    fn limits(&self) -> Limits {
+        let now = Instant::now();
+        Limits {
+            idle: self.link.idle_timeout,
+            lifetime: self.link.max_lifetime.map(|lifetime| {
+                // Connections that came together don't have to go together: up to a tenth earlier. A tenth later
+                // it is over in any case.
+                let leave = Leave { reason: Reason::Lifetime, latest: now + lifetime + lifetime / 10 };
+                (now + lifetime.mul_f64(1.0 - 0.1 * fraction()), leave)
+            }),
+        }
+    }
+}
+
+/// A number from 0 to 1, different every time: enough to spread connections, and good for nothing else.
+fn fraction() -> f64 {
+    use std::hash::{BuildHasher, RandomState};
+    let bits = u32::try_from(RandomState::new().hash_one(()) >> 32).unwrap_or_default();
+    f64::from(bits) / f64::from(u32::MAX)
+}
+
+/// Returns once nobody waits for an answer any more. What the client says meanwhile goes to `early`.
+async fn client_leaves(client: &mut Stream, early: &mut Vec<u8>, is_redis: bool) {
+    while early.len() < EARLY {
+        match read_some(client, early).await {
+            Ok(0) if is_redis && early.is_empty() => return,
+            Ok(0) => return sleep(HALF_CLOSED).await,
+            Ok(_) => {}
+            Err(_) => return,
+        }
+    }
+    pending::<()>().await;
+}
+
+/// Reads what is there, without holding memory while nothing is.
+async fn read_some(stream: &mut Stream, bytes: &mut Vec<u8>) -> io::Result<usize> {
+    poll_fn(|cx| {
+        let mut chunk = [MaybeUninit::uninit(); 4096];
+        let mut chunk = ReadBuf::uninit(&mut chunk);
+        ready!(Pin::new(&mut *stream).poll_read(cx, &mut chunk))?;
+        bytes.extend_from_slice(chunk.filled());
+        Ok(chunk.filled().len()).into()
+    })
+    .await
+}
+
+/// Says a last line, and closes so that it arrives: a socket closed while bytes of its peer are unread is reset, and
+/// a reset overtakes the line. So the end of stream is sent first, and what still comes is read until the client's
+/// own end.
+async fn say_and_close(stream: &mut Stream, line: &[u8]) -> io::Result<()> {
+    stream.write_all(line).await?;
+    stream.shutdown().await?;
+    let mut unread = [0; 4096];
+    while stream.read(&mut unread).await? > 0 {}
+    Ok(())
+}

@@ -1,0 +1,223 @@
+//! Why a client got no upstream: at which stage, in which words, and what to do about it.
+//!
+//! One failure has two readers. The operator's log line has the stage, the words and the remedy; the client of a
+//! Redis link reads the words in one RESP error line. Neither ever holds a secret: words of the target are masked
+//! where they are taken in.
+
+use std::io;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use crate::secret::FileError;
+
+/// The step of a connection's life that failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// The target's name.
+    Resolve,
+    /// The connection to the target.
+    Connect,
+    /// AUTH.
+    Auth,
+    /// SELECT.
+    Select,
+    /// The number of connections.
+    Limit,
+    /// The networks that may connect.
+    Allow,
+}
+
+impl Stage {
+    /// The stage's name in logs and metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Resolve => "resolve",
+            Self::Connect => "connect",
+            Self::Auth => "auth",
+            Self::Select => "select",
+            Self::Limit => "limit",
+            Self::Allow => "allow",
+        }
+    }
+}
+
+/// The kernel's words without its number.
+pub fn words(error: &io::Error) -> String {
+    let words = error.to_string();
+    match words.split_once(" (os error") {
+        Some((words, _)) => words.to_owned(),
+        None => words,
+    }
+}
+
+/// A connection that could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// A name has no address, or nobody could be asked for one.
+    #[error("{name} can't be resolved: {reason}")]
+    Resolve {
+        /// The name.
+        name: String,
+        /// What the resolver said.
+        reason: String,
+    },
+    /// The target can't be reached.
+    #[error("can't connect to {endpoint}: {}", words(source))]
+    Connect {
+        /// What was dialled.
+        endpoint: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The connect timeout ended first.
+    #[error("{doing} took longer than {}", humantime::format_duration(*.after))]
+    TimedOut {
+        /// The stage at which it ended.
+        stage: Stage,
+        /// What was going on.
+        doing: String,
+        /// The connect timeout.
+        after: Duration,
+    },
+    /// The connection to the target broke during the handshake.
+    #[error("{endpoint} broke the connection during the handshake: {}", words(source))]
+    Broken {
+        /// The handshake's stage.
+        stage: Stage,
+        /// What was dialled.
+        endpoint: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The target closed the connection during the handshake.
+    #[error("{endpoint} closed the connection during the handshake")]
+    Closed {
+        /// The handshake's stage.
+        stage: Stage,
+        /// What was dialled.
+        endpoint: String,
+    },
+    /// The target answered an error.
+    #[error("{what}: {words}")]
+    Refused {
+        /// The handshake's stage.
+        stage: Stage,
+        /// What was refused.
+        what: &'static str,
+        /// The target's own words, masked.
+        words: String,
+        /// What to do about it.
+        remedy: String,
+    },
+    /// The target speaks something else.
+    #[error("{endpoint} does not answer like a Redis server: {shown}")]
+    NotRedis {
+        /// The handshake's stage.
+        stage: Stage,
+        /// What was dialled.
+        endpoint: String,
+        /// What it said, masked.
+        shown: String,
+        /// What to do about it.
+        remedy: &'static str,
+    },
+    /// A secret can't be had.
+    #[error("the secret can't be read: {0}")]
+    Secret(#[from] FileError),
+    /// The client left before it was served.
+    #[error("the client left before it could be served")]
+    ClientLeft,
+    /// The link carries as many connections as it may.
+    #[error("max number of clients reached")]
+    Full,
+    /// The client's address is not among those that may connect.
+    #[error("{address} is not allowed to connect")]
+    NotAllowed {
+        /// The client.
+        address: IpAddr,
+    },
+}
+
+impl Failure {
+    /// Where it failed.
+    pub fn stage(&self) -> Stage {
+        match self {
+            Self::Resolve { .. } => Stage::Resolve,
+            Self::Connect { .. } | Self::ClientLeft => Stage::Connect,
+            Self::TimedOut { stage, .. }
+            | Self::Broken { stage, .. }
+            | Self::Closed { stage, .. }
+            | Self::Refused { stage, .. }
+            | Self::NotRedis { stage, .. } => *stage,
+            Self::Secret(_) => Stage::Auth,
+            Self::Full => Stage::Limit,
+            Self::NotAllowed { .. } => Stage::Allow,
+        }
+    }
+
+    /// Whether a target that is being restarted fails like this, so that it is worth waiting for it: refused or
+    /// reset connections, a socket or a name that is not there yet.
+    pub fn is_passing(&self) -> bool {
+        match self {
+            Self::Resolve { .. } => true,
+            Self::Connect { source, .. } | Self::Broken { source, .. } => matches!(
+                source.kind(),
+                io::ErrorKind::ConnectionRefused
+                    | io::ErrorKind::ConnectionReset
+                    | io::ErrorKind::ConnectionAborted
+                    | io::ErrorKind::BrokenPipe
+                    | io::ErrorKind::NotFound
+                    | io::ErrorKind::HostUnreachable
+                    | io::ErrorKind::NetworkUnreachable
+            ),
+            _ => false,
+        }
+    }
+
+    /// What the operator can do about it, in one line.
+    pub fn remedy(&self, link: &crate::config::Link) -> String {
+        let variable = &link.variable;
+        match self {
+            Self::Resolve { name, .. } => format!(
+                "check the name {name} in {variable}, and that this container is on a network where it is known"
+            ),
+            Self::Connect { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+                format!("let user {} use the socket", rustix::process::geteuid().as_raw())
+            }
+            Self::Connect { .. } => {
+                format!("check that the target of {variable} runs and listens there")
+            }
+            Self::TimedOut { stage, .. } => match stage {
+                Stage::Resolve => "check the name servers in /etc/resolv.conf".to_owned(),
+                Stage::Connect => {
+                    format!("check the address in {variable}, and firewalls on the way to it")
+                }
+                _ => format!("check that the target of {variable} is a Redis server and not overloaded"),
+            },
+            Self::Broken { .. } | Self::Closed { .. } => {
+                format!("see the target's own log; check that {variable} names the Redis server itself")
+            }
+            Self::Refused { remedy, .. } => remedy.clone(),
+            Self::NotRedis { remedy, .. } => (*remedy).to_owned(),
+            Self::Secret(error) => {
+                format!("let user {} read {}", rustix::process::geteuid().as_raw(), error.path.display())
+            }
+            Self::ClientLeft => "nothing".to_owned(),
+            Self::Full => {
+                format!("raise {}_MAX_CONNECTIONS or the limit on open files (ulimit -n)", link.alias)
+            }
+            Self::NotAllowed { .. } => {
+                format!("add its network to {}_ALLOW if it is meant", link.alias)
+            }
+        }
+    }
+
+    /// The line that the client of a Redis link reads.
+    pub fn reply(&self, link: &str) -> String {
+        match self {
+            // The words that clients know from Redis itself.
+            Self::Full => format!("-ERR {self}\r\n"),
+            _ => format!("-ERR redis-ambassador: {link}: {self}\r\n"),
+        }
+    }
+}

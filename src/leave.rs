@@ -1,0 +1,166 @@
+//! The one way to leave.
+//!
+//! Whoever wants a living connection to end (a drain, a connection's own age, later a target that moved) says the same
+//! thing: *go at your first quiet moment, at the latest then, for this reason*. [`Connections`] holds a [`Seat`] for
+//! every connection of a link; the relay watches its own seat and knows nothing of who asked. Dropping a seat is how a
+//! connection ends, whatever path it takes, so an empty room means that all are gone.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+
+use futures_util::task::AtomicWaker;
+use slab::Slab;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+/// Why a connection is asked to go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    /// The process is ending.
+    Drain,
+    /// The connection has reached its age.
+    Lifetime,
+}
+
+impl Reason {
+    /// The reason's name in the log.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Drain => "drain",
+            Self::Lifetime => "max lifetime",
+        }
+    }
+}
+
+/// A request to go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Leave {
+    /// Why.
+    pub reason: Reason,
+    /// When, if no quiet moment has come before.
+    pub latest: Instant,
+}
+
+/// The connections of one link.
+#[derive(Debug, Default)]
+pub struct Connections {
+    room: Mutex<Room>,
+    emptied: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Room {
+    seats: Slab<Arc<Request>>,
+    /// What was asked of all; it also holds for those who come later.
+    everyone: Option<Leave>,
+}
+
+#[derive(Debug, Default)]
+struct Request {
+    leave: Mutex<Option<Leave>>,
+    waker: AtomicWaker,
+}
+
+impl Connections {
+    /// Takes a connection in.
+    pub fn enter(self: &Arc<Self>) -> Seat {
+        let mut room = self.room();
+        let request = Arc::new(Request { leave: Mutex::new(room.everyone), waker: AtomicWaker::new() });
+        let number = room.seats.insert(Arc::clone(&request));
+        Seat { connections: Arc::clone(self), request, number }
+    }
+
+    /// Asks every connection to go, those that are here and those that may still come; returns how many are here.
+    pub fn ask_all(&self, leave: Leave) -> usize {
+        let mut room = self.room();
+        room.everyone = Some(leave);
+        for (_, request) in &room.seats {
+            *lock(&request.leave) = Some(leave);
+            request.waker.wake();
+        }
+        room.seats.len()
+    }
+
+    /// How many are here.
+    pub fn count(&self) -> usize {
+        self.room().seats.len()
+    }
+
+    /// Waits until nobody is here.
+    pub async fn emptied(&self) {
+        loop {
+            // Registered before the look, so that the last one can't slip out between the two.
+            let emptied = self.emptied.notified();
+            if self.room().seats.is_empty() {
+                return;
+            }
+            emptied.await;
+        }
+    }
+
+    fn room(&self) -> MutexGuard<'_, Room> {
+        lock(&self.room)
+    }
+}
+
+/// Nothing that holds one of these locks can leave half a change behind, so a panic elsewhere does not spoil them.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A connection's place among the [`Connections`]; given back when it is dropped.
+#[derive(Debug)]
+pub struct Seat {
+    connections: Arc<Connections>,
+    request: Arc<Request>,
+    number: usize,
+}
+
+impl Seat {
+    /// Ready once the connection has been asked to go.
+    pub fn poll_leave(&self, cx: &Context<'_>) -> Poll<Leave> {
+        self.request.waker.register(cx.waker());
+        match *lock(&self.request.leave) {
+            Some(leave) => Poll::Ready(leave),
+            None => Poll::Pending,
+        }
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut room = self.connections.room();
+        room.seats.remove(self.number);
+        if room.seats.is_empty() {
+            self.connections.emptied.notify_waiters();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_room_is_empty_once_the_last_seat_is_dropped() {
+        let connections = Arc::new(Connections::default());
+        let (first, second) = (connections.enter(), connections.enter());
+        drop(first);
+        assert_eq!(connections.count(), 1);
+        let (_, ()) = tokio::join!(connections.emptied(), async { drop(second) });
+        assert_eq!(connections.count(), 0);
+    }
+
+    #[tokio::test]
+    async fn what_is_asked_of_all_holds_for_those_who_come_later() {
+        let connections = Arc::new(Connections::default());
+        let early = connections.enter();
+        let leave = Leave { reason: Reason::Drain, latest: Instant::now() };
+        assert_eq!(connections.ask_all(leave), 1);
+        let late = connections.enter();
+        for seat in [early, late] {
+            let asked = std::future::poll_fn(|cx| seat.poll_leave(cx)).await;
+            assert_eq!(asked, leave);
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! # How redis-ambassador is built
+//!
+//! An ambassador stands where an application expects its Redis. For each client it dials the real target,
+//! authenticates in the client's place, and from then on forwards bytes. This page is the map.
+//!
+//! ## The story of a connection
+//!
+//! [`accept`] takes a place among the connections and a [seat](leave::Seat), and spawns the connection.
+//! [`connection`] runs from top to bottom on one page: ask [`dial`] for an upstream within one deadline, meanwhile
+//! take in what the client says (and notice if it leaves), [`relay`], one line in the log. [`dial`] resolves the
+//! target's name ([`resolve`]), connects ([`net`]), and for a Redis link [greets](greet): the secret is read *now*,
+//! AUTH and SELECT go out in one write, and exactly that many replies are awaited. Only then is there a
+//! [`greet::Upstream`], the one type that can be relayed to. The relay copies both ways, passes each end of stream on by
+//! itself, and says how it ended. Dropping the seat and the permits is the end, whatever path led to it.
+//!
+//! What fails on the way is a [`failure::Failure`]: it names the stage and the remedy, once for the operator's log and
+//! once for the client, in a RESP error line.
+//!
+//! ## What always holds
+//!
+//! - No byte of a client goes to a target before every reply of the handshake was good: [`greet::Upstream`] can't be had
+//!   otherwise.
+//! - A secret is a [`secret::Secret`] from the read to the write. It is zeroed when dropped, has no way into a log,
+//!   and is masked in the target's own words.
+//! - One task a connection, and nothing shared that it could spoil: a panic ends that connection alone.
+//! - Memory a connection is bounded: what is read is written at once or kept, and nothing is read while something is kept.
+//! - There is one way to leave. Whoever wants a connection to end asks its seat: *at your first quiet moment, at the
+//!   latest then* ([`leave`]). The relay does not know who asked.
+//! - Configuration is read whole, and every mistake is told at once, before any port is opened ([`config`]).
+//!
+//! ## The rooms
+//!
+//! | module | what it does |
+//! | --- | --- |
+//! | [`cli`] | the command line and its subcommands |
+//! | [`config`] | variables and flags to [`config::Config`]: links, targets, settings |
+//! | [`secret`] | secrets and where they come from |
+//! | [`app`] | the order of life and death: bind, serve, drain |
+//! | [`accept`] | the accept loop, limits, allow lists |
+//! | [`connection`] | one connection, top to bottom |
+//! | [`dial`] | candidates, connect, greet, within one deadline |
+//! | [`resolve`] | names to addresses |
+//! | [`greet`] | the Redis handshake |
+//! | [`resp`] | commands out, one-line replies in |
+//! | [`relay`] | the bytes |
+//! | [`leave`] | who is here, and the one way to ask them to go |
+//! | [`net`] | sockets and listeners |
+//! | [`failure`] | what can go wrong for a client, in words |
+//! | [`log`] | the log |
+//!
+//! ## Where things will go
+//!
+//! - Several backends, SRV records, files and Sentinels list *candidates*: they belong beside [`resolve`] and give
+//!   [`dial`] its choice; [`config::target`] reads all their forms already.
+//! - TLS is a kind of [`net::Stream`]; the relay is generic and stays the one relay.
+//! - Other secrets (a command, a previous file) are kinds of [`secret::Source`].
+//! - Whatever looks at a client's commands does so between `connection` and `relay`.
+
+pub mod accept;
+pub mod app;
+pub mod cli;
+pub mod config;
+pub mod connection;
+pub mod dial;
+pub mod failure;
+pub mod greet;
+pub mod leave;
+pub mod log;
+pub mod net;
+pub mod relay;
+pub mod resolve;
+pub mod resp;
+pub mod secret;

@@ -1,0 +1,30 @@
+//! The log: to standard error, as text or JSON.
+
+use std::io::IsTerminal;
+
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{Layer, Registry, fmt};
+
+use crate::config::LogFormat;
+
+/// Starts logging. Whatever is logged before is lost, and a second call has no effect.
+pub fn start(filter: Targets, format: LogFormat) {
+    // Writing fails where the disk is full or the reader is gone; saying so on the same stream would panic.
+    let layer = fmt::layer().with_writer(std::io::stderr).with_target(false).log_internal_errors(false);
+    let layer = match format {
+        LogFormat::Text => {
+            layer.with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none()).boxed()
+        }
+        LogFormat::Json => {
+            layer.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed()
+        }
+    };
+    // A second subscriber is refused, which only a test that runs the program twice would see.
+    let _ = Registry::default().with(layer.with_filter(filter)).try_init();
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(ToString::to_string);
+        tracing::error!(place, "a connection met a mistake of the program itself; the others go on");
+    }));
+}

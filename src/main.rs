@@ -1,0 +1,69 @@
+//! Arguments → configuration → log → bind → run → exit code.
+
+use std::error::Error;
+use std::io;
+use std::process::ExitCode;
+
+use clap::Parser;
+use redis_ambassador::app::App;
+use redis_ambassador::cli::{self, Arguments, Command, links};
+use redis_ambassador::config::{Config, Env};
+use redis_ambassador::log;
+
+/// The configuration or the command line is wrong.
+const MISCONFIGURED: u8 = 2;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let command = arguments.command.unwrap_or(Command::Run);
+    let done = match command {
+        Command::Completions { shell } => {
+            cli::completions(shell, &mut io::stdout());
+            Ok(())
+        }
+        Command::Man => cli::man(&mut io::stdout()).map_err(Into::into),
+        Command::Run | Command::Links { .. } => {
+            match Config::load(&Env::new(std::env::vars_os()), &arguments.process) {
+                Err(mistakes) => {
+                    eprint!("redis-ambassador: {mistakes}");
+                    return ExitCode::from(MISCONFIGURED);
+                }
+                Ok(config) => match command {
+                    Command::Links { format } => {
+                        links::show(&config, format, &mut io::stdout()).map_err(Into::into)
+                    }
+                    _ => run(config),
+                },
+            }
+        }
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("redis-ambassador: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(config: Config) -> Result<(), Box<dyn Error>> {
+    log::start(config.process.log.clone(), config.process.log_format);
+    for ignored in &config.ignored {
+        tracing::info!(variable = ignored.variable, reason = ignored.reason, "passed over");
+    }
+    for warning in &config.warnings {
+        tracing::warn!(variable = warning.variable, "{}", warning.message);
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(config.process.threads)
+        .thread_name("ambassador")
+        .enable_all()
+        .build()?;
+    let ended = runtime.block_on(async {
+        App::bind(config)?.run().await;
+        Ok(())
+    });
+    // A file system that hangs must not keep the process from ending.
+    runtime.shutdown_background();
+    ended
+}

@@ -1,0 +1,233 @@
+//! Sockets: listening, connecting, and the one kind of stream that everything else works on.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+
+use crate::config::Listen;
+
+/// A connected socket.
+#[derive(Debug)]
+pub enum Stream {
+    /// TCP.
+    Tcp(TcpStream),
+    /// A Unix socket.
+    Unix(UnixStream),
+}
+
+impl Stream {
+    /// Sets what every TCP socket of ours has: no delay for small messages, and probes for a silent peer.
+    fn prepare(stream: TcpStream, keepalive: Option<Duration>) -> io::Result<Self> {
+        stream.set_nodelay(true)?;
+        if let Some(time) = keepalive {
+            // Three unanswered probes ten seconds apart: half a minute more, and a dead peer is known.
+            let probes =
+                TcpKeepalive::new().with_time(time).with_interval(Duration::from_secs(10)).with_retries(3);
+            SockRef::from(&stream).set_tcp_keepalive(&probes)?;
+        }
+        Ok(Self::Tcp(stream))
+    }
+
+    /// Connects over TCP.
+    pub async fn connect_tcp(address: SocketAddr, keepalive: Option<Duration>) -> io::Result<Self> {
+        Self::prepare(TcpStream::connect(address).await?, keepalive)
+    }
+
+    /// Connects to a Unix socket.
+    pub async fn connect_unix(path: &Path) -> io::Result<Self> {
+        UnixStream::connect(path).await.map(Self::Unix)
+    }
+
+    /// Closes so that the peer sees a reset, as far as the kind of socket has one: a Unix socket's peer sees a reset
+    /// only where it had sent something that was not read.
+    pub fn reset(self) {
+        if let Self::Tcp(stream) = self {
+            // If it can't be set the socket is closed in the ordinary way, which is all that is left to do.
+            let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+        }
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Self::Unix(stream) => Pin::new(stream).poll_read(cx, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Unix(stream) => Pin::new(stream).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Unix(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}
+
+/// Who a client is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Client {
+    /// One that came over TCP.
+    Tcp(SocketAddr),
+    /// One that came through a Unix socket.
+    Unix,
+}
+
+impl Client {
+    /// The client's address, an IPv4 one as such even where an IPv6 socket took it in.
+    pub fn address(self) -> Option<IpAddr> {
+        match self {
+            Self::Tcp(address) => Some(address.ip().to_canonical()),
+            Self::Unix => None,
+        }
+    }
+}
+
+impl std::fmt::Display for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Tcp(address) => SocketAddr::new(address.ip().to_canonical(), address.port()).fmt(f),
+            Self::Unix => f.write_str("unix"),
+        }
+    }
+}
+
+/// A bound socket that accepts clients.
+#[derive(Debug)]
+pub enum Listener {
+    /// TCP.
+    Tcp(TcpListener),
+    /// A Unix socket, and the file that goes when it does.
+    Unix(UnixListener, SocketFile),
+}
+
+/// Connections that may wait to be accepted; the kernel lowers it to `net.core.somaxconn`.
+const BACKLOG: i32 = 4096;
+
+impl Listener {
+    /// Binds. Must be called within a runtime.
+    pub fn bind(listen: &Listen) -> io::Result<Self> {
+        match listen {
+            Listen::Everywhere(port) => match tcp((Ipv6Addr::UNSPECIFIED, *port).into()) {
+                // A host without IPv6 has no such address or no such sockets.
+                Err(e)
+                    if e.kind() != io::ErrorKind::AddrInUse
+                        && e.kind() != io::ErrorKind::PermissionDenied =>
+                {
+                    tcp((Ipv4Addr::UNSPECIFIED, *port).into())
+                }
+                bound => bound,
+            },
+            Listen::Address(address) => tcp(*address),
+            Listen::Unix(path) => unix(path),
+        }
+    }
+
+    /// The address that was bound, as clients dial it.
+    pub fn address(&self) -> String {
+        match self {
+            Self::Tcp(listener) => {
+                listener.local_addr().map_or_else(|e| e.to_string(), |address| address.to_string())
+            }
+            Self::Unix(_, file) => format!("unix:{}", file.0.display()),
+        }
+    }
+
+    /// Waits for the next client.
+    pub async fn accept(&self) -> io::Result<(Accepted, Client)> {
+        match self {
+            Self::Tcp(listener) => {
+                let (stream, address) = listener.accept().await?;
+                Ok((Accepted::Tcp(stream), Client::Tcp(address)))
+            }
+            Self::Unix(listener, _) => {
+                let (stream, _) = listener.accept().await?;
+                Ok((Accepted::Unix(stream), Client::Unix))
+            }
+        }
+    }
+}
+
+/// A client's socket just as the kernel gave it.
+#[derive(Debug)]
+pub enum Accepted {
+    /// TCP.
+    Tcp(TcpStream),
+    /// A Unix socket.
+    Unix(UnixStream),
+}
+
+impl Accepted {
+    /// Sets the socket's options.
+    pub fn prepare(self, keepalive: Option<Duration>) -> io::Result<Stream> {
+        match self {
+            Self::Tcp(stream) => Stream::prepare(stream, keepalive),
+            Self::Unix(stream) => Ok(Stream::Unix(stream)),
+        }
+    }
+}
+
+fn tcp(address: SocketAddr) -> io::Result<Listener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        // Only the wildcard takes in IPv4 too; whether it does by default is the host's own setting.
+        socket.set_only_v6(!address.ip().is_unspecified())?;
+    }
+    // A restart must not wait for the connections of its predecessor to be forgotten.
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    TcpListener::from_std(socket.into()).map(Listener::Tcp)
+}
+
+fn unix(path: &Path) -> io::Result<Listener> {
+    // A socket left behind by a process that is gone refuses connections; one that is in use takes them.
+    if std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket()) {
+        match std::os::unix::net::UnixStream::connect(path) {
+            Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path)?,
+            _ => return Err(io::ErrorKind::AddrInUse.into()),
+        }
+    }
+    let listener = UnixListener::bind(path)?;
+    Ok(Listener::Unix(listener, SocketFile(path.to_path_buf())))
+}
+
+/// The file of a Unix socket, removed with its listener.
+#[derive(Debug)]
+pub struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // If it is gone already, all is well; if it can't be removed, the next start finds it refusing connections.
+        let _ = std::fs::remove_file(&self.0);
+    }
+}

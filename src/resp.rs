@@ -1,0 +1,116 @@
+//! The little RESP that the ambassador itself speaks: commands out, one-line replies in.
+//!
+//! <https://redis.io/docs/latest/develop/reference/protocol-spec/>
+
+use bytes::BytesMut;
+use redis_protocol::resp2::decode::decode_bytes_mut;
+use redis_protocol::resp2::types::BytesFrame;
+
+use crate::secret::Secret;
+
+/// The longest reply that is waited for, in bytes. The longest that a real server sends to AUTH or SELECT is the 1066
+/// bytes of protected mode.
+pub const LONGEST_REPLY: usize = 8 * 1024;
+
+/// Commands as RESP arrays of bulk strings: whatever bytes an argument holds, it can't become another command.
+///
+/// The result may hold a password, so it is a [`Secret`], and its buffer never grows.
+pub fn commands(commands: &[Vec<&[u8]>]) -> Secret {
+    let header = |kind: char, count: usize| format!("{kind}{count}\r\n");
+    let bulk = |argument: &[u8]| header('$', argument.len()).len() + argument.len() + 2;
+    let length = |command: &Vec<&[u8]>| {
+        let arguments: usize = command.iter().map(|argument| bulk(argument)).sum();
+        header('*', command.len()).len() + arguments
+    };
+    let mut bytes = Vec::with_capacity(commands.iter().map(length).sum());
+    for command in commands {
+        bytes.extend_from_slice(header('*', command.len()).as_bytes());
+        for argument in command {
+            bytes.extend_from_slice(header('$', argument.len()).as_bytes());
+            bytes.extend_from_slice(argument);
+            bytes.extend_from_slice(b"\r\n");
+        }
+    }
+    Secret::new(bytes)
+}
+
+/// A reply of one line.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// `+…`
+    Good,
+    /// `-…`, without the dash.
+    Error(String),
+}
+
+/// What came is not a reply of one line.
+#[derive(Debug, PartialEq, Eq)]
+pub struct NotReply;
+
+/// Takes one reply off the front of `buffer`; `None` if it is not all there yet.
+pub fn reply(buffer: &mut BytesMut) -> Result<Option<Reply>, NotReply> {
+    match buffer.first() {
+        None => return Ok(None),
+        Some(b'+' | b'-') => {}
+        // AUTH and SELECT have no other replies. The decoder, which would nest as deep as arrays do, never sees one.
+        Some(_) => return Err(NotReply),
+    }
+    match decode_bytes_mut(buffer) {
+        Ok(Some((BytesFrame::SimpleString(_), ..))) => Ok(Some(Reply::Good)),
+        Ok(Some((BytesFrame::Error(words), ..))) => Ok(Some(Reply::Error(words.to_string()))),
+        Ok(None) if buffer.len() < LONGEST_REPLY => Ok(None),
+        Ok(_) | Err(_) => Err(NotReply),
+    }
+}
+
+/// Bytes of a stranger, fit for one line of a log or a reply: nothing but printable characters.
+pub fn one_line(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(bytes);
+    let printable = |c: char| if c.is_control() { ' ' } else { c };
+    text.trim().chars().map(printable).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_are_bulk_strings_whatever_they_hold() {
+        let sent = commands(&[vec![b"AUTH", b"a\r\n*1\r\n"], vec![b"SELECT", b"3"]]);
+        assert_eq!(
+            sent.expose(),
+            b"*2\r\n$4\r\nAUTH\r\n$7\r\na\r\n*1\r\n\r\n*2\r\n$6\r\nSELECT\r\n$1\r\n3\r\n"
+        );
+    }
+
+    #[test]
+    fn replies_are_taken_one_by_one_at_every_split_and_leave_the_rest() {
+        let stream = b"+OK\r\n-ERR no\r\n$3\r\nabc\r\n";
+        for split in 0..stream.len() {
+            let mut buffer = BytesMut::new();
+            let mut replies = Vec::new();
+            for part in [&stream[..split], &stream[split..]] {
+                buffer.extend_from_slice(part);
+                while replies.len() < 2
+                    && let Some(reply) = reply(&mut buffer).unwrap()
+                {
+                    replies.push(reply);
+                }
+            }
+            assert_eq!(replies, [Reply::Good, Reply::Error("ERR no".into())]);
+            assert_eq!(&buffer[..], b"$3\r\nabc\r\n");
+        }
+    }
+
+    #[test]
+    fn other_protocols_and_endless_lines_are_no_replies() {
+        for stream in [&b"HTTP/1.1 400"[..], b"\x15\x03\x01", b"*1\r\n", b":1\r\n", b"$-1\r\n"] {
+            assert_eq!(reply(&mut BytesMut::from(stream)), Err(NotReply));
+        }
+        let mut endless = BytesMut::from(&b"+"[..]);
+        endless.resize(LONGEST_REPLY - 1, b'x');
+        assert_eq!(reply(&mut endless), Ok(None));
+        endless.resize(LONGEST_REPLY, b'x');
+        assert_eq!(reply(&mut endless), Err(NotReply));
+    }
+}

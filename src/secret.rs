@@ -1,0 +1,245 @@
+//! Secrets, from the first byte read to the last byte written.
+//!
+//! A [`Secret`] is zeroed when it is dropped and has no way into a log line: its `Debug` shows nothing, it has no
+//! `Display`, and [`Secret::expose`] is called only where bytes go to the target. Every buffer that a secret passes
+//! through on its way is allocated at its final size (growing would leave copies behind) and zeroed too.
+
+use std::fmt;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use secrecy::{ExposeSecret, SecretSlice};
+use zeroize::Zeroizing;
+
+use crate::failure::words;
+
+/// The longest password a Redis server takes before authentication: its limit for one bulk string, in bytes.
+pub const LONGEST: usize = 16 * 1024;
+
+/// Bytes that must never be shown.
+pub struct Secret(SecretSlice<u8>);
+
+impl Secret {
+    /// Takes over `bytes`. To leave no copy behind, their capacity should equal their length.
+    pub fn new(bytes: Vec<u8>) -> Self {
+        Self(SecretSlice::from(bytes))
+    }
+
+    /// The bytes themselves; for the wire, and for nothing else.
+    pub fn expose(&self) -> &[u8] {
+        self.0.expose_secret()
+    }
+
+    /// `text` with every trace of this secret masked: a server may quote what it was sent, whole or cut short.
+    ///
+    /// Any run of at least six bytes that begins like the secret is masked, and so is a shorter secret as a whole.
+    pub fn mask(&self, text: &str) -> String {
+        const TELLING: usize = 6;
+        let secret = String::from_utf8_lossy(self.expose());
+        let secret = Zeroizing::new(secret.into_owned());
+        let mut masked = String::with_capacity(text.len());
+        let mut rest = text;
+        while let Some(first) = rest.chars().next() {
+            let shared: usize =
+                secret.chars().zip(rest.chars()).take_while(|(a, b)| a == b).map(|(a, _)| a.len_utf8()).sum();
+            if shared > 0 && (shared == secret.len() || shared >= TELLING) {
+                masked.push_str("***");
+                rest = &rest[shared..];
+            } else {
+                masked.push(first);
+                rest = &rest[first.len_utf8()..];
+            }
+        }
+        masked
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(***)")
+    }
+}
+
+/// Where a value comes from; asked at every dial.
+#[derive(Debug)]
+pub enum Source {
+    /// A variable of the environment.
+    Variable(Arc<Secret>),
+    /// The user information of a target URL.
+    Url(Arc<Secret>),
+    /// A file that is read again whenever the value is needed.
+    File(SecretFile),
+}
+
+impl Source {
+    /// The value as of now.
+    pub async fn current(&self) -> Result<Arc<Secret>, FileError> {
+        match self {
+            Self::Variable(secret) | Self::Url(secret) => Ok(Arc::clone(secret)),
+            Self::File(file) => file.current().await,
+        }
+    }
+
+    /// How `links` and the log name this source.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Variable(_) => "env",
+            Self::Url(_) => "url",
+            Self::File(_) => "file",
+        }
+    }
+
+    /// The value as it was last known, without looking again.
+    pub fn last(&self) -> Arc<Secret> {
+        match self {
+            Self::Variable(secret) | Self::Url(secret) => Arc::clone(secret),
+            Self::File(file) => Arc::clone(&file.lock().secret),
+        }
+    }
+}
+
+/// A file with one value, and the last value that could be read from it.
+#[derive(Debug)]
+pub struct SecretFile {
+    path: PathBuf,
+    last: Mutex<LastRead>,
+}
+
+#[derive(Debug)]
+struct LastRead {
+    secret: Arc<Secret>,
+    /// Whether the file could be read the last time that somebody looked.
+    readable: bool,
+}
+
+impl SecretFile {
+    /// Reads the file for the first time; a file that can't be read at start is a mistake of configuration.
+    pub fn open(path: PathBuf) -> Result<Self, FileError> {
+        let last = LastRead { secret: Arc::new(read(&path)?), readable: true };
+        Ok(Self { path, last: Mutex::new(last) })
+    }
+
+    /// Where the file is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Reads the file again, away from the threads that serve connections: a file system may hang.
+    ///
+    /// A file that can't be read now leaves the last value that could be, with a warning: secrets are often
+    /// replaced by removing and writing, and the old one mostly still serves.
+    async fn current(&self) -> Result<Arc<Secret>, FileError> {
+        let path = self.path.clone();
+        let result = tokio::task::spawn_blocking(move || read(&path))
+            .await
+            .map_err(|_| FileError::unreadable(&self.path, "the runtime is shutting down"))?;
+        let mut last = self.lock();
+        let was_readable = std::mem::replace(&mut last.readable, result.is_ok());
+        match result {
+            Ok(secret) => {
+                last.secret = Arc::new(secret);
+                if !was_readable {
+                    tracing::info!(file = %self.path.display(), "a secret's file can be read again");
+                }
+            }
+            Err(error) if was_readable => tracing::warn!(
+                file = %self.path.display(),
+                error = %error.reason,
+                "a secret's file can't be read; its last value serves on"
+            ),
+            Err(_) => {}
+        }
+        Ok(Arc::clone(&last.secret))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, LastRead> {
+        // A panic can't leave half a value behind.
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Why a file gives no value; never quotes what it holds.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: {reason}", path.display())]
+pub struct FileError {
+    /// The file.
+    pub path: PathBuf,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+impl FileError {
+    fn unreadable(path: &Path, reason: impl fmt::Display) -> Self {
+        Self { path: path.to_path_buf(), reason: reason.to_string() }
+    }
+}
+
+/// The file's bytes without one trailing line ending.
+fn read(path: &Path) -> Result<Secret, FileError> {
+    let error = |reason: String| FileError::unreadable(path, reason);
+    let file = File::open(path).map_err(|e| error(words(&e)))?;
+    // One byte more than the longest value and its line ending, so that a longer one shows itself.
+    let mut buffer = Zeroizing::new(vec![0; LONGEST + 3]);
+    let mut length = 0;
+    let mut file = file.take(buffer.len() as u64);
+    loop {
+        match file.read(&mut buffer[length..]) {
+            Ok(0) => break,
+            Ok(n) => length += n,
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(error(words(&e))),
+        }
+    }
+    let value = without_line_ending(&buffer[..length]);
+    if value.is_empty() {
+        return Err(error("it is empty".into()));
+    }
+    if value.len() > LONGEST {
+        return Err(error(format!("it holds more than {LONGEST} bytes, the most that a Redis server takes")));
+    }
+    Ok(Secret::new(value.to_vec()))
+}
+
+fn without_line_ending(bytes: &[u8]) -> &[u8] {
+    match bytes.strip_suffix(b"\n") {
+        Some(line) => line.strip_suffix(b"\r").unwrap_or(line),
+        None => bytes,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_line_ending_is_cut_off_and_every_other_byte_counts() {
+        for (file, value) in [
+            (&b"p"[..], &b"p"[..]),
+            (b"p\n", b"p"),
+            (b"p\r\n", b"p"),
+            (b"p\n\n", b"p\n"),
+            (b"p\r\r\n", b"p\r"),
+            (b"p\r", b"p\r"),
+            (b" p ", b" p "),
+        ] {
+            assert_eq!(without_line_ending(file), value);
+        }
+    }
+
+    #[test]
+    fn a_quoted_secret_is_masked_whole_cut_short_or_repeated() {
+        let secret = Secret::new(b"hunter2hunter2".to_vec());
+        assert_eq!(secret.mask("ERR unknown command 'hunter2hunter2'"), "ERR unknown command '***'");
+        assert_eq!(secret.mask("ERR 'hunter2hu'"), "ERR '***'");
+        assert_eq!(secret.mask("a hunter"), "a ***");
+        assert_eq!(secret.mask("a hunt"), "a hunt");
+        assert_eq!(Secret::new(b"abc".to_vec()).mask("xabcabx"), "x***abx");
+    }
+
+    #[test]
+    fn debug_shows_nothing() {
+        assert!(!format!("{:?}", Secret::new(b"hunter2".to_vec())).contains("hunter"));
+    }
+}
