@@ -11,11 +11,14 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::backends::{Backends, Place};
 use crate::config::Link;
 use crate::dial::{Dialler, Health};
 use crate::failure::Failure;
+use crate::greet::Upstream;
 use crate::leave::{Connections, Leave, Reason, Seat};
 use crate::net::{Client, Stream};
+use crate::random::fraction;
 use crate::relay::{End, Limits, relay};
 
 /// A link at work: what all of its connections share.
@@ -24,6 +27,8 @@ pub struct Service {
     pub link: Link,
     /// What makes upstreams.
     pub dialler: Arc<Dialler>,
+    /// Where the target is.
+    pub backends: Backends,
     /// What dials have found out about the target.
     pub health: Health,
     /// The connections that are being served.
@@ -45,14 +50,15 @@ impl Service {
     /// Serves one client: dial, handshake, relay, one line in the log.
     pub async fn serve(&self, mut stream: Stream, client: Client, seat: Seat) {
         // Boxed, so that an idle connection does not carry the room that a dial needs.
-        let (early, upstream) = match Box::pin(self.establish(&mut stream)).await {
+        let (early, (upstream, place)) = match Box::pin(self.establish(&mut stream)).await {
             Ok(established) => established,
             Err(failure) => {
                 drop(seat);
                 return self.refuse(stream, client, &failure).await;
             }
         };
-        tracing::debug!(link = self.link.name, %client, "connection opened");
+        tracing::debug!(link = self.link.name, %client, backend = %place.backend(), "connection opened");
+        self.backends.seat(&seat, place);
         let (mut upstream, leading) = (upstream.stream, upstream.leading);
         let outcome = relay(&mut stream, early, &mut upstream, leading, self.limits(), &seat).await;
         tracing::debug!(
@@ -92,11 +98,11 @@ impl Service {
     }
 
     /// Dials while it takes in what the client says, and stops if the client leaves.
-    async fn establish(&self, client: &mut Stream) -> Result<(Vec<u8>, crate::greet::Upstream), Failure> {
+    async fn establish(&self, client: &mut Stream) -> Result<(Vec<u8>, (Upstream, Place)), Failure> {
         let mut early = Vec::new();
         let dialled = tokio::select! {
             biased;
-            dialled = self.dialler.dial(&self.link, &self.health) => dialled,
+            dialled = self.dialler.dial(&self.link, &self.backends, &self.health) => dialled,
             () = client_leaves(client, &mut early, self.link.redis.is_some()) => Err(Failure::ClientLeft),
         };
         Ok((early, dialled?))
@@ -109,18 +115,11 @@ impl Service {
             lifetime: self.link.max_lifetime.map(|lifetime| {
                 // Connections that came together don't have to go together: up to a tenth earlier. A tenth later
                 // it is over in any case.
-                let leave = Leave { reason: Reason::Lifetime, latest: now + lifetime + lifetime / 10 };
-                (now + lifetime.mul_f64(1.0 - 0.1 * fraction()), leave)
+                let from = now + lifetime.mul_f64(1.0 - 0.1 * fraction());
+                (from, Leave { reason: Reason::Lifetime, from, latest: now + lifetime + lifetime / 10 })
             }),
         }
     }
-}
-
-/// A number from 0 to 1, different every time: enough to spread connections, and good for nothing else.
-fn fraction() -> f64 {
-    use std::hash::{BuildHasher, RandomState};
-    let bits = u32::try_from(RandomState::new().hash_one(()) >> 32).unwrap_or_default();
-    f64::from(bits) / f64::from(u32::MAX)
 }
 
 /// Returns once nobody waits for an answer any more. What the client says meanwhile goes to `early`.

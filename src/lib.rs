@@ -58,6 +58,7 @@
 
 pub mod accept;
 pub mod app;
+pub mod backends;
 pub mod cli;
 pub mod config;
 pub mod connection;
@@ -67,6 +68,7 @@ pub mod greet;
 pub mod leave;
 pub mod log;
 pub mod net;
+pub mod random;
 pub mod relay;
 pub mod resolve;
 pub mod resp;

@@ -46,6 +46,14 @@ impl Stream {
         UnixStream::connect(path).await.map(Self::Unix)
     }
 
+    /// The address of the other side, if it has one and is still there.
+    pub fn peer(&self) -> Option<IpAddr> {
+        match self {
+            Self::Tcp(stream) => stream.peer_addr().ok().map(|address| address.ip()),
+            Self::Unix(_) => None,
+        }
+    }
+
     /// Closes so that the peer sees a reset, as far as the kind of socket has one: a Unix socket's peer sees a reset
     /// only where it had sent something that was not read.
     pub fn reset(self) {

@@ -427,7 +427,7 @@ impl Clock {
     fn set_alarm(&mut self) {
         let now = Instant::now();
         let look = match (self.leave, self.idle) {
-            (Some(_), _) => Some(now + QUIET),
+            (Some(leave), _) => Some((now + QUIET).max(leave.from)),
             (None, Some(idle)) => Some(now + idle / IDLE_LOOKS),
             (None, None) => None,
         };
@@ -473,6 +473,7 @@ impl Clock {
         }
         if let Some(leave) = self.leave {
             let quiet = self.unchanged > 0 && activity.between_commands;
+            let quiet = quiet && now >= leave.from;
             return (quiet || now >= leave.latest).then_some(End::Left(leave.reason));
         }
         (self.idle.is_some() && self.unchanged >= IDLE_LOOKS).then_some(End::Idle)
