@@ -65,12 +65,12 @@ pub(super) async fn follow(
         dialler,
         access: redis.map_or(&none, |redis| &redis.sentinel),
         role: redis.and_then(|redis| redis.role).unwrap_or(Role::Master),
-        sentinels,
+        places: sentinels,
         service,
         announcement: Mutex::default(),
         heard: Notify::new(),
     };
-    let listening = join_all(sentinels.sentinels.iter().map(|sentinel| sentinels.listen(sentinel)));
+    let listening = join_all(sentinels.places.iter().map(|sentinel| sentinels.listen(sentinel)));
     join(sentinels.ask_again_and_again(), listening).await;
 }
 
@@ -79,7 +79,7 @@ struct Sentinels<'a> {
     dialler: &'a Dialler,
     access: &'a Access,
     role: Role,
-    sentinels: &'a [Endpoint],
+    places: &'a [Endpoint],
     service: &'a str,
     /// What was heard last and has not been followed yet.
     announcement: Mutex<Option<String>>,
@@ -136,8 +136,8 @@ impl Sentinels<'_> {
         let deadline = Instant::now() + PATIENCE;
         let mut answers = Answers::new();
         let mut asking = FuturesUnordered::new();
-        let resolving = self.sentinels.iter().map(|sentinel| self.places(sentinel, deadline));
-        for (sentinel, places) in self.sentinels.iter().zip(join_all(resolving).await) {
+        let resolving = self.places.iter().map(|sentinel| self.addresses(sentinel, deadline));
+        for (sentinel, places) in self.places.iter().zip(join_all(resolving).await) {
             match places {
                 Ok(places) => asking.extend(places.into_iter().map(|place| self.ask(place, deadline))),
                 Err(reason) => answers.push((sentinel.to_string(), Err(reason))),
@@ -158,7 +158,7 @@ impl Sentinels<'_> {
     }
 
     /// A name may stand for several Sentinels.
-    async fn places(&self, sentinel: &Endpoint, deadline: Instant) -> Result<Vec<Endpoint>, String> {
+    async fn addresses(&self, sentinel: &Endpoint, deadline: Instant) -> Result<Vec<Endpoint>, String> {
         let Endpoint::Tcp(host, port) = sentinel else {
             return Ok(vec![sentinel.clone()]);
         };
