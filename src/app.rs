@@ -20,6 +20,7 @@ use crate::failure::words;
 use crate::leave::{Connections, Leave, Reason};
 use crate::net::Listener;
 use crate::resolve::Resolver;
+use crate::workers::Workers;
 
 /// Descriptors for all that is not a connection: standard streams, the runtime's own, lookups, files that are read.
 const OTHER_DESCRIPTORS: u64 = 32;
@@ -36,6 +37,7 @@ pub struct App {
     process: Process,
     descriptors: Descriptors,
     signals: Signals,
+    workers: Arc<Workers>,
 }
 
 /// Listeners that can't be bound, all of them.
@@ -63,7 +65,7 @@ impl App {
         let mut bound = Vec::new();
         let mut errors = Vec::new();
         for link in config.links {
-            match Listener::bind(&link.listen) {
+            match Listener::bind(&link.listen, config.process.keepalive) {
                 Ok(listener) => {
                     let connections = Arc::default();
                     let service = Arc::new(Service {
@@ -81,15 +83,14 @@ impl App {
                 }
             }
         }
-        let signals = Signals::listen().map_err(|error| {
-            BindErrors(vec![(
-                "signals".to_owned(),
-                error,
-                "raise the limit on open files (ulimit -n)".to_owned(),
-            )])
-        })?;
+        let own = |what: &str, error| {
+            let remedy = "raise the limits on open files (ulimit -n) and processes (ulimit -u)".to_owned();
+            BindErrors(vec![(what.to_owned(), error, remedy)])
+        };
+        let signals = Signals::listen().map_err(|error| own("signals", error))?;
+        let workers = Workers::start(config.process.threads).map_err(|error| own("threads", error))?;
         if errors.is_empty() {
-            Ok(Self { bound, process: config.process, descriptors, signals })
+            Ok(Self { bound, process: config.process, descriptors, signals, workers: Arc::new(workers) })
         } else {
             Err(BindErrors(errors))
         }
@@ -115,7 +116,13 @@ impl App {
             services.push(Arc::clone(&service));
             let followed = Arc::clone(&service);
             tokio::spawn(async move { backends::follow(&followed).await });
-            accepting.push(tokio::spawn(accept(listener, service, admission, stopped.clone())));
+            accepting.push(tokio::spawn(accept(
+                listener,
+                service,
+                admission,
+                Arc::clone(&self.workers),
+                stopped.clone(),
+            )));
         }
         tracing::info!(links = services.len(), "ready");
 

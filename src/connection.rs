@@ -17,7 +17,7 @@ use crate::dial::{Dialler, Health};
 use crate::failure::Failure;
 use crate::greet::Upstream;
 use crate::leave::{Connections, Leave, Reason, Seat};
-use crate::net::{Client, Stream};
+use crate::net::{Accepted, Client, Stream};
 use crate::random::fraction;
 use crate::relay::{End, Limits, relay};
 
@@ -48,7 +48,8 @@ const LINGER: Duration = Duration::from_secs(2);
 
 impl Service {
     /// Serves one client: dial, handshake, relay, one line in the log.
-    pub async fn serve(&self, mut stream: Stream, client: Client, seat: Seat) {
+    pub async fn serve(&self, accepted: Accepted, client: Client, seat: Seat) {
+        let Some(mut stream) = self.take_in(accepted, client) else { return };
         // Boxed, so that an idle connection does not carry the room that a dial needs.
         let (early, (upstream, place)) = match Box::pin(self.establish(&mut stream)).await {
             Ok(established) => established,
@@ -75,8 +76,25 @@ impl Service {
         }
     }
 
+    /// Tells a client that came when it could not be taken.
+    pub async fn turn_away(&self, accepted: Accepted, client: Client, failure: &Failure) {
+        if let Some(stream) = self.take_in(accepted, client) {
+            self.refuse(stream, client, failure).await;
+        }
+    }
+
+    /// Makes the client's socket one of this thread.
+    fn take_in(&self, accepted: Accepted, client: Client) -> Option<Stream> {
+        accepted
+            .into_stream()
+            .inspect_err(|error| {
+                tracing::error!(link = self.link.name, %client, %error, "the client's socket can't be watched");
+            })
+            .ok()
+    }
+
     /// Tells a client why it is not served, and the log too.
-    pub async fn refuse(&self, mut stream: Stream, client: Client, failure: &Failure) {
+    async fn refuse(&self, mut stream: Stream, client: Client, failure: &Failure) {
         let link = &self.link.name;
         if matches!(failure, Failure::ClientLeft) {
             tracing::debug!(link, %client, "the client left before it could be served");
