@@ -95,6 +95,8 @@ pub struct Backend {
     gone: AtomicBool,
     /// Whether it had the role that the link asks for when it was last seen.
     has_role: AtomicBool,
+    /// Whether there is a rest to look at, so that a long list of backends that serve is gone through quickly.
+    fails: AtomicBool,
     rest: Mutex<Rest>,
     addresses: Mutex<Addresses>,
 }
@@ -130,6 +132,7 @@ impl Backend {
             active: AtomicUsize::new(0),
             gone: AtomicBool::new(false),
             has_role: AtomicBool::new(false),
+            fails: AtomicBool::new(false),
             rest: Mutex::default(),
             addresses: Mutex::default(),
         })
@@ -140,7 +143,7 @@ impl Backend {
     }
 
     fn rests(&self, now: Instant) -> bool {
-        !lock(&self.rest).is_over(now)
+        self.fails.load(Ordering::Relaxed) && !lock(&self.rest).is_over(now)
     }
 
     /// Of those who find the rest over, the first has the backend for itself for a moment.
@@ -154,6 +157,7 @@ impl Backend {
 
     /// Returns how many failures there had been.
     fn end_rest(&self) -> u32 {
+        self.fails.store(false, Ordering::Relaxed);
         std::mem::take(&mut *lock(&self.rest)).failures
     }
 
@@ -170,6 +174,7 @@ impl Backend {
             until: Some(now + jittered(time)),
             on_trial: false,
         };
+        self.fails.store(true, Ordering::Relaxed);
         rest.failures == 1
     }
 

@@ -51,6 +51,7 @@ impl Named {
         listener.listen(4096).ok()?;
         let listener = TcpListener::from(listener);
         listener.set_nonblocking(true).ok()?;
+        let address = listener.local_addr().ok()?;
         let accepted = Arc::new(AtomicUsize::new(0));
         let open = Arc::new(AtomicUsize::new(0));
         let connections = Arc::new(Mutex::new(Vec::new()));
