@@ -362,16 +362,18 @@ impl Conversation {
 mod tests {
     use super::*;
 
-    fn answer(port: u16, epoch: u64) -> Result<Answer, String> {
-        let primary = crate::config::target::endpoint(&format!("h:{port}"), None).unwrap();
-        Ok(Answer { primary, epoch, replicas: Vec::new() })
+    type Said = Result<Answer, String>;
+
+    fn answer(port: u16, epoch: u64) -> Said {
+        let primary = crate::config::target::endpoint(&format!("h:{port}"), None);
+        primary.map(|primary| Answer { primary, epoch, replicas: Vec::new() }).map_err(|e| e.to_string())
     }
 
-    fn named(answers: Vec<Result<Answer, String>>) -> Answers {
+    fn named(answers: Vec<Said>) -> Answers {
         answers.into_iter().enumerate().map(|(number, answer)| (format!("s{number}"), answer)).collect()
     }
 
-    fn believed(answers: Vec<Result<Answer, String>>, epoch: &mut u64) -> Option<Vec<String>> {
+    fn believed(answers: Vec<Said>, epoch: &mut u64) -> Option<Vec<String>> {
         let answers = named(answers);
         let believed = believe(&answers, "mymaster", epoch).ok()?;
         Some(believed.into_iter().map(|(_, answer)| answer.primary.to_string()).collect())

@@ -29,15 +29,8 @@ fn port(ambassador: &Ambassador) -> u16 {
 
 /// The answer to `CONFIG GET port`.
 fn answered_port(client: &mut Peer) -> Option<u16> {
-    let mut answer = Vec::new();
-    let mut byte = [0];
-    while answer.iter().filter(|byte| **byte == b'\n').count() < 5 {
-        match client.read(&mut byte) {
-            Ok(1) => answer.push(byte[0]),
-            _ => return None,
-        }
-    }
-    String::from_utf8(answer).ok()?.lines().last()?.parse().ok()
+    (0..4).try_for_each(|_| line(client).map(drop))?;
+    line(client)?.parse().ok()
 }
 
 /// A client that writes all the time and reconnects whenever it has to; it knows who acknowledged its last write.
@@ -67,15 +60,14 @@ impl Writer {
                     let client = client.get_or_insert_with(|| Peer::connect(address));
                     let sent = Instant::now();
                     match write(client) {
-                        Some(Some(port)) => {
+                        Write::TakenAt(port) => {
                             let mut acknowledged = acknowledged.lock().expect("a record");
                             acknowledged.writes += 1;
                             acknowledged.port = port;
                             acknowledged.sent.insert(port, sent);
                         }
-                        // A replica does not take the write, and says so.
-                        Some(None) => {}
-                        None => *client = Peer::connect(address),
+                        Write::Refused => {}
+                        Write::Lost => *client = Peer::connect(address),
                     }
                 }
             }
@@ -109,8 +101,26 @@ impl Drop for Writer {
     }
 }
 
-/// One write; the port of the server that took it, `Some(None)` if it was refused, `None` if the connection ended.
-fn write(client: &mut Peer) -> Option<Option<u16>> {
+/// What became of a write.
+enum Write {
+    /// The server at this port acknowledged it.
+    TakenAt(u16),
+    /// A replica does not take it, and says so.
+    Refused,
+    /// The connection ended.
+    Lost,
+}
+
+fn write(client: &mut Peer) -> Write {
+    match try_write(client) {
+        Some((true, port)) => Write::TakenAt(port),
+        Some((false, _)) => Write::Refused,
+        None => Write::Lost,
+    }
+}
+
+/// Whether a write was acknowledged, and by the server at which port.
+fn try_write(client: &mut Peer) -> Option<(bool, u16)> {
     let name = command(&[b"CLIENT", b"SETNAME", b"writer"]);
     let request = [name, command(&[b"SET", b"k", b"v"]), command(&[b"CONFIG", b"GET", b"port"])].concat();
     client.try_send(&request).ok()?;
@@ -120,7 +130,7 @@ fn write(client: &mut Peer) -> Option<Option<u16>> {
     }
     let set = line(client)?;
     let port = answered_port(client)?;
-    Some((set == "+OK").then_some(port))
+    Some((set == "+OK", port))
 }
 
 fn line(client: &mut Peer) -> Option<String> {

@@ -1,7 +1,7 @@
 //! Backends from SRV records, from name servers good and bad.
 
 use std::collections::HashMap;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
@@ -16,7 +16,7 @@ use crate::support::{
 const NAME: &str = "_db._tcp.test";
 
 /// A plain tunnel to the services of [`NAME`].
-fn launch(dns: impl ToString) -> Launch {
+fn launch(dns: SocketAddr) -> Launch {
     Launch::plain("unused:1")
         .variable("DB_PORT_5432_TCP", format!("tcp+srv://{NAME}"))
         .variable("AMBASSADOR_DNS", dns.to_string())

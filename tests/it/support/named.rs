@@ -14,7 +14,6 @@ use super::{Peer, own_address};
 /// Answers every request, of whatever bytes, with its name. When it is dropped its connections end with it.
 pub(crate) struct Named {
     address: SocketAddr,
-    accepted: Arc<AtomicUsize>,
     open: Arc<AtomicUsize>,
     connections: Arc<Mutex<Vec<TcpStream>>>,
     stopped: Arc<AtomicBool>,
@@ -52,13 +51,12 @@ impl Named {
         let listener = TcpListener::from(listener);
         listener.set_nonblocking(true).ok()?;
         let address = listener.local_addr().ok()?;
-        let accepted = Arc::new(AtomicUsize::new(0));
         let open = Arc::new(AtomicUsize::new(0));
         let connections = Arc::new(Mutex::new(Vec::new()));
         let stopped = Arc::new(AtomicBool::new(false));
         let thread = thread::spawn({
-            let (accepted, open) = (Arc::clone(&accepted), Arc::clone(&open));
-            let (connections, stopped) = (Arc::clone(&connections), Arc::clone(&stopped));
+            let (open, connections, stopped) =
+                (Arc::clone(&open), Arc::clone(&connections), Arc::clone(&stopped));
             let name = format!("{name}\r\n");
             move || {
                 while !stopped.load(Ordering::Relaxed) {
@@ -67,7 +65,6 @@ impl Named {
                         continue;
                     };
                     stream.set_nonblocking(false).expect("a blocking socket");
-                    accepted.fetch_add(1, Ordering::Relaxed);
                     open.fetch_add(1, Ordering::Relaxed);
                     let handle = stream.try_clone().expect("a second handle");
                     connections.lock().unwrap_or_else(PoisonError::into_inner).push(handle);
@@ -83,7 +80,7 @@ impl Named {
                 }
             }
         });
-        Some(Self { address, accepted, open, connections, stopped, thread: Some(thread) })
+        Some(Self { address, open, connections, stopped, thread: Some(thread) })
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -92,11 +89,6 @@ impl Named {
 
     pub(crate) fn ip(&self) -> IpAddr {
         self.address.ip()
-    }
-
-    /// How many connections there have been.
-    pub(crate) fn accepted(&self) -> usize {
-        self.accepted.load(Ordering::Relaxed)
     }
 
     /// How many connections are open.
