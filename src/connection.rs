@@ -1,6 +1,6 @@
 //! One connection, from top to bottom.
 
-use std::future::{pending, poll_fn};
+use std::future::poll_fn;
 use std::io;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
@@ -16,7 +16,7 @@ use crate::dial::{Dialler, Health};
 use crate::failure::Failure;
 use crate::leave::{Connections, Leave, Reason, Seat};
 use crate::net::{Accepted, Client, Stream};
-use crate::relay::{End, Limits, relay};
+use crate::relay::{End, Limits, Side, relay};
 
 /// A link at work: what all of its connections share.
 pub struct Service {
@@ -39,7 +39,7 @@ const EARLY: usize = 16 * 1024;
 const HALF_CLOSED: Duration = Duration::from_millis(500);
 
 /// How long a refused client may go on sending before its connection is closed for good.
-const LINGER: Duration = Duration::from_secs(2);
+pub const LINGER: Duration = Duration::from_secs(2);
 
 impl Service {
     /// Serves one client: dial, handshake, relay, one line in the log.
@@ -50,7 +50,7 @@ impl Service {
             Ok(established) => established,
             Err(failure) => {
                 drop(seat);
-                return self.refuse(stream, client, &failure).await;
+                return self.refuse(stream, client, &failure, LINGER).await;
             }
         };
         tracing::debug!(link = self.link.name, %client, "connection opened");
@@ -70,10 +70,11 @@ impl Service {
         }
     }
 
-    /// Tells a client that came when it could not be taken.
-    pub async fn turn_away(&self, accepted: Accepted, client: Client, failure: &Failure) {
+    /// Tells a client that came when it could not be taken; `linger` is zero where there is no room to wait for its
+    /// end of the connection.
+    pub async fn turn_away(&self, accepted: Accepted, client: Client, failure: &Failure, linger: Duration) {
         if let Some(stream) = self.take_in(accepted, client) {
-            self.refuse(stream, client, failure).await;
+            self.refuse(stream, client, failure, linger).await;
         }
     }
 
@@ -88,24 +89,24 @@ impl Service {
     }
 
     /// Tells a client why it is not served, and the log too.
-    async fn refuse(&self, mut stream: Stream, client: Client, failure: &Failure) {
+    async fn refuse(&self, mut stream: Stream, client: Client, failure: &Failure, linger: Duration) {
         let link = &self.link.name;
         if matches!(failure, Failure::ClientLeft) {
             tracing::debug!(link, %client, "the client left before it could be served");
-            return;
+        } else {
+            tracing::warn!(
+                link,
+                %client,
+                stage = failure.stage().name(),
+                error = %failure,
+                remedy = failure.remedy(&self.link),
+                "connection failed"
+            );
         }
-        tracing::warn!(
-            link,
-            %client,
-            stage = failure.stage().name(),
-            error = %failure,
-            remedy = failure.remedy(&self.link),
-            "connection failed"
-        );
         if self.link.redis.is_some() {
             let reply = failure.reply(link);
-            // A client that has gone meanwhile is no news.
-            let _ = timeout(LINGER, say_and_close(&mut stream, reply.as_bytes())).await;
+            // A client that has gone meanwhile is no news, and one that had only ended its stream still listens.
+            let _ = timeout(linger, say_and_close(&mut stream, reply.as_bytes())).await;
         }
     }
 
@@ -151,7 +152,10 @@ async fn client_leaves(client: &mut Stream, early: &mut Vec<u8>, is_redis: bool)
             Err(_) => return,
         }
     }
-    pending::<()>().await;
+    // No more is read, so that the end of the stream would not be seen; an error would be.
+    while client.take_error().is_none() {
+        sleep(HALF_CLOSED).await;
+    }
 }
 
 /// Reads what is there, without holding memory while nothing is.

@@ -16,6 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
 use crate::config::Listen;
+use crate::relay::Side;
 
 /// A connected socket.
 #[derive(Debug)]
@@ -46,6 +47,16 @@ impl Stream {
             // If it can't be set the socket is closed in the ordinary way, which is all that is left to do.
             let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
         }
+    }
+}
+
+impl Side for Stream {
+    fn take_error(&self) -> Option<io::Error> {
+        let error = match self {
+            Self::Tcp(stream) => stream.take_error(),
+            Self::Unix(stream) => stream.take_error(),
+        };
+        error.unwrap_or_else(Some)
     }
 }
 
