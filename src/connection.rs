@@ -45,12 +45,12 @@ impl Service {
     /// Serves one client: dial, handshake, relay, one line in the log.
     pub async fn serve(&self, accepted: Accepted, client: Client, seat: Seat) {
         let Some(mut stream) = self.take_in(accepted, client) else { return };
-        // Boxed, so that an idle connection does not carry the room that a dial needs.
+        // What comes before and instead of the relay is boxed, so that an idle connection does not carry its room.
         let (early, upstream) = match Box::pin(self.establish(&mut stream)).await {
             Ok(established) => established,
             Err(failure) => {
                 drop(seat);
-                return self.refuse(stream, client, &failure, LINGER).await;
+                return Box::pin(self.refuse(stream, client, &failure, LINGER)).await;
             }
         };
         tracing::debug!(link = self.link.name, %client, "connection opened");
@@ -74,7 +74,7 @@ impl Service {
     /// end of the connection.
     pub async fn turn_away(&self, accepted: Accepted, client: Client, failure: &Failure, linger: Duration) {
         if let Some(stream) = self.take_in(accepted, client) {
-            self.refuse(stream, client, failure, linger).await;
+            Box::pin(self.refuse(stream, client, failure, linger)).await;
         }
     }
 
