@@ -111,7 +111,7 @@ fn take_in(accepted: Accepted, client: Client, service: &Arc<Service>, admission
             // Where even these are too many, the client sees a closed connection.
             if let Ok(permit) = Arc::clone(&admission.refusals).try_acquire_owned() {
                 tokio::spawn(async move {
-                    service.refuse(stream, client, &failure).await;
+                    service.turn_away(stream, client, &failure).await;
                     drop(permit);
                 });
             }

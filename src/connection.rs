@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::task::ready;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -16,7 +17,9 @@ use crate::dial::{Dialler, Health};
 use crate::failure::Failure;
 use crate::leave::{Connections, Leave, Reason, Seat};
 use crate::net::{Client, Stream};
-use crate::relay::{End, Limits, relay};
+use crate::relay::{End, Limits, Side, relay};
+use crate::tls::Unaccepted;
+use crate::tls::explain::{by_client, is_no_tls, late_refusal, slow_client};
 
 /// A link at work: what all of its connections share.
 pub struct Service {
@@ -42,9 +45,12 @@ const HALF_CLOSED: Duration = Duration::from_millis(500);
 const LINGER: Duration = Duration::from_secs(2);
 
 impl Service {
-    /// Serves one client: dial, handshake, relay, one line in the log.
-    pub async fn serve(&self, mut stream: Stream, client: Client, seat: Seat) {
-        // Boxed, so that an idle connection does not carry the room that a dial needs.
+    /// Serves one client: its TLS, dial, handshake, relay, one line in the log.
+    pub async fn serve(&self, stream: Stream, client: Client, seat: Seat) {
+        // These are boxed, so that an idle connection does not carry the room that a handshake and a dial need.
+        let Some(mut stream) = Box::pin(self.take_tls(stream, client)).await else {
+            return;
+        };
         let (early, upstream) = match Box::pin(self.establish(&mut stream)).await {
             Ok(established) => established,
             Err(failure) => {
@@ -63,14 +69,73 @@ impl Service {
             ended_by = %outcome.end,
             "connection closed"
         );
-        if matches!(outcome.end, End::Broken(..)) {
-            stream.reset();
-            upstream.reset();
+        match outcome.end {
+            // Both have said goodbye.
+            End::Closed => {}
+            End::Broken(side, error) => {
+                upstream.reset();
+                match late_refusal(&error, &self.link.target.to_string(), &self.link) {
+                    Some(failure) if side == Side::Target && outcome.to_client == 0 => {
+                        drop(seat);
+                        self.refuse(stream, client, &failure).await;
+                    }
+                    _ => stream.reset(),
+                }
+            }
+            End::Idle | End::Left(_) => {
+                for stream in [&mut stream, &mut upstream] {
+                    // Whoever does not take a goodbye at once is not waited for.
+                    let _ = stream.shutdown().now_or_never();
+                }
+            }
+        }
+    }
+
+    /// Takes up the client's TLS, where the link has it. Without a stream the client has been refused.
+    async fn take_tls(&self, stream: Stream, client: Client) -> Option<Stream> {
+        let Some(tls) = &self.link.listen_tls else {
+            return Some(stream);
+        };
+        let limit = self.link.connect_timeout;
+        let Ok(accepted) = timeout(limit, tls.accept(stream)).await else {
+            self.report(client, &slow_client(limit));
+            return None;
+        };
+        let Unaccepted { error, mut socket } = match accepted {
+            Ok(stream) => return Some(stream),
+            Err(unaccepted) => unaccepted,
+        };
+        let failure = by_client(&error, &self.link);
+        self.report(client, &failure);
+        // One that speaks no TLS may be a Redis client that can read the line; any other has its alert.
+        let reply = failure.reply(&self.link.name);
+        let speaks_plainly = is_no_tls(&error) && self.link.redis.is_some();
+        let line = if speaks_plainly { reply.as_bytes() } else { b"" };
+        // A client that has gone meanwhile is no news.
+        let _ = timeout(LINGER, say_and_close(&mut socket, line)).await;
+        None
+    }
+
+    /// Tells a client that was not taken in why, and the log too.
+    pub async fn turn_away(&self, stream: Stream, client: Client, failure: &Failure) {
+        // Where the client speaks TLS, it can be told only after the handshake.
+        if let Some(stream) = self.take_tls(stream, client).await {
+            self.refuse(stream, client, failure).await;
         }
     }
 
     /// Tells a client why it is not served, and the log too.
-    pub async fn refuse(&self, mut stream: Stream, client: Client, failure: &Failure) {
+    async fn refuse(&self, mut stream: Stream, client: Client, failure: &Failure) {
+        self.report(client, failure);
+        if self.link.redis.is_some() && !matches!(failure, Failure::ClientLeft) {
+            let reply = failure.reply(&self.link.name);
+            // A client that has gone meanwhile is no news.
+            let _ = timeout(LINGER, say_and_close(&mut stream, reply.as_bytes())).await;
+        }
+    }
+
+    /// Tells the log why a client is not served.
+    fn report(&self, client: Client, failure: &Failure) {
         let link = &self.link.name;
         if matches!(failure, Failure::ClientLeft) {
             tracing::debug!(link, %client, "the client left before it could be served");
@@ -84,11 +149,6 @@ impl Service {
             remedy = failure.remedy(&self.link),
             "connection failed"
         );
-        if self.link.redis.is_some() {
-            let reply = failure.reply(link);
-            // A client that has gone meanwhile is no news.
-            let _ = timeout(LINGER, say_and_close(&mut stream, reply.as_bytes())).await;
-        }
     }
 
     /// Dials while it takes in what the client says, and stops if the client leaves.

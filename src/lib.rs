@@ -71,3 +71,4 @@ pub mod relay;
 pub mod resolve;
 pub mod resp;
 pub mod secret;
+pub mod tls;

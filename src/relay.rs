@@ -143,14 +143,14 @@ impl Relay {
             // The target first: what it says in this turn can't be the answer to what the client says in this turn.
             let before = self.to_client.moved;
             if let Poll::Ready(Err(broken)) = self.to_client.poll(cx, target, client, buffer) {
-                self.side_broke(broken.side(Side::Target, Side::Client));
+                self.side_broke(cx, broken.side(Side::Target, Side::Client));
             }
             if self.to_client.moved != before {
                 self.target_spoke_last = true;
             }
             let before = self.to_target.moved;
             if let Poll::Ready(Err(broken)) = self.to_target.poll(cx, client, target, buffer) {
-                self.side_broke(broken.side(Side::Client, Side::Target));
+                self.side_broke(cx, broken.side(Side::Client, Side::Target));
             }
             if self.to_target.moved != before {
                 self.target_spoke_last = false;
@@ -168,8 +168,8 @@ impl Relay {
         let activity = Activity {
             moved: self.to_target.moved + self.to_client.moved,
             between_commands: self.target_spoke_last
-                && self.to_target.kept.is_empty()
-                && self.to_client.kept.is_empty(),
+                && self.to_target.holds_nothing()
+                && self.to_client.holds_nothing(),
         };
         match self.clock.poll(cx, activity) {
             Poll::Ready(end) => Poll::Ready(match self.broken.take() {
@@ -182,21 +182,28 @@ impl Relay {
 
     /// Nothing more can go to a side that broke. What it had sent may be on its way still: bytes that were kept, and,
     /// where it was a write that failed, bytes that wait to be read (a server's last words before it closed).
-    fn side_broke(&mut self, (side, broken): (Side, Failed)) {
+    /// A write that failed only tells that nobody is there any more; an error that is read after it tells why.
+    fn side_broke(&mut self, cx: &Context<'_>, (side, broken): (Side, Failed)) {
         let (from, to) = match side {
             Side::Client => (&mut self.to_target, &mut self.to_client),
             Side::Target => (&mut self.to_client, &mut self.to_target),
         };
         to.stop();
-        let error = match broken {
+        let is_first = self.broken.is_none();
+        let (error, tells_why) = match broken {
             Failed::Read(error) => {
                 from.stop_reading();
-                error
+                // What the writer still holds is its own to pass on, which nothing would wake us for.
+                cx.waker().wake_by_ref();
+                let broke_before = self.broken.as_ref().is_some_and(|(broken, _)| *broken == side);
+                (error, broke_before)
             }
-            Failed::Write(error) => error,
+            Failed::Write(error) => (error, false),
         };
-        if self.broken.is_none() {
+        if is_first || tells_why {
             self.broken = Some((side, error));
+        }
+        if is_first {
             self.clock.end_by(Instant::now() + LAST_WORDS);
         }
     }
@@ -222,6 +229,8 @@ struct Direction {
     /// Bytes that the writer would not take yet, and how many of them it has taken since.
     kept: Vec<u8>,
     taken: usize,
+    /// Whether the writer has passed on all that it took. A stream that buffers (TLS) may not have.
+    flushed: bool,
     read_size: usize,
     moved: u64,
     phase: Phase,
@@ -245,6 +254,7 @@ impl Direction {
             // An empty one may still hold memory.
             kept: if first.is_empty() { Vec::new() } else { first },
             taken: 0,
+            flushed: true,
             read_size: SMALL_READ,
             moved: 0,
             phase: Phase::Flowing,
@@ -261,7 +271,12 @@ impl Direction {
     }
 
     fn stop_reading(&mut self) {
-        self.phase = if self.kept.is_empty() { Phase::Over } else { Phase::LastWords };
+        self.phase = if self.holds_nothing() { Phase::Over } else { Phase::LastWords };
+    }
+
+    /// Whether all that was read has gone out.
+    fn holds_nothing(&self) -> bool {
+        self.is_over() || self.kept.is_empty() && self.flushed
     }
 
     /// Moves what can be moved now. Ready when the direction is over, or when one half failed.
@@ -287,6 +302,9 @@ impl Direction {
                     return Poll::Ready(Ok(()));
                 }
                 Phase::LastWords | Phase::Over => {
+                    if self.phase == Phase::LastWords {
+                        ready!(self.poll_flush(cx, writer))?;
+                    }
                     self.phase = Phase::Over;
                     return Poll::Ready(Ok(()));
                 }
@@ -300,8 +318,7 @@ impl Direction {
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(e)) => return Poll::Ready(Err(Failed::Read(e))),
                 Poll::Pending => {
-                    // A stream that buffers (TLS) may hold bytes back until it is told that no more come now.
-                    ready!(Pin::new(&mut *writer).poll_flush(cx)).map_err(Failed::Write)?;
+                    ready!(self.poll_flush(cx, writer))?;
                     return Poll::Pending;
                 }
             }
@@ -311,6 +328,19 @@ impl Direction {
             }
             self.write_out(cx, writer, read.filled())?;
         }
+    }
+
+    /// Lets the writer pass on what it holds back until it is told that no more comes now.
+    fn poll_flush<W: AsyncWrite + Unpin>(
+        &mut self,
+        cx: &mut Context<'_>,
+        writer: &mut W,
+    ) -> Poll<Result<(), Failed>> {
+        if !self.flushed {
+            ready!(Pin::new(writer).poll_flush(cx)).map_err(Failed::Write)?;
+            self.flushed = true;
+        }
+        Poll::Ready(Ok(()))
     }
 
     /// Writes bytes that were just read, and keeps those that the writer does not take.
@@ -326,6 +356,7 @@ impl Direction {
             match Pin::new(&mut *writer).poll_write(cx, rest) {
                 Poll::Ready(Ok(0)) => return Err(Failed::Write(io::ErrorKind::WriteZero.into())),
                 Poll::Ready(Ok(n)) => {
+                    self.flushed = false;
                     self.moved += n as u64;
                     rest = &rest[n..];
                 }
@@ -357,6 +388,7 @@ impl Direction {
             match ready!(Pin::new(&mut *writer).poll_write(cx, rest)) {
                 Ok(0) => return Poll::Ready(Err(Failed::Write(io::ErrorKind::WriteZero.into()))),
                 Ok(n) => {
+                    self.flushed = false;
                     self.taken += n;
                     self.moved += n as u64;
                 }
