@@ -11,6 +11,7 @@ use tokio::time::sleep;
 use crate::connection::Service;
 use crate::failure::Failure;
 use crate::net::{Accepted, Client, Listener};
+use crate::workers::Workers;
 
 /// The wait after a failed accept: doubled while it goes on failing, forgotten with the next success. Out of file
 /// descriptors, the only cure is that connections end.
@@ -52,6 +53,7 @@ pub async fn accept(
     listener: Listener,
     service: Arc<Service>,
     admission: Admission,
+    workers: Arc<Workers>,
     mut stop: watch::Receiver<bool>,
 ) {
     let mut pause = FIRST_PAUSE;
@@ -65,7 +67,7 @@ pub async fn accept(
         match accepted {
             Ok((accepted, client)) => {
                 pause = FIRST_PAUSE;
-                take_in(accepted, client, &service, &admission);
+                take_in(accepted, client, &service, &admission, &workers);
             }
             Err(error) if concerns_one_client(&error) => {}
             Err(error) => {
@@ -81,7 +83,7 @@ pub async fn accept(
         }
     }
     while let Some(Ok((accepted, client))) = listener.accept().now_or_never() {
-        take_in(accepted, client, &service, &admission);
+        take_in(accepted, client, &service, &admission, &workers);
     }
 }
 
@@ -93,25 +95,27 @@ fn concerns_one_client(error: &io::Error) -> bool {
     )
 }
 
-fn take_in(accepted: Accepted, client: Client, service: &Arc<Service>, admission: &Admission) {
-    // A socket that can't be prepared has been reset by its client already.
-    let Ok(stream) = accepted.prepare(service.dialler.keepalive) else {
-        return;
-    };
+fn take_in(
+    accepted: Accepted,
+    client: Client,
+    service: &Arc<Service>,
+    admission: &Admission,
+    workers: &Workers,
+) {
     let service = Arc::clone(service);
     match admission.admit(&service, client) {
         Ok(permits) => {
             let seat = service.connections.enter();
-            tokio::spawn(async move {
-                service.serve(stream, client, seat).await;
+            workers.spawn(async move {
+                service.serve(accepted, client, seat).await;
                 drop(permits);
             });
         }
         Err(failure) => {
             // Where even these are too many, the client sees a closed connection.
             if let Ok(permit) = Arc::clone(&admission.refusals).try_acquire_owned() {
-                tokio::spawn(async move {
-                    service.turn_away(stream, client, &failure).await;
+                workers.spawn(async move {
+                    service.turn_away(accepted, client, &failure).await;
                     drop(permit);
                 });
             }

@@ -19,6 +19,7 @@ use crate::failure::words;
 use crate::leave::{Connections, Leave, Reason};
 use crate::net::Listener;
 use crate::resolve::Resolver;
+use crate::workers::Workers;
 
 /// Descriptors for all that is not a connection: standard streams, the runtime's own, lookups, files that are read.
 const OTHER_DESCRIPTORS: u64 = 32;
@@ -35,6 +36,7 @@ pub struct App {
     process: Process,
     descriptors: Descriptors,
     signals: Signals,
+    workers: Arc<Workers>,
 }
 
 /// Listeners that can't be bound, all of them.
@@ -60,7 +62,7 @@ impl App {
         let mut bound = Vec::new();
         let mut errors = Vec::new();
         for link in config.links {
-            match Listener::bind(&link.listen) {
+            match Listener::bind(&link.listen, config.process.keepalive) {
                 Ok(listener) => {
                     let service = Arc::new(Service {
                         link,
@@ -76,15 +78,14 @@ impl App {
                 }
             }
         }
-        let signals = Signals::listen().map_err(|error| {
-            BindErrors(vec![(
-                "signals".to_owned(),
-                error,
-                "raise the limit on open files (ulimit -n)".to_owned(),
-            )])
-        })?;
+        let own = |what: &str, error| {
+            let remedy = "raise the limits on open files (ulimit -n) and processes (ulimit -u)".to_owned();
+            BindErrors(vec![(what.to_owned(), error, remedy)])
+        };
+        let signals = Signals::listen().map_err(|error| own("signals", error))?;
+        let workers = Workers::start(config.process.threads).map_err(|error| own("threads", error))?;
         if errors.is_empty() {
-            Ok(Self { bound, process: config.process, descriptors, signals })
+            Ok(Self { bound, process: config.process, descriptors, signals, workers: Arc::new(workers) })
         } else {
             Err(BindErrors(errors))
         }
@@ -108,7 +109,13 @@ impl App {
                 refusals: Arc::clone(&refusals),
             };
             services.push(Arc::clone(&service));
-            accepting.push(tokio::spawn(accept(listener, service, admission, stopped.clone())));
+            accepting.push(tokio::spawn(accept(
+                listener,
+                service,
+                admission,
+                Arc::clone(&self.workers),
+                stopped.clone(),
+            )));
         }
         tracing::info!(links = services.len(), "ready");
 

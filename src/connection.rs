@@ -16,7 +16,7 @@ use crate::config::Link;
 use crate::dial::{Dialler, Health};
 use crate::failure::Failure;
 use crate::leave::{Connections, Leave, Reason, Seat};
-use crate::net::{Client, Stream};
+use crate::net::{Accepted, Client, Stream};
 use crate::relay::{End, Limits, Side, relay};
 use crate::tls::Unaccepted;
 use crate::tls::explain::{by_client, is_no_tls, late_refusal, slow_client};
@@ -46,16 +46,14 @@ const LINGER: Duration = Duration::from_secs(2);
 
 impl Service {
     /// Serves one client: its TLS, dial, handshake, relay, one line in the log.
-    pub async fn serve(&self, stream: Stream, client: Client, seat: Seat) {
+    pub async fn serve(&self, accepted: Accepted, client: Client, seat: Seat) {
         // These are boxed, so that an idle connection does not carry the room that a handshake and a dial need.
-        let Some(mut stream) = Box::pin(self.take_tls(stream, client)).await else {
-            return;
-        };
+        let Some(mut stream) = Box::pin(self.take_in(accepted, client)).await else { return };
         let (early, upstream) = match Box::pin(self.establish(&mut stream)).await {
             Ok(established) => established,
             Err(failure) => {
                 drop(seat);
-                return self.refuse(stream, client, &failure).await;
+                return Box::pin(self.refuse(stream, client, &failure)).await;
             }
         };
         tracing::debug!(link = self.link.name, %client, "connection opened");
@@ -74,12 +72,19 @@ impl Service {
             End::Closed => {}
             End::Broken(side, error) => {
                 upstream.reset();
-                match late_refusal(&error, &self.link.target.to_string(), &self.link) {
-                    Some(failure) if side == Side::Target && outcome.to_client == 0 => {
+                let was_served = side == Side::Client || outcome.to_client > 0;
+                let refusal = late_refusal(&error, &self.link.target.to_string(), &self.link);
+                match refusal.filter(|_| !was_served) {
+                    Some(failure) if self.link.redis.is_some() => {
                         drop(seat);
-                        self.refuse(stream, client, &failure).await;
+                        Box::pin(self.refuse(stream, client, &failure)).await;
                     }
-                    _ => stream.reset(),
+                    refusal => {
+                        if let Some(failure) = refusal {
+                            self.report(client, &failure);
+                        }
+                        stream.reset();
+                    }
                 }
             }
             End::Idle | End::Left(_) => {
@@ -91,8 +96,15 @@ impl Service {
         }
     }
 
-    /// Takes up the client's TLS, where the link has it. Without a stream the client has been refused.
-    async fn take_tls(&self, stream: Stream, client: Client) -> Option<Stream> {
+    /// Makes the client's socket one of this thread, and takes up its TLS where the link has it. A client that there is
+    /// no stream for has been told why, as far as it can be told.
+    async fn take_in(&self, accepted: Accepted, client: Client) -> Option<Stream> {
+        let stream = accepted
+            .into_stream()
+            .inspect_err(|error| {
+                tracing::error!(link = self.link.name, %client, %error, "the client's socket can't be watched");
+            })
+            .ok()?;
         let Some(tls) = &self.link.listen_tls else {
             return Some(stream);
         };
@@ -116,10 +128,10 @@ impl Service {
         None
     }
 
-    /// Tells a client that was not taken in why, and the log too.
-    pub async fn turn_away(&self, stream: Stream, client: Client, failure: &Failure) {
+    /// Tells a client that came when it could not be taken.
+    pub async fn turn_away(&self, accepted: Accepted, client: Client, failure: &Failure) {
         // Where the client speaks TLS, it can be told only after the handshake.
-        if let Some(stream) = self.take_tls(stream, client).await {
+        if let Some(stream) = self.take_in(accepted, client).await {
             self.refuse(stream, client, failure).await;
         }
     }

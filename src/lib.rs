@@ -37,6 +37,7 @@
 //! | [`secret`] | secrets and where they come from |
 //! | [`app`] | the order of life and death: bind, serve, drain |
 //! | [`accept`] | the accept loop, limits, allow lists |
+//! | [`workers`] | the threads, a runtime each, and who serves what |
 //! | [`connection`] | one connection, top to bottom |
 //! | [`dial`] | candidates, connect, greet, within one deadline |
 //! | [`resolve`] | names to addresses |
@@ -72,3 +73,4 @@ pub mod resolve;
 pub mod resp;
 pub mod secret;
 pub mod tls;
+pub mod workers;

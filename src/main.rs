@@ -8,7 +8,7 @@ use clap::Parser;
 use redis_ambassador::app::App;
 use redis_ambassador::cli::{self, Arguments, Command, links};
 use redis_ambassador::config::{Config, Env};
-use redis_ambassador::log;
+use redis_ambassador::{log, workers};
 
 /// The configuration or the command line is wrong.
 const MISCONFIGURED: u8 = 2;
@@ -54,11 +54,7 @@ fn run(config: Config) -> Result<(), Box<dyn Error>> {
     for warning in &config.warnings {
         tracing::warn!(variable = warning.variable, "{}", warning.message);
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(config.process.threads)
-        .thread_name("ambassador")
-        .enable_all()
-        .build()?;
+    let runtime = workers::runtime()?;
     let ended = runtime.block_on(async {
         App::bind(config)?.run().await;
         Ok(())

@@ -2,15 +2,18 @@
 
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use rustix::net::{SocketFlags, acceptfrom_with};
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
+use tokio::io::unix::AsyncFd;
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
 
 use crate::config::Listen;
 use crate::tls::stream::TlsStream;
@@ -27,21 +30,11 @@ pub enum Stream {
 }
 
 impl Stream {
-    /// Sets what every TCP socket of ours has: no delay for small messages, and probes for a silent peer.
-    fn prepare(stream: TcpStream, keepalive: Option<Duration>) -> io::Result<Self> {
-        stream.set_nodelay(true)?;
-        if let Some(time) = keepalive {
-            // Three unanswered probes ten seconds apart: half a minute more, and a dead peer is known.
-            let probes =
-                TcpKeepalive::new().with_time(time).with_interval(Duration::from_secs(10)).with_retries(3);
-            SockRef::from(&stream).set_tcp_keepalive(&probes)?;
-        }
-        Ok(Self::Tcp(stream))
-    }
-
     /// Connects over TCP.
     pub async fn connect_tcp(address: SocketAddr, keepalive: Option<Duration>) -> io::Result<Self> {
-        Self::prepare(TcpStream::connect(address).await?, keepalive)
+        let stream = TcpStream::connect(address).await?;
+        set_options(&SockRef::from(&stream), keepalive)?;
+        Ok(Self::Tcp(stream))
     }
 
     /// Connects to a Unix socket.
@@ -145,9 +138,9 @@ impl std::fmt::Display for Client {
 #[derive(Debug)]
 pub enum Listener {
     /// TCP.
-    Tcp(TcpListener),
+    Tcp(AsyncFd<Socket>),
     /// A Unix socket, and the file that goes when it does.
-    Unix(UnixListener, SocketFile),
+    Unix(AsyncFd<Socket>, SocketFile),
 }
 
 /// Connections that may wait to be accepted; the kernel lowers it to `net.core.somaxconn`.
@@ -155,19 +148,19 @@ const BACKLOG: i32 = 4096;
 
 impl Listener {
     /// Binds. Must be called within a runtime.
-    pub fn bind(listen: &Listen) -> io::Result<Self> {
+    pub fn bind(listen: &Listen, keepalive: Option<Duration>) -> io::Result<Self> {
         match listen {
-            Listen::Everywhere(port) => match tcp((Ipv6Addr::UNSPECIFIED, *port).into()) {
+            Listen::Everywhere(port) => match tcp((Ipv6Addr::UNSPECIFIED, *port).into(), keepalive) {
                 // A host without IPv6 has no such address or no such sockets.
                 Err(e)
                     if e.kind() != io::ErrorKind::AddrInUse
                         && e.kind() != io::ErrorKind::PermissionDenied =>
                 {
-                    tcp((Ipv4Addr::UNSPECIFIED, *port).into())
+                    tcp((Ipv4Addr::UNSPECIFIED, *port).into(), keepalive)
                 }
                 bound => bound,
             },
-            Listen::Address(address) => tcp(*address),
+            Listen::Address(address) => tcp(*address, keepalive),
             Listen::Unix(path) => unix(path),
         }
     }
@@ -175,48 +168,60 @@ impl Listener {
     /// The address that was bound, as clients dial it.
     pub fn address(&self) -> String {
         match self {
-            Self::Tcp(listener) => {
-                listener.local_addr().map_or_else(|e| e.to_string(), |address| address.to_string())
-            }
+            Self::Tcp(socket) => match socket.get_ref().local_addr().map(|address| address.as_socket()) {
+                Ok(Some(address)) => address.to_string(),
+                Ok(None) | Err(_) => "unknown".to_owned(),
+            },
             Self::Unix(_, file) => format!("unix:{}", file.0.display()),
         }
     }
 
     /// Waits for the next client.
     pub async fn accept(&self) -> io::Result<(Accepted, Client)> {
-        match self {
-            Self::Tcp(listener) => {
-                let (stream, address) = listener.accept().await?;
-                Ok((Accepted::Tcp(stream), Client::Tcp(address)))
-            }
-            Self::Unix(listener, _) => {
-                let (stream, _) = listener.accept().await?;
-                Ok((Accepted::Unix(stream), Client::Unix))
-            }
+        let (Self::Tcp(socket) | Self::Unix(socket, _)) = self;
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let accept = |socket: &Socket| Ok(acceptfrom_with(socket, flags)?);
+        let (accepted, address) = socket.async_io(Interest::READABLE, accept).await?;
+        match (self, address.map(SocketAddr::try_from)) {
+            (Self::Tcp(_), Some(Ok(address))) => Ok((Accepted::Tcp(accepted), Client::Tcp(address))),
+            (Self::Tcp(_), _) => Err(io::ErrorKind::ConnectionAborted.into()),
+            (Self::Unix(..), _) => Ok((Accepted::Unix(accepted), Client::Unix)),
         }
     }
 }
 
-/// A client's socket just as the kernel gave it.
+/// A client's socket just as the kernel gave it: no runtime's yet, so that any thread can take it.
 #[derive(Debug)]
 pub enum Accepted {
-    /// TCP.
-    Tcp(TcpStream),
+    /// TCP, with the options that its listener has.
+    Tcp(OwnedFd),
     /// A Unix socket.
-    Unix(UnixStream),
+    Unix(OwnedFd),
 }
 
 impl Accepted {
-    /// Sets the socket's options.
-    pub fn prepare(self, keepalive: Option<Duration>) -> io::Result<Stream> {
+    /// Makes it a stream of the current runtime.
+    pub fn into_stream(self) -> io::Result<Stream> {
         match self {
-            Self::Tcp(stream) => Stream::prepare(stream, keepalive),
-            Self::Unix(stream) => Ok(Stream::Unix(stream)),
+            Self::Tcp(socket) => TcpStream::from_std(socket.into()).map(Stream::Tcp),
+            Self::Unix(socket) => UnixStream::from_std(socket.into()).map(Stream::Unix),
         }
     }
 }
 
-fn tcp(address: SocketAddr) -> io::Result<Listener> {
+/// Sets what every TCP socket of ours has: no delay for small messages, and probes for a silent peer.
+fn set_options(socket: &SockRef<'_>, keepalive: Option<Duration>) -> io::Result<()> {
+    socket.set_tcp_nodelay(true)?;
+    if let Some(time) = keepalive {
+        // Three unanswered probes ten seconds apart: half a minute more, and a dead peer is known.
+        let probes =
+            TcpKeepalive::new().with_time(time).with_interval(Duration::from_secs(10)).with_retries(3);
+        socket.set_tcp_keepalive(&probes)?;
+    }
+    Ok(())
+}
+
+fn tcp(address: SocketAddr, keepalive: Option<Duration>) -> io::Result<Listener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
         // Only the wildcard takes in IPv4 too; whether it does by default is the host's own setting.
@@ -224,10 +229,10 @@ fn tcp(address: SocketAddr) -> io::Result<Listener> {
     }
     // A restart must not wait for the connections of its predecessor to be forgotten.
     socket.set_reuse_address(true)?;
+    // Accepted sockets inherit the options of their listener (tcp(7)), which spares five calls a connection.
+    set_options(&SockRef::from(&socket), keepalive)?;
     socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    socket.set_nonblocking(true)?;
-    TcpListener::from_std(socket.into()).map(Listener::Tcp)
+    listen(socket).map(Listener::Tcp)
 }
 
 fn unix(path: &Path) -> io::Result<Listener> {
@@ -238,8 +243,17 @@ fn unix(path: &Path) -> io::Result<Listener> {
             _ => return Err(io::ErrorKind::AddrInUse.into()),
         }
     }
-    let listener = UnixListener::bind(path)?;
-    Ok(Listener::Unix(listener, SocketFile(path.to_path_buf())))
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.bind(&SockAddr::unix(path)?)?;
+    Ok(Listener::Unix(listen(socket)?, SocketFile(path.to_path_buf())))
+}
+
+// Deprecated because a type could lie about its descriptor; a `Socket` owns the one it names. What replaces it is unsafe.
+#[expect(deprecated)]
+fn listen(socket: Socket) -> io::Result<AsyncFd<Socket>> {
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    AsyncFd::with_interest(socket, Interest::READABLE)
 }
 
 /// The file of a Unix socket, removed with its listener.

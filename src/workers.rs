@@ -1,0 +1,73 @@
+//! The threads that serve connections: each with a runtime of its own, so that a connection is woken, read and written
+//! on one thread and no message crosses over to another.
+//!
+//! A new connection goes to the thread that has the fewest. The first thread is the one that accepts; where several
+//! have the fewest it is taken, because that costs no hand-over.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+use tokio::runtime::{Builder, Handle, Runtime};
+
+/// Threads for work that may block (secrets' files) beside one worker: as many as may hang on a file system that does
+/// before others have to wait for it too.
+const BLOCKING_THREADS: usize = 16;
+
+/// Every thread that serves connections.
+pub struct Workers(Vec<Worker>);
+
+struct Worker {
+    runtime: Handle,
+    connections: Arc<AtomicUsize>,
+}
+
+/// A runtime for one thread.
+pub fn runtime() -> io::Result<Runtime> {
+    Builder::new_current_thread().enable_all().max_blocking_threads(BLOCKING_THREADS).build()
+}
+
+impl Workers {
+    /// Starts `count` workers, of which the calling thread, within a runtime, is the first. The others live as long
+    /// as the process.
+    pub fn start(count: usize) -> io::Result<Self> {
+        let mut workers = vec![Worker { runtime: Handle::current(), connections: Arc::default() }];
+        for number in 1..count {
+            let runtime = runtime()?;
+            workers.push(Worker { runtime: runtime.handle().clone(), connections: Arc::default() });
+            thread::Builder::new()
+                .name(format!("worker-{number}"))
+                .spawn(move || runtime.block_on(std::future::pending::<()>()))?;
+        }
+        Ok(Self(workers))
+    }
+
+    /// Spawns a connection on the worker that has the fewest.
+    pub fn spawn(&self, connection: impl Future<Output = ()> + Send + 'static) {
+        let fewest = self.0.iter().min_by_key(|worker| worker.connections.load(Ordering::Relaxed));
+        // There is always a first worker; iterators can't know that.
+        let Some(worker) = fewest else { return };
+        let place = Place::take(&worker.connections);
+        worker.runtime.spawn(async move {
+            connection.await;
+            drop(place);
+        });
+    }
+}
+
+/// A connection's part in its worker's load; given back when it is dropped.
+struct Place(Arc<AtomicUsize>);
+
+impl Place {
+    fn take(connections: &Arc<AtomicUsize>) -> Self {
+        connections.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(connections))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
