@@ -850,7 +850,9 @@ impl<'a> LinkSettings<'a, '_> {
                 self.warn_of_insecurity(&files);
                 Trust::Anyone
             }
-            _ if self.variable("TLS_CA_FILE").is_some() => Trust::Verified(Arc::new(RootCertStore::empty())),
+            _ if files.authorities.is_some() => Trust::Verified(Arc::new(RootCertStore::empty())),
+            // One that was meant, and has been reported.
+            _ if self.variable("TLS_CA_FILE").is_some() => return None,
             _ => Trust::Verified(self.system_authorities(link_variable)?),
         };
         match Connector::new(self.name(), files, trust, name) {
