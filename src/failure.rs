@@ -83,22 +83,26 @@ pub enum Failure {
         after: Duration,
     },
     /// The connection to the target broke during the handshake.
-    #[error("{endpoint} broke the connection during the handshake: {}", words(source))]
+    #[error("{endpoint} broke the connection during the handshake{hint}: {}", words(source))]
     Broken {
         /// The handshake's stage.
         stage: Stage,
         /// What was dialled.
         endpoint: String,
+        /// What this may mean, or nothing.
+        hint: &'static str,
         /// What the kernel said.
         source: io::Error,
     },
     /// The target closed the connection during the handshake.
-    #[error("{endpoint} closed the connection during the handshake")]
+    #[error("{endpoint} closed the connection during the handshake{hint}")]
     Closed {
         /// The handshake's stage.
         stage: Stage,
         /// What was dialled.
         endpoint: String,
+        /// What this may mean, or nothing.
+        hint: &'static str,
     },
     /// TLS failed, on either side.
     #[error("{what}")]
@@ -211,6 +215,10 @@ impl Failure {
             },
             Self::Broken { stage: Stage::Tls, .. } | Self::Closed { stage: Stage::Tls, .. } => format!(
                 "see the target's own log; check that the port in {variable} speaks TLS, and that the target has room for a client"
+            ),
+            Self::Broken { hint, .. } | Self::Closed { hint, .. } if !hint.is_empty() => format!(
+                "see the target's own log; if it speaks TLS, write rediss:// in {variable} or set {}_TLS=true",
+                link.alias
             ),
             Self::Broken { .. } | Self::Closed { .. } => {
                 format!("see the target's own log; check that {variable} names the Redis server itself")

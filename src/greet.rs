@@ -89,15 +89,23 @@ pub async fn greet(
         redis,
         secrets: [&username, &password].into_iter().flatten().cloned().collect(),
     };
-    let broken = |stage, source| {
+    let broken = |stage, hint, source| {
         late_refusal(&source, endpoint, link).unwrap_or_else(|| Failure::Broken {
             stage,
             endpoint: endpoint.to_owned(),
+            hint,
             source,
         })
     };
+    // To who speaks TLS only our first words are nonsense, and Redis then leaves without one of its own.
+    let mut hint = if link.tls.is_none() { ", as a server that speaks TLS only does" } else { "" };
     // A server may refuse and close before it has read anything; its words then wait to be read all the same.
-    let written = stream.write_all(resp::commands(&commands).expose()).await;
+    let written = async {
+        stream.write_all(resp::commands(&commands).expose()).await?;
+        // A stream that buffers (TLS) may still hold some of it.
+        stream.flush().await
+    };
+    let written = written.await;
     let mut buffer = BytesMut::with_capacity(128);
     for asked in &asked {
         let stage = asked.stage();
@@ -109,12 +117,12 @@ pub async fn greet(
             }
             match stream.read_buf(&mut buffer).await {
                 Ok(0) if buffer.is_empty() => {
-                    written.map_err(|source| broken(first.stage(), source))?;
-                    return Err(Failure::Closed { stage, endpoint: endpoint.to_owned() });
+                    written.map_err(|source| broken(first.stage(), hint, source))?;
+                    return Err(Failure::Closed { stage, endpoint: endpoint.to_owned(), hint });
                 }
                 Ok(0) => return Err(greeting.not_redis(stage, &buffer)),
-                Ok(_) => {}
-                Err(source) => return Err(broken(stage, source)),
+                Ok(_) => hint = "",
+                Err(source) => return Err(broken(stage, hint, source)),
             }
         };
         if let Reply::Error(words) = reply {

@@ -34,9 +34,9 @@ pub fn by_target(error: io::Error, endpoint: &str, link: &Link) -> Failure {
             Failure::Tls { what, remedy }
         }
         None if error.kind() == io::ErrorKind::UnexpectedEof => {
-            Failure::Closed { stage: Stage::Tls, endpoint }
+            Failure::Closed { stage: Stage::Tls, endpoint, hint: "" }
         }
-        None => Failure::Broken { stage: Stage::Tls, endpoint, source: error },
+        None => Failure::Broken { stage: Stage::Tls, endpoint, hint: "", source: error },
     }
 }
 
@@ -241,7 +241,9 @@ impl Client<'_> {
                 format!("turn TLS on in the client, or remove {alias}_LISTEN_TLS_CERT_FILE and its key"),
             ),
             Error::PeerIncompatible(
-                PeerIncompatible::Tls12NotOffered
+                // Which TLS 1.2 is the first to have.
+                PeerIncompatible::SignatureAlgorithmsExtensionRequired
+                | PeerIncompatible::Tls12NotOffered
                 | PeerIncompatible::Tls12NotOfferedOrEnabled
                 | PeerIncompatible::SupportedVersionsExtensionRequired,
             )

@@ -121,7 +121,7 @@ fn a_redis_without_a_password_lets_in_who_has_a_certificate_with_a_key_of_any_fo
     // As `openssl ecparam -genkey` writes it, with the curve in front.
     fs::write(&sec1, parameters + &fs::read_to_string(&sec1).unwrap()).unwrap();
     let with_key = |identity: &Identity, key: &str| Identity { key: key.into(), ..identity.clone() };
-    let rsa_identity = authority.issue_with(&["client"], rsa_key(), |_| {});
+    let rsa_identity = authority.issue_with(&["client"], &rsa_key(), |_| {});
     let identities = [
         ("BEGIN PRIVATE KEY", ecdsa.clone()),
         ("BEGIN EC PRIVATE KEY", with_key(&ecdsa, &sec1)),
@@ -129,7 +129,7 @@ fn a_redis_without_a_password_lets_in_who_has_a_certificate_with_a_key_of_any_fo
         ("BEGIN RSA PRIVATE KEY", with_key(&rsa_identity, &rsa_pkcs1)),
         (
             "BEGIN PRIVATE KEY",
-            authority.issue_with(&["client"], KeyPair::generate_for(&PKCS_ED25519).unwrap(), |_| {}),
+            authority.issue_with(&["client"], &KeyPair::generate_for(&PKCS_ED25519).unwrap(), |_| {}),
         ),
     ];
     for (form, identity) in identities {
@@ -437,9 +437,9 @@ fn a_client_too_many_reads_so_over_tls() {
 }
 
 /// Two ambassadors with TLS between them, in front of `target`.
-pub(crate) struct Chain {
-    pub(crate) near: Ambassador,
-    pub(crate) _far: Ambassador,
+struct Chain {
+    near: Ambassador,
+    far: Ambassador,
 }
 
 impl Chain {
@@ -456,7 +456,7 @@ impl Chain {
             .variable("DB_TLS_CA_FILE", authority.file())
             .tls_identity("DB", &identity)
             .start();
-        Self { near, _far: far }
+        Self { near, far: far }
     }
 
     fn pair(&self, target: &Target) -> (Peer, Peer) {
@@ -559,7 +559,7 @@ fn a_reset_goes_through_tls() {
 fn a_connection_over_tls_that_has_ended_leaves_no_descriptor_behind() {
     let target = Target::start();
     let chain = Chain::start(target.address());
-    let before = (chain.near.descriptors(), chain._far.descriptors());
+    let before = (chain.near.descriptors(), chain.far.descriptors());
     for _ in 0..20 {
         let (mut client, mut server) = chain.pair(&target);
         client.send(b"x");
@@ -568,7 +568,7 @@ fn a_connection_over_tls_that_has_ended_leaves_no_descriptor_behind() {
         server.expect_end();
     }
     eventually("every descriptor closed", || {
-        chain.near.descriptors() <= before.0 && chain._far.descriptors() <= before.1
+        chain.near.descriptors() <= before.0 && chain.far.descriptors() <= before.1
     });
 }
 
@@ -652,10 +652,10 @@ fn a_slow_reader_over_tls_stops_the_target_and_loses_nothing() {
     const MEMORY: usize = 6 << 20;
     let target = Target::start().with_small_buffers();
     let chain = Chain::start(target.address());
-    let before = chain.near.memory() + chain._far.memory();
+    let before = chain.near.memory() + chain.far.memory();
     let (mut client, mut server) = chain.pair(&target);
     let sent = server.send_until_it_blocks();
-    let grown = (chain.near.memory() + chain._far.memory()).saturating_sub(before);
+    let grown = (chain.near.memory() + chain.far.memory()).saturating_sub(before);
     assert!(grown < MEMORY, "{grown} bytes more for {sent} that wait");
     server.finish_sending();
     assert_eq!(client.expect_rest().len(), sent);

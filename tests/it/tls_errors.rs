@@ -76,13 +76,13 @@ fn the_names_of_a_certificate_for_another_host_are_told() {
 #[test]
 fn the_day_of_expiry_is_told() {
     let authority = Authority::new("Test CA");
-    let expired = authority.issue_with(&["127.0.0.1"], KeyPair::generate().unwrap(), |params| {
+    let expired = authority.issue_with(&["127.0.0.1"], &KeyPair::generate().unwrap(), |params| {
         params.not_after = date_time_ymd(2021, 3, 4);
     });
     let (_server, address) = showing(&authority, &expired);
     expect_words(launch(address, &authority), &["expired on 2021-03-04"], "renew");
 
-    let not_yet = authority.issue_with(&["127.0.0.1"], KeyPair::generate().unwrap(), |params| {
+    let not_yet = authority.issue_with(&["127.0.0.1"], &KeyPair::generate().unwrap(), |params| {
         params.not_before = date_time_ymd(2090, 3, 4);
     });
     let (_server, address) = showing(&authority, &not_yet);
@@ -93,7 +93,7 @@ fn the_day_of_expiry_is_told() {
 #[test]
 fn an_authority_that_stands_for_itself_is_told_so() {
     let authority = Authority::new("Test CA");
-    let own = authority.issue_with(&["127.0.0.1"], KeyPair::generate().unwrap(), |params| {
+    let own = authority.issue_with(&["127.0.0.1"], &KeyPair::generate().unwrap(), |params| {
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     });
     let (_server, address) = showing(&authority, &own);
@@ -104,7 +104,7 @@ fn an_authority_that_stands_for_itself_is_told_so() {
 #[test]
 fn a_certificate_for_another_purpose_is_told_so() {
     let authority = Authority::new("Test CA");
-    let identity = authority.issue_with(&["127.0.0.1"], KeyPair::generate().unwrap(), |params| {
+    let identity = authority.issue_with(&["127.0.0.1"], &KeyPair::generate().unwrap(), |params| {
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
     });
     let (_server, address) = showing(&authority, &identity);
@@ -240,7 +240,7 @@ fn a_reset_during_the_handshake_is_tried_again() {
 fn what_is_wrong_with_a_client_is_told_to_the_operator() {
     let (authority, stranger) = (Authority::new("Test CA"), Authority::new("Stranger"));
     let identity = authority.issue(&["127.0.0.1"]);
-    let expired = authority.issue_with(&["client"], KeyPair::generate().unwrap(), |params| {
+    let expired = authority.issue_with(&["client"], &KeyPair::generate().unwrap(), |params| {
         params.not_after = date_time_ymd(2021, 3, 4);
     });
     let target = Target::start();

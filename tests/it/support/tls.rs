@@ -83,14 +83,14 @@ impl Authority {
 
     /// A certificate for these names and addresses, fit for servers and clients.
     pub(crate) fn issue(&self, names: &[&str]) -> Identity {
-        self.issue_with(names, KeyPair::generate().unwrap(), |_| {})
+        self.issue_with(names, &KeyPair::generate().unwrap(), |_| {})
     }
 
     /// The same with a key of choice, and after `change` to what it says.
     pub(crate) fn issue_with(
         &self,
         names: &[&str],
-        key: KeyPair,
+        key: &KeyPair,
         change: impl FnOnce(&mut CertificateParams),
     ) -> Identity {
         let names: Vec<_> = names.iter().copied().map(str::to_owned).collect();
@@ -99,7 +99,7 @@ impl Authority {
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         change(&mut params);
-        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        let certificate = params.signed_by(key, &self.issuer).unwrap();
         let number = super::secret::random();
         let identity = Identity {
             certificate: self.path(&format!("{number:016x}.pem")),
@@ -240,10 +240,6 @@ impl TlsPeer {
     /// The certificate that the other side has shown.
     pub(crate) fn shown(&self) -> Option<CertificateDer<'static>> {
         self.connection.peer_certificates()?.first().cloned()
-    }
-
-    pub(crate) fn protocol(&self) -> Option<Vec<u8>> {
-        self.connection.alpn_protocol().map(<[u8]>::to_vec)
     }
 
     #[track_caller]
