@@ -1,6 +1,6 @@
 //! One connection, from top to bottom.
 
-use std::future::{pending, poll_fn};
+use std::future::poll_fn;
 use std::io;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
@@ -17,7 +17,7 @@ use crate::dial::{Dialler, Health};
 use crate::failure::Failure;
 use crate::leave::{Connections, Leave, Reason, Seat};
 use crate::net::{Accepted, Client, Stream};
-use crate::relay::{End, Limits, Side, relay};
+use crate::relay::{End, Limits, Party, Side, relay};
 use crate::tls::Unaccepted;
 use crate::tls::explain::{by_client, is_no_tls, late_refusal, slow_client};
 
@@ -42,7 +42,7 @@ const EARLY: usize = 16 * 1024;
 const HALF_CLOSED: Duration = Duration::from_millis(500);
 
 /// How long a refused client may go on sending before its connection is closed for good.
-const LINGER: Duration = Duration::from_secs(2);
+pub const LINGER: Duration = Duration::from_secs(2);
 
 impl Service {
     /// Serves one client: its TLS, dial, handshake, relay, one line in the log.
@@ -53,7 +53,7 @@ impl Service {
             Ok(established) => established,
             Err(failure) => {
                 drop(seat);
-                return Box::pin(self.refuse(stream, client, &failure)).await;
+                return Box::pin(self.refuse(stream, client, &failure, LINGER)).await;
             }
         };
         tracing::debug!(link = self.link.name, %client, "connection opened");
@@ -70,14 +70,14 @@ impl Service {
         match outcome.end {
             // Both have said goodbye.
             End::Closed => {}
-            End::Broken(side, error) => {
+            End::Broken(party, error) => {
                 upstream.reset();
-                let was_served = side == Side::Client || outcome.to_client > 0;
+                let was_served = party == Party::Client || outcome.to_client > 0;
                 let refusal = late_refusal(&error, &self.link.target.to_string(), &self.link);
                 match refusal.filter(|_| !was_served) {
                     Some(failure) if self.link.redis.is_some() => {
                         drop(seat);
-                        Box::pin(self.refuse(stream, client, &failure)).await;
+                        Box::pin(self.refuse(stream, client, &failure, LINGER)).await;
                     }
                     refusal => {
                         if let Some(failure) = refusal {
@@ -93,6 +93,18 @@ impl Service {
                     let _ = stream.shutdown().now_or_never();
                 }
             }
+        }
+    }
+
+    /// Tells a client that came when it could not be taken; `linger` is zero where there is no room to wait for its
+    /// end of the connection.
+    pub async fn turn_away(&self, accepted: Accepted, client: Client, failure: &Failure, linger: Duration) {
+        // A client that speaks TLS can be told only after the handshake, which is a wait too.
+        if linger.is_zero() && self.link.listen_tls.is_some() {
+            return self.report(client, failure);
+        }
+        if let Some(stream) = self.take_in(accepted, client).await {
+            self.refuse(stream, client, failure, linger).await;
         }
     }
 
@@ -128,21 +140,13 @@ impl Service {
         None
     }
 
-    /// Tells a client that came when it could not be taken.
-    pub async fn turn_away(&self, accepted: Accepted, client: Client, failure: &Failure) {
-        // Where the client speaks TLS, it can be told only after the handshake.
-        if let Some(stream) = self.take_in(accepted, client).await {
-            self.refuse(stream, client, failure).await;
-        }
-    }
-
     /// Tells a client why it is not served, and the log too.
-    async fn refuse(&self, mut stream: Stream, client: Client, failure: &Failure) {
+    async fn refuse(&self, mut stream: Stream, client: Client, failure: &Failure, linger: Duration) {
         self.report(client, failure);
-        if self.link.redis.is_some() && !matches!(failure, Failure::ClientLeft) {
+        if self.link.redis.is_some() {
             let reply = failure.reply(&self.link.name);
-            // A client that has gone meanwhile is no news.
-            let _ = timeout(LINGER, say_and_close(&mut stream, reply.as_bytes())).await;
+            // A client that has gone meanwhile is no news, and one that had only ended its stream still listens.
+            let _ = timeout(linger, say_and_close(&mut stream, reply.as_bytes())).await;
         }
     }
 
@@ -151,16 +155,16 @@ impl Service {
         let link = &self.link.name;
         if matches!(failure, Failure::ClientLeft) {
             tracing::debug!(link, %client, "the client left before it could be served");
-            return;
+        } else {
+            tracing::warn!(
+                link,
+                %client,
+                stage = failure.stage().name(),
+                error = %failure,
+                remedy = failure.remedy(&self.link),
+                "connection failed"
+            );
         }
-        tracing::warn!(
-            link,
-            %client,
-            stage = failure.stage().name(),
-            error = %failure,
-            remedy = failure.remedy(&self.link),
-            "connection failed"
-        );
     }
 
     /// Dials while it takes in what the client says, and stops if the client leaves.
@@ -205,7 +209,10 @@ async fn client_leaves(client: &mut Stream, early: &mut Vec<u8>, is_redis: bool)
             Err(_) => return,
         }
     }
-    pending::<()>().await;
+    // No more is read, so that the end of the stream would not be seen; an error would be.
+    while client.take_error().is_none() {
+        sleep(HALF_CLOSED).await;
+    }
 }
 
 /// Reads what is there, without holding memory while nothing is.

@@ -62,7 +62,7 @@ impl Dialler {
     pub async fn dial(&self, link: &Link, health: &Health) -> Result<Upstream, Failure> {
         let deadline = Instant::now() + link.connect_timeout;
         let mut wait = FIRST_WAIT;
-        let mut last = None;
+        let mut refusal = None;
         loop {
             let failure = match self.try_once(link, deadline).await {
                 Ok(upstream) => {
@@ -72,18 +72,17 @@ impl Dialler {
                 Err(failure) => failure,
             };
             if !failure.is_passing() {
-                return Err(match (failure, last) {
-                    // A deadline that cuts the last try short says less than what ended the one before.
-                    (Failure::TimedOut { .. }, Some(telling)) => telling,
-                    (failure, _) => failure,
-                });
+                // Where the deadline cut the last try short, what ended those before it says more.
+                let cut_short =
+                    matches!(failure, Failure::TimedOut { stage: Stage::Resolve | Stage::Connect, .. });
+                return Err(refusal.filter(|_| cut_short).unwrap_or(failure));
             }
             let patience_ends = deadline.min(health.fails() + link.connect_timeout);
             if Instant::now() + wait >= patience_ends {
                 return Err(failure);
             }
             tracing::debug!(link = link.name, error = %failure, "dialling again");
-            last = Some(failure);
+            refusal = Some(failure);
             sleep(wait).await;
             wait = LONGEST_WAIT.min(wait * 2);
         }

@@ -16,6 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
 use crate::config::Listen;
+use crate::relay::Side;
 use crate::tls::stream::TlsStream;
 
 /// A connected socket.
@@ -51,6 +52,17 @@ impl Stream {
             Self::Unix(_) => {}
             Self::Tls(stream) => stream.reset(),
         }
+    }
+}
+
+impl Side for Stream {
+    fn take_error(&self) -> Option<io::Error> {
+        let error = match self {
+            Self::Tcp(stream) => stream.take_error(),
+            Self::Unix(stream) => stream.take_error(),
+            Self::Tls(stream) => return stream.take_error(),
+        };
+        error.unwrap_or_else(Some)
     }
 }
 

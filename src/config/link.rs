@@ -16,7 +16,7 @@ use rustls::RootCertStore;
 use super::settings::{NOT_YET, OF_TLS, SETTINGS, Scope, near_miss, setting};
 use super::target::{Backends, Endpoint, Host, Malformed, Scheme, Target, database};
 use super::{Env, Findings, Process, count, duration, duration_or_off};
-use crate::secret::{LONGEST, Secret, SecretFile, Source};
+use crate::secret::{LONGEST, Secret, SecretFile, Source, without_line_ending};
 use crate::tls::{
     Acceptor, Connector, Files, Identity, Part, Trust, Unusable, parse_server_name, server_name,
     system_authorities,
@@ -223,7 +223,14 @@ pub(super) fn parse(env: &Env, process: &Process, findings: &mut Findings) -> Ve
         drafts.into_iter().map(|draft| draft.finish(&settings, process, findings)).collect();
     warn_of_unused_names(env, &links, &taken, process, findings);
     refuse_clashes(&links, findings);
-    if taken.is_empty() {
+    if taken.is_empty() && !aliases.is_empty() && process.aliases.is_some() {
+        let aliases: Vec<_> = aliases.into_iter().map(str::to_lowercase).collect();
+        findings.mistake(
+            "AMBASSADOR_LINKS (--links)",
+            "it names none of the links that are set, so there is nothing to listen on",
+            format!("name some of them: AMBASSADOR_LINKS={}", aliases.join(",")),
+        );
+    } else if taken.is_empty() {
         findings.mistake(
             "<ALIAS>_PORT_<PORT>_TCP",
             "no link is set, so there is nothing to listen on",
@@ -678,6 +685,7 @@ impl<'a> LinkSettings<'a, '_> {
             (Some(variable), None) => variable,
         };
         let value = self.settings.env.bytes(variable)?;
+        let value = if is_file { value } else { without_line_ending(value) };
         if value.is_empty() {
             self.findings.mistake(
                 variable,

@@ -14,6 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::verify;
 use crate::net::Stream;
+use crate::relay::Side;
 
 /// What is read from the socket at once at the least: a caller with a small buffer must not cost a system call every
 /// few bytes.
@@ -84,6 +85,11 @@ impl TlsStream {
     pub(super) async fn send_alert(&mut self) {
         // Nobody waits for a peer that has broken the rules.
         let _ = poll_fn(|cx| Poll::Ready(self.poll_write_records(cx))).await;
+    }
+
+    /// The error that waits on the socket, if it broke.
+    pub fn take_error(&self) -> Option<io::Error> {
+        self.socket.take_error()
     }
 
     /// Closes the socket so that the peer sees a reset.

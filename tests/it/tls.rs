@@ -456,7 +456,7 @@ impl Chain {
             .variable("DB_TLS_CA_FILE", authority.file())
             .tls_identity("DB", &identity)
             .start();
-        Self { near, far: far }
+        Self { near, far }
     }
 
     fn pair(&self, target: &Target) -> (Peer, Peer) {
@@ -708,6 +708,8 @@ fn links_shows_where_there_is_tls() {
 /// mistakes, and all are told at once.
 #[test]
 fn mistakes_in_tls_settings_are_told_with_all_others() {
+    /// Variables, the one that is wrong, and why.
+    type Case<'a> = (&'a [(&'a str, &'a str)], &'a str, &'a str);
     let authority = Authority::new("Test CA");
     let (identity, other) = (authority.issue(&["localhost"]), authority.issue(&["localhost"]));
     let path = |name: &str| authority.path(name).display().to_string();
@@ -723,7 +725,7 @@ fn mistakes_in_tls_settings_are_told_with_all_others() {
     let plain = ("DB_PORT_5432_TCP", "tcp://db:5432");
     let ca = show(&authority.file());
     let known = ("DB_TLS_CA_FILE", ca.as_str());
-    let cases: &[(&[(&str, &str)], &str, &str)] = &[
+    let cases: &[Case<'_>] = &[
         (&[plain, known], "DB_TLS_CA_FILE", "no TLS towards the target"),
         (&[plain, ("DB_TLS_SERVER_NAME", "x")], "DB_TLS_SERVER_NAME", "no TLS towards the target"),
         (
