@@ -109,7 +109,13 @@ impl App {
                 refusals: Arc::clone(&refusals),
             };
             services.push(Arc::clone(&service));
-            accepting.push(tokio::spawn(accept(listener, service, admission, Arc::clone(&self.workers), stopped.clone())));
+            accepting.push(tokio::spawn(accept(
+                listener,
+                service,
+                admission,
+                Arc::clone(&self.workers),
+                stopped.clone(),
+            )));
         }
         tracing::info!(links = services.len(), "ready");
 
@@ -154,6 +160,8 @@ fn announce(listener: &Listener, link: &Link) {
         target = %link.target,
         kind = if redis.is_some() { "redis" } else { "tcp" },
         auth = password.map_or("none", |source| source.kind()),
+        tls = link.tls.is_some(),
+        listen_tls = link.listen_tls.is_some(),
         "listening"
     );
 }

@@ -8,15 +8,19 @@ use std::sync::Arc;
 use std::task::ready;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::config::Link;
 use crate::dial::{Dialler, Health};
 use crate::failure::Failure;
+use crate::greet::Upstream;
 use crate::leave::{Connections, Leave, Reason, Seat};
 use crate::net::{Accepted, Client, Stream};
-use crate::relay::{End, Limits, Side, relay};
+use crate::relay::{End, Limits, Outcome, Party, Relay, Side};
+use crate::tls::Unaccepted;
+use crate::tls::explain::{by_client, is_no_tls, late_refusal, slow_client};
 
 /// A link at work: what all of its connections share.
 pub struct Service {
@@ -28,6 +32,14 @@ pub struct Service {
     pub health: Health,
     /// The connections that are being served.
     pub connections: Arc<Connections>,
+}
+
+/// A connection whose upstream is there.
+struct Established {
+    stream: Stream,
+    upstream: Stream,
+    relay: Relay,
+    seat: Seat,
 }
 
 /// How much of what a client says before its upstream is there is taken in. It has to be read to see that a client
@@ -42,20 +54,41 @@ const HALF_CLOSED: Duration = Duration::from_millis(500);
 pub const LINGER: Duration = Duration::from_secs(2);
 
 impl Service {
-    /// Serves one client: dial, handshake, relay, one line in the log.
+    /// Serves one client: its TLS, dial, handshake, relay, one line in the log.
     pub async fn serve(&self, accepted: Accepted, client: Client, seat: Seat) {
-        let Some(mut stream) = self.take_in(accepted, client) else { return };
-        // What comes before and instead of the relay is boxed, so that an idle connection does not carry its room.
-        let (early, upstream) = match Box::pin(self.establish(&mut stream)).await {
-            Ok(established) => established,
+        // Every step is boxed, and what a living connection needs lies in one box of its own: an idle one carries
+        // nothing that only a dial, a handshake or a goodbye needs.
+        let Some(mut connection) = Box::pin(self.establish(accepted, client, seat)).await else { return };
+        tracing::debug!(link = self.link.name, %client, "connection opened");
+        let Established { stream, upstream, relay, seat } = &mut *connection;
+        let outcome = relay.run(stream, upstream, seat).await;
+        Box::pin(self.close(*connection, client, outcome)).await;
+    }
+
+    /// Everything up to the moment when bytes may pass. A client that can't be served has been told so.
+    async fn establish(&self, accepted: Accepted, client: Client, seat: Seat) -> Option<Box<Established>> {
+        let mut stream = self.take_in(accepted, client).await?;
+        let mut early = Vec::new();
+        let dialled = tokio::select! {
+            biased;
+            dialled = self.dialler.dial(&self.link, &self.health) => dialled,
+            () = client_leaves(&mut stream, &mut early, self.link.redis.is_some()) => Err(Failure::ClientLeft),
+        };
+        match dialled {
+            Ok(Upstream { stream: upstream, leading }) => {
+                let relay = Relay::new(early, leading, self.limits());
+                Some(Box::new(Established { stream, upstream, relay, seat }))
+            }
             Err(failure) => {
                 drop(seat);
-                return Box::pin(self.refuse(stream, client, &failure, LINGER)).await;
+                self.refuse(stream, client, &failure, LINGER).await;
+                None
             }
-        };
-        tracing::debug!(link = self.link.name, %client, "connection opened");
-        let (mut upstream, leading) = (upstream.stream, upstream.leading);
-        let outcome = relay(&mut stream, early, &mut upstream, leading, self.limits(), &seat).await;
+        }
+    }
+
+    /// One line in the log, and the end that each side is owed.
+    async fn close(&self, connection: Established, client: Client, outcome: Outcome) {
         tracing::debug!(
             link = self.link.name,
             %client,
@@ -64,32 +97,92 @@ impl Service {
             ended_by = %outcome.end,
             "connection closed"
         );
-        if matches!(outcome.end, End::Broken(..)) {
-            stream.reset();
-            upstream.reset();
+        let Established { mut stream, mut upstream, seat, .. } = connection;
+        match outcome.end {
+            // Both have said goodbye.
+            End::Closed => {}
+            End::Broken(party, error) => {
+                upstream.reset();
+                let was_served = party == Party::Client || outcome.to_client > 0;
+                let refusal = late_refusal(&error, &self.link.target.to_string(), &self.link);
+                match refusal.filter(|_| !was_served) {
+                    Some(failure) if self.link.redis.is_some() => {
+                        drop(seat);
+                        self.refuse(stream, client, &failure, LINGER).await;
+                    }
+                    refusal => {
+                        if let Some(failure) = refusal {
+                            self.report(client, &failure);
+                        }
+                        stream.reset();
+                    }
+                }
+            }
+            End::Idle | End::Left(_) => {
+                for stream in [&mut stream, &mut upstream] {
+                    // Whoever does not take a goodbye at once is not waited for.
+                    let _ = stream.shutdown().now_or_never();
+                }
+            }
         }
     }
 
     /// Tells a client that came when it could not be taken; `linger` is zero where there is no room to wait for its
     /// end of the connection.
     pub async fn turn_away(&self, accepted: Accepted, client: Client, failure: &Failure, linger: Duration) {
-        if let Some(stream) = self.take_in(accepted, client) {
-            Box::pin(self.refuse(stream, client, failure, linger)).await;
+        // A client that speaks TLS can be told only after the handshake, which is a wait too.
+        if linger.is_zero() && self.link.listen_tls.is_some() {
+            return self.report(client, failure);
+        }
+        if let Some(stream) = self.take_in(accepted, client).await {
+            self.refuse(stream, client, failure, linger).await;
         }
     }
 
-    /// Makes the client's socket one of this thread.
-    fn take_in(&self, accepted: Accepted, client: Client) -> Option<Stream> {
-        accepted
+    /// Makes the client's socket one of this thread, and takes up its TLS where the link has it. A client that there is
+    /// no stream for has been told why, as far as it can be told.
+    async fn take_in(&self, accepted: Accepted, client: Client) -> Option<Stream> {
+        let stream = accepted
             .into_stream()
             .inspect_err(|error| {
                 tracing::error!(link = self.link.name, %client, %error, "the client's socket can't be watched");
             })
-            .ok()
+            .ok()?;
+        let Some(tls) = &self.link.listen_tls else {
+            return Some(stream);
+        };
+        let limit = self.link.connect_timeout;
+        let Ok(accepted) = timeout(limit, tls.accept(stream)).await else {
+            self.report(client, &slow_client(limit));
+            return None;
+        };
+        let Unaccepted { error, mut socket } = match accepted {
+            Ok(stream) => return Some(stream),
+            Err(unaccepted) => unaccepted,
+        };
+        let failure = by_client(&error, &self.link);
+        self.report(client, &failure);
+        // One that speaks no TLS may be a Redis client that can read the line; any other has its alert.
+        let reply = failure.reply(&self.link.name);
+        let speaks_plainly = is_no_tls(&error) && self.link.redis.is_some();
+        let line = if speaks_plainly { reply.as_bytes() } else { b"" };
+        // A client that has gone meanwhile is no news.
+        let _ = timeout(LINGER, say_and_close(&mut socket, line)).await;
+        None
     }
 
     /// Tells a client why it is not served, and the log too.
     async fn refuse(&self, mut stream: Stream, client: Client, failure: &Failure, linger: Duration) {
+        self.report(client, failure);
+        if self.link.redis.is_some() {
+            let reply = failure.reply(&self.link.name);
+            // A client that has gone meanwhile is no news, and one that had only ended its stream still listens.
+            let _ = timeout(linger, say_and_close(&mut stream, reply.as_bytes())).await;
+        }
+    }
+
+    /// Tells the log why a client is not served.
+    fn report(&self, client: Client, failure: &Failure) {
         let link = &self.link.name;
         if matches!(failure, Failure::ClientLeft) {
             tracing::debug!(link, %client, "the client left before it could be served");
@@ -103,22 +196,6 @@ impl Service {
                 "connection failed"
             );
         }
-        if self.link.redis.is_some() {
-            let reply = failure.reply(link);
-            // A client that has gone meanwhile is no news, and one that had only ended its stream still listens.
-            let _ = timeout(linger, say_and_close(&mut stream, reply.as_bytes())).await;
-        }
-    }
-
-    /// Dials while it takes in what the client says, and stops if the client leaves.
-    async fn establish(&self, client: &mut Stream) -> Result<(Vec<u8>, crate::greet::Upstream), Failure> {
-        let mut early = Vec::new();
-        let dialled = tokio::select! {
-            biased;
-            dialled = self.dialler.dial(&self.link, &self.health) => dialled,
-            () = client_leaves(client, &mut early, self.link.redis.is_some()) => Err(Failure::ClientLeft),
-        };
-        Ok((early, dialled?))
     }
 
     fn limits(&self) -> Limits {

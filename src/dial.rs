@@ -18,6 +18,7 @@ use crate::failure::{Failure, Stage};
 use crate::greet::{Upstream, greet};
 use crate::net::Stream;
 use crate::resolve::Resolver;
+use crate::tls::explain::by_target;
 
 /// The first wait before a target is tried again; each is twice the one before, up to the longest.
 const FIRST_WAIT: Duration = Duration::from_millis(25);
@@ -72,7 +73,8 @@ impl Dialler {
             };
             if !failure.is_passing() {
                 // Where the deadline cut the last try short, what ended those before it says more.
-                let cut_short = matches!(failure, Failure::TimedOut { stage: Stage::Resolve | Stage::Connect, .. });
+                let cut_short =
+                    matches!(failure, Failure::TimedOut { stage: Stage::Resolve | Stage::Connect, .. });
                 return Err(refusal.filter(|_| cut_short).unwrap_or(failure));
             }
             let patience_ends = deadline.min(health.fails() + link.connect_timeout);
@@ -86,7 +88,7 @@ impl Dialler {
         }
     }
 
-    /// One try: resolve, connect, greet. Each step is told by its own name when the deadline ends it.
+    /// One try: resolve, connect, TLS, greet. Each step is told by its own name when the deadline ends it.
     async fn try_once(&self, link: &Link, deadline: Instant) -> Result<Upstream, Failure> {
         // More than one endpoint is refused by the configuration until they can be balanced.
         let endpoint = &link.endpoints()[0];
@@ -112,6 +114,13 @@ impl Dialler {
             .await
             .map_err(late(Stage::Connect, format!("connecting to {shown}")))?
             .map_err(|source| Failure::Connect { endpoint: shown.clone(), source })?;
+        let stream = match &link.tls {
+            None => stream,
+            Some(tls) => timeout_at(deadline, tls.connect(stream, endpoint))
+                .await
+                .map_err(late(Stage::Tls, format!("the TLS handshake with {shown}")))?
+                .map_err(|error| by_target(error, &shown, link))?,
+        };
         match &link.redis {
             None => Ok(Upstream::of_plain_tunnel(stream)),
             Some(redis) => timeout_at(deadline, greet(stream, &shown, link, redis))

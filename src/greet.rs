@@ -14,6 +14,7 @@ use crate::failure::{Failure, Stage};
 use crate::net::Stream;
 use crate::resp::{self, Reply};
 use crate::secret::Secret;
+use crate::tls::explain::late_refusal;
 
 /// A connection to the target that a client's bytes may go to.
 #[derive(Debug)]
@@ -88,9 +89,23 @@ pub async fn greet(
         redis,
         secrets: [&username, &password].into_iter().flatten().cloned().collect(),
     };
-    let broken = |stage| move |source| Failure::Broken { stage, endpoint: endpoint.to_owned(), source };
+    let broken = |stage, hint, source| {
+        late_refusal(&source, endpoint, link).unwrap_or_else(|| Failure::Broken {
+            stage,
+            endpoint: endpoint.to_owned(),
+            hint,
+            source,
+        })
+    };
+    // To who speaks TLS only our first words are nonsense, and Redis then leaves without one of its own.
+    let mut hint = if link.tls.is_none() { ", as a server that speaks TLS only does" } else { "" };
     // A server may refuse and close before it has read anything; its words then wait to be read all the same.
-    let written = stream.write_all(resp::commands(&commands).expose()).await;
+    let written = async {
+        stream.write_all(resp::commands(&commands).expose()).await?;
+        // A stream that buffers (TLS) may still hold some of it.
+        stream.flush().await
+    };
+    let written = written.await;
     let mut buffer = BytesMut::with_capacity(128);
     for asked in &asked {
         let stage = asked.stage();
@@ -102,12 +117,12 @@ pub async fn greet(
             }
             match stream.read_buf(&mut buffer).await {
                 Ok(0) if buffer.is_empty() => {
-                    written.map_err(broken(first.stage()))?;
-                    return Err(Failure::Closed { stage, endpoint: endpoint.to_owned() });
+                    written.map_err(|source| broken(first.stage(), hint, source))?;
+                    return Err(Failure::Closed { stage, endpoint: endpoint.to_owned(), hint });
                 }
                 Ok(0) => return Err(greeting.not_redis(stage, &buffer)),
-                Ok(_) => {}
-                Err(source) => return Err(broken(stage)(source)),
+                Ok(_) => hint = "",
+                Err(source) => return Err(broken(stage, hint, source)),
             }
         };
         if let Reply::Error(words) = reply {
@@ -190,7 +205,9 @@ impl Greeting<'_> {
         // Enough to recognise a protocol by.
         const SHOWN: usize = 64;
         let remedy = match bytes {
-            [0x15, 0x03, ..] => "the target speaks TLS: dial its plain port",
+            [0x15, 0x03, ..] => {
+                "turn TLS on: write rediss://, or set TLS=true for the link; or dial a plain port"
+            }
             [b'H', b'T', b'T', b'P', ..] => "the target is a web server: name the Redis server",
             _ => "name the Redis server itself",
         };

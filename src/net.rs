@@ -1,6 +1,6 @@
 //! Sockets: listening, connecting, and the one kind of stream that everything else works on.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileTypeExt;
@@ -17,6 +17,7 @@ use tokio::net::{TcpStream, UnixStream};
 
 use crate::config::Listen;
 use crate::relay::Side;
+use crate::tls::stream::TlsStream;
 
 /// A connected socket.
 #[derive(Debug)]
@@ -25,6 +26,8 @@ pub enum Stream {
     Tcp(TcpStream),
     /// A Unix socket.
     Unix(UnixStream),
+    /// TLS on one of them; boxed, so that the plain kinds stay small.
+    Tls(Box<TlsStream>),
 }
 
 impl Stream {
@@ -43,9 +46,11 @@ impl Stream {
     /// Closes so that the peer sees a reset, as far as the kind of socket has one: a Unix socket's peer sees a reset
     /// only where it had sent something that was not read.
     pub fn reset(self) {
-        if let Self::Tcp(stream) = self {
+        match self {
             // If it can't be set the socket is closed in the ordinary way, which is all that is left to do.
-            let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+            Self::Tcp(stream) => drop(SockRef::from(&stream).set_linger(Some(Duration::ZERO))),
+            Self::Unix(_) => {}
+            Self::Tls(stream) => stream.reset(),
         }
     }
 }
@@ -55,6 +60,7 @@ impl Side for Stream {
         let error = match self {
             Self::Tcp(stream) => stream.take_error(),
             Self::Unix(stream) => stream.take_error(),
+            Self::Tls(stream) => return stream.take_error(),
         };
         error.unwrap_or_else(Some)
     }
@@ -69,6 +75,7 @@ impl AsyncRead for Stream {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buffer),
             Self::Unix(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_read(cx, buffer),
         }
     }
 }
@@ -78,6 +85,19 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
             Self::Unix(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, parts),
+            Self::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, parts),
+            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_write_vectored(cx, parts),
         }
     }
 
@@ -85,6 +105,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
             Self::Unix(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_flush(cx),
         }
     }
 
@@ -92,6 +113,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_shutdown(cx),
         }
     }
 }
@@ -142,7 +164,10 @@ impl Listener {
         match listen {
             Listen::Everywhere(port) => match tcp((Ipv6Addr::UNSPECIFIED, *port).into(), keepalive) {
                 // A host without IPv6 has no such address or no such sockets.
-                Err(e) if e.kind() != io::ErrorKind::AddrInUse && e.kind() != io::ErrorKind::PermissionDenied => {
+                Err(e)
+                    if e.kind() != io::ErrorKind::AddrInUse
+                        && e.kind() != io::ErrorKind::PermissionDenied =>
+                {
                     tcp((Ipv4Addr::UNSPECIFIED, *port).into(), keepalive)
                 }
                 bound => bound,

@@ -22,8 +22,8 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
-use self::clock::{Activity, Clock, Event};
 pub use self::clock::Limits;
+use self::clock::{Activity, Clock, Event};
 use crate::leave::{Reason, Seat};
 
 /// What is read at once at first, and always by a connection whose peer does not keep up: the most that a slow
@@ -94,34 +94,9 @@ pub struct Outcome {
     pub end: End,
 }
 
-/// Relays until both sides are done, one breaks, or a limit or request ends it.
-///
-/// `early` is what the client has sent already, `leading` what the target has; they go first. The streams are left to
-/// the caller, who closes or resets them.
-pub async fn relay<C, T>(
-    client: &mut C,
-    early: Vec<u8>,
-    target: &mut T,
-    leading: Vec<u8>,
-    limits: Limits,
-    seat: &Seat,
-) -> Outcome
-where
-    C: Side,
-    T: Side,
-{
-    let mut relay = Relay {
-        target_spoke_last: early.is_empty(),
-        to_target: Direction::new(early),
-        to_client: Direction::new(leading),
-        broken: None,
-        clock: Clock::new(limits),
-    };
-    let end = poll_fn(|cx| relay.poll(cx, client, target, seat)).await;
-    Outcome { to_target: relay.to_target.moved, to_client: relay.to_client.moved, end }
-}
-
-struct Relay {
+/// The state of a connection that is relayed.
+#[derive(Debug)]
+pub struct Relay {
     to_target: Direction,
     to_client: Direction,
     target_spoke_last: bool,
@@ -130,6 +105,24 @@ struct Relay {
 }
 
 impl Relay {
+    /// `early` is what the client has sent already, `leading` what the target has; they go first.
+    pub fn new(early: Vec<u8>, leading: Vec<u8>, limits: Limits) -> Self {
+        Self {
+            target_spoke_last: early.is_empty(),
+            to_target: Direction::new(early),
+            to_client: Direction::new(leading),
+            broken: None,
+            clock: Clock::new(limits),
+        }
+    }
+
+    /// Relays until both sides are done, one breaks, or a limit or request ends it. The streams are left to the
+    /// caller, who closes or resets them.
+    pub async fn run(&mut self, client: &mut impl Side, target: &mut impl Side, seat: &Seat) -> Outcome {
+        let end = poll_fn(|cx| self.poll(cx, client, target, seat)).await;
+        Outcome { to_target: self.to_target.moved, to_client: self.to_client.moved, end }
+    }
+
     fn poll<C, T>(&mut self, cx: &mut Context<'_>, client: &mut C, target: &mut T, seat: &Seat) -> Poll<End>
     where
         C: Side,
@@ -140,6 +133,8 @@ impl Relay {
             let before = self.to_client.moved;
             if let Poll::Ready(Err(broken)) = self.to_client.poll(cx, target, client, buffer) {
                 self.broke(broken.of(Party::Target, Party::Client));
+                // What is left to be passed on may have nothing else that wakes it.
+                cx.waker().wake_by_ref();
             }
             if self.to_client.moved != before {
                 self.target_spoke_last = true;
@@ -147,6 +142,7 @@ impl Relay {
             let before = self.to_target.moved;
             if let Poll::Ready(Err(broken)) = self.to_target.poll(cx, client, target, buffer) {
                 self.broke(broken.of(Party::Client, Party::Target));
+                cx.waker().wake_by_ref();
             }
             if self.to_target.moved != before {
                 self.target_spoke_last = false;
@@ -165,8 +161,8 @@ impl Relay {
             let activity = Activity {
                 moved: self.to_target.moved + self.to_client.moved,
                 between_commands: self.target_spoke_last
-                    && self.to_target.kept.is_empty()
-                    && self.to_client.kept.is_empty(),
+                    && self.to_target.holds_nothing()
+                    && self.to_client.holds_nothing(),
             };
             match ready!(self.clock.poll(cx, activity)) {
                 Event::Look => self.look(client, target),
@@ -202,21 +198,26 @@ impl Relay {
 
     /// Nothing more can go to a side that broke. What it had sent may be on its way still: bytes that were kept, and,
     /// where it was a write that failed, bytes that wait to be read (a server's last words before it closed).
+    /// A write that failed only tells that nobody is there any more; an error that is read after it tells why.
     fn broke(&mut self, (party, broken): (Party, Failed)) {
         let (from, to) = match party {
             Party::Client => (&mut self.to_target, &mut self.to_client),
             Party::Target => (&mut self.to_client, &mut self.to_target),
         };
         to.stop();
-        let error = match broken {
+        let is_first = self.broken.is_none();
+        let (error, tells_why) = match broken {
             Failed::Read(error) => {
                 from.stop_reading();
-                error
+                let broke_before = self.broken.as_ref().is_some_and(|(broken, _)| *broken == party);
+                (error, broke_before)
             }
-            Failed::Write(error) => error,
+            Failed::Write(error) => (error, false),
         };
-        if self.broken.is_none() {
+        if is_first || tells_why {
             self.broken = Some((party, error));
+        }
+        if is_first {
             self.clock.end_by(Instant::now() + LAST_WORDS);
         }
     }
@@ -238,16 +239,19 @@ impl Failed {
 }
 
 /// One way through the relay.
+#[derive(Debug)]
 struct Direction {
     /// Bytes that the writer would not take yet, and how many of them it has taken since.
     kept: Vec<u8>,
     taken: usize,
+    /// Whether the writer has passed on all that it took. A stream that buffers (TLS) may not have.
+    flushed: bool,
     read_size: usize,
     moved: u64,
     phase: Phase,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     /// Bytes flow.
     Flowing,
@@ -265,6 +269,7 @@ impl Direction {
             // An empty one may still hold memory.
             kept: if first.is_empty() { Vec::new() } else { first },
             taken: 0,
+            flushed: true,
             read_size: SMALL_READ,
             moved: 0,
             phase: Phase::Flowing,
@@ -286,7 +291,12 @@ impl Direction {
     }
 
     fn stop_reading(&mut self) {
-        self.phase = if self.kept.is_empty() { Phase::Over } else { Phase::LastWords };
+        self.phase = if self.holds_nothing() { Phase::Over } else { Phase::LastWords };
+    }
+
+    /// Whether all that was read has gone out.
+    fn holds_nothing(&self) -> bool {
+        self.is_over() || self.kept.is_empty() && self.flushed
     }
 
     /// Moves what can be moved now. Ready when the direction is over, or when one half failed.
@@ -312,6 +322,9 @@ impl Direction {
                     return Poll::Ready(Ok(()));
                 }
                 Phase::LastWords | Phase::Over => {
+                    if self.phase == Phase::LastWords {
+                        ready!(self.poll_flush(cx, writer))?;
+                    }
                     self.phase = Phase::Over;
                     return Poll::Ready(Ok(()));
                 }
@@ -325,8 +338,7 @@ impl Direction {
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(e)) => return Poll::Ready(Err(Failed::Read(e))),
                 Poll::Pending => {
-                    // A stream that buffers (TLS) may hold bytes back until it is told that no more come now.
-                    ready!(Pin::new(&mut *writer).poll_flush(cx)).map_err(Failed::Write)?;
+                    ready!(self.poll_flush(cx, writer))?;
                     return Poll::Pending;
                 }
             }
@@ -336,6 +348,19 @@ impl Direction {
             }
             self.write_out(cx, writer, read.filled())?;
         }
+    }
+
+    /// Lets the writer pass on what it holds back until it is told that no more comes now.
+    fn poll_flush<W: AsyncWrite + Unpin>(
+        &mut self,
+        cx: &mut Context<'_>,
+        writer: &mut W,
+    ) -> Poll<Result<(), Failed>> {
+        if !self.flushed {
+            ready!(Pin::new(writer).poll_flush(cx)).map_err(Failed::Write)?;
+            self.flushed = true;
+        }
+        Poll::Ready(Ok(()))
     }
 
     /// Writes bytes that were just read, and keeps those that the writer does not take.
@@ -351,6 +376,7 @@ impl Direction {
             match Pin::new(&mut *writer).poll_write(cx, rest) {
                 Poll::Ready(Ok(0)) => return Err(Failed::Write(io::ErrorKind::WriteZero.into())),
                 Poll::Ready(Ok(n)) => {
+                    self.flushed = false;
                     self.moved += n as u64;
                     rest = &rest[n..];
                 }
@@ -382,6 +408,7 @@ impl Direction {
             match ready!(Pin::new(&mut *writer).poll_write(cx, rest)) {
                 Ok(0) => return Poll::Ready(Err(Failed::Write(io::ErrorKind::WriteZero.into()))),
                 Ok(n) => {
+                    self.flushed = false;
                     self.taken += n;
                     self.moved += n as u64;
                 }

@@ -50,6 +50,7 @@ pub(super) enum Event {
 }
 
 /// One timer for all that can be waited for.
+#[derive(Debug)]
 pub(super) struct Clock {
     idle: Option<Duration>,
     /// When its age asks the connection to go.

@@ -9,4 +9,8 @@ mod retry;
 mod secrets;
 mod settings;
 mod support;
+mod tls;
+mod tls_chain;
+mod tls_errors;
+mod tls_rotation;
 mod tunnel;

@@ -6,6 +6,7 @@ mod peer;
 mod redis_server;
 mod secret;
 mod target;
+mod tls;
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener};
 use std::time::{Duration, Instant};
@@ -15,6 +16,7 @@ pub(crate) use peer::Peer;
 pub(crate) use redis_server::{RedisServer, command_is_missing};
 pub(crate) use secret::{every_byte, password, token};
 pub(crate) use target::{BlackHole, Target};
+pub(crate) use tls::{Authority, Identity, TlsPeer, openssl, replace};
 
 /// How long anything may take that is bound to happen. Only a broken promise ever waits for so long.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);

@@ -222,6 +222,12 @@ impl Peer {
     }
 }
 
+impl From<Peer> for std::net::TcpStream {
+    fn from(peer: Peer) -> Self {
+        peer.0.into()
+    }
+}
+
 impl Read for Peer {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         uninterrupted(|| self.0.read(buffer))
