@@ -8,7 +8,7 @@ use futures_util::FutureExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::sleep;
 
-use crate::connection::Service;
+use crate::connection::{LINGER, Service};
 use crate::failure::Failure;
 use crate::net::{Accepted, Client, Listener};
 use crate::workers::Workers;
@@ -112,13 +112,13 @@ fn take_in(
             });
         }
         Err(failure) => {
-            // Where even these are too many, the client sees a closed connection.
-            if let Ok(permit) = Arc::clone(&admission.refusals).try_acquire_owned() {
-                workers.spawn(async move {
-                    service.turn_away(accepted, client, &failure).await;
-                    drop(permit);
-                });
-            }
+            // Where even these are too many, the client is told and not waited for.
+            let permit = Arc::clone(&admission.refusals).try_acquire_owned();
+            let linger = if permit.is_ok() { LINGER } else { Duration::ZERO };
+            workers.spawn(async move {
+                service.turn_away(accepted, client, &failure, linger).await;
+                drop(permit);
+            });
         }
     }
 }

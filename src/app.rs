@@ -168,6 +168,8 @@ fn announce(listener: &Listener, link: &Link) {
         target = %link.target,
         kind = if redis.is_some() { "redis" } else { "tcp" },
         auth = password.map_or("none", |source| source.kind()),
+        tls = link.tls.is_some(),
+        listen_tls = link.listen_tls.is_some(),
         "listening"
     );
 }

@@ -65,9 +65,10 @@ fn settings_help() -> String {
     let mut help = String::from(
         "Settings of a link, as variables <ALIAS>_<SETTING> or <ALIAS>_PORT_<PORT>_<SETTING>:\n",
     );
+    let width = SETTINGS.iter().map(|setting| setting.name.len()).max().unwrap_or_default();
     for setting in SETTINGS {
         // Writing to a string can't fail.
-        let _ = writeln!(help, "  {:<16} {}", setting.name, setting.doc.replace('`', ""));
+        let _ = writeln!(help, "  {:<width$} {}", setting.name, setting.doc.replace('`', ""));
     }
     help.push_str("\nExample:\n  REDIS_PORT_6379_TCP=tcp://redis.example.com:6379 REDIS_AUTH_FILE=/run/secrets/redis redis-ambassador");
     help

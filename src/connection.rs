@@ -1,6 +1,6 @@
 //! One connection, from top to bottom.
 
-use std::future::{pending, poll_fn};
+use std::future::poll_fn;
 use std::io;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
@@ -8,10 +8,11 @@ use std::sync::Arc;
 use std::task::ready;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::backends::{Backends, Place};
+use crate::backends::Backends;
 use crate::config::Link;
 use crate::dial::{Dialler, Health};
 use crate::failure::Failure;
@@ -19,7 +20,9 @@ use crate::greet::Upstream;
 use crate::leave::{Connections, Leave, Reason, Seat};
 use crate::net::{Accepted, Client, Stream};
 use crate::random::fraction;
-use crate::relay::{End, Limits, relay};
+use crate::relay::{End, Limits, Outcome, Party, Relay, Side};
+use crate::tls::Unaccepted;
+use crate::tls::explain::{by_client, is_no_tls, late_refusal, slow_client};
 
 /// A link at work: what all of its connections share.
 pub struct Service {
@@ -35,6 +38,14 @@ pub struct Service {
     pub connections: Arc<Connections>,
 }
 
+/// A connection whose upstream is there.
+struct Established {
+    stream: Stream,
+    upstream: Stream,
+    relay: Relay,
+    seat: Seat,
+}
+
 /// How much of what a client says before its upstream is there is taken in. It has to be read to see that a client
 /// has left, and it is enough for the first commands of any client library; the rest waits in the kernel.
 const EARLY: usize = 16 * 1024;
@@ -44,24 +55,45 @@ const EARLY: usize = 16 * 1024;
 const HALF_CLOSED: Duration = Duration::from_millis(500);
 
 /// How long a refused client may go on sending before its connection is closed for good.
-const LINGER: Duration = Duration::from_secs(2);
+pub const LINGER: Duration = Duration::from_secs(2);
 
 impl Service {
-    /// Serves one client: dial, handshake, relay, one line in the log.
+    /// Serves one client: its TLS, dial, handshake, relay, one line in the log.
     pub async fn serve(&self, accepted: Accepted, client: Client, seat: Seat) {
-        let Some(mut stream) = self.take_in(accepted, client) else { return };
-        // Boxed, so that an idle connection does not carry the room that a dial needs.
-        let (early, (upstream, place)) = match Box::pin(self.establish(&mut stream)).await {
-            Ok(established) => established,
+        // Every step is boxed, and what a living connection needs lies in one box of its own: an idle one carries
+        // nothing that only a dial, a handshake or a goodbye needs.
+        let Some(mut connection) = Box::pin(self.establish(accepted, client, seat)).await else { return };
+        let Established { stream, upstream, relay, seat } = &mut *connection;
+        let outcome = relay.run(stream, upstream, seat).await;
+        Box::pin(self.close(*connection, client, outcome)).await;
+    }
+
+    /// Everything up to the moment when bytes may pass. A client that can't be served has been told so.
+    async fn establish(&self, accepted: Accepted, client: Client, seat: Seat) -> Option<Box<Established>> {
+        let mut stream = self.take_in(accepted, client).await?;
+        let mut early = Vec::new();
+        let dialled = tokio::select! {
+            biased;
+            dialled = self.dialler.dial(&self.link, &self.backends, &self.health) => dialled,
+            () = client_leaves(&mut stream, &mut early, self.link.redis.is_some()) => Err(Failure::ClientLeft),
+        };
+        match dialled {
+            Ok((Upstream { stream: upstream, leading }, place)) => {
+                tracing::debug!(link = self.link.name, %client, backend = %place.backend(), "connection opened");
+                self.backends.seat(&seat, place);
+                let relay = Relay::new(early, leading, self.limits());
+                Some(Box::new(Established { stream, upstream, relay, seat }))
+            }
             Err(failure) => {
                 drop(seat);
-                return self.refuse(stream, client, &failure).await;
+                self.refuse(stream, client, &failure, LINGER).await;
+                None
             }
-        };
-        tracing::debug!(link = self.link.name, %client, backend = %place.backend(), "connection opened");
-        self.backends.seat(&seat, place);
-        let (mut upstream, leading) = (upstream.stream, upstream.leading);
-        let outcome = relay(&mut stream, early, &mut upstream, leading, self.limits(), &seat).await;
+        }
+    }
+
+    /// One line in the log, and the end that each side is owed.
+    async fn close(&self, connection: Established, client: Client, outcome: Outcome) {
         tracing::debug!(
             link = self.link.name,
             %client,
@@ -70,60 +102,105 @@ impl Service {
             ended_by = %outcome.end,
             "connection closed"
         );
-        if matches!(outcome.end, End::Broken(..)) {
-            stream.reset();
-            upstream.reset();
+        let Established { mut stream, mut upstream, seat, .. } = connection;
+        match outcome.end {
+            // Both have said goodbye.
+            End::Closed => {}
+            End::Broken(party, error) => {
+                upstream.reset();
+                let was_served = party == Party::Client || outcome.to_client > 0;
+                let refusal = late_refusal(&error, &self.link.target.to_string(), &self.link);
+                match refusal.filter(|_| !was_served) {
+                    Some(failure) if self.link.redis.is_some() => {
+                        drop(seat);
+                        self.refuse(stream, client, &failure, LINGER).await;
+                    }
+                    refusal => {
+                        if let Some(failure) = refusal {
+                            self.report(client, &failure);
+                        }
+                        stream.reset();
+                    }
+                }
+            }
+            End::Idle | End::Left(_) => {
+                for stream in [&mut stream, &mut upstream] {
+                    // Whoever does not take a goodbye at once is not waited for.
+                    let _ = stream.shutdown().now_or_never();
+                }
+            }
         }
     }
 
-    /// Tells a client that came when it could not be taken.
-    pub async fn turn_away(&self, accepted: Accepted, client: Client, failure: &Failure) {
-        if let Some(stream) = self.take_in(accepted, client) {
-            self.refuse(stream, client, failure).await;
+    /// Tells a client that came when it could not be taken; `linger` is zero where there is no room to wait for its
+    /// end of the connection.
+    pub async fn turn_away(&self, accepted: Accepted, client: Client, failure: &Failure, linger: Duration) {
+        // A client that speaks TLS can be told only after the handshake, which is a wait too.
+        if linger.is_zero() && self.link.listen_tls.is_some() {
+            return self.report(client, failure);
+        }
+        if let Some(stream) = self.take_in(accepted, client).await {
+            self.refuse(stream, client, failure, linger).await;
         }
     }
 
-    /// Makes the client's socket one of this thread.
-    fn take_in(&self, accepted: Accepted, client: Client) -> Option<Stream> {
-        accepted
+    /// Makes the client's socket one of this thread, and takes up its TLS where the link has it. A client that there is
+    /// no stream for has been told why, as far as it can be told.
+    async fn take_in(&self, accepted: Accepted, client: Client) -> Option<Stream> {
+        let stream = accepted
             .into_stream()
             .inspect_err(|error| {
                 tracing::error!(link = self.link.name, %client, %error, "the client's socket can't be watched");
             })
-            .ok()
+            .ok()?;
+        let Some(tls) = &self.link.listen_tls else {
+            return Some(stream);
+        };
+        let limit = self.link.connect_timeout;
+        let Ok(accepted) = timeout(limit, tls.accept(stream)).await else {
+            self.report(client, &slow_client(limit));
+            return None;
+        };
+        let Unaccepted { error, mut socket } = match accepted {
+            Ok(stream) => return Some(stream),
+            Err(unaccepted) => unaccepted,
+        };
+        let failure = by_client(&error, &self.link);
+        self.report(client, &failure);
+        // One that speaks no TLS may be a Redis client that can read the line; any other has its alert.
+        let reply = failure.reply(&self.link.name);
+        let speaks_plainly = is_no_tls(&error) && self.link.redis.is_some();
+        let line = if speaks_plainly { reply.as_bytes() } else { b"" };
+        // A client that has gone meanwhile is no news.
+        let _ = timeout(LINGER, say_and_close(&mut socket, line)).await;
+        None
     }
 
     /// Tells a client why it is not served, and the log too.
-    async fn refuse(&self, mut stream: Stream, client: Client, failure: &Failure) {
-        let link = &self.link.name;
-        if matches!(failure, Failure::ClientLeft) {
-            tracing::debug!(link, %client, "the client left before it could be served");
-            return;
-        }
-        tracing::warn!(
-            link,
-            %client,
-            stage = failure.stage().name(),
-            error = %failure,
-            remedy = failure.remedy(&self.link),
-            "connection failed"
-        );
+    async fn refuse(&self, mut stream: Stream, client: Client, failure: &Failure, linger: Duration) {
+        self.report(client, failure);
         if self.link.redis.is_some() {
-            let reply = failure.reply(link);
-            // A client that has gone meanwhile is no news.
-            let _ = timeout(LINGER, say_and_close(&mut stream, reply.as_bytes())).await;
+            let reply = failure.reply(&self.link.name);
+            // A client that has gone meanwhile is no news, and one that had only ended its stream still listens.
+            let _ = timeout(linger, say_and_close(&mut stream, reply.as_bytes())).await;
         }
     }
 
-    /// Dials while it takes in what the client says, and stops if the client leaves.
-    async fn establish(&self, client: &mut Stream) -> Result<(Vec<u8>, (Upstream, Place)), Failure> {
-        let mut early = Vec::new();
-        let dialled = tokio::select! {
-            biased;
-            dialled = self.dialler.dial(&self.link, &self.backends, &self.health) => dialled,
-            () = client_leaves(client, &mut early, self.link.redis.is_some()) => Err(Failure::ClientLeft),
-        };
-        Ok((early, dialled?))
+    /// Tells the log why a client is not served.
+    fn report(&self, client: Client, failure: &Failure) {
+        let link = &self.link.name;
+        if matches!(failure, Failure::ClientLeft) {
+            tracing::debug!(link, %client, "the client left before it could be served");
+        } else {
+            tracing::warn!(
+                link,
+                %client,
+                stage = failure.stage().name(),
+                error = %failure,
+                remedy = failure.remedy(&self.link),
+                "connection failed"
+            );
+        }
     }
 
     fn limits(&self) -> Limits {
@@ -150,7 +227,10 @@ async fn client_leaves(client: &mut Stream, early: &mut Vec<u8>, is_redis: bool)
             Err(_) => return,
         }
     }
-    pending::<()>().await;
+    // No more is read, so that the end of the stream would not be seen; an error would be.
+    while client.take_error().is_none() {
+        sleep(HALF_CLOSED).await;
+    }
 }
 
 /// Reads what is there, without holding memory while nothing is.

@@ -20,6 +20,7 @@ use crate::failure::{Failure, Stage};
 use crate::greet::{Upstream, greet};
 use crate::net::Stream;
 use crate::resolve::Resolver;
+use crate::tls::explain::by_target;
 
 /// The first wait before a target is tried again; each is twice the one before, up to the longest.
 const FIRST_WAIT: Duration = Duration::from_millis(25);
@@ -86,6 +87,7 @@ impl Dialler {
         let deadline = Instant::now() + link.connect_timeout;
         let mut wait = FIRST_WAIT;
         let mut given_up = Vec::new();
+        let mut refusal = None;
         loop {
             let mut news = backends.news();
             let failure = match self.try_each(link, backends, &mut given_up, deadline).await {
@@ -96,7 +98,10 @@ impl Dialler {
                 Err(failure) => failure,
             };
             if !failure.is_passing() {
-                return Err(failure);
+                // Where the deadline cut the last try short, what ended those before it says more.
+                let cut_short =
+                    matches!(failure, Failure::TimedOut { stage: Stage::Resolve | Stage::Connect, .. });
+                return Err(refusal.filter(|_| cut_short).unwrap_or(failure));
             }
             backends.look_again();
             let patience_ends = deadline.min(health.fails() + link.connect_timeout);
@@ -104,6 +109,7 @@ impl Dialler {
                 return Err(failure);
             }
             tracing::debug!(link = link.name, error = %failure, "dialling again");
+            refusal = Some(failure);
             tokio::select! {
                 () = sleep(wait) => wait = LONGEST_WAIT.min(wait * 2),
                 () = news.another_list() => {}
@@ -155,7 +161,7 @@ impl Dialler {
         Err(Failure::of_all(failures).unwrap_or_else(|| backends.absence()))
     }
 
-    /// One try at one backend: resolve, connect, greet. Each step is told by its own name when the deadline ends it.
+    /// One try at one backend: resolve, connect, TLS, greet. Each step is told by its own name when the deadline ends it.
     pub async fn attempt(
         &self,
         link: &Link,
@@ -172,6 +178,13 @@ impl Dialler {
         {
             place.note_address(address);
         }
+        let stream = match &link.tls {
+            None => stream,
+            Some(tls) => timeout_at(deadline, tls.connect(stream, &backend.endpoint))
+                .await
+                .map_err(late(Stage::Tls, format!("the TLS handshake with {shown}"), begun, deadline))?
+                .map_err(|error| by_target(error, &shown, link))?,
+        };
         match &link.redis {
             None => Ok(Upstream::of_plain_tunnel(stream)),
             Some(redis) => timeout_at(deadline, greet(stream, &shown, link, redis, &backend.probe))

@@ -18,6 +18,8 @@ pub enum Stage {
     Resolve,
     /// The connection to the target.
     Connect,
+    /// TLS, with the target or with the client.
+    Tls,
     /// AUTH.
     Auth,
     /// SELECT.
@@ -36,6 +38,7 @@ impl Stage {
         match self {
             Self::Resolve => "resolve",
             Self::Connect => "connect",
+            Self::Tls => "tls",
             Self::Auth => "auth",
             Self::Select => "select",
             Self::Role => "role",
@@ -84,22 +87,34 @@ pub enum Failure {
         after: Duration,
     },
     /// The connection to the target broke during the handshake.
-    #[error("{endpoint} broke the connection during the handshake: {}", words(source))]
+    #[error("{endpoint} broke the connection during the handshake{hint}: {}", words(source))]
     Broken {
         /// The handshake's stage.
         stage: Stage,
         /// What was dialled.
         endpoint: String,
+        /// What this may mean, or nothing.
+        hint: &'static str,
         /// What the kernel said.
         source: io::Error,
     },
     /// The target closed the connection during the handshake.
-    #[error("{endpoint} closed the connection during the handshake")]
+    #[error("{endpoint} closed the connection during the handshake{hint}")]
     Closed {
         /// The handshake's stage.
         stage: Stage,
         /// What was dialled.
         endpoint: String,
+        /// What this may mean, or nothing.
+        hint: &'static str,
+    },
+    /// TLS failed, on either side.
+    #[error("{what}")]
+    Tls {
+        /// What failed, and why.
+        what: String,
+        /// What to do about it.
+        remedy: String,
     },
     /// The target answered an error.
     #[error("{what}: {words}")]
@@ -198,6 +213,7 @@ impl Failure {
             | Self::Closed { stage, .. }
             | Self::Refused { stage, .. }
             | Self::NotRedis { stage, .. } => *stage,
+            Self::Tls { .. } => Stage::Tls,
             Self::Secret(_) => Stage::Auth,
             Self::Full => Stage::Limit,
             Self::NotAllowed { .. } => Stage::Allow,
@@ -252,12 +268,22 @@ impl Failure {
                 Stage::Connect => {
                     format!("check the address in {variable}, and firewalls on the way to it")
                 }
+                Stage::Tls => format!(
+                    "check that the port in {variable} speaks TLS: a plain Redis waits in silence for more"
+                ),
                 _ => format!("check that the target of {variable} is a Redis server and not overloaded"),
             },
+            Self::Broken { stage: Stage::Tls, .. } | Self::Closed { stage: Stage::Tls, .. } => format!(
+                "see the target's own log; check that the port in {variable} speaks TLS, and that the target has room for a client"
+            ),
+            Self::Broken { hint, .. } | Self::Closed { hint, .. } if !hint.is_empty() => format!(
+                "see the target's own log; if it speaks TLS, write rediss:// in {variable} or set {}_TLS=true",
+                link.alias
+            ),
             Self::Broken { .. } | Self::Closed { .. } => {
                 format!("see the target's own log; check that {variable} names the Redis server itself")
             }
-            Self::Refused { remedy, .. } => remedy.clone(),
+            Self::Tls { remedy, .. } | Self::Refused { remedy, .. } => remedy.clone(),
             Self::NotRedis { remedy, .. } => (*remedy).to_owned(),
             Self::Secret(error) => {
                 format!("let user {} read {}", rustix::process::geteuid().as_raw(), error.path.display())

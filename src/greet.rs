@@ -16,6 +16,7 @@ use crate::failure::{Failure, Stage};
 use crate::net::Stream;
 use crate::resp::{self, Reply};
 use crate::secret::Secret;
+use crate::tls::explain::late_refusal;
 
 /// A connection to the target that a client's bytes may go to.
 #[derive(Debug)]
@@ -147,6 +148,8 @@ pub async fn greet(
     let mut greeting = Greeting {
         stream,
         buffer: BytesMut::with_capacity(128),
+        // To who speaks TLS only our first words are nonsense, and Redis then leaves without one of its own.
+        hint: if link.tls.is_none() { ", as a server that speaks TLS only does" } else { "" },
         endpoint,
         link,
         redis,
@@ -192,6 +195,8 @@ struct Greeting<'a> {
     stream: Stream,
     /// What came and was not taken yet.
     buffer: BytesMut,
+    /// What the end of the connection may mean, while nothing has come.
+    hint: &'static str,
     endpoint: &'a str,
     link: &'a Link,
     redis: &'a Redis,
@@ -207,6 +212,10 @@ impl Greeting<'_> {
     ) -> Result<Option<(Question, String)>, Failure> {
         // A server may refuse and close before it has read anything; its words then wait to be read all the same.
         let mut written = self.stream.write_all(resp::commands(commands).expose()).await;
+        if written.is_ok() {
+            // A stream that buffers (TLS) may still hold some of it.
+            written = self.stream.flush().await;
+        }
         let mut told = None;
         for asked in asked {
             match *asked {
@@ -240,8 +249,6 @@ impl Greeting<'_> {
         written: &mut std::io::Result<()>,
         decode: impl Fn(&mut BytesMut) -> Result<Option<T>, resp::NotReply>,
     ) -> Result<T, Failure> {
-        let endpoint = self.endpoint;
-        let broken = |source| Failure::Broken { stage, endpoint: endpoint.to_owned(), source };
         loop {
             match decode(&mut self.buffer) {
                 Ok(Some(reply)) => return Ok(reply),
@@ -250,14 +257,25 @@ impl Greeting<'_> {
             }
             match self.stream.read_buf(&mut self.buffer).await {
                 Ok(0) if self.buffer.is_empty() => {
-                    std::mem::replace(written, Ok(())).map_err(broken)?;
-                    return Err(Failure::Closed { stage, endpoint: endpoint.to_owned() });
+                    let endpoint = self.endpoint.to_owned();
+                    let written = std::mem::replace(written, Ok(()));
+                    written.map_err(|source| self.broken(stage, source))?;
+                    return Err(Failure::Closed { stage, endpoint, hint: self.hint });
                 }
                 Ok(0) => return Err(self.not_redis(stage, &self.buffer)),
-                Ok(_) => {}
-                Err(source) => return Err(broken(source)),
+                Ok(_) => self.hint = "",
+                Err(source) => return Err(self.broken(stage, source)),
             }
         }
+    }
+
+    fn broken(&self, stage: Stage, source: std::io::Error) -> Failure {
+        late_refusal(&source, self.endpoint, self.link).unwrap_or_else(|| Failure::Broken {
+            stage,
+            endpoint: self.endpoint.to_owned(),
+            hint: self.hint,
+            source,
+        })
     }
 
     /// The target's words on one line, with nothing in them that was sent to it in confidence.
@@ -328,7 +346,9 @@ impl Greeting<'_> {
         // Enough to recognise a protocol by.
         const SHOWN: usize = 64;
         let remedy = match bytes {
-            [0x15, 0x03, ..] => "the target speaks TLS: dial its plain port",
+            [0x15, 0x03, ..] => {
+                "turn TLS on: write rediss://, or set TLS=true for the link; or dial a plain port"
+            }
             [b'H', b'T', b'T', b'P', ..] => "the target is a web server: name the Redis server",
             _ => "name the Redis server itself",
         };

@@ -188,7 +188,7 @@ mod tests {
         let (first, second) = (connections.enter(), connections.enter());
         drop(first);
         assert_eq!(connections.count(), 1);
-        let (_, ()) = tokio::join!(connections.emptied(), async { drop(second) });
+        let ((), ()) = tokio::join!(connections.emptied(), async { drop(second) });
         assert_eq!(connections.count(), 0);
     }
 

@@ -81,4 +81,5 @@ pub mod relay;
 pub mod resolve;
 pub mod resp;
 pub mod secret;
+pub mod tls;
 pub mod workers;

@@ -1,6 +1,6 @@
 //! Sockets: listening, connecting, and the one kind of stream that everything else works on.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileTypeExt;
@@ -16,6 +16,8 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
 use crate::config::Listen;
+use crate::relay::Side;
+use crate::tls::stream::TlsStream;
 
 /// A connected socket.
 #[derive(Debug)]
@@ -24,6 +26,8 @@ pub enum Stream {
     Tcp(TcpStream),
     /// A Unix socket.
     Unix(UnixStream),
+    /// TLS on one of them; boxed, so that the plain kinds stay small.
+    Tls(Box<TlsStream>),
 }
 
 impl Stream {
@@ -39,21 +43,34 @@ impl Stream {
         UnixStream::connect(path).await.map(Self::Unix)
     }
 
-    /// The address of the other side, if it has one and is still there.
+    /// The address of the other side of a TCP connection that is still there.
     pub fn peer(&self) -> Option<IpAddr> {
         match self {
             Self::Tcp(stream) => stream.peer_addr().ok().map(|address| address.ip()),
-            Self::Unix(_) => None,
+            Self::Unix(_) | Self::Tls(_) => None,
         }
     }
 
     /// Closes so that the peer sees a reset, as far as the kind of socket has one: a Unix socket's peer sees a reset
     /// only where it had sent something that was not read.
     pub fn reset(self) {
-        if let Self::Tcp(stream) = self {
+        match self {
             // If it can't be set the socket is closed in the ordinary way, which is all that is left to do.
-            let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+            Self::Tcp(stream) => drop(SockRef::from(&stream).set_linger(Some(Duration::ZERO))),
+            Self::Unix(_) => {}
+            Self::Tls(stream) => stream.reset(),
         }
+    }
+}
+
+impl Side for Stream {
+    fn take_error(&self) -> Option<io::Error> {
+        let error = match self {
+            Self::Tcp(stream) => stream.take_error(),
+            Self::Unix(stream) => stream.take_error(),
+            Self::Tls(stream) => return stream.take_error(),
+        };
+        error.unwrap_or_else(Some)
     }
 }
 
@@ -66,6 +83,7 @@ impl AsyncRead for Stream {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buffer),
             Self::Unix(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_read(cx, buffer),
         }
     }
 }
@@ -75,6 +93,19 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
             Self::Unix(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, parts),
+            Self::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, parts),
+            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_write_vectored(cx, parts),
         }
     }
 
@@ -82,6 +113,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
             Self::Unix(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_flush(cx),
         }
     }
 
@@ -89,6 +121,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_shutdown(cx),
         }
     }
 }

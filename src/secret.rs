@@ -179,6 +179,11 @@ impl FileError {
 /// The file's bytes without one trailing line ending.
 fn read(path: &Path) -> Result<Secret, FileError> {
     let error = |reason: String| FileError::unreadable(path, reason);
+    // Opening a pipe that nobody writes to would wait for ever.
+    let kind = std::fs::metadata(path).map_err(|e| error(words(&e)))?;
+    if !kind.is_file() {
+        return Err(error("it is not a regular file".into()));
+    }
     let file = File::open(path).map_err(|e| error(words(&e)))?;
     // One byte more than the longest value and its line ending, so that a longer one shows itself.
     let mut buffer = Zeroizing::new(vec![0; LONGEST + 3]);
@@ -202,7 +207,8 @@ fn read(path: &Path) -> Result<Secret, FileError> {
     Ok(Secret::new(value.to_vec()))
 }
 
-fn without_line_ending(bytes: &[u8]) -> &[u8] {
+/// A value as people write it into files and variables, without one line ending at its end.
+pub fn without_line_ending(bytes: &[u8]) -> &[u8] {
     match bytes.strip_suffix(b"\n") {
         Some(line) => line.strip_suffix(b"\r").unwrap_or(line),
         None => bytes,

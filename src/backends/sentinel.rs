@@ -26,6 +26,7 @@ use crate::failure::words;
 use crate::net::Stream;
 use crate::random::jittered;
 use crate::resp;
+use crate::tls::explain::by_target;
 
 /// How often Sentinels are asked while all is well: their announcements come by themselves.
 const EVERY: Duration = Duration::from_secs(5);
@@ -63,6 +64,7 @@ pub(super) async fn follow(
     let sentinels = Sentinels {
         backends,
         dialler,
+        link,
         access: redis.map_or(&none, |redis| &redis.sentinel),
         role: redis.and_then(|redis| redis.role).unwrap_or(Role::Master),
         places: sentinels,
@@ -77,6 +79,7 @@ pub(super) async fn follow(
 struct Sentinels<'a> {
     backends: &'a Backends,
     dialler: &'a Dialler,
+    link: &'a Link,
     access: &'a Access,
     role: Role,
     places: &'a [Endpoint],
@@ -139,7 +142,9 @@ impl Sentinels<'_> {
         let resolving = self.places.iter().map(|sentinel| self.addresses(sentinel, deadline));
         for (sentinel, places) in self.places.iter().zip(join_all(resolving).await) {
             match places {
-                Ok(places) => asking.extend(places.into_iter().map(|place| self.ask(place, deadline))),
+                Ok(places) => {
+                    asking.extend(places.into_iter().map(|place| self.ask(sentinel, place, deadline)));
+                }
                 Err(reason) => answers.push((sentinel.to_string(), Err(reason))),
             }
         }
@@ -169,9 +174,15 @@ impl Sentinels<'_> {
         Ok(addresses.iter().map(|address| Endpoint::Tcp(Host::Address(*address), *port)).collect())
     }
 
-    async fn ask(&self, sentinel: Endpoint, deadline: Instant) -> (String, Result<Answer, String>) {
+    /// Asks a Sentinel at one of the addresses of its name.
+    async fn ask(
+        &self,
+        sentinel: &Endpoint,
+        place: Endpoint,
+        deadline: Instant,
+    ) -> (String, Result<Answer, String>) {
         let answer = timeout_at(deadline, async {
-            let mut conversation = self.begin(&sentinel, deadline).await?;
+            let mut conversation = self.begin(sentinel, &place, deadline).await?;
             let service = self.service.as_bytes();
             let mut commands = vec![
                 vec![&b"SENTINEL"[..], b"GET-MASTER-ADDR-BY-NAME", service],
@@ -204,13 +215,25 @@ impl Sentinels<'_> {
             Ok(Answer { primary, epoch: epoch.unwrap_or_default(), replicas })
         });
         let answer = answer.await.unwrap_or_else(|_| Err("no answer in time".to_owned()));
-        (sentinel.to_string(), answer)
+        (place.to_string(), answer)
     }
 
-    /// Connects and authenticates.
-    async fn begin(&self, sentinel: &Endpoint, deadline: Instant) -> Result<Conversation, String> {
-        let (stream, _) =
-            self.dialler.open(sentinel, deadline, |_| {}).await.map_err(|failure| failure.to_string())?;
+    /// Connects to a Sentinel at an address of its name, takes up TLS where the link has it, and authenticates.
+    async fn begin(
+        &self,
+        sentinel: &Endpoint,
+        place: &Endpoint,
+        deadline: Instant,
+    ) -> Result<Conversation, String> {
+        let (stream, shown) =
+            self.dialler.open(place, deadline, |_| {}).await.map_err(|failure| failure.to_string())?;
+        let stream = match &self.link.tls {
+            None => stream,
+            Some(tls) => timeout_at(deadline, tls.connect(stream, sentinel))
+                .await
+                .map_err(|_| "no TLS in time".to_owned())?
+                .map_err(|error| by_target(error, &shown, self.link).to_string())?,
+        };
         let mut conversation = Conversation { stream, buffer: BytesMut::new() };
         let Some(password) = &self.access.password else {
             return Ok(conversation);
@@ -245,15 +268,20 @@ impl Sentinels<'_> {
     }
 
     async fn hear_out(&self, sentinel: &Endpoint, pause: &mut Duration) -> Result<(), String> {
-        let mut conversation = self.begin(sentinel, Instant::now() + PATIENCE).await?;
         let mut subscribe: Vec<&[u8]> = vec![b"SUBSCRIBE", b"+switch-master"];
         if self.role == Role::Replica {
             subscribe.extend([&b"+slave"[..], b"+sdown", b"-sdown", b"+convert-to-slave"]);
         }
-        conversation.say(&[subscribe]).await?;
-        if let BytesFrame::Error(words) = conversation.hear().await? {
-            return Err(resp::one_line(words.as_bytes()));
-        }
+        let deadline = Instant::now() + PATIENCE;
+        let subscribed = timeout_at(deadline, async {
+            let mut conversation = self.begin(sentinel, sentinel, deadline).await?;
+            conversation.say(&[subscribe]).await?;
+            match conversation.hear().await? {
+                BytesFrame::Error(words) => Err(resp::one_line(words.as_bytes())),
+                _ => Ok(conversation),
+            }
+        });
+        let mut conversation = subscribed.await.unwrap_or_else(|_| Err("no answer in time".to_owned()))?;
         *pause = FIRST_PAUSE;
         // What was announced before has not been heard.
         self.heard.notify_one();
@@ -339,7 +367,9 @@ struct Conversation {
 
 impl Conversation {
     async fn say(&mut self, commands: &[Vec<&[u8]>]) -> Result<(), String> {
-        self.stream.write_all(resp::commands(commands).expose()).await.map_err(|error| words(&error))
+        self.stream.write_all(resp::commands(commands).expose()).await.map_err(|error| words(&error))?;
+        // A stream that buffers (TLS) may still hold some of it.
+        self.stream.flush().await.map_err(|error| words(&error))
     }
 
     async fn hear(&mut self) -> Result<BytesFrame, String> {

@@ -46,8 +46,8 @@ impl Row {
             kind: if redis.is_some() { "redis" } else { "tcp" },
             target: link.target.to_string(),
             backends: link.endpoints.iter().map(ToString::to_string).collect(),
-            tls: link.target.scheme.is_tls(),
-            listen_tls: false,
+            tls: link.tls.is_some(),
+            listen_tls: link.listen_tls.is_some(),
             auth: password.map_or("none", |source| source.kind()),
             username: username.map(|source| String::from_utf8_lossy(source.last().expose()).into_owned()),
             db: redis.and_then(|redis| redis.database),
@@ -74,13 +74,20 @@ pub fn show(config: &Config, format: Format, out: &mut impl Write) -> io::Result
 fn table(wiring: &Wiring<'_>, out: &mut impl Write) -> io::Result<()> {
     let mut table = Table::new();
     table.load_style(UTF8_FULL_CONDENSED);
-    table.set_header(["link", "listens on", "dials", "kind", "auth", "user", "db"]);
+    table.set_header(["link", "listens on", "dials", "kind", "tls", "auth", "user", "db"]);
     for row in &wiring.links {
         table.add_row([
             format!("{}:{}", row.alias.to_lowercase(), row.port),
             row.listen.clone(),
             row.target.clone(),
             row.kind.to_owned(),
+            match (row.listen_tls, row.tls) {
+                (false, false) => "-",
+                (true, false) => "from clients",
+                (false, true) => "to the target",
+                (true, true) => "both sides",
+            }
+            .to_owned(),
             row.auth.to_owned(),
             row.username.clone().unwrap_or_else(|| "-".to_owned()),
             row.db.map_or_else(|| "-".to_owned(), |db| db.to_string()),

@@ -1,5 +1,6 @@
 //! From variables to links: which names make one, which are passed over, and which settings go where.
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fmt;
@@ -10,12 +11,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use rustls::RootCertStore;
 
-use super::settings::{NOT_YET, SETTINGS, Scope, near_miss, setting};
+use super::settings::{NOT_YET, OF_TLS, SETTINGS, Scope, near_miss, setting};
 use super::target::{Backends, Endpoint, Host, Malformed, Scheme, Target, database};
 use super::{Env, Findings, Process, count, duration, duration_or_off};
 use crate::backends::{Balance, file};
-use crate::secret::{LONGEST, Secret, SecretFile, Source};
+use crate::secret::{LONGEST, Secret, SecretFile, Source, without_line_ending};
+use crate::tls::{
+    Acceptor, Connector, Files, Identity, Part, Trust, Unusable, parse_server_name, server_name,
+    system_authorities,
+};
 
 /// One link: what listens, and what it dials.
 #[derive(Debug)]
@@ -41,9 +47,13 @@ pub struct Link {
     /// How connections are treated whose backend has moved or was demoted: the time that they have to go, `None` to
     /// let them be.
     pub move_grace: Option<Duration>,
+    /// TLS towards the target.
+    pub tls: Option<Connector>,
+    /// TLS for clients.
+    pub listen_tls: Option<Acceptor>,
     /// The networks that may connect; empty for all.
     pub allow: Vec<IpNet>,
-    /// The time for a dial, from the name to the last reply of the handshake.
+    /// The time for a dial, from the name to the last reply of the handshake, and for a client's TLS.
     pub connect_timeout: Duration,
     /// How long a connection may move nothing.
     pub idle_timeout: Option<Duration>,
@@ -237,11 +247,19 @@ pub(super) fn parse(env: &Env, process: &Process, findings: &mut Findings) -> Ve
     let drafts: Vec<Draft> =
         taken.iter().filter_map(|candidate| Draft::read(candidate, env, findings)).collect();
     let settings = Settings::collect(env, &taken, &drafts, findings);
+    settings.refuse_tls_settings_without_tls(&drafts, findings);
     let links: Vec<Link> =
         drafts.into_iter().map(|draft| draft.finish(&settings, process, findings)).collect();
     warn_of_unused_names(env, &links, &taken, process, findings);
     refuse_clashes(&links, findings);
-    if taken.is_empty() {
+    if taken.is_empty() && !aliases.is_empty() && process.aliases.is_some() {
+        let aliases: Vec<_> = aliases.into_iter().map(str::to_lowercase).collect();
+        findings.mistake(
+            "AMBASSADOR_LINKS (--links)",
+            "it names none of the links that are set, so there is nothing to listen on",
+            format!("name some of them: AMBASSADOR_LINKS={}", aliases.join(",")),
+        );
+    } else if taken.is_empty() {
         findings.mistake(
             "<ALIAS>_PORT_<PORT>_TCP",
             "no link is set, so there is nothing to listen on",
@@ -301,7 +319,8 @@ impl Draft {
         let mut target = self.target;
         link.follow_docker(&mut target);
         let redis = link.redis(&mut target);
-        link.refuse_what_is_not_built(&self.variable, &target);
+        let tls = link.tls(&self.variable, &target);
+        let listen_tls = link.listen_tls();
         if redis.is_none() {
             link.refuse_redis_settings();
         }
@@ -319,7 +338,7 @@ impl Draft {
         let timeout = || "write a number and a unit, such as 500ms, 5s or 1h".to_owned();
         let timeout_or_off = || "write a number and a unit, such as 500ms, 5s or 1h, or off".to_owned();
         Link {
-            name: format!("{}:{}", self.alias.to_lowercase(), self.port),
+            name: link.name(),
             listen: listen.unwrap_or(match process.bind {
                 Some(address) => Listen::Address((address, self.port).into()),
                 None => Listen::Everywhere(self.port),
@@ -335,6 +354,8 @@ impl Draft {
                 })
                 // Long enough for what is under way, short enough that little is said to the wrong server.
                 .unwrap_or(Some(Duration::from_secs(5))),
+            tls,
+            listen_tls,
             allow,
             connect_timeout: link
                 .value("CONNECT_TIMEOUT", |text| duration(text, false), timeout)
@@ -396,6 +417,8 @@ struct Settings<'a> {
     variables: BTreeMap<Address<'a>, &'a str>,
     /// The one port of each alias that its alias-wide credentials go to.
     credential_ports: BTreeMap<&'a str, u16>,
+    /// The authorities of the system, read when the first link needs them.
+    system_authorities: OnceCell<Result<Arc<RootCertStore>, String>>,
 }
 
 impl<'a> Settings<'a> {
@@ -409,7 +432,12 @@ impl<'a> Settings<'a> {
         let mut aliases: Vec<&str> = taken.iter().map(|candidate| candidate.alias).collect();
         aliases.sort_by_key(|alias| (std::cmp::Reverse(alias.len()), *alias));
         aliases.dedup();
-        let mut settings = Settings { env, variables: BTreeMap::new(), credential_ports: BTreeMap::new() };
+        let mut settings = Settings {
+            env,
+            variables: BTreeMap::new(),
+            credential_ports: BTreeMap::new(),
+            system_authorities: OnceCell::new(),
+        };
         for variable in env.names() {
             settings.place(variable, &aliases, taken, findings);
         }
@@ -522,6 +550,43 @@ impl<'a> Settings<'a> {
                 );
             }
         }
+    }
+
+    /// A setting of TLS for a target that is spoken to in clear would be silently without effect. One for the whole
+    /// alias needs one link of it that has TLS.
+    fn refuse_tls_settings_without_tls(&self, drafts: &[Draft], findings: &mut Findings) {
+        let mut refuse = |alias: &str, variable: Option<&str>| {
+            if let Some(variable) = variable {
+                findings.mistake(
+                    variable,
+                    "there is no TLS towards the target, and this is a setting of it",
+                    format!("write rediss:// or tls://, or set {alias}_TLS=true, or remove {variable}"),
+                );
+            }
+        };
+        let mut without: BTreeSet<&str> = drafts.iter().map(|draft| draft.alias.as_str()).collect();
+        for draft in drafts {
+            if self.asks_for_tls(draft) {
+                without.remove(draft.alias.as_str());
+                continue;
+            }
+            for name in OF_TLS {
+                refuse(&draft.alias, self.at_port(&draft.alias, draft.port, name));
+            }
+        }
+        for alias in without {
+            for name in OF_TLS {
+                refuse(alias, self.alias_wide(alias, name));
+            }
+        }
+    }
+
+    fn asks_for_tls(&self, draft: &Draft) -> bool {
+        let variable =
+            self.at_port(&draft.alias, draft.port, "TLS").or_else(|| self.alias_wide(&draft.alias, "TLS"));
+        let value = variable.and_then(|variable| self.env.bytes(variable));
+        // A value that is no yes and no no is a mistake of its own.
+        draft.target.scheme.is_tls() || value.is_some_and(|value| value.trim_ascii() != b"false")
     }
 
     fn at_port(&self, alias: &str, port: u16, name: &'static str) -> Option<&'a str> {
@@ -762,6 +827,7 @@ impl<'a> LinkSettings<'a, '_> {
             (Some(variable), None) => variable,
         };
         let value = self.settings.env.bytes(variable)?;
+        let value = if is_file { value } else { without_line_ending(value) };
         if value.is_empty() {
             self.findings.mistake(
                 variable,
@@ -817,6 +883,197 @@ impl<'a> LinkSettings<'a, '_> {
         )
     }
 
+    fn flag(&mut self, name: &'static str) -> Option<bool> {
+        let parse = |text: &str| match text {
+            "true" => Ok(true),
+            "false" => Ok(false),
+            _ => Err(format!("\"{text}\" is neither true nor false")),
+        };
+        self.value(name, parse, || "write true or false".to_owned())
+    }
+
+    fn path(&mut self, name: &'static str) -> Option<PathBuf> {
+        let variable = self.variable(name)?;
+        let value = self.settings.env.bytes(variable)?;
+        if value.is_empty() {
+            self.findings.mistake(
+                variable,
+                "it is set, but empty",
+                format!("give it the path of a file, or remove {variable}"),
+            );
+            return None;
+        }
+        Some(PathBuf::from(OsString::from_vec(value.to_vec())))
+    }
+
+    /// A certificate and its key, which are nothing without each other.
+    fn identity(&mut self, certificate_name: &'static str, key_name: &'static str) -> Option<Identity> {
+        let (certificate, key) = (self.path(certificate_name), self.path(key_name));
+        let (given, name, missing) = match (self.variable(certificate_name), self.variable(key_name)) {
+            (Some(given), None) => (given, certificate_name, key_name),
+            (None, Some(given)) => (given, key_name, certificate_name),
+            _ => return Some(Identity { certificate: certificate?, key: key? }),
+        };
+        let missing = given.replace(name, missing);
+        self.findings.mistake(
+            given,
+            format!("{missing} is not set, and a certificate goes with its key"),
+            format!("set {missing} too, or remove {given}"),
+        );
+        None
+    }
+
+    fn unusable(&mut self, unusable: &Unusable, names: [&'static str; 3]) {
+        let [authorities, certificate, key] = names;
+        let variable = self.variable(match unusable.part {
+            Part::Authorities => authorities,
+            Part::Certificate => certificate,
+            Part::Key => key,
+        });
+        let remedy =
+            format!("{}, for user {} to read", unusable.remedy(), rustix::process::geteuid().as_raw());
+        self.findings.mistake(variable.unwrap_or(authorities), unusable.to_string(), remedy);
+    }
+
+    fn name(&self) -> String {
+        format!("{}:{}", self.alias.to_lowercase(), self.port)
+    }
+
+    /// TLS towards the target, if it is asked for.
+    fn tls(&mut self, link_variable: &str, target: &Target) -> Option<Connector> {
+        let asked = self.flag("TLS");
+        let variable = self.variable("TLS").unwrap_or(link_variable);
+        let is_unix =
+            matches!(&target.backends, Backends::Listed(all) if matches!(all[..], [Endpoint::Unix(_)]));
+        match asked {
+            Some(false) if target.scheme.is_tls() => {
+                self.findings.mistake(
+                    variable,
+                    "the target's scheme asks for TLS",
+                    format!("write redis:// or tcp://, or remove {variable}"),
+                );
+                return None;
+            }
+            Some(true) if is_unix => {
+                self.findings.mistake(
+                    variable,
+                    "the target is a Unix socket, which nobody speaks TLS on",
+                    format!("remove {variable}"),
+                );
+                return None;
+            }
+            Some(true) => {}
+            _ if target.scheme.is_tls() => {}
+            _ => return None,
+        }
+        if is_unix {
+            self.findings.mistake(
+                link_variable,
+                "the target is a Unix socket, which nobody speaks TLS on",
+                "write redis+unix://",
+            );
+            return None;
+        }
+        let files = Files {
+            authorities: self.path("TLS_CA_FILE"),
+            identity: self.identity("TLS_CERT_FILE", "TLS_KEY_FILE"),
+        };
+        let name = self.value("TLS_SERVER_NAME", parse_server_name, || {
+            "write the name or the address that the target's certificate has".to_owned()
+        });
+        if let (Backends::Listed(endpoints), None) = (&target.backends, self.variable("TLS_SERVER_NAME")) {
+            for endpoint in endpoints {
+                if let Err(reason) = server_name(endpoint) {
+                    self.findings.mistake(
+                        link_variable,
+                        reason,
+                        format!(
+                            "set {}_TLS_SERVER_NAME to the name that the target's certificate has",
+                            self.alias
+                        ),
+                    );
+                }
+            }
+        }
+        let trust = match self.flag("TLS_INSECURE") {
+            Some(true) => {
+                self.warn_of_insecurity(&files);
+                Trust::Anyone
+            }
+            _ if files.authorities.is_some() => Trust::Verified(Arc::new(RootCertStore::empty())),
+            // One that was meant, and has been reported.
+            _ if self.variable("TLS_CA_FILE").is_some() => return None,
+            _ => Trust::Verified(self.system_authorities(link_variable)?),
+        };
+        match Connector::new(self.name(), files, trust, name) {
+            Ok(connector) => Some(connector),
+            Err(unusable) => {
+                self.unusable(&unusable, ["TLS_CA_FILE", "TLS_CERT_FILE", "TLS_KEY_FILE"]);
+                None
+            }
+        }
+    }
+
+    fn warn_of_insecurity(&mut self, files: &Files) {
+        let Some(variable) = self.variable("TLS_INSECURE") else {
+            return;
+        };
+        let ca_file = match files.authorities {
+            Some(_) => format!("; {}_TLS_CA_FILE has no effect", self.alias),
+            None => String::new(),
+        };
+        self.findings.warning(
+            variable,
+            format!(
+                "the target of {} is not verified: anyone in between can read and change everything, passwords too{ca_file}",
+                self.name()
+            ),
+        );
+    }
+
+    fn system_authorities(&mut self, link_variable: &str) -> Option<Arc<RootCertStore>> {
+        match self.settings.system_authorities.get_or_init(system_authorities) {
+            Ok(authorities) => Some(Arc::clone(authorities)),
+            Err(reason) => {
+                self.findings.mistake(
+                    link_variable,
+                    format!("the certificate authorities of the system can't be had: {reason}"),
+                    format!("set {}_TLS_CA_FILE, or install ca-certificates", self.alias),
+                );
+                None
+            }
+        }
+    }
+
+    /// TLS for clients, if it is asked for.
+    fn listen_tls(&mut self) -> Option<Acceptor> {
+        const NAMES: [&str; 3] = ["LISTEN_TLS_CLIENT_CA_FILE", "LISTEN_TLS_CERT_FILE", "LISTEN_TLS_KEY_FILE"];
+        let authorities = self.path(NAMES[0]);
+        let identity = self.identity(NAMES[1], NAMES[2]);
+        let is_asked_for = self.variable(NAMES[1]).or(self.variable(NAMES[2])).is_some();
+        if let (Some(variable), false) = (self.variable(NAMES[0]), is_asked_for) {
+            self.findings.mistake(
+                variable,
+                "there is no TLS for clients, and this is a setting of it",
+                format!(
+                    "set {0}_LISTEN_TLS_CERT_FILE and {0}_LISTEN_TLS_KEY_FILE, or remove {variable}",
+                    self.alias
+                ),
+            );
+        }
+        // Without a file that was asked for this would be another, weaker thing than was meant.
+        if authorities.is_none() && self.variable(NAMES[0]).is_some() {
+            return None;
+        }
+        match Acceptor::new(self.name(), Files { authorities, identity: Some(identity?) }) {
+            Ok(acceptor) => Some(acceptor),
+            Err(unusable) => {
+                self.unusable(&unusable, NAMES);
+                None
+            }
+        }
+    }
+
     fn allow(&mut self, listen: Option<&Listen>) -> Vec<IpNet> {
         let networks = |text: &str| -> Result<Vec<IpNet>, String> {
             let words = text.split([',', ' ']).filter(|word| !word.is_empty());
@@ -866,16 +1123,6 @@ impl<'a> LinkSettings<'a, '_> {
                     format!("set {}_AUTH_FILE or write redis:// if the target is a Redis server, or remove {variable}", self.alias),
                 );
             }
-        }
-    }
-
-    fn refuse_what_is_not_built(&mut self, variable: &str, target: &Target) {
-        if target.scheme.is_tls() {
-            self.findings.mistake(
-                variable,
-                "this version does not know TLS yet",
-                "name the target by tcp://, redis://, unix:// or redis+unix://",
-            );
         }
     }
 }

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::Args;
-use tracing_subscriber::filter::Targets;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use super::settings::nearest;
 use super::{Env, Findings, count, duration, duration_or_off};
@@ -228,7 +228,7 @@ pub(super) fn parse(env: &Env, arguments: &ProcessArguments, findings: &mut Find
         log: value(
             arguments.log.as_ref(),
             "AMBASSADOR_LOG",
-            |text| text.parse().map_err(|_| format!("\"{text}\" is not a log filter")),
+            log_filter,
             Targets::new().with_default(tracing::Level::INFO),
             "write error, warn, info, debug, trace or a list such as info,redis_ambassador::dial=debug",
             findings,
@@ -282,6 +282,14 @@ fn threads(text: &str) -> Result<usize, String> {
         number if number > MOST_THREADS => Err(format!("\"{text}\" is more than {MOST_THREADS}")),
         number => Ok(number),
     }
+}
+
+/// A filter of `tracing`. A lone word that is no level would be taken for the name of a target, and silence the rest.
+fn log_filter(text: &str) -> Result<Targets, String> {
+    let is_level = |word: &str| word.parse::<LevelFilter>().is_ok();
+    let valid = text.split(',').all(|part| part.contains('=') || is_level(part.trim()));
+    let filter = valid.then(|| text.parse().ok()).flatten();
+    filter.ok_or_else(|| format!("\"{text}\" is not a log filter"))
 }
 
 /// The names of the variables, as the flags declare them.

@@ -70,11 +70,33 @@ pub const SETTINGS: &[Setting] = &[
         "listen here instead of `AMBASSADOR_BIND` and the port in the name: `ADDRESS:PORT` or `unix:/PATH`",
     ),
     any("ALLOW", "the networks that may connect, `10.0.0.0/8,192.168.1.7`; without it all"),
+    any("TLS", "`true`: TLS towards a target whose scheme does not ask for it, such as Docker's `tcp://`"),
+    any(
+        "TLS_CA_FILE",
+        "the authorities (PEM) that vouch for the target, instead of the system's. This file and all others of TLS serve the next connection when they change",
+    ),
+    any("TLS_CERT_FILE", "the certificate to show to the target, with its chain (PEM)"),
+    any("TLS_KEY_FILE", "its key (PEM: PKCS#8, PKCS#1 or SEC1)"),
+    any(
+        "TLS_SERVER_NAME",
+        "the name or address that the target's certificate has, if it is not the host dialled",
+    ),
+    any("TLS_INSECURE", "`true`: take any certificate, so anyone in between can read and change everything"),
+    any("LISTEN_TLS_CERT_FILE", "TLS for clients: the certificate to show to them, with its chain (PEM)"),
+    any("LISTEN_TLS_KEY_FILE", "its key (PEM: PKCS#8, PKCS#1 or SEC1)"),
+    any(
+        "LISTEN_TLS_CLIENT_CA_FILE",
+        "the authorities (PEM) that vouch for clients: one without a certificate from them is not served",
+    ),
     any("CONNECT_TIMEOUT", "instead of `AMBASSADOR_CONNECT_TIMEOUT`"),
     any("IDLE_TIMEOUT", "instead of `AMBASSADOR_IDLE_TIMEOUT`"),
     any("MAX_LIFETIME", "instead of `AMBASSADOR_MAX_LIFETIME`"),
     any("MAX_CONNECTIONS", "instead of `AMBASSADOR_MAX_CONNECTIONS`"),
 ];
+
+/// The settings that mean nothing without TLS towards the target.
+pub const OF_TLS: &[&str] =
+    &["TLS_CA_FILE", "TLS_CERT_FILE", "TLS_KEY_FILE", "TLS_SERVER_NAME", "TLS_INSECURE"];
 
 /// Names of settings that this version refuses rather than ignores.
 pub const NOT_YET: &[&str] = &[
@@ -85,16 +107,7 @@ pub const NOT_YET: &[&str] = &[
     "CLIENT_PASSWORD",
     "CLIENT_PASSWORD_FILE",
     "CLIENT_USERNAME",
-    "LISTEN_TLS_CERT_FILE",
-    "LISTEN_TLS_CLIENT_CA_FILE",
-    "LISTEN_TLS_KEY_FILE",
     "RESET",
-    "TLS",
-    "TLS_CA_FILE",
-    "TLS_CERT_FILE",
-    "TLS_INSECURE",
-    "TLS_KEY_FILE",
-    "TLS_SERVER_NAME",
     "WARM",
 ];
 
@@ -112,6 +125,7 @@ pub fn near_miss(name: &str) -> Option<&'static str> {
         "USER" => return Some("USERNAME"),
         "USER_FILE" => return Some("USERNAME_FILE"),
         "DATABASE" => return Some("DB"),
+        "SSL" => return Some("TLS"),
         _ => {}
     }
     nearest(name, SETTINGS.iter().map(|setting| setting.name))
@@ -129,6 +143,32 @@ pub fn nearest<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> Opt
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What stands in the README between `<!-- name -->` and `<!-- /name -->`.
+    fn readme_table(name: &str) -> Vec<&'static str> {
+        let readme = include_str!("../../README.md");
+        let (_, table) = readme.split_once(&format!("<!-- {name} -->\n")).expect("the table's beginning");
+        let (table, _) = table.split_once(&format!("<!-- /{name} -->")).expect("the table's end");
+        table.lines().skip(2).collect()
+    }
+
+    #[test]
+    fn the_readme_has_every_setting_in_these_words() {
+        let rows: Vec<_> =
+            SETTINGS.iter().map(|setting| format!("| `{}` | {} |", setting.name, setting.doc)).collect();
+        assert_eq!(readme_table("settings"), rows);
+    }
+
+    #[test]
+    fn the_readme_has_every_flag_and_its_variable() {
+        let variables = crate::config::process::variables();
+        let table = readme_table("process");
+        assert_eq!(table.len(), variables.len());
+        for (row, variable) in table.into_iter().zip(variables) {
+            let flag = variable.trim_start_matches("AMBASSADOR_").to_lowercase().replace('_', "-");
+            assert!(row.starts_with(&format!("| `--{flag}` | `{variable}` | ")), "{row}");
+        }
+    }
 
     #[test]
     fn slips_are_recognised_and_other_names_are_not() {

@@ -13,8 +13,8 @@ use std::thread;
 use tempfile::TempDir;
 
 use crate::support::{
-    Ambassador, BlackHole, Launch, Named, Peer, RedisServer, Target, command, eventually, own_address, password,
-    try_whom, whom,
+    Ambassador, BlackHole, Launch, Named, Peer, RedisServer, Target, command, eventually, own_address,
+    password, try_whom, whom,
 };
 
 /// `tcp://` of all these, in one variable.
@@ -51,7 +51,10 @@ impl Web {
                 }
             }
             counted.fetch_add(1, Ordering::Relaxed);
-            let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{name}", name.len());
+            let answer = format!(
+                "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{name}",
+                name.len()
+            );
             // Whoever asked may have gone.
             let _ = peer.write_all(answer.as_bytes());
         });
@@ -92,7 +95,8 @@ fn a_web_service_is_balanced_over_three_servers_of_which_one_goes_and_comes_back
     let stopped = Arc::new(AtomicBool::new(false));
     let clients: Vec<_> = (0..4)
         .map(|_| {
-            let (failed, stopped, answered) = (Arc::clone(&failed), Arc::clone(&stopped), Arc::clone(&answered));
+            let (failed, stopped, answered) =
+                (Arc::clone(&failed), Arc::clone(&stopped), Arc::clone(&answered));
             thread::spawn(move || {
                 while !stopped.load(Ordering::Relaxed) {
                     match get(address) {
@@ -199,10 +203,9 @@ fn a_backend_that_hangs_leaves_time_for_the_others() {
         peer.expect(b"PING\r\n");
         peer.send(b"+PONG\r\n");
     });
-    let ambassador =
-        Launch::redis(format!("{},{},{}/1", hole.address(), silent.address(), redis.address()))
-            .variable("REDIS_CONNECT_TIMEOUT", "3s")
-            .start();
+    let ambassador = Launch::redis(format!("{},{},{}/1", hole.address(), silent.address(), redis.address()))
+        .variable("REDIS_CONNECT_TIMEOUT", "3s")
+        .start();
     let mut client = ambassador.connect("redis:6379");
     client.send(b"PING\r\n");
     client.expect(b"+PONG\r\n");
@@ -300,7 +303,9 @@ fn a_broken_file_leaves_the_last_good_one_in_force() {
     let (a, b) = (Named::start("a"), Named::start("b"));
     let path = directory.path().join("backends");
     let trouble = "the backends can't be found out; those last known serve on";
-    for (broken, said) in [(Some("\nhost:port\n"), "line 2"), (Some("# none\n"), "no backend"), (None, "No such file")] {
+    for (broken, said) in
+        [(Some("\nhost:port\n"), "line 2"), (Some("# none\n"), "no backend"), (None, "No such file")]
+    {
         fs::write(&path, a.address().to_string()).expect("a file");
         let ambassador = from_file(&path).start();
         let mut stays = ambassador.connect("db:5432");
@@ -341,8 +346,9 @@ fn ten_thousand_backends_are_no_burden() {
     let path = directory.path().join("backends");
     let (a, b) = (Named::start("a"), Named::start("b"));
     let list = |network: u8, place: usize, server: &Named| {
-        let mut lines: Vec<_> =
-            (0..9_999).map(|number| format!("127.{network}.{}.{}:1", number / 250, 1 + number % 250)).collect();
+        let mut lines: Vec<_> = (0..9_999)
+            .map(|number| format!("127.{network}.{}.{}:1", number / 250, 1 + number % 250))
+            .collect();
         lines.insert(place, server.address().to_string());
         lines.join("\n")
     };
@@ -365,7 +371,8 @@ fn ten_thousand_backends_are_no_burden() {
 /// A primary and a replica that follows it.
 fn primary_and_replica(configuration: &str) -> Option<(RedisServer, RedisServer)> {
     let primary = RedisServer::start(configuration)?;
-    let follow = format!("{configuration}\nreplicaof {} {}", primary.address().ip(), primary.address().port());
+    let follow =
+        format!("{configuration}\nreplicaof {} {}", primary.address().ip(), primary.address().port());
     let replica = RedisServer::start(&follow)?;
     Some((primary, replica))
 }
@@ -426,7 +433,8 @@ fn the_question_for_the_role_rides_in_the_one_write() {
         .variable("REDIS_ROLE", "master")
         .variable("REDIS_MOVE_GRACE", "off")
         .start();
-    let begins = [command(&[b"AUTH", b"pw"]), command(&[b"SELECT", b"3"]), command(&[b"HELLO", b"2"])].concat();
+    let begins =
+        [command(&[b"AUTH", b"pw"]), command(&[b"SELECT", b"3"]), command(&[b"HELLO", b"2"])].concat();
     let hello = b"*14\r\n$6\r\nserver\r\n$5\r\nredis\r\n$7\r\nversion\r\n$6\r\n7.0.15\r\n$5\r\nproto\r\n:2\r\n$2\r\nid\r\n:7\r\n\
                   $4\r\nmode\r\n$10\r\nstandalone\r\n$4\r\nrole\r\n$6\r\nmaster\r\n$7\r\nmodules\r\n*1\r\n*4\r\n$4\r\nname\r\n\
                   $4\r\njson\r\n$3\r\nver\r\n:1\r\n";
@@ -435,7 +443,9 @@ fn the_question_for_the_role_rides_in_the_one_write() {
     let mut server = target.accept();
     // Nothing is said before all of it has come.
     server.expect(&[&begins[..], &command(&[b"ROLE"])].concat());
-    server.drip(&[&b"+OK\r\n+OK\r\n"[..], hello, b"-NOPERM this user has no permissions to run 'role'\r\n"].concat());
+    server.drip(
+        &[&b"+OK\r\n+OK\r\n"[..], hello, b"-NOPERM this user has no permissions to run 'role'\r\n"].concat(),
+    );
     server.expect(b"PING\r\n");
     server.send(b"+PONG\r\n");
     client.expect(b"+PONG\r\n");

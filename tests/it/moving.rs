@@ -62,7 +62,9 @@ fn quiet_connections_leave_soon_and_busy_ones_after_the_grace() {
         begun.elapsed()
     });
     movable.move_to(&b);
-    ambassador.wait_for_log("the change", |line| line["message"] == "the backends changed" && line["connections"] == 2);
+    ambassador.wait_for_log("the change", |line| {
+        line["message"] == "the backends changed" && line["connections"] == 2
+    });
     connect_to(&ambassador, "b");
     quiet.expect_end();
     assert!(!asking.is_finished(), "a busy connection left before its grace was over");

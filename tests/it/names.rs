@@ -20,7 +20,8 @@ fn tunnel(dns: &NameServer, name: &str, server: &Named) -> Launch {
 
 /// Whether a file of the system can be replaced for one process alone; if not, the test that needs it says so.
 fn can_mount() -> bool {
-    let can = Command::new("unshare").args(["--mount", "true"]).output().is_ok_and(|out| out.status.success());
+    let can =
+        Command::new("unshare").args(["--mount", "true"]).output().is_ok_and(|out| out.status.success());
     if !can {
         eprintln!("SKIPPED: this user may not mount");
     }
@@ -234,7 +235,8 @@ fn a_name_that_can_not_be_resolved_has_not_moved() {
     let ambassador = tunnel(&dns, "db.test", &server).start();
     let mut client = ambassador.connect("db:5432");
     assert_eq!(whom(&mut client), "a");
-    for manner in [Manner::Says(ResponseCode::NXDomain), Manner::Says(ResponseCode::ServFail), Manner::Hangs] {
+    for manner in [Manner::Says(ResponseCode::NXDomain), Manner::Says(ResponseCode::ServFail), Manner::Hangs]
+    {
         let before = dns.asked();
         dns.behaves(manner);
         eventually("looks at the name", || dns.asked() >= before + 4);

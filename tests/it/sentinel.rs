@@ -156,16 +156,18 @@ fn a_failover_on_demand_moves_a_writing_client() {
     let writer = Writer::start(ambassador.address("redis:6379"));
     eventually("writes", || writer.port() == old);
     quorum.fail_over();
-    let line = ambassador.wait_for_log("the switch", |line| {
-        line["message"] == "the backends changed" && line["from"] != ""
-    });
+    let line = ambassador
+        .wait_for_log("the switch", |line| line["message"] == "the backends changed" && line["from"] != "");
     let switched = Instant::now();
     assert!(line["why"].as_str().is_some_and(|why| why.contains("entinel")), "{line}");
     let (new, took) = writer.expect_another(old);
     eprintln!("writes at the new primary {took:?} after the switch was known");
     assert_eq!(line["to"], server_at(&quorum, new).to_string(), "{line}");
     eventually("nobody at the old primary", || quorum.clients(0, "writer") == 0);
-    assert!(writer.last_sent(old).is_some_and(|sent| sent <= switched), "a write was acknowledged by the old primary");
+    assert!(
+        writer.last_sent(old).is_some_and(|sent| sent <= switched),
+        "a write was acknowledged by the old primary"
+    );
     assert_eq!(quorum.clients(0, "writer"), 0);
 }
 
@@ -338,7 +340,8 @@ fn sentinels_with_a_password_behind_one_name() {
     let dns = NameServer::start();
     let addresses: Vec<_> = quorum.sentinels.iter().map(|sentinel| sentinel.address().ip()).collect();
     dns.addresses("sentinels.test", &addresses);
-    let target = format!("redis+sentinel://sentinels.test:{}/{SERVICE}", quorum.sentinels[0].address().port());
+    let target =
+        format!("redis+sentinel://sentinels.test:{}/{SERVICE}", quorum.sentinels[0].address().port());
     let launch = || launch(&target, &password).variable("AMBASSADOR_DNS", dns.address().to_string());
     let primary = quorum.servers[0].address().port();
     let alone = launch().variable("REDIS_SENTINEL_AUTH", &sentinel_password).start();

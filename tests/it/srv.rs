@@ -125,9 +125,8 @@ fn records_that_change_are_followed_and_old_connections_leave() {
     serve(&dns, &[(0, 0, &b, "b.test")]);
     old.expect_end();
     assert_eq!(whom(&mut ambassador.connect("db:5432")), "b");
-    let line = ambassador.wait_for_log("the change", |line| {
-        line["message"] == "the backends changed" && line["from"] != ""
-    });
+    let line = ambassador
+        .wait_for_log("the change", |line| line["message"] == "the backends changed" && line["from"] != "");
     assert_eq!(line["from"], format!("a.test:{}", a.address().port()), "{line}");
     assert_eq!(line["to"], format!("b.test:{}", b.address().port()), "{line}");
     assert_eq!(line["connections"], 1, "{line}");

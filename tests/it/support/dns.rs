@@ -55,11 +55,7 @@ impl NameServer {
             }
         };
         let address = udp.local_addr().expect("a bound socket has an address");
-        let zone = Arc::new(Mutex::new(Zone {
-            manner: Manner::Answers,
-            ttl: 600,
-            records: HashMap::new(),
-        }));
+        let zone = Arc::new(Mutex::new(Zone { manner: Manner::Answers, ttl: 600, records: HashMap::new() }));
         let stopped = Arc::new(AtomicBool::new(false));
         let asked = Arc::new(AtomicUsize::new(0));
         let asked_over_tcp = Arc::new(AtomicUsize::new(0));

@@ -86,7 +86,8 @@ impl Quorum {
         }
         let mut servers: Vec<RedisServer> = Vec::new();
         for _ in 0..3 {
-            let mut configuration = format!("requirepass {password}\nmasterauth {password}\nrepl-diskless-sync-delay 0");
+            let mut configuration =
+                format!("requirepass {password}\nmasterauth {password}\nrepl-diskless-sync-delay 0");
             if let Some(primary) = servers.first() {
                 let _ = write!(
                     configuration,
@@ -123,10 +124,11 @@ impl Quorum {
         };
         eventually("Sentinels that know each other and the replicas", || {
             quorum.sentinels.iter().all(|sentinel| {
-                let count = |what| match sentinel.command(quorum.sentinel_password.as_deref(), &[what, SERVICE]) {
-                    Some(redis::Value::Array(items)) => items.len(),
-                    _ => 0,
-                };
+                let count =
+                    |what| match sentinel.command(quorum.sentinel_password.as_deref(), &[what, SERVICE]) {
+                        Some(redis::Value::Array(items)) => items.len(),
+                        _ => 0,
+                    };
                 count("SENTINELS") == 2 && count("REPLICAS") == 2
             })
         });
@@ -142,7 +144,8 @@ impl Quorum {
     /// The number of the server that this Sentinel holds for the primary.
     pub(crate) fn primary(&self, sentinel: usize) -> Option<usize> {
         let sentinel = &self.sentinels[sentinel];
-        let answer = sentinel.command(self.sentinel_password.as_deref(), &["GET-MASTER-ADDR-BY-NAME", SERVICE])?;
+        let answer =
+            sentinel.command(self.sentinel_password.as_deref(), &["GET-MASTER-ADDR-BY-NAME", SERVICE])?;
         let (ip, port): (String, u16) = redis::from_redis_value(answer).ok()?;
         let address = SocketAddr::new(ip.parse().ok()?, port);
         self.servers.iter().position(|server| server.address() == address)

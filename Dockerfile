@@ -1,0 +1,32 @@
+# The version of the toolchain is the one in rust-toolchain.toml. That file stays outside (see .dockerignore): with it, rustup
+# would download the toolchain that the image already has.
+FROM rust:1.95.0-slim-bookworm AS build
+WORKDIR /build
+# A static binary, because the image it goes into has no shared libraries. Together with a --target, so that the flag does not reach
+# procedural macros, which have to be shared libraries. `host-tuple` is x86_64 or aarch64, whichever this image was pulled for.
+ENV RUSTFLAGS="-C target-feature=+crt-static"
+
+# The dependencies, with empty sources: this layer is built again only when one of these two files changes.
+COPY Cargo.toml Cargo.lock ./
+RUN mkdir src \
+ && touch src/lib.rs \
+ && echo 'fn main() {}' > src/main.rs \
+ && cargo build --release --locked --target host-tuple
+
+COPY src src
+# Docker keeps the files' times, and cargo would take sources older than the layer above for the empty ones it has already built.
+RUN touch src/lib.rs src/main.rs \
+ && cargo build --release --locked --target host-tuple \
+ && cp target/*/release/redis-ambassador .
+
+FROM scratch
+LABEL org.opencontainers.image.title="redis-ambassador" \
+      org.opencontainers.image.description="A Redis-aware, credentials-injecting ambassador for containers" \
+      org.opencontainers.image.version="0.1.0" \
+      org.opencontainers.image.licenses="MIT OR Apache-2.0" \
+      org.opencontainers.image.source="https://github.com/redis-ambassador/redis-ambassador"
+COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
+COPY --from=build /build/redis-ambassador /redis-ambassador
+# In numbers, because there is no /etc/passwd, and so that Kubernetes' runAsNonRoot can tell.
+USER 65532:65532
+ENTRYPOINT ["/redis-ambassador"]

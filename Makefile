@@ -1,0 +1,23 @@
+.DEFAULT_GOAL := help
+.PHONY: help demo test bench lint build image
+
+help: ## what can be made here
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: ## a Redis with a password, and a PONG for a client that knows none
+	@scripts/demo
+
+test: ## everything that has to hold: lint, unit, black-box and container tests
+	@scripts/test
+
+bench: ## measure against HAProxy, nginx and socat, side by side
+	@benches/run
+
+lint: ## formatting, clippy, documentation, shell scripts, licences
+	@scripts/lint
+
+build: ## the binary: target/release/redis-ambassador
+	@cargo build --release --locked
+
+image: ## the container image: redis-ambassador
+	@docker build --tag redis-ambassador .

@@ -1,0 +1,200 @@
+//! Everything that ends a connection by time.
+//!
+//! The clock holds no timer until there is something to wait for, and looks at counters when the timer fires, so that a
+//! message costs it nothing.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::time::{Instant, Sleep};
+
+use super::End;
+use crate::leave::Leave;
+
+/// A connection is quiet when it has moved nothing for this long, and the target spoke last: no command is under way.
+const QUIET: Duration = Duration::from_millis(100);
+
+/// An idle timeout is looked at so many times while it runs, so that it is at most an eighth late and costs nothing
+/// a message.
+const IDLE_LOOKS: u32 = 8;
+
+/// How often a side that is not being read is looked at: nothing else would tell that it broke, and its connection
+/// would last as long as the other side pleases.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// How long a connection may live.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// How long it may move nothing.
+    pub idle: Option<Duration>,
+    /// When it is asked to go by its age.
+    pub lifetime: Option<(Instant, Leave)>,
+}
+
+/// What the clock wants to know when it counts.
+#[derive(Clone, Copy)]
+pub(super) struct Activity {
+    /// Bytes so far, both ways.
+    pub(super) moved: u64,
+    /// Whether the target spoke last and nothing is on its way.
+    pub(super) between_commands: bool,
+}
+
+/// Why the clock rings.
+pub(super) enum Event {
+    /// It is time to look at the sides.
+    Look,
+    /// The connection's time is over.
+    Over(End),
+}
+
+/// One timer for all that can be waited for.
+#[derive(Debug)]
+pub(super) struct Clock {
+    idle: Option<Duration>,
+    /// When its age asks the connection to go.
+    lifetime: Option<(Instant, Leave)>,
+    leave: Option<Leave>,
+    /// When it is over in any case.
+    end: Option<Instant>,
+    /// When sides that are not being read are to be looked at.
+    look: Option<Instant>,
+    /// When to count what has moved, what had moved the last time, and for how many counts it has been so.
+    count: Option<Instant>,
+    counted: u64,
+    unchanged: u32,
+    alarm: Option<Pin<Box<Sleep>>>,
+}
+
+impl Clock {
+    pub(super) fn new(limits: Limits) -> Self {
+        let mut clock = Self {
+            idle: limits.idle,
+            lifetime: limits.lifetime,
+            leave: None,
+            end: None,
+            look: None,
+            count: None,
+            counted: 0,
+            unchanged: 0,
+            alarm: None,
+        };
+        clock.count_from(0);
+        clock
+    }
+
+    /// Notes a request to go; of several the most urgent counts.
+    pub(super) fn leave_by(&mut self, leave: Leave, moved: u64) {
+        match self.leave {
+            Some(current) if current.latest <= leave.latest => {}
+            Some(_) => {
+                self.leave = Some(leave);
+                self.set_alarm();
+            }
+            None => {
+                self.leave = Some(leave);
+                // From now on counting is for quiet, not for idleness.
+                self.count_from(moved);
+            }
+        }
+    }
+
+    /// Ends it all at that time.
+    pub(super) fn end_by(&mut self, end: Instant) {
+        self.end = Some(end);
+        self.set_alarm();
+    }
+
+    /// Arranges for a look at the sides, if none is arranged already.
+    pub(super) fn look_soon(&mut self) {
+        if self.look.is_none() {
+            self.look = Some(Instant::now() + LOOK);
+            self.set_alarm();
+        }
+    }
+
+    /// Starts counting anew.
+    fn count_from(&mut self, moved: u64) {
+        self.counted = moved;
+        self.unchanged = 0;
+        let at = self.pace().map(|pace| Instant::now() + pace);
+        self.count = at.map(|at| self.leave.map_or(at, |leave| at.max(leave.from)));
+        self.set_alarm();
+    }
+
+    /// How often to count.
+    fn pace(&self) -> Option<Duration> {
+        match self.leave {
+            Some(_) => Some(QUIET),
+            None => self.idle.map(|idle| idle / IDLE_LOOKS),
+        }
+    }
+
+    fn set_alarm(&mut self) {
+        let latest = self.leave.map(|leave| leave.latest);
+        let age = self.lifetime.map(|(at, _)| at);
+        let next = [latest, age, self.end, self.look, self.count].into_iter().flatten().min();
+        match (next, &mut self.alarm) {
+            (Some(at), Some(alarm)) => alarm.as_mut().reset(at),
+            (Some(at), alarm) => *alarm = Some(Box::pin(tokio::time::sleep_until(at))),
+            (None, alarm) => *alarm = None,
+        }
+    }
+
+    /// Ready when it rings.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>, activity: Activity) -> Poll<Event> {
+        while let Some(alarm) = &mut self.alarm {
+            ready!(alarm.as_mut().poll(cx));
+            let event = self.due(Instant::now(), activity);
+            self.set_alarm();
+            if let Some(event) = event {
+                return Poll::Ready(event);
+            }
+        }
+        Poll::Pending
+    }
+
+    fn due(&mut self, now: Instant, activity: Activity) -> Option<Event> {
+        if self.end.is_some_and(|end| now >= end) {
+            return Some(Event::Over(End::Closed));
+        }
+        if let Some(leave) = self.leave
+            && now >= leave.latest
+        {
+            return Some(Event::Over(End::Left(leave.reason)));
+        }
+        if let Some((at, leave)) = self.lifetime
+            && now >= at
+        {
+            self.lifetime = None;
+            self.leave_by(leave, activity.moved);
+        }
+        if self.look.is_some_and(|look| now >= look) {
+            self.look = None;
+            return Some(Event::Look);
+        }
+        if self.count.is_some_and(|count| now >= count) {
+            return self.count(now, activity).map(Event::Over);
+        }
+        None
+    }
+
+    /// One count: has anything moved since the last one?
+    fn count(&mut self, now: Instant, activity: Activity) -> Option<End> {
+        if activity.moved == self.counted {
+            self.unchanged += 1;
+        } else {
+            self.counted = activity.moved;
+            self.unchanged = 0;
+        }
+        self.count = self.pace().map(|pace| now + pace);
+        match self.leave {
+            Some(leave) => {
+                let quiet = self.unchanged > 0 && activity.between_commands;
+                quiet.then_some(End::Left(leave.reason))
+            }
+            None => (self.unchanged >= IDLE_LOOKS).then_some(End::Idle),
+        }
+    }
+}

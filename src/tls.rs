@@ -1,0 +1,541 @@
+//! TLS on either side: what files say becomes configurations, which are made anew when the files change.
+//!
+//! A [`Connector`] speaks TLS to a link's target, an [`Acceptor`] to its clients. Both keep their files under
+//! [watch](Watched). What comes out of a handshake is a kind of [`Stream`], [`stream::TlsStream`], that everything else
+//! uses like any other. [`explain`] turns what went wrong into words, [`verify`] decides who is believed.
+
+pub mod explain;
+pub mod stream;
+mod verify;
+
+use std::fmt;
+use std::fs;
+use std::hash::{BuildHasher, RandomState};
+use std::io::{self, Read};
+use std::net::IpAddr;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, SystemTime};
+
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::ServerCertVerifier;
+use rustls::crypto::{CryptoProvider, ring};
+use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection};
+use tokio::sync::Mutex;
+use zeroize::Zeroizing;
+
+use self::stream::TlsStream;
+use self::verify::{Anyone, Noting};
+use crate::config::target::{Endpoint, Host};
+use crate::failure::words;
+use crate::net::Stream;
+
+/// The cryptography. It is named here and nowhere installed for the whole process, so nothing else can choose another.
+static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| Arc::new(ring::default_provider()));
+
+/// The files of one side of a link.
+#[derive(Debug, Clone, Default)]
+pub struct Files {
+    /// The authorities that vouch for the other side.
+    pub authorities: Option<PathBuf>,
+    /// What this side shows of itself.
+    pub identity: Option<Identity>,
+}
+
+/// A certificate with its chain, and its key.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    /// The file of the certificate.
+    pub certificate: PathBuf,
+    /// The file of the key.
+    pub key: PathBuf,
+}
+
+/// Which of the files can't be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// The authorities.
+    Authorities,
+    /// The certificate.
+    Certificate,
+    /// The key.
+    Key,
+}
+
+/// Why files make no configuration.
+#[derive(Debug, thiserror::Error)]
+#[error("{reason}")]
+pub struct Unusable {
+    /// The file that is to blame.
+    pub part: Part,
+    /// What is wrong with it, with its path.
+    pub reason: String,
+}
+
+impl Unusable {
+    fn new(part: Part, path: &Path, reason: impl fmt::Display) -> Self {
+        Self { part, reason: format!("{}: {reason}", path.display()) }
+    }
+
+    /// What to do about it.
+    pub fn remedy(&self) -> &'static str {
+        match self.part {
+            Part::Authorities => "put the certificates of the authorities there, in PEM",
+            Part::Certificate => {
+                "put the certificate there, followed by those between it and its authority, in PEM"
+            }
+            Part::Key => "put the unencrypted key of the certificate there, in PEM (PKCS#8, PKCS#1 or SEC1)",
+        }
+    }
+}
+
+/// Who may be a link's target.
+#[derive(Debug, Clone)]
+pub enum Trust {
+    /// Whoever the authorities of the system vouch for, or those of the file, where one is named.
+    Verified(Arc<RootCertStore>),
+    /// Anyone.
+    Anyone,
+}
+
+/// The authorities of the system, or why there are none.
+pub fn system_authorities() -> Result<Arc<RootCertStore>, String> {
+    let found = rustls_native_certs::load_native_certs();
+    let mut authorities = RootCertStore::empty();
+    // Systems carry certificates that nothing takes any more; the others do their work.
+    let (usable, _) = authorities.add_parsable_certificates(found.certs);
+    if usable > 0 {
+        return Ok(Arc::new(authorities));
+    }
+    Err(found.errors.first().map_or_else(|| "there are none".to_owned(), ToString::to_string))
+}
+
+/// Speaks TLS to a link's target.
+pub struct Connector {
+    watched: Watched<ClientConfig>,
+    server_name: Option<ServerName<'static>>,
+    /// The files, for remedies.
+    pub files: Files,
+    /// Whether any certificate is taken.
+    pub is_insecure: bool,
+}
+
+impl Connector {
+    /// Reads the files for the first time. `link` is the link's name in the log, `server_name` the name that the
+    /// target's certificate has to have where it is not the host's.
+    pub fn new(
+        link: String,
+        files: Files,
+        trust: Trust,
+        server_name: Option<ServerName<'static>>,
+    ) -> Result<Self, Unusable> {
+        let is_insecure = matches!(trust, Trust::Anyone);
+        let make = move |material: Material| client_config(material, &trust);
+        let watched = Watched::new(link, "to the target", files.clone(), make)?;
+        Ok(Self { watched, server_name, files, is_insecure })
+    }
+
+    /// Makes a TLS stream of a fresh socket.
+    pub async fn connect(&self, socket: Stream, endpoint: &Endpoint) -> io::Result<Stream> {
+        let name = match &self.server_name {
+            Some(name) => name.clone(),
+            None => server_name(endpoint).map_err(io::Error::other)?,
+        };
+        let config = self.watched.current().await;
+        let connection = ClientConnection::new(config, name).map_err(io::Error::other)?;
+        let mut stream = TlsStream::new(socket, connection.into());
+        if let Err(error) = stream.handshake().await {
+            stream.send_alert().await;
+            return Err(error);
+        }
+        tracing::trace!(resumed = stream.is_resumed(), "the TLS handshake with the target is done");
+        Ok(Stream::Tls(Box::new(stream)))
+    }
+}
+
+impl fmt::Debug for Connector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connector").field("files", &self.files).finish_non_exhaustive()
+    }
+}
+
+/// The name of an endpoint's host as certificates have it.
+pub fn server_name(endpoint: &Endpoint) -> Result<ServerName<'static>, String> {
+    match endpoint {
+        Endpoint::Tcp(Host::Address(address) | Host::Linked { address, .. }, _) => {
+            Ok(ServerName::IpAddress((*address).into()))
+        }
+        // Certificates have names without the root's dot.
+        Endpoint::Tcp(Host::Name(name), _) => parse_server_name(name.strip_suffix('.').unwrap_or(name)),
+        Endpoint::Unix(_) => Err("a Unix socket has no name that a certificate could have".to_owned()),
+    }
+}
+
+/// A name or an address that a certificate can have.
+pub fn parse_server_name(text: &str) -> Result<ServerName<'static>, String> {
+    let inner = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+    if let Ok(address) = inner.parse::<IpAddr>() {
+        return Ok(ServerName::IpAddress(address.into()));
+    }
+    ServerName::try_from(text.to_owned())
+        .map_err(|_| format!("\"{text}\" is not a name that a certificate can have"))
+}
+
+/// Speaks TLS to a link's clients.
+pub struct Acceptor {
+    watched: Watched<ServerConfig>,
+    /// The files, for remedies.
+    pub files: Files,
+}
+
+/// A client that could not be taken in: why, and its socket.
+#[derive(Debug)]
+pub struct Unaccepted {
+    /// Why.
+    pub error: io::Error,
+    /// The socket. An alert has been sent, unless the client speaks no TLS.
+    pub socket: Stream,
+}
+
+impl Acceptor {
+    /// Reads the files for the first time. `link` is the link's name in the log.
+    pub fn new(link: String, files: Files) -> Result<Self, Unusable> {
+        let watched = Watched::new(link, "for clients", files.clone(), server_config)?;
+        Ok(Self { watched, files })
+    }
+
+    /// Makes a TLS stream of a client's socket.
+    pub async fn accept(&self, socket: Stream) -> Result<Stream, Unaccepted> {
+        let config = self.watched.current().await;
+        let connection = match ServerConnection::new(config) {
+            Ok(connection) => connection,
+            Err(error) => return Err(Unaccepted { error: io::Error::other(error), socket }),
+        };
+        let mut stream = TlsStream::new(socket, connection.into());
+        if let Err(error) = stream.handshake().await {
+            if !explain::is_no_tls(&error) {
+                stream.send_alert().await;
+            }
+            return Err(Unaccepted { error, socket: stream.into_socket() });
+        }
+        tracing::trace!(resumed = stream.is_resumed(), "the TLS handshake with the client is done");
+        Ok(Stream::Tls(Box::new(stream)))
+    }
+}
+
+impl fmt::Debug for Acceptor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Acceptor").field("files", &self.files).finish_non_exhaustive()
+    }
+}
+
+/// What the files hold.
+struct Material {
+    authorities: Option<Arc<RootCertStore>>,
+    identity: Option<Arc<CertifiedKey>>,
+}
+
+fn client_config(material: Material, trust: &Trust) -> Result<ClientConfig, String> {
+    let verifier: Arc<dyn ServerCertVerifier> = match trust {
+        Trust::Anyone => Arc::new(Anyone(Arc::clone(&PROVIDER))),
+        Trust::Verified(system) => {
+            let authorities = material.authorities.unwrap_or_else(|| Arc::clone(system));
+            let verifier = WebPkiServerVerifier::builder_with_provider(authorities, Arc::clone(&PROVIDER));
+            let verifier: Arc<dyn ServerCertVerifier> = verifier.build().map_err(|e| e.to_string())?;
+            Arc::new(Noting(verifier))
+        }
+    };
+    let config = ClientConfig::builder_with_provider(Arc::clone(&PROVIDER))
+        .with_safe_default_protocol_versions()
+        .map_err(|e| e.to_string())?
+        .dangerous()
+        .with_custom_certificate_verifier(verifier);
+    Ok(match material.identity {
+        Some(identity) => config.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(identity))),
+        None => config.with_no_client_auth(),
+    })
+}
+
+fn server_config(material: Material) -> Result<ServerConfig, String> {
+    let builder = ServerConfig::builder_with_provider(Arc::clone(&PROVIDER))
+        .with_safe_default_protocol_versions()
+        .map_err(|e| e.to_string())?;
+    let builder = match material.authorities {
+        None => builder.with_no_client_auth(),
+        Some(authorities) => {
+            let verifier = WebPkiClientVerifier::builder_with_provider(authorities, Arc::clone(&PROVIDER));
+            let verifier: Arc<dyn ClientCertVerifier> = verifier.build().map_err(|e| e.to_string())?;
+            builder.with_client_cert_verifier(Arc::new(Noting(verifier)))
+        }
+    };
+    let identity = material.identity.ok_or("there is no certificate to show to clients")?;
+    let mut config = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(identity)));
+    // A ticket opens only with the configuration that issued it: other authorities mean that every client shows its
+    // certificate anew.
+    config.ticketer = ring::Ticketer::new().map_err(|e| e.to_string())?;
+    Ok(config)
+}
+
+impl Files {
+    fn paths(&self) -> impl Iterator<Item = (Part, &Path)> {
+        let authorities = self.authorities.iter().map(|path| (Part::Authorities, path.as_path()));
+        let identity = self.identity.iter().flat_map(|identity| {
+            [(Part::Certificate, identity.certificate.as_path()), (Part::Key, identity.key.as_path())]
+        });
+        authorities.chain(identity)
+    }
+
+    /// What can be seen of the files without reading them; a file that is not there is seen as that.
+    fn stamps(&self) -> Vec<Option<Stamp>> {
+        self.paths().map(|(_, path)| fs::metadata(path).ok().map(|found| Stamp::of(&found))).collect()
+    }
+
+    fn read(&self) -> Result<Vec<Contents>, Unusable> {
+        self.paths()
+            .map(|(part, path)| {
+                let bytes = read(path).map_err(|reason| Unusable::new(part, path, reason))?;
+                Ok(Contents { part, path: path.to_path_buf(), bytes })
+            })
+            .collect()
+    }
+}
+
+/// A file that was read.
+struct Contents {
+    part: Part,
+    path: PathBuf,
+    bytes: Zeroizing<Vec<u8>>,
+}
+
+impl Contents {
+    fn unusable(&self, reason: impl fmt::Display) -> Unusable {
+        Unusable::new(self.part, &self.path, reason)
+    }
+}
+
+/// When and as what a file was written last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    device: u64,
+    inode: u64,
+    size: u64,
+    changed: (i64, i64),
+    written: (i64, i64),
+}
+
+impl Stamp {
+    fn of(found: &fs::Metadata) -> Self {
+        Self {
+            device: found.dev(),
+            inode: found.ino(),
+            size: found.size(),
+            changed: (found.ctime(), found.ctime_nsec()),
+            written: (found.mtime(), found.mtime_nsec()),
+        }
+    }
+}
+
+/// Far more than the largest bundle of authorities has.
+const LONGEST_FILE: u64 = 4 * 1024 * 1024;
+
+fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
+    let file = fs::File::open(path).map_err(|e| words(&e))?;
+    let size = file.metadata().map_or(0, |found| found.len());
+    // Of its final size from the start: a vector that grew would leave parts of a key behind.
+    let capacity = usize::try_from(size.min(LONGEST_FILE)).unwrap_or_default() + 1;
+    let mut bytes = Zeroizing::new(Vec::with_capacity(capacity));
+    let length = file.take(LONGEST_FILE + 1).read_to_end(&mut bytes).map_err(|e| words(&e))?;
+    if length as u64 > LONGEST_FILE {
+        return Err(format!("it holds more than {LONGEST_FILE} bytes"));
+    }
+    Ok(bytes)
+}
+
+impl Material {
+    fn parse(read: &[Contents]) -> Result<Self, Unusable> {
+        let of = |part| read.iter().find(|contents| contents.part == part);
+        let authorities = match of(Part::Authorities) {
+            Some(file) => {
+                let mut authorities = RootCertStore::empty();
+                for certificate in certificates(file)? {
+                    authorities.add(certificate).map_err(|e| file.unusable(e))?;
+                }
+                Some(Arc::new(authorities))
+            }
+            None => None,
+        };
+        let identity = match (of(Part::Certificate), of(Part::Key)) {
+            (Some(file), Some(key_file)) => {
+                let chain = certificates(file)?;
+                // It must be readable by itself, or an error of the pair would blame the key.
+                webpki::EndEntityCert::try_from(&chain[0]).map_err(|e| file.unusable(e))?;
+                let key = key(&key_file.bytes).map_err(|reason| key_file.unusable(reason))?;
+                let identity = CertifiedKey::from_der(chain, key, &PROVIDER).map_err(|error| match error {
+                    rustls::Error::InconsistentKeys(_) => key_file
+                        .unusable(format!("it is not the key of the certificate in {}", file.path.display())),
+                    _ => key_file.unusable(
+                        "it is neither an RSA key of 2048 to 8192 bits, nor ECDSA P-256 or P-384, nor Ed25519",
+                    ),
+                })?;
+                Some(Arc::new(identity))
+            }
+            _ => None,
+        };
+        Ok(Self { authorities, identity })
+    }
+}
+
+/// Every certificate of a file, at least one.
+fn certificates(file: &Contents) -> Result<Vec<CertificateDer<'static>>, Unusable> {
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&file.bytes).collect();
+    let found = found.map_err(|e| file.unusable(format!("it is not PEM: {e}")))?;
+    if found.is_empty() {
+        return Err(file.unusable("it holds no certificate in PEM"));
+    }
+    Ok(found)
+}
+
+/// The key of a file. No error quotes anything of it.
+fn key(bytes: &[u8]) -> Result<PrivateKeyDer<'static>, &'static str> {
+    PrivateKeyDer::from_pem_slice(bytes).map_err(|error| {
+        let encrypted = b"ENCRYPTED";
+        match error {
+            _ if bytes.windows(encrypted.len()).any(|window| window == encrypted) => {
+                "the key is encrypted, and nobody is there to ask for its passphrase"
+            }
+            pem::Error::NoItemsFound => "it holds no private key in PEM",
+            _ => "it is not PEM",
+        }
+    })
+}
+
+/// A file that was written this short a time ago may be written again without its times showing it.
+const UNSETTLED: Duration = Duration::from_secs(2);
+
+/// What makes a configuration of what the files hold; an error is the reason in words.
+type Make<T> = dyn Fn(Material) -> Result<T, String> + Send + Sync;
+
+/// A configuration made of files, and made anew when they change. Whoever wants it looks at the files' times; files
+/// that are broken or half written leave the last good configuration in force.
+struct Watched<T> {
+    /// What there are no files for never changes.
+    fixed: Option<Arc<T>>,
+    /// Locked by one connection at a time, and as long as it takes to look: a file system that hangs holds up one
+    /// thread and not one for each connection.
+    state: Arc<Mutex<State<T>>>,
+}
+
+struct State<T> {
+    link: String,
+    side: &'static str,
+    files: Files,
+    make: Box<Make<T>>,
+    current: Arc<T>,
+    stamps: Vec<Option<Stamp>>,
+    is_settled: bool,
+    /// Tells whether what was read, or why it could not be, is what was read before.
+    hasher: RandomState,
+    seen: u64,
+}
+
+impl<T: Send + Sync + 'static> Watched<T> {
+    fn new(
+        link: String,
+        side: &'static str,
+        files: Files,
+        make: impl Fn(Material) -> Result<T, String> + Send + Sync + 'static,
+    ) -> Result<Self, Unusable> {
+        let hasher = RandomState::new();
+        let stamps = files.stamps();
+        let read = files.read()?;
+        let current = Arc::new(made(&files, &read, &make)?);
+        let fixed = read.is_empty().then(|| Arc::clone(&current));
+        let state = State {
+            link,
+            side,
+            make: Box::new(make),
+            current,
+            stamps,
+            is_settled: false,
+            seen: hasher.hash_one(bytes(&read)),
+            hasher,
+            files,
+        };
+        Ok(Self { fixed, state: Arc::new(Mutex::new(state)) })
+    }
+
+    /// The configuration as of now. The files are looked at away from the threads that serve connections.
+    async fn current(&self) -> Arc<T> {
+        if let Some(fixed) = &self.fixed {
+            return Arc::clone(fixed);
+        }
+        let mut state = Arc::clone(&self.state).lock_owned().await;
+        let last = Arc::clone(&state.current);
+        let looked = tokio::task::spawn_blocking(move || {
+            state.look();
+            Arc::clone(&state.current)
+        });
+        // Only a runtime that is shutting down does not do it.
+        looked.await.unwrap_or(last)
+    }
+}
+
+impl<T: 'static> State<T> {
+    /// Looks at the files' times, and at the files themselves if those are not what they were.
+    fn look(&mut self) {
+        let stamps = self.files.stamps();
+        if self.is_settled && stamps == self.stamps {
+            return;
+        }
+        let read = self.files.read();
+        self.is_settled = are_settled(&stamps) && self.files.stamps() == stamps;
+        self.stamps = stamps;
+        let seen = match &read {
+            Ok(read) => self.hasher.hash_one(bytes(read)),
+            Err(unusable) => self.hasher.hash_one(&unusable.reason),
+        };
+        if std::mem::replace(&mut self.seen, seen) == seen {
+            return;
+        }
+        match read.and_then(|read| made(&self.files, &read, &self.make)) {
+            Ok(config) => {
+                self.current = Arc::new(config);
+                tracing::info!(link = self.link, side = self.side, "new certificates serve from now on");
+            }
+            Err(unusable) => tracing::warn!(
+                link = self.link,
+                side = self.side,
+                error = %unusable,
+                remedy = unusable.remedy(),
+                "changed certificates can't be used; the last good ones serve on"
+            ),
+        }
+    }
+}
+
+fn bytes(read: &[Contents]) -> Vec<&[u8]> {
+    read.iter().map(|file| file.bytes.as_slice()).collect()
+}
+
+fn made<T>(files: &Files, read: &[Contents], make: &Make<T>) -> Result<T, Unusable> {
+    make(Material::parse(read)?).map_err(|reason| match files.paths().next() {
+        Some((part, path)) => Unusable::new(part, path, reason),
+        None => Unusable { part: Part::Authorities, reason },
+    })
+}
+
+fn are_settled(stamps: &[Option<Stamp>]) -> bool {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let past = now.saturating_sub(UNSETTLED).as_secs();
+    stamps.iter().flatten().all(|stamp| {
+        [stamp.changed.0, stamp.written.0]
+            .iter()
+            .all(|second| u64::try_from(*second).unwrap_or_default() < past)
+    })
+}

@@ -1,0 +1,617 @@
+//! What the ambassador says to a Redis server before it lets a client through, byte by byte, and what it makes of
+//! every kind of answer.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use crate::support::{
+    Ambassador, Launch, Peer, Target, command, eventually, every_byte, noise, password, token,
+};
+
+/// Long enough for bytes that must not come to come after all.
+const A_MOMENT: Duration = Duration::from_millis(150);
+
+/// What Redis answers to a stranger in protected mode: one line of 1066 bytes.
+const DENIED: &str = "-DENIED Redis is running in protected mode because protected mode is enabled and no password \
+    is set for the default user. In this mode connections are only accepted from the loopback interface. If you want \
+    to connect from external computers to Redis you may adopt one of the following solutions: 1) Just disable \
+    protected mode sending the command 'CONFIG SET protected-mode no' from the loopback interface by connecting to \
+    Redis from the same host the server is running, however MAKE SURE Redis is not publicly accessible from internet \
+    if you do so. Use CONFIG REWRITE to make this change permanent. 2) Alternatively you can just disable the \
+    protected mode by editing the Redis configuration file, and setting the protected mode option to 'no', and then \
+    restarting the server. 3) If you started the server manually just for testing, restart it with the \
+    '--protected-mode no' option. 4) Set up an authentication password for the default user. NOTE: You only need to \
+    do one of the above things in order for the server to start accepting connections from the outside.\r\n";
+
+fn auth(password: &str) -> Vec<u8> {
+    command(&[b"AUTH", password.as_bytes()])
+}
+
+fn select(database: &str) -> Vec<u8> {
+    command(&[b"SELECT", database.as_bytes()])
+}
+
+fn start(target: SocketAddr, password: &str) -> Ambassador {
+    Launch::redis(target).variable("REDIS_AUTH", password).start()
+}
+
+/// Starts an ambassador for a target that plays `script` to every connection, and returns what a client that has
+/// sent a command reads.
+fn refusal(script: impl Fn(Peer) + Send + Sync + 'static) -> (Ambassador, String) {
+    let target = Target::start().serve(script);
+    let ambassador = Launch::redis(target.address())
+        .variable("REDIS_AUTH", password())
+        .variable("REDIS_DB", "3")
+        .variable("REDIS_CONNECT_TIMEOUT", "1s")
+        .start();
+    let mut client = ambassador.connect("redis:6379");
+    client.send(b"PING\r\n");
+    let words = client.expect_refusal("redis:6379");
+    (ambassador, words)
+}
+
+/// Takes the AUTH of a password without a line ending in it.
+fn take_auth(peer: &mut Peer) {
+    for _ in 0..5 {
+        peer.expect_line();
+    }
+}
+
+/// Takes the AUTH and the SELECT that [`refusal`] leads to.
+fn take_handshake(peer: &mut Peer) {
+    // Either command is an array of two: five lines.
+    for _ in 0..10 {
+        peer.expect_line();
+    }
+}
+
+#[track_caller]
+fn expect_failure(ambassador: &Ambassador, stage: &str) {
+    let line = ambassador.wait_for("connection failed");
+    assert_eq!(line["level"], "WARN", "{line}");
+    assert_eq!(line["link"], "redis:6379", "{line}");
+    assert_eq!(line["stage"], stage, "{line}");
+    for field in ["client", "error", "remedy"] {
+        assert!(line[field].as_str().is_some_and(|text| !text.is_empty()), "{field} in {line}");
+    }
+}
+
+/// AUTH and SELECT go out as arrays of bulk strings, the second without waiting for the first one's reply.
+#[test]
+fn auth_and_select_arrive_together_as_arrays_of_bulk_strings() {
+    let target = Target::start();
+    let ambassador = Launch::redis(target.address())
+        .variable("REDIS_AUTH", "open sesame")
+        .variable("REDIS_DB", "12")
+        .start();
+    let mut client = ambassador.connect("redis:6379");
+    let mut server = target.accept();
+    server.expect(b"*2\r\n$4\r\nAUTH\r\n$11\r\nopen sesame\r\n*2\r\n$6\r\nSELECT\r\n$2\r\n12\r\n");
+    server.send(b"+OK\r\n+OK\r\n");
+    client.send(b"PING\r\n");
+    server.expect(b"PING\r\n");
+    server.send(b"+PONG\r\n");
+    client.expect(b"+PONG\r\n");
+}
+
+/// With a user, AUTH has two arguments.
+#[test]
+fn a_user_goes_before_the_password() {
+    let target = Target::start();
+    let ambassador = Launch::redis(target.address())
+        .variable("REDIS_USERNAME", "app")
+        .variable("REDIS_AUTH", "open sesame")
+        .start();
+    let _client = ambassador.connect("redis:6379");
+    target.accept().expect(b"*3\r\n$4\r\nAUTH\r\n$3\r\napp\r\n$11\r\nopen sesame\r\n");
+}
+
+/// A Redis link without credentials and database sends nothing of its own.
+#[test]
+fn without_credentials_and_database_the_first_bytes_are_the_clients() {
+    let target = Target::start();
+    let ambassador = Launch::redis(target.address()).start();
+    let mut client = ambassador.connect("redis:6379");
+    client.send(b"PING\r\n");
+    let mut server = target.accept();
+    server.expect(b"PING\r\n");
+    server.send(b"+PONG\r\n");
+    client.expect(b"+PONG\r\n");
+}
+
+/// Neither a connection without a reply nor one with one reply of two carries a byte of the client.
+#[test]
+fn not_one_client_byte_goes_out_before_every_reply_was_good() {
+    let target = Target::start();
+    let password = password();
+    let ambassador =
+        Launch::redis(target.address()).variable("REDIS_AUTH", &password).variable("REDIS_DB", "1").start();
+    let mut client = ambassador.connect("redis:6379");
+    client.send(b"SET before everything\r\n");
+    let mut server = target.accept();
+    server.expect(&[auth(&password), select("1")].concat());
+    server.expect_silence(A_MOMENT);
+    server.send(b"+OK\r\n+O");
+    server.expect_silence(A_MOMENT);
+    server.send(b"K\r\n");
+    server.expect(b"SET before everything\r\n");
+}
+
+/// A reply may come in pieces, cut at any byte.
+#[test]
+fn replies_are_read_however_they_are_split() {
+    let target = Target::start();
+    let password = password();
+    let ambassador =
+        Launch::redis(target.address()).variable("REDIS_AUTH", &password).variable("REDIS_DB", "1").start();
+    let handshake = [auth(&password), select("1")].concat();
+    let replies = b"+OK\r\n+OK\r\n";
+    for split in 1..replies.len() {
+        let mut client = ambassador.connect("redis:6379");
+        let mut server = target.accept();
+        server.expect(&handshake);
+        let (first, second) = replies.split_at(split);
+        server.send(first);
+        server.expect_silence(Duration::from_millis(20));
+        server.send(second);
+        client.send(b"PING\r\n");
+        server.expect(b"PING\r\n");
+        server.send(b"+PONG\r\n");
+        client.expect(b"+PONG\r\n");
+    }
+    let mut client = ambassador.connect("redis:6379");
+    let mut server = target.accept();
+    server.expect(&handshake);
+    server.drip(replies);
+    client.send(b"PING\r\n");
+    server.expect(b"PING\r\n");
+}
+
+/// An error may come in pieces too, and its words arrive whole.
+#[test]
+fn an_error_that_comes_byte_by_byte_arrives_whole() {
+    let (ambassador, words) = refusal(|mut peer| {
+        take_handshake(&mut peer);
+        peer.drip(b"-WRONGPASS invalid username-password pair or user is disabled.\r\n");
+        peer.drip(b"-NOAUTH Authentication required.\r\n");
+        peer.expect_gone();
+    });
+    assert!(words.contains("WRONGPASS invalid username-password pair or user is disabled."), "{words}");
+    expect_failure(&ambassador, "auth");
+}
+
+/// What a server says to a wrong password, in every version's words, reaches the client and the log.
+#[test]
+fn a_wrong_password_is_told_in_the_servers_own_words() {
+    for said in [
+        "-ERR invalid password",
+        "-WRONGPASS invalid username-password pair",
+        "-WRONGPASS invalid username-password pair or user is disabled.",
+        "-ERR wrong number of arguments for 'auth' command",
+    ] {
+        let (ambassador, words) = refusal(move |mut peer| {
+            take_handshake(&mut peer);
+            peer.send(format!("{said}\r\n-NOAUTH Authentication required.\r\n").as_bytes());
+            peer.expect_gone();
+        });
+        assert!(words.contains(&said[1..]), "{words}");
+        expect_failure(&ambassador, "auth");
+    }
+}
+
+/// Every refused AUTH is a line in the server's ACL LOG: one client makes one try.
+#[test]
+fn a_refused_password_is_not_tried_again() {
+    let target = Target::start().serve(|mut peer| {
+        peer.expect_line();
+        peer.send(b"-WRONGPASS invalid username-password pair or user is disabled.\r\n");
+        peer.expect_gone();
+    });
+    let ambassador = start(target.address(), &password());
+    for client in 1..=3 {
+        ambassador.connect("redis:6379").expect_refusal("redis:6379");
+        assert_eq!(target.accepted(), client);
+    }
+}
+
+/// The database that the user may not select is told as such.
+#[test]
+fn a_refused_select_is_told_in_the_servers_own_words() {
+    for said in [
+        "-NOPERM this user has no permissions to run the 'select' command or its subcommand",
+        "-NOPERM User app has no permissions to run the 'select' command",
+        "-ERR DB index is out of range",
+        "-ERR SELECT is not allowed in cluster mode",
+        "-BUSY Redis is busy running a script.",
+    ] {
+        let (ambassador, words) = refusal(move |mut peer| {
+            take_handshake(&mut peer);
+            peer.send(format!("+OK\r\n{said}\r\n").as_bytes());
+            peer.expect_gone();
+        });
+        assert!(words.contains(&said[1..]), "{words}");
+        expect_failure(&ambassador, "select");
+    }
+}
+
+/// A server that turns everybody away speaks before it is asked, and closes: its words are told all the same,
+/// whether it still read the AUTH or its close resets the connection.
+#[test]
+fn words_that_come_before_auth_are_told() {
+    assert_eq!(DENIED.len(), 1066);
+    for said in [DENIED, "-ERR max number of clients reached\r\n"] {
+        for reads_first in [true, false] {
+            let (ambassador, words) = refusal(move |mut peer| {
+                peer.send(said.as_bytes());
+                if reads_first {
+                    take_handshake(&mut peer);
+                }
+            });
+            let start = said[1..].trim_end().chars().take(80).collect::<String>();
+            assert!(words.contains(&start), "{words}");
+            expect_failure(&ambassador, "auth");
+        }
+    }
+}
+
+/// A server that wants no password is a reason for a warning, not for a refusal.
+#[test]
+fn a_server_without_a_password_is_warned_about_and_used() {
+    for said in [
+        "-ERR Client sent AUTH, but no password is set",
+        "-ERR AUTH <password> called without any password configured for the default user. Are you sure your \
+         configuration is correct?",
+    ] {
+        let target = Target::start();
+        let password = password();
+        let ambassador = Launch::redis(target.address())
+            .variable("REDIS_AUTH", &password)
+            .variable("REDIS_DB", "1")
+            .start();
+        let mut client = ambassador.connect("redis:6379");
+        let mut server = target.accept();
+        server.expect(&[auth(&password), select("1")].concat());
+        server.send(format!("{said}\r\n+OK\r\n").as_bytes());
+        client.send(b"PING\r\n");
+        server.expect(b"PING\r\n");
+        ambassador.wait_for_log("a warning about the missing password", |line| {
+            line["level"] == "WARN" && line["link"] == "redis:6379"
+        });
+    }
+}
+
+/// That a password is not wanted excuses AUTH alone: a refused SELECT after it is a refusal.
+#[test]
+fn a_refused_select_counts_on_a_server_without_a_password_too() {
+    let (_ambassador, words) = refusal(|mut peer| {
+        take_handshake(&mut peer);
+        peer.send(b"-ERR Client sent AUTH, but no password is set\r\n-ERR invalid DB index\r\n");
+        peer.expect_gone();
+    });
+    assert!(words.contains("ERR invalid DB index"), "{words}");
+}
+
+/// The end of the stream in the middle of a handshake is a refusal, never a success.
+#[test]
+fn a_server_that_closes_at_any_step_is_a_refusal() {
+    for said in ["", "+", "+OK", "+OK\r\n", "+OK\r\n+OK\r"] {
+        let (ambassador, _) = refusal(move |mut peer| {
+            take_handshake(&mut peer);
+            peer.send(said.as_bytes());
+        });
+        ambassador.wait_for("connection failed");
+    }
+}
+
+/// A server that closes before it has read anything is a refusal too.
+#[test]
+fn a_server_that_closes_at_once_is_a_refusal() {
+    let (ambassador, _) = refusal(drop);
+    ambassador.wait_for("connection failed");
+}
+
+/// So is one that resets the connection, again and again.
+#[test]
+fn a_server_that_resets_at_any_step_is_a_refusal() {
+    for said in ["", "+O", "+OK\r\n"] {
+        let (ambassador, _) = refusal(move |mut peer| {
+            take_handshake(&mut peer);
+            peer.send(said.as_bytes());
+            peer.reset();
+        });
+        ambassador.wait_for("connection failed");
+    }
+}
+
+/// A server that accepts and says nothing takes the connect timeout, no longer.
+#[test]
+fn a_server_that_says_nothing_is_a_refusal_after_the_connect_timeout() {
+    for said in ["", "+OK\r\n+O"] {
+        let (ambassador, _) = refusal(move |mut peer| {
+            take_handshake(&mut peer);
+            peer.send(said.as_bytes());
+            peer.expect_gone();
+        });
+        ambassador.wait_for("connection failed");
+    }
+}
+
+/// Whatever is not the reply to AUTH is a refusal: other protocols, other types, replies announced without end.
+#[test]
+fn an_answer_that_is_no_reply_to_auth_is_a_refusal() {
+    for said in [
+        "HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n",
+        "SSH-2.0-OpenSSH_9.2\r\n",
+        "\r\n\r\n",
+        "\0\0\0\0",
+        ":1\r\n",
+        "$-1\r\n+OK\r\n",
+        "*0\r\n+OK\r\n",
+        "$2000000000\r\n",
+        "$-2\r\n",
+        "*2000000000\r\n",
+        "*-7\r\n",
+    ] {
+        let (ambassador, _) = refusal(move |mut peer| {
+            take_handshake(&mut peer);
+            // The ambassador may have seen enough after the first bytes.
+            let _ = peer.try_send(said.as_bytes());
+            peer.expect_gone();
+        });
+        ambassador.wait_for("connection failed");
+    }
+}
+
+/// A line without an end is cut off early, by its size and not by the clock, and costs no memory.
+#[test]
+fn a_line_without_end_is_a_refusal_and_costs_no_memory() {
+    for start in ["+", "-ERR ", "$", ":", "x"] {
+        let taken = Arc::new(AtomicUsize::new(0));
+        let target = Target::start().serve({
+            let taken = Arc::clone(&taken);
+            move |mut peer| {
+                take_auth(&mut peer);
+                let mut sent = peer.try_send(start.as_bytes());
+                while sent.is_ok() {
+                    sent = peer.try_send(&[b'7'; 4096]);
+                    taken.fetch_add(4096, Ordering::Relaxed);
+                }
+            }
+        });
+        let ambassador = Launch::redis(target.address())
+            .variable("REDIS_AUTH", password())
+            // Far beyond the patience of the client.
+            .variable("REDIS_CONNECT_TIMEOUT", "10m")
+            .start();
+        let before = ambassador.memory();
+        ambassador.connect("redis:6379").expect_refusal("redis:6379");
+        let grown = ambassador.memory().saturating_sub(before);
+        assert!(
+            grown < 4 << 20,
+            "{grown} bytes more after a line of {} bytes",
+            taken.load(Ordering::Relaxed)
+        );
+    }
+}
+
+/// Arrays within arrays without end exhaust no stack.
+#[test]
+fn arrays_nested_without_end_are_a_refusal() {
+    let target = Target::start().serve(|mut peer| {
+        take_auth(&mut peer);
+        let _ = peer.try_send(&b"*1\r\n".repeat(200_000));
+        peer.expect_gone();
+    });
+    let ambassador = Launch::redis(target.address())
+        .variable("REDIS_AUTH", password())
+        .variable("REDIS_CONNECT_TIMEOUT", "10m")
+        .start();
+    for _ in 0..2 {
+        ambassador.connect("redis:6379").expect_refusal("redis:6379");
+    }
+}
+
+/// What comes along with the last reply of the handshake is the client's.
+#[test]
+fn bytes_behind_the_last_reply_reach_the_client() {
+    let target = Target::start();
+    let password = password();
+    let ambassador = start(target.address(), &password);
+    let more = noise(1, 200_000);
+    for len in [1, 100, more.len()] {
+        let mut client = ambassador.connect("redis:6379");
+        let mut server = target.accept();
+        server.expect(&auth(&password));
+        server.send(&[b"+OK\r\n", &more[..len]].concat());
+        client.expect(&more[..len]);
+        client.send(b"PING\r\n");
+        server.expect(b"PING\r\n");
+        server.send(b"+PONG\r\n");
+        client.expect(b"+PONG\r\n");
+    }
+}
+
+/// A server that ends right behind its last words still delivers them.
+#[test]
+fn bytes_behind_the_last_reply_reach_the_client_even_when_the_server_closes() {
+    let target = Target::start();
+    let password = password();
+    let ambassador = start(target.address(), &password);
+    let mut client = ambassador.connect("redis:6379");
+    let mut server = target.accept();
+    server.expect(&auth(&password));
+    server.send(b"+OK\r\n-ERR going down\r\n");
+    drop(server);
+    client.expect(b"-ERR going down\r\n");
+    client.expect_end();
+}
+
+/// The line is not lost to a reset, however much the client sends and keeps sending meanwhile.
+#[test]
+fn the_refusal_line_arrives_even_when_the_client_has_already_sent() {
+    let target = Target::start().serve(|mut peer| {
+        take_auth(&mut peer);
+        peer.send(b"-WRONGPASS invalid username-password pair or user is disabled.\r\n");
+        peer.expect_gone();
+    });
+    let ambassador = start(target.address(), &password());
+    for len in [6, 64 << 10, 4 << 20] {
+        for _ in 0..10 {
+            let mut client = ambassador.connect("redis:6379");
+            thread::scope(|scope| {
+                let mut sender = client.handle();
+                scope.spawn(move || {
+                    // The end of what is still unsent may meet a closed connection.
+                    let _ = sender.try_send(&vec![b'x'; len]);
+                });
+                let words = client.expect_refusal("redis:6379");
+                assert!(words.contains("WRONGPASS"), "{words}");
+            });
+        }
+    }
+}
+
+/// A client that takes no notice of its refusal and sends for ever is cut off.
+#[test]
+fn a_refused_client_that_goes_on_sending_is_cut_off() {
+    let target = Target::start().serve(|mut peer| {
+        take_auth(&mut peer);
+        peer.send(b"-WRONGPASS invalid username-password pair or user is disabled.\r\n");
+        peer.expect_gone();
+    });
+    let ambassador = start(target.address(), &password());
+    let mut client = ambassador.connect("redis:6379");
+    eventually("the end of the connection", || client.try_send(b"PING\r\n").is_err());
+}
+
+/// A client that has sent everything and the end of its stream reads the line too.
+#[test]
+fn the_refusal_line_arrives_when_the_client_has_finished_sending() {
+    let target = Target::start();
+    let password = password();
+    let ambassador = start(target.address(), &password);
+    let mut client = ambassador.connect("redis:6379");
+    let mut server = target.accept();
+    server.expect(&auth(&password));
+    server.send(b"-WRONGPASS invalid username-password pair\r\n");
+    client.send(b"PING\r\n");
+    client.finish_sending();
+    client.expect_refusal("redis:6379");
+}
+
+/// `printf 'PING\r\n' | nc -N`: a command and the end of the stream at once, before the handshake is done.
+#[test]
+fn a_client_that_sends_and_finishes_at_once_is_answered() {
+    let target = Target::start();
+    let password = password();
+    let ambassador = start(target.address(), &password);
+    let mut client = ambassador.connect("redis:6379");
+    client.send(b"PING\r\n");
+    client.finish_sending();
+    let mut server = target.accept();
+    server.expect(&auth(&password));
+    server.send(b"+OK\r\n");
+    server.expect(b"PING\r\n");
+    server.expect_end();
+    server.send(b"+PONG\r\n");
+    drop(server);
+    client.expect(b"+PONG\r\n");
+    client.expect_end();
+}
+
+/// A client that leaves takes its half-made connection with it, long before the connect timeout.
+#[test]
+fn a_client_that_leaves_ends_the_handshake() {
+    let target = Target::start();
+    let password = password();
+    let ambassador = Launch::redis(target.address())
+        .variable("REDIS_AUTH", &password)
+        .variable("REDIS_CONNECT_TIMEOUT", "10m")
+        .start();
+    for leaves in [drop::<Peer> as fn(Peer), Peer::reset] {
+        let client = ambassador.connect("redis:6379");
+        let mut server = target.accept();
+        server.expect(&auth(&password));
+        leaves(client);
+        server.expect_gone();
+    }
+}
+
+/// No byte of a password is special, up to the 16 KiB that Redis takes.
+#[test]
+fn passwords_of_any_bytes_up_to_16_kib_arrive_as_they_are() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = directory.path().join("password");
+    for len in [300, 16 << 10] {
+        let password = every_byte(len);
+        assert_eq!(password.len(), len);
+        std::fs::write(&path, &password).expect("a password file");
+        let target = Target::start();
+        let ambassador = Launch::redis(target.address()).variable("REDIS_AUTH_FILE", &path).start();
+        let mut client = ambassador.connect("redis:6379");
+        let mut server = target.accept();
+        server.expect(&command(&[b"AUTH", &password]));
+        server.send(b"+OK\r\n");
+        client.send(b"PING\r\n");
+        server.expect(b"PING\r\n");
+    }
+}
+
+/// A server may quote what it was sent; neither the client nor the log gets to see it.
+#[test]
+fn a_password_that_the_server_quotes_is_told_to_nobody() {
+    let target = Target::start();
+    let secret = token();
+    let password = format!("{secret} with {}", token());
+    let ambassador = start(target.address(), &password);
+    for quoted in [
+        format!("-ERR unknown command 'AUTH', with args beginning with: '{password}' \r\n"),
+        format!("-ERR unknown command `AUTH`, with args beginning with: `{password}`, \r\n"),
+        // Redis cuts long arguments short.
+        format!("-ERR unknown command 'AUTH', with args beginning with: '{secret}\r\n"),
+        format!("{password}\r\n"),
+    ] {
+        let mut client = ambassador.connect("redis:6379");
+        let mut server = target.accept();
+        server.expect(&auth(&password));
+        server.send(quoted.as_bytes());
+        let words = client.expect_refusal("redis:6379");
+        assert!(!words.contains(&secret), "{words}");
+    }
+}
+
+/// An error with control characters in it stays one line for the client.
+#[test]
+fn the_servers_words_never_break_out_of_the_line() {
+    let (ambassador, words) = refusal(|mut peer| {
+        take_handshake(&mut peer);
+        peer.send(b"-ERR first\n+second\x1b[31m \x07 third\r\n-NOAUTH Authentication required.\r\n");
+        peer.expect_gone();
+    });
+    assert!(words.contains("first"), "{words}");
+    assert!(!words.contains(|c: char| c.is_control()), "{words:?}");
+    expect_failure(&ambassador, "auth");
+}
+
+/// A client that is refused in the handshake leaves nothing behind for the next one.
+#[test]
+fn after_a_refusal_the_next_client_is_served() {
+    let target = Target::start();
+    let password = password();
+    let ambassador = start(target.address(), &password);
+    let mut refused = ambassador.connect("redis:6379");
+    let mut server = target.accept();
+    server.expect(&auth(&password));
+    server.send(b"-LOADING Redis is loading the dataset in memory\r\n");
+    let words = refused.expect_refusal("redis:6379");
+    assert!(words.contains("LOADING Redis is loading the dataset in memory"), "{words}");
+    let mut client = ambassador.connect("redis:6379");
+    let mut server = target.accept();
+    server.expect(&auth(&password));
+    server.send(b"+OK\r\n");
+    client.send(b"PING\r\n");
+    server.expect(b"PING\r\n");
+}

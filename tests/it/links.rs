@@ -1,0 +1,412 @@
+//! From the environment to the wiring: what makes a link, what does not, and what is a mistake.
+
+use std::net::TcpListener;
+
+use serde_json::{Value, json};
+
+use crate::support::{Finished, Launch, password, token};
+
+/// The wiring of an environment with these variables.
+fn wiring(variables: &[(&str, &str)]) -> Value {
+    launch(variables).wiring()
+}
+
+/// The variables that became links.
+fn linked(variables: &[(&str, &str)]) -> Vec<String> {
+    let wiring = wiring(variables);
+    let links = wiring["links"].as_array().expect("a list");
+    links.iter().map(|link| link["variable"].as_str().expect("a name").to_owned()).collect()
+}
+
+/// The variables that `links` warns of.
+fn warned(wiring: &Value) -> String {
+    wiring["warnings"].to_string()
+}
+
+fn refused(variables: &[(&str, &str)]) -> Finished {
+    launch(variables).argument("links").finish()
+}
+
+fn launch(variables: &[(&str, &str)]) -> Launch {
+    variables.iter().fold(Launch::new(), |launch, (name, value)| launch.variable(name, value))
+}
+
+const REDIS: (&str, &str) = ("REDIS_PORT_6379_TCP", "tcp://10.0.0.5:6380");
+
+/// Every field of the table, as scripts read it.
+#[test]
+fn the_wiring_is_printed_as_json() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = directory.path().join("password");
+    std::fs::write(&path, password()).unwrap();
+    let wiring = wiring(&[
+        REDIS,
+        ("REDIS_AUTH_FILE", path.to_str().unwrap()),
+        ("REDIS_USERNAME", "app"),
+        ("REDIS_DB", "2"),
+        ("REDIS_LISTEN", "127.0.0.1:7000"),
+        ("KUBERNETES_PORT_443_TCP", "tcp://10.96.0.1:443"),
+        ("REDIS_PORT_6379_UDP", "udp://10.0.0.5:6380"),
+    ]);
+    let keys = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    assert_eq!(keys(&wiring).len(), 3, "{wiring}");
+    let mut link = wiring["links"][0].clone();
+    // How a backend is shown is not settled beyond its address.
+    let backends = link.as_object_mut().unwrap().remove("backends").unwrap();
+    assert_eq!(backends.as_array().unwrap().len(), 1, "{backends}");
+    assert!(backends.to_string().contains("10.0.0.5:6380"), "{backends}");
+    assert_eq!(
+        link,
+        json!({
+            "alias": "REDIS",
+            "port": 6379,
+            "variable": "REDIS_PORT_6379_TCP",
+            "listen": "127.0.0.1:7000",
+            "kind": "redis",
+            "target": "tcp://10.0.0.5:6380",
+            "tls": false,
+            "listen_tls": false,
+            "auth": "file",
+            "username": "app",
+            "db": 2
+        })
+    );
+    let ignored = wiring["ignored"].as_array().unwrap();
+    assert_eq!(ignored.len(), 1, "{wiring}");
+    assert_eq!(ignored[0]["variable"], "KUBERNETES_PORT_443_TCP");
+    assert!(!ignored[0]["reason"].as_str().unwrap().is_empty());
+    assert_eq!(wiring["warnings"].as_array().unwrap().len(), 1, "{wiring}");
+}
+
+/// Where the password comes from is shown; that there is none too.
+#[test]
+fn the_source_of_the_password_is_shown() {
+    let secret = password();
+    let url = format!("redis://app:{secret}@cache:6380/4");
+    for (variables, auth) in [
+        (vec![("REDIS_PORT_6379_TCP", "redis://cache")], "none"),
+        (vec![REDIS, ("REDIS_AUTH", &secret)], "env"),
+        (vec![("REDIS_PORT_6379_TCP", &*url)], "url"),
+    ] {
+        let wiring = wiring(&variables);
+        let link = &wiring["links"][0];
+        assert_eq!(link["auth"], auth, "{wiring}");
+        assert_eq!(link["kind"], "redis", "{wiring}");
+        if auth == "url" {
+            assert_eq!((&link["username"], &link["db"]), (&json!("app"), &json!(4)), "{wiring}");
+            let target = link["target"].as_str().unwrap();
+            assert!(target.starts_with("redis://cache:6380"), "user or password in {target}");
+        } else {
+            assert_eq!((&link["username"], &link["db"]), (&Value::Null, &Value::Null), "{wiring}");
+        }
+    }
+}
+
+/// For people there is a table with all links in it.
+#[test]
+fn the_wiring_is_printed_as_a_table() {
+    let finished = launch(&[REDIS, ("DB_PORT_5432_TCP", "tcp://db:5433")]).argument("links").finish();
+    assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+    for word in ["REDIS", "6379", "10.0.0.5:6380", "DB", "5432", "db:5433"] {
+        assert!(
+            finished.stdout.to_uppercase().contains(&word.to_uppercase()),
+            "{word} in {}",
+            finished.stdout
+        );
+    }
+}
+
+/// `links` opens no port and asks no name server.
+#[test]
+fn the_wiring_needs_no_network() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let wiring = wiring(&[("DB_PORT_5432_TCP", "tcp://no-such-host.invalid:5432"), ("DB_LISTEN", &address)]);
+    assert_eq!(wiring["links"][0]["listen"], address);
+}
+
+/// Every form of target that has one backend.
+#[test]
+fn targets_are_taken_in_every_form() {
+    for (value, kind, backend) in [
+        ("tcp://10.0.0.5:5432", "tcp", "10.0.0.5:5432"),
+        ("tcp://db:5432", "tcp", "db:5432"),
+        ("tcp://my_db.my_net:5432", "tcp", "my_db.my_net:5432"),
+        ("tcp://[2001:db8::1]:5432", "tcp", "[2001:db8::1]:5432"),
+        ("redis://cache", "redis", "cache:6379"),
+        ("redis://cache:7000", "redis", "cache:7000"),
+        ("redis://[::1]", "redis", "[::1]:6379"),
+        ("redis://cache/3", "redis", "cache:6379"),
+        ("unix:///run/db.sock", "tcp", "/run/db.sock"),
+        ("redis+unix:///run/redis.sock", "redis", "/run/redis.sock"),
+    ] {
+        let wiring = wiring(&[("LINK_PORT_1_TCP", value)]);
+        let link = &wiring["links"][0];
+        assert_eq!(link["kind"], kind, "{value}: {wiring}");
+        assert!(link["backends"].to_string().contains(backend), "{value}: {wiring}");
+    }
+}
+
+/// An alias may be written in any way that a variable's name can.
+#[test]
+fn aliases_are_any_word() {
+    for variable in
+        ["db_PORT_1_TCP", "_PORT_1_TCP", "My_Db2_PORT_1_TCP", "A_PORT_2_PORT_1_TCP", "PORT_PORT_1_TCP"]
+    {
+        if variable == "_PORT_1_TCP" {
+            // Nothing before the first underscore of `_PORT_` is no alias.
+            let finished = refused(&[(variable, "tcp://db:1")]);
+            assert_eq!(finished.code, Some(2), "{}", finished.stdout);
+            continue;
+        }
+        assert_eq!(linked(&[(variable, "tcp://db:1")]), [variable]);
+    }
+}
+
+/// What Docker sets beside a link, and Kubernetes beside a Service, is passed over without a word.
+#[test]
+fn the_companions_of_a_link_are_passed_over_without_a_word() {
+    let wiring = wiring(&[
+        REDIS,
+        ("REDIS_PORT", "tcp://10.0.0.5:6380"),
+        ("REDIS_NAME", "/consumer/redis"),
+        ("REDIS_PORT_6379_TCP_ADDR", "10.0.0.5"),
+        ("REDIS_PORT_6379_TCP_PORT", "6380"),
+        ("REDIS_PORT_6379_TCP_PROTO", "tcp"),
+        ("REDIS_ENV_REDIS_VERSION", "7.4.1"),
+        ("REDIS_ENV_GOSU_VERSION", "1.17"),
+        ("REDIS_SERVICE_HOST", "10.0.0.5"),
+        ("REDIS_SERVICE_PORT", "6380"),
+        ("REDIS_SERVICE_PORT_REDIS", "6380"),
+        ("HOSTNAME", "3f4e8c"),
+        ("PATH", "/usr/bin"),
+        ("SHELL", "/bin/sh"),
+    ]);
+    assert_eq!(wiring["links"].as_array().unwrap().len(), 1, "{wiring}");
+    assert_eq!(wiring["ignored"], json!([]), "{wiring}");
+    assert_eq!(wiring["warnings"], json!([]), "{wiring}");
+}
+
+/// The linked container's own links are none of ours, but an alias that merely holds `_ENV_` is.
+#[test]
+fn a_link_of_the_linked_container_is_not_a_link() {
+    let echo = ("REDIS_ENV_DB_PORT_5432_TCP", "tcp://10.0.0.9:5432");
+    assert_eq!(linked(&[REDIS, echo]), ["REDIS_PORT_6379_TCP"]);
+    assert_eq!(
+        linked(&[("TEST_ENV_DB_PORT_5432_TCP", "tcp://10.0.0.9:5432")]),
+        ["TEST_ENV_DB_PORT_5432_TCP"]
+    );
+    // Its settings are not ours either, whatever they hold.
+    let wiring =
+        wiring(&[REDIS, echo, ("REDIS_ENV_REDIS_PASSWORD", &password()), ("REDIS_ENV_DB_PORT", "x")]);
+    assert_eq!(wiring["warnings"], json!([]), "{wiring}");
+    assert_eq!(wiring["links"][0]["auth"], "none", "{wiring}");
+}
+
+/// A UDP link is warned about, and the TCP link beside it works.
+#[test]
+fn a_udp_link_is_warned_about() {
+    let wiring =
+        wiring(&[("DNS_PORT_53_UDP", "udp://10.0.0.2:53"), ("DNS_PORT_53_TCP", "tcp://10.0.0.2:53")]);
+    assert_eq!(wiring["links"].as_array().unwrap().len(), 1, "{wiring}");
+    assert!(warned(&wiring).contains("DNS_PORT_53_UDP"), "{wiring}");
+}
+
+/// What Kubernetes sets in every pod is no link, unless it is asked for by name.
+#[test]
+fn the_kubernetes_api_is_a_link_only_when_asked_for() {
+    let kubernetes = ("KUBERNETES_PORT_443_TCP", "tcp://10.96.0.1:443");
+    let both = wiring(&[REDIS, kubernetes]);
+    assert_eq!(both["links"].as_array().unwrap().len(), 1, "{both}");
+    assert_eq!(both["ignored"][0]["variable"], kubernetes.0, "{both}");
+    let asked = linked(&[REDIS, kubernetes, ("AMBASSADOR_LINKS", "redis,kubernetes")]);
+    assert_eq!(asked.len(), 2, "{asked:?}");
+}
+
+/// `AMBASSADOR_LINKS` and `--links` take the named aliases alone, in any case of letters.
+#[test]
+fn only_the_named_aliases_are_taken() {
+    let db = ("DB_PORT_5432_TCP", "tcp://db:5432");
+    let broken = ("OTHER_PORT_1_TCP", "not a target");
+    for list in ["redis", "REDIS", "Redis", " redis "] {
+        assert_eq!(linked(&[REDIS, db, broken, ("AMBASSADOR_LINKS", list)]), [REDIS.0], "{list:?}");
+    }
+    assert_eq!(linked(&[REDIS, db, broken, ("AMBASSADOR_LINKS", "redis,db")]).len(), 2);
+    let by_flag = launch(&[REDIS, db]).argument("--links").argument("db").wiring();
+    assert_eq!(by_flag["links"][0]["variable"], db.0, "{by_flag}");
+    let none = refused(&[REDIS, ("AMBASSADOR_LINKS", "cache")]);
+    assert_eq!(none.code, Some(2), "{}", none.stdout);
+    assert!(none.stderr.contains("AMBASSADOR_LINKS"), "{}", none.stderr);
+}
+
+/// Without any link there is nothing to do, and an example shows what is missing.
+#[test]
+fn no_link_at_all_is_a_mistake_with_an_example() {
+    for finished in [refused(&[]), launch(&[]).finish()] {
+        assert_eq!(finished.code, Some(2), "{}", finished.stderr);
+        assert!(finished.stderr.contains("_PORT_6379_TCP=tcp://"), "{}", finished.stderr);
+        assert_eq!(finished.stdout, "");
+    }
+}
+
+/// A value that is no target, and a name whose number is no port.
+#[test]
+fn malformed_links_are_mistakes() {
+    for value in [
+        "",
+        "db",
+        "db:5432",
+        "tcp://",
+        "tcp://db",
+        "tcp://db:",
+        "tcp://:5432",
+        "tcp://db:0",
+        "tcp://db:65536",
+        "tcp://db:-1",
+        "tcp://db:5432x",
+        "tcp://db:5432/path",
+        "tcp://2001:db8::1:5432",
+        "tcp://[2001:db8::1]5432",
+        "tcp://[::g]:5432",
+        "tcp://256.1.1.1:5432",
+        "tcp://a host:5432",
+        "tcp://user@db:5432",
+        "http://db:80",
+        "ftp+unix:///run/x",
+        "redis://",
+        "redis://cache:0",
+        "redis://cache/minus",
+        "redis://cache/-1",
+        "redis://:6379",
+        "unix://",
+        "unix://relative/path",
+        "redis+unix://relative",
+    ] {
+        refused(&[("DB_PORT_5432_TCP", value)]).expect_mistake("DB_PORT_5432_TCP");
+    }
+    for variable in ["DB_PORT_0_TCP", "DB_PORT_65536_TCP", "DB_PORT_99999999999999999999_TCP"] {
+        refused(&[(variable, "tcp://db:5432")]).expect_mistake(variable);
+    }
+}
+
+/// Two links can't listen on one address; on two addresses or on two free ports they can.
+#[test]
+fn two_links_on_one_address_are_a_mistake() {
+    let one = ("ONE_PORT_6379_TCP", "tcp://one:6379");
+    let two = ("TWO_PORT_6379_TCP", "tcp://two:6379");
+    for listen in [
+        vec![],
+        vec![("AMBASSADOR_BIND", "127.0.0.1")],
+        vec![("ONE_LISTEN", "127.0.0.1:7000"), ("TWO_LISTEN", "127.0.0.1:7000")],
+        vec![("ONE_LISTEN", "unix:/run/x.sock"), ("TWO_LISTEN", "unix:/run/x.sock")],
+        vec![("ONE_LISTEN", "127.0.0.1:7000"), ("TWO_LISTEN", "0.0.0.0:7000")],
+    ] {
+        let finished = refused(&[&[one, two], &listen[..]].concat());
+        assert_eq!(finished.code, Some(2), "{listen:?}: {}", finished.stdout);
+        for (variable, _) in [one, two] {
+            assert!(finished.stderr.contains(variable), "{}", finished.stderr);
+        }
+        assert!(finished.stderr.contains("remedy:"), "{}", finished.stderr);
+    }
+    for listen in [
+        [("ONE_LISTEN", "127.0.0.1:7000"), ("TWO_LISTEN", "127.0.0.2:7000")],
+        [("ONE_LISTEN", "127.0.0.1:0"), ("TWO_LISTEN", "127.0.0.1:0")],
+        [("ONE_LISTEN", "unix:/run/x.sock"), ("TWO_LISTEN", "unix:/run/y.sock")],
+    ] {
+        assert_eq!(linked(&[&[one, two], &listen[..]].concat()).len(), 2, "{listen:?}");
+    }
+}
+
+/// Every mistake is told at once, each with the variable, the reason and the remedy, whichever way it is started.
+#[test]
+fn every_mistake_is_told_at_once() {
+    let variables = [
+        ("ONE_PORT_1_TCP", "tcp://one"),
+        ("TWO_PORT_70000_TCP", "tcp://two:2"),
+        REDIS,
+        ("REDIS_AUTH_FILE", "/nowhere/to/be/found"),
+        ("REDIS_CONNECT_TIMEOUT", "soon"),
+        ("REDIS_DB", "first"),
+        ("REDIS_PORT_6380_AUTH", "x"),
+        ("REDIS_ALLOW", "everybody"),
+        ("REDIS_LISTEN", "somewhere"),
+        ("REDIS_MAX_CONNECTIONS", "many"),
+        ("AMBASSADOR_DRAIN_TIMEOUT", "later"),
+    ];
+    for finished in
+        [refused(&variables), launch(&variables).finish(), launch(&variables).argument("run").finish()]
+    {
+        for (variable, _) in variables.iter().filter(|variable| **variable != REDIS) {
+            finished.expect_mistake(variable);
+        }
+        assert_eq!(finished.stdout, "");
+    }
+}
+
+/// A mistake in a value with a password in it is told without the value.
+#[test]
+fn a_mistake_never_shows_the_password() {
+    let secret = token();
+    for value in [
+        format!("redis://:{secret}@cache:0"),
+        format!("redis://app:{secret}@"),
+        format!("redis://:{secret}@cache/x"),
+        format!("redis://:{secret}:{secret}@cache:x"),
+        format!("redis://{secret}@cache"),
+        format!("redis//:{secret}@cache"),
+        format!("tcp://app:{secret}@db:5432"),
+        format!(":{secret}@cache"),
+    ] {
+        // Whatever an ambassador printed is looked through for the secret.
+        refused(&[("REDIS_PORT_6379_TCP", &value)]).expect_mistake("REDIS_PORT_6379_TCP");
+    }
+}
+
+/// What this version does not do yet is refused by name instead of being passed over.
+#[test]
+fn what_is_not_built_yet_is_refused_by_name() {
+    for value in [
+        "tcp://a:1,b:2",
+        "redis://a,b",
+        "tcp+srv://_db._tcp.example.com",
+        "redis+file:///etc/backends",
+        "redis+sentinel://s1,s2/main",
+        "rediss://cache",
+        "tls://db:5432",
+    ] {
+        refused(&[("LINK_PORT_1_TCP", value)]).expect_mistake("LINK_PORT_1_TCP");
+    }
+    for setting in [
+        "AUTH_COMMAND",
+        "AUTH_COMMAND_TTL",
+        "AUTH_PREVIOUS_FILE",
+        "CLIENT_AUTH",
+        "RESET",
+        "CLIENT_USERNAME",
+        "CLIENT_PASSWORD",
+        "CLIENT_PASSWORD_FILE",
+        "TLS",
+        "TLS_CA_FILE",
+        "TLS_CERT_FILE",
+        "TLS_KEY_FILE",
+        "TLS_SERVER_NAME",
+        "TLS_INSECURE",
+        "LISTEN_TLS_CERT_FILE",
+        "LISTEN_TLS_KEY_FILE",
+        "LISTEN_TLS_CLIENT_CA_FILE",
+        "BALANCE",
+        "ROLE",
+        "SENTINEL_AUTH",
+        "SENTINEL_AUTH_FILE",
+        "SENTINEL_USERNAME",
+        "MOVE_GRACE",
+        "WARM",
+    ] {
+        for variable in [format!("REDIS_{setting}"), format!("REDIS_PORT_6379_{setting}")] {
+            refused(&[("REDIS_PORT_6379_TCP", "redis://cache"), (&variable, "x")]).expect_mistake(&variable);
+        }
+    }
+    for (variable, value) in [("AMBASSADOR_ADMIN", "127.0.0.1:9180"), ("AMBASSADOR_DNS", "127.0.0.1:8600")] {
+        refused(&[REDIS, (variable, value)]).expect_mistake(variable);
+    }
+}

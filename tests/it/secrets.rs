@@ -1,0 +1,148 @@
+//! Passwords stay between the ambassador and the target. Every test of this suite looks for every password in
+//! everything that its ambassadors print; these look where it is most likely.
+
+use std::fs;
+
+use rustix::process::Signal;
+
+use crate::support::{Ambassador, Launch, Peer, RedisServer, Target, command, every_byte, password, token};
+
+/// Ends the ambassador; that it printed no password is looked for whenever one ends.
+fn stop(ambassador: Ambassador) -> String {
+    ambassador.signal(Signal::TERM);
+    let finished = ambassador.finish();
+    assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+    finished.stdout + &finished.stderr
+}
+
+/// The search itself works: a token that is printed is found.
+#[test]
+fn a_password_that_is_printed_is_found() {
+    let token = token();
+    let launched = std::panic::catch_unwind(|| {
+        // A host is shown, so this one is.
+        Launch::new().variable("DB_PORT_1_TCP", format!("tcp://{token}:1")).argument("links").finish()
+    });
+    let reason = launched.expect_err("the search found nothing");
+    let reason = reason.downcast_ref::<String>().expect("words");
+    assert!(reason.contains(&token), "{reason}");
+}
+
+/// At the most talkative level: passwords from everywhere, taken, refused, quoted, changed, gone.
+#[test]
+fn no_log_level_shows_a_password() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let (file, socket) = (directory.path().join("password"), |alias: &str| directory.path().join(alias));
+    let target = Target::start();
+    for format in ["json", "text"] {
+        let (in_file, in_variable, in_url) = (every_byte(1000), password(), password());
+        fs::write(&file, &in_file).unwrap();
+        let ambassador = Launch::redis(target.address())
+            .variable("REDIS_AUTH_FILE", &file)
+            .variable("REDIS_USERNAME", "app")
+            .redis_link("VARIABLE", target.address())
+            .variable("VARIABLE_AUTH", &in_variable)
+            .redis_link("URL", format!("app:{in_url}@{}", target.address()))
+            // Near misses hold passwords too.
+            .variable("REDIS_PASSWORD", password())
+            .variable("MYSQL_PASSWORD", password())
+            .variable("AMBASSADOR_PASSWORD", password())
+            .variable("AMBASSADOR_LOG", "trace")
+            .variable("AMBASSADOR_LOG_FORMAT", format);
+        let listen = |launch: Launch, alias: &str| {
+            launch.variable(format!("{alias}_LISTEN"), format!("unix:{}", socket(alias).display()))
+        };
+        let ambassador = ["REDIS", "VARIABLE", "URL"].into_iter().fold(ambassador, listen).start();
+        let expect_auth = |alias: &str, auth: &[&[u8]], answer: &[u8]| {
+            let mut client = Peer::connect_unix(&socket(alias));
+            client.send(b"PING\r\n");
+            let mut server = target.accept();
+            server.expect(&command(auth));
+            server.send(answer);
+            drop(server);
+            client.expect_gone();
+        };
+        for (alias, auth) in [
+            ("REDIS", vec![&b"AUTH"[..], b"app", &in_file]),
+            ("VARIABLE", vec![b"AUTH", in_variable.as_bytes()]),
+            ("URL", vec![b"AUTH", b"app", in_url.as_bytes()]),
+        ] {
+            let quoting = [b"-ERR unknown command 'AUTH' with '", auth[auth.len() - 1], b"'\r\n"].concat();
+            let answers =
+                [&b"+OK\r\n"[..], b"-WRONGPASS invalid password\r\n", b"HTTP/1.1 400\r\n", b"", &quoting];
+            for answer in answers {
+                expect_auth(alias, &auth, answer);
+            }
+        }
+        let changed = password();
+        fs::write(&file, &changed).unwrap();
+        expect_auth("REDIS", &[b"AUTH", b"app", changed.as_bytes()], b"+OK\r\n");
+        fs::remove_file(&file).unwrap();
+        expect_auth("REDIS", &[b"AUTH", b"app", changed.as_bytes()], b"+OK\r\n");
+        let printed = stop(ambassador);
+        assert!(printed.contains("DEBUG"), "no more than the usual was logged:\n{printed}");
+    }
+}
+
+/// A real server's refusals and a rotation, at the most talkative level.
+#[test]
+fn a_real_handshake_shows_no_password_at_trace_level() {
+    let (right, wrong) = (password(), password());
+    let Some(redis) = RedisServer::start(&format!("requirepass {right}")) else { return };
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = directory.path().join("password");
+    fs::write(&path, &wrong).unwrap();
+    let ambassador = Launch::redis(redis.address())
+        .variable("REDIS_AUTH_FILE", &path)
+        .variable("AMBASSADOR_LOG", "trace")
+        .start();
+    let words = ambassador.connect("redis:6379").expect_refusal("redis:6379");
+    assert!(!words.contains(&wrong), "{words}");
+    fs::write(&path, &right).unwrap();
+    let mut client = ambassador.connect("redis:6379");
+    // A client's own password is none of the log's business either.
+    client.send(&command(&[b"AUTH", password().as_bytes()]));
+    assert!(client.expect_line().starts_with("-WRONGPASS"));
+    drop(client);
+    stop(ambassador);
+}
+
+/// The wiring shows where a password comes from, never the password.
+#[test]
+fn the_wiring_shows_no_password() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = directory.path().join("password");
+    fs::write(&path, password()).unwrap();
+    let launch = || {
+        Launch::new()
+            .variable("ONE_PORT_1_TCP", format!("redis://app:{}@cache:6379/2", password()))
+            .variable("ONE_PASSWORD", password())
+            .variable("TWO_PORT_2_TCP", "tcp://cache:6379")
+            .variable("TWO_AUTH", password())
+            .variable("THREE_PORT_3_TCP", "tcp://cache:6379")
+            .variable("THREE_AUTH_FILE", &path)
+            .variable("AMBASSADOR_LOG", "trace")
+            .argument("links")
+    };
+    for launch in [launch(), launch().argument("--format").argument("json")] {
+        let finished = launch.finish();
+        assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+        assert!(!finished.stdout.contains('@'), "{}", finished.stdout);
+    }
+}
+
+/// Nothing that other users of the machine can read of a process holds a password: arguments and name.
+#[test]
+fn the_list_of_processes_shows_no_password() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = directory.path().join("password");
+    let secret = password();
+    fs::write(&path, &secret).unwrap();
+    let target = Target::start();
+    let ambassador = Launch::redis(target.address()).variable("REDIS_AUTH_FILE", &path).start();
+    let _client = ambassador.connect("redis:6379");
+    target.accept().expect(&command(&[b"AUTH", secret.as_bytes()]));
+    for file in ["cmdline", "comm", "status"] {
+        assert!(!ambassador.kernel_file(file).contains(&secret), "{file}");
+    }
+}

@@ -1,0 +1,559 @@
+//! The settings of a link: which one applies to which port, where credentials go, and what is a mistake.
+
+use std::ffi::OsStr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::os::unix::ffi::OsStrExt;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::support::{Ambassador, Launch, Peer, Target, command, eventually, password, token};
+
+fn auth(password: &[u8]) -> Vec<u8> {
+    command(&[b"AUTH", password])
+}
+
+fn launch(variables: &[(&str, &str)]) -> Launch {
+    variables.iter().fold(Launch::new(), |launch, (name, value)| launch.variable(name, value))
+}
+
+fn wiring(variables: &[(&str, &str)]) -> Value {
+    launch(variables).wiring()
+}
+
+#[track_caller]
+fn expect_mistake(variables: &[(&str, &str)], variable: &str) -> String {
+    launch(variables).argument("links").finish().expect_mistake(variable)
+}
+
+/// The link that a variable made.
+#[track_caller]
+fn link<'a>(wiring: &'a Value, variable: &str) -> &'a Value {
+    let links = wiring["links"].as_array().expect("a list");
+    links
+        .iter()
+        .find(|link| link["variable"] == variable)
+        .unwrap_or_else(|| panic!("no {variable}: {wiring}"))
+}
+
+/// The variables and words of all warnings.
+fn warnings(wiring: &Value) -> String {
+    wiring["warnings"].to_string()
+}
+
+const REDIS: (&str, &str) = ("REDIS_PORT_6379_TCP", "redis://cache");
+const PLAIN: (&str, &str) = ("DB_PORT_5432_TCP", "tcp://db:5432");
+
+/// One line ending at the end of a password is the editor's; every other byte is the password's.
+#[test]
+fn one_line_ending_at_the_end_of_a_password_is_cut_off() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = directory.path().join("password");
+    let target = Target::start();
+    let from_file = Launch::redis(target.address()).variable("REDIS_AUTH_FILE", &path);
+    std::fs::write(&path, "x").unwrap();
+    let from_file = from_file.start();
+    let secret = token();
+    for (written, sent) in [
+        (secret.clone(), secret.clone()),
+        (format!("{secret}\n"), secret.clone()),
+        (format!("{secret}\r\n"), secret.clone()),
+        (format!("{secret}\n\n"), format!("{secret}\n")),
+        (format!("{secret}\r\n\r\n"), format!("{secret}\r\n")),
+        (format!("{secret}\r"), format!("{secret}\r")),
+        (format!("\n {secret} \n"), format!("\n {secret} ")),
+        (format!("user:{secret}"), format!("user:{secret}")),
+    ] {
+        std::fs::write(&path, &written).unwrap();
+        let _client = from_file.connect("redis:6379");
+        target.accept().expect(&auth(sent.as_bytes()));
+        let from_variable = Launch::redis(target.address()).variable("REDIS_AUTH", &written).start();
+        let _client = from_variable.connect("redis:6379");
+        target.accept().expect(&auth(sent.as_bytes()));
+    }
+}
+
+/// A variable can hold any byte but NUL.
+#[test]
+fn a_password_in_a_variable_need_not_be_text() {
+    let target = Target::start();
+    let password = [token().as_bytes(), &(1..=u8::MAX).collect::<Vec<_>>(), token().as_bytes()].concat();
+    let ambassador =
+        Launch::redis(target.address()).variable("REDIS_AUTH", OsStr::from_bytes(&password)).start();
+    let _client = ambassador.connect("redis:6379");
+    target.accept().expect(&auth(&password));
+}
+
+/// What a URL can't hold as it is, it holds percent-encoded.
+#[test]
+fn user_and_password_of_a_url_are_percent_decoded() {
+    let target = Target::start();
+    let secret = token();
+    let ambassador =
+        Launch::redis(format!("us%3Aer:%40{secret}%2F%25%0D%0A%ff@{}/7", target.address())).start();
+    let _client = ambassador.connect("redis:6379");
+    let password = [b"@", secret.as_bytes(), b"/%\r\n\xff"].concat();
+    let handshake = [command(&[b"AUTH", b"us:er", &password]), command(&[b"SELECT", b"7"])].concat();
+    target.accept().expect(&handshake);
+}
+
+/// A password without a user stands behind a colon.
+#[test]
+fn a_url_may_have_a_password_alone() {
+    let target = Target::start();
+    let password = password();
+    let ambassador = Launch::redis(format!(":{password}@{}", target.address())).start();
+    let _client = ambassador.connect("redis:6379");
+    target.accept().expect(&auth(password.as_bytes()));
+}
+
+/// A setting for the port wins over the one for the alias.
+#[test]
+fn a_setting_for_the_port_wins_over_the_alias() {
+    let target = Target::start();
+    let password = password();
+    let ambassador = Launch::redis(target.address())
+        .without("REDIS_LISTEN")
+        .variable("REDIS_LISTEN", "127.0.0.1:1")
+        .variable("REDIS_PORT_6379_LISTEN", "127.0.0.1:0")
+        .variable("REDIS_AUTH", "of the alias")
+        .variable("REDIS_PORT_6379_AUTH", &password)
+        .variable("REDIS_USERNAME", "of-the-alias")
+        .variable("REDIS_PORT_6379_USERNAME", "of-the-port")
+        .variable("REDIS_DB", "1")
+        .variable("REDIS_PORT_6379_DB", "2")
+        .start();
+    let _client = ambassador.connect("redis:6379");
+    let handshake = [command(&[b"AUTH", b"of-the-port", password.as_bytes()]), command(&[b"SELECT", b"2"])];
+    target.accept().expect(&handshake.concat());
+}
+
+/// The password is read from the port's file even where the alias has one in a variable: one source wins as a whole.
+#[test]
+fn a_file_for_the_port_wins_over_a_value_for_the_alias() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = directory.path().join("password");
+    let password = password();
+    std::fs::write(&path, &password).unwrap();
+    let target = Target::start();
+    let ambassador = Launch::redis(target.address())
+        .variable("REDIS_AUTH", "of the alias")
+        .variable("REDIS_PORT_6379_AUTH_FILE", &path)
+        .start();
+    let _client = ambassador.connect("redis:6379");
+    target.accept().expect(&auth(password.as_bytes()));
+}
+
+/// An alias-wide password goes to the port 6379 alone: by the name, else by the target.
+#[test]
+fn a_password_for_the_alias_goes_to_its_redis_port_alone() {
+    let secret = password();
+    for (redis, other) in [
+        (("LINK_PORT_6379_TCP", "tcp://host:1"), ("LINK_PORT_26379_TCP", "tcp://host:26379")),
+        (("LINK_PORT_6379_TCP", "tcp://host:1"), ("LINK_PORT_7000_TCP", "tcp://host:6379")),
+        (("LINK_PORT_7001_TCP", "tcp://host:6379"), ("LINK_PORT_7000_TCP", "tcp://host:7000")),
+    ] {
+        let wiring =
+            wiring(&[redis, other, ("LINK_AUTH", &secret), ("LINK_USERNAME", "app"), ("LINK_DB", "3")]);
+        let (redis, other) = (link(&wiring, redis.0), link(&wiring, other.0));
+        assert_eq!((&redis["kind"], &redis["auth"]), (&json!("redis"), &json!("env")), "{wiring}");
+        assert_eq!((&redis["username"], &redis["db"]), (&json!("app"), &json!(3)), "{wiring}");
+        assert_eq!((&other["kind"], &other["auth"]), (&json!("tcp"), &json!("none")), "{wiring}");
+        assert_eq!((&other["username"], &other["db"]), (&Value::Null, &Value::Null), "{wiring}");
+    }
+}
+
+/// Not one byte of the password goes to the other port.
+#[test]
+fn a_password_for_the_alias_is_not_sent_to_its_other_port() {
+    let (redis, other) = (Target::start(), Target::start());
+    let password = password();
+    let ambassador = Launch::new()
+        .variable("LINK_PORT_6379_TCP", format!("tcp://{}", redis.address()))
+        .variable("LINK_PORT_6380_TCP", format!("tcp://{}", other.address()))
+        .variable("LINK_LISTEN", "127.0.0.1:0")
+        .variable("LINK_AUTH", &password)
+        .start();
+    let mut client = ambassador.connect("link:6380");
+    client.send(b"only this");
+    client.finish_sending();
+    assert_eq!(other.accept().expect_rest(), b"only this");
+    let _client = ambassador.connect("link:6379");
+    redis.accept().expect(&auth(password.as_bytes()));
+}
+
+/// Where no port is Redis' own, or several are, nobody guesses; the mistake says how to name the port.
+#[test]
+fn a_password_for_an_alias_without_a_single_redis_port_is_a_mistake() {
+    let secret = password();
+    for (one, two) in [
+        (("LINK_PORT_7000_TCP", "tcp://host:7000"), ("LINK_PORT_7001_TCP", "tcp://host:7001")),
+        (("LINK_PORT_7000_TCP", "tcp://a:6379"), ("LINK_PORT_7001_TCP", "tcp://b:6379")),
+    ] {
+        for (setting, value) in [("AUTH", &*secret), ("AUTH_FILE", "/dev/null")] {
+            let variable = format!("LINK_{setting}");
+            let told = expect_mistake(&[one, two, (&variable, value)], &variable);
+            assert!(told.contains(&format!("LINK_PORT_7000_{setting}")), "{told}");
+        }
+        let wiring = wiring(&[one, two, ("LINK_PORT_7001_AUTH", &secret)]);
+        assert_eq!(link(&wiring, one.0)["auth"], "none", "{wiring}");
+        assert_eq!(link(&wiring, two.0)["auth"], "env", "{wiring}");
+    }
+}
+
+/// One port alone is meant, whatever its number.
+#[test]
+fn a_password_for_an_alias_with_one_port_goes_there() {
+    let wiring = wiring(&[("LINK_PORT_7000_TCP", "tcp://host:7001"), ("LINK_AUTH", &password())]);
+    assert_eq!(link(&wiring, "LINK_PORT_7000_TCP")["auth"], "env", "{wiring}");
+}
+
+/// A setting for a port that is not linked would be silently without effect.
+#[test]
+fn a_setting_for_a_port_that_is_not_linked_is_a_mistake() {
+    for setting in ["AUTH", "AUTH_FILE", "USERNAME", "DB", "LISTEN", "ALLOW", "IDLE_TIMEOUT"] {
+        let variable = format!("REDIS_PORT_6380_{setting}");
+        expect_mistake(&[REDIS, (&variable, "1")], &variable);
+    }
+}
+
+/// A user or a database beside a plain tunnel may be somebody else's variable: a warning. A password is none.
+#[test]
+fn redis_settings_on_a_plain_tunnel_are_warned_about_or_refused() {
+    let postgres = ("POSTGRES_PORT_5432_TCP", "tcp://db:5432");
+    for (setting, value) in [("POSTGRES_DB", "orders"), ("POSTGRES_USERNAME", "app"), ("POSTGRES_DB", "5")] {
+        let wiring = wiring(&[postgres, (setting, value)]);
+        assert_eq!(link(&wiring, postgres.0)["kind"], "tcp", "{wiring}");
+        assert!(warnings(&wiring).contains(setting), "{wiring}");
+    }
+    let socket = ("LINK_PORT_1_TCP", "unix:///run/db.sock");
+    expect_mistake(&[socket, ("LINK_AUTH", "x")], "LINK_AUTH");
+    expect_mistake(&[PLAIN, ("DB_USERNAME_FILE", "/dev/null")], "DB_USERNAME_FILE");
+}
+
+/// A value and its file, or a URL's password and another one: nobody can say which is meant.
+#[test]
+fn two_sources_of_one_value_are_a_mistake() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = directory.path().join("file");
+    std::fs::write(&path, "x").unwrap();
+    let path = path.to_str().unwrap();
+    let secret = password();
+    let url = format!("redis://:{secret}@cache");
+    for (variables, told) in [
+        (vec![REDIS, ("REDIS_AUTH", "x"), ("REDIS_AUTH_FILE", path)], "REDIS_AUTH"),
+        (
+            vec![REDIS, ("REDIS_PORT_6379_AUTH", "x"), ("REDIS_PORT_6379_AUTH_FILE", path)],
+            "REDIS_PORT_6379_AUTH",
+        ),
+        (
+            vec![REDIS, ("REDIS_AUTH", "x"), ("REDIS_USERNAME", "x"), ("REDIS_USERNAME_FILE", path)],
+            "REDIS_USERNAME",
+        ),
+        (vec![("REDIS_PORT_6379_TCP", &*url), ("REDIS_AUTH", "x")], "REDIS_AUTH"),
+        (vec![("REDIS_PORT_6379_TCP", &*url), ("REDIS_AUTH_FILE", path)], "REDIS_AUTH_FILE"),
+    ] {
+        let finished = launch(&variables).argument("links").finish();
+        assert_eq!(finished.code, Some(2), "{}", finished.stdout);
+        assert!(finished.stderr.contains(told), "{told} in {}", finished.stderr);
+        assert!(finished.stderr.contains("remedy:"), "{}", finished.stderr);
+    }
+}
+
+/// A file that can't be read is found out at the start, not by the first client.
+#[test]
+fn a_file_that_cannot_be_read_is_a_mistake() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let missing = directory.path().join("missing");
+    for path in [missing.as_path(), directory.path()] {
+        let path = path.to_str().unwrap();
+        for (setting, others) in [("AUTH_FILE", None), ("USERNAME_FILE", Some(("REDIS_AUTH", "x")))] {
+            let variable = format!("REDIS_{setting}");
+            let variables = [vec![REDIS, (&variable, path)], others.into_iter().collect()].concat();
+            let told = expect_mistake(&variables, &variable);
+            assert!(told.contains(path), "{told}");
+        }
+    }
+}
+
+/// Values that are no such thing.
+#[test]
+fn malformed_settings_are_mistakes() {
+    for (setting, values) in [
+        ("DB", &["-1", "one", "99999999999999999999"][..]),
+        ("LISTEN", &["6379", "127.0.0.1", "127.0.0.1:65536", "unix:relative", "unix:", "nowhere:80:80"]),
+        ("ALLOW", &["10.0.0.0/33", "everybody", "10.0.0"]),
+        ("CONNECT_TIMEOUT", &["5", "soon", "-1s", "0s"]),
+        ("IDLE_TIMEOUT", &["5", "never"]),
+        ("MAX_LIFETIME", &["x", "1 fortnight"]),
+        ("MAX_CONNECTIONS", &["-1", "many", "1.5"]),
+    ] {
+        for value in values {
+            let variable = format!("REDIS_{setting}");
+            expect_mistake(&[REDIS, (&variable, value)], &variable);
+        }
+    }
+}
+
+/// A variable that is nearly a setting is a setting that does not work: a warning names the right one.
+#[test]
+fn near_misses_are_warned_about() {
+    let secret = password();
+    for (variable, meant) in [
+        ("REDIS_AUHT_FILE", "REDIS_AUTH_FILE"),
+        ("REDIS_PASSWORD", "REDIS_AUTH"),
+        ("REDIS_PASSWORD_FILE", "REDIS_AUTH_FILE"),
+        ("REDIS_PORT_6379_PASSWORD", "REDIS_PORT_6379_AUTH"),
+        ("REDIS_USER_NAME", "REDIS_USERNAME"),
+        ("AMBASSADOR_LOGS", "AMBASSADOR_LOG"),
+        ("AMBASSADOR_MAX_CONECTIONS", "AMBASSADOR_MAX_CONNECTIONS"),
+    ] {
+        let variables = [REDIS, (variable, &*secret)];
+        let told = warnings(&wiring(&variables));
+        assert!(told.contains(variable) && told.contains(meant), "{variable}: {told}");
+        let ambassador = launch(&variables).variable("REDIS_LISTEN", "127.0.0.1:0").start();
+        ambassador.wait_for_log("a warning", |line| {
+            let line = (line["level"] == "WARN").then(|| line.to_string());
+            line.is_some_and(|line| line.contains(variable) && line.contains(meant))
+        });
+    }
+}
+
+/// A password for a Redis that is not linked is most likely a forgotten link.
+#[test]
+fn a_redis_password_without_a_redis_link_is_warned_about() {
+    for variable in ["REDIS_AUTH", "REDIS_AUTH_FILE"] {
+        let told = warnings(&wiring(&[PLAIN, (variable, &password())]));
+        assert!(told.contains(variable), "{told}");
+    }
+}
+
+/// The rest of the environment is none of our business.
+#[test]
+fn variables_of_no_alias_are_passed_over() {
+    let wiring = wiring(&[
+        REDIS,
+        ("MYSQL_AUTH", "x"),
+        ("CACHE_PASSWORD", "x"),
+        ("AUTH", "x"),
+        ("DB", "x"),
+        ("REDISTRIBUTE_AUTH", "x"),
+        ("LISTEN", "x"),
+        ("REDIS_URL", "redis://elsewhere"),
+        ("REDIS_VERSION", "7.4.1"),
+        ("REDIS_DOWNLOAD_URL", "http://example.com"),
+    ]);
+    assert_eq!(wiring["warnings"], json!([]), "{wiring}");
+    assert_eq!(link(&wiring, REDIS.0)["auth"], "none", "{wiring}");
+}
+
+/// A file is read again for every connection: a new password needs no restart.
+#[test]
+fn a_changed_file_serves_the_next_connection() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let (user_file, password_file) = (directory.path().join("user"), directory.path().join("password"));
+    let target = Target::start();
+    std::fs::write(&user_file, "zero").unwrap();
+    std::fs::write(&password_file, "zero").unwrap();
+    let ambassador = Launch::redis(target.address())
+        .variable("REDIS_USERNAME_FILE", &user_file)
+        .variable("REDIS_AUTH_FILE", &password_file)
+        .start();
+    for user in ["one", "two"] {
+        let password = password();
+        std::fs::write(&user_file, user).unwrap();
+        std::fs::write(&password_file, &password).unwrap();
+        let _client = ambassador.connect("redis:6379");
+        target.accept().expect(&command(&[b"AUTH", user.as_bytes(), password.as_bytes()]));
+    }
+}
+
+/// A file that has vanished meanwhile leaves the last password that could be read, with a warning.
+#[test]
+fn a_vanished_file_leaves_the_last_password() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = directory.path().join("password");
+    let target = Target::start();
+    let (first, second, third) = (password(), password(), password());
+    std::fs::write(&path, &first).unwrap();
+    let ambassador = Launch::redis(target.address()).variable("REDIS_AUTH_FILE", &path).start();
+    let expect = |password: &str| {
+        let _client = ambassador.connect("redis:6379");
+        target.accept().expect(&auth(password.as_bytes()));
+    };
+    // Gone before any connection: what was read at the start counts.
+    std::fs::remove_file(&path).unwrap();
+    expect(&first);
+    ambassador.wait_for_log("a warning about the file", |line| {
+        line["level"] == "WARN" && line.to_string().contains(path.to_str().unwrap())
+    });
+    std::fs::write(&path, &second).unwrap();
+    expect(&second);
+    std::fs::remove_file(&path).unwrap();
+    expect(&second);
+    // Orchestrators replace secrets by renaming.
+    let next = directory.path().join("next");
+    std::fs::write(&next, &third).unwrap();
+    std::fs::rename(&next, &path).unwrap();
+    expect(&third);
+}
+
+/// Starts an ambassador on a port that is free on every address.
+fn start_on_a_free_port(launch: impl Fn(u16) -> Launch) -> (Ambassador, u16) {
+    // Somebody else may take the port before the ambassador does.
+    for _ in 0..5 {
+        let free = TcpListener::bind((Ipv6Addr::UNSPECIFIED, 0))
+            .or_else(|_| TcpListener::bind("0.0.0.0:0"))
+            .unwrap();
+        let port = free.local_addr().unwrap().port();
+        drop(free);
+        match launch(port).try_start() {
+            Ok(ambassador) => return (ambassador, port),
+            Err(finished) => assert_eq!(finished.code, Some(1), "{}", finished.stderr),
+        }
+    }
+    panic!("no port is free for long enough");
+}
+
+/// Without further settings the listener is on the port in the name, on every address, IPv6 and IPv4.
+#[test]
+fn a_link_listens_on_its_port_on_every_address() {
+    let target = Target::start().echo();
+    let (_ambassador, port) = start_on_a_free_port(|port| {
+        Launch::new().variable(format!("LINK_PORT_{port}_TCP"), format!("tcp://{}", target.address()))
+    });
+    let has_ipv6 = TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_ok();
+    let addresses = [
+        Some(SocketAddr::from((Ipv4Addr::LOCALHOST, port))),
+        Some(SocketAddr::from((Ipv4Addr::new(127, 0, 0, 2), port))),
+        has_ipv6.then(|| SocketAddr::from((Ipv6Addr::LOCALHOST, port))),
+    ];
+    for address in addresses.into_iter().flatten() {
+        let mut client = Peer::connect(address);
+        client.send(b"hello");
+        client.expect(b"hello");
+    }
+}
+
+/// `AMBASSADOR_BIND` and `--bind` choose the address for all links.
+#[test]
+fn a_link_listens_on_the_bind_address_alone() {
+    let target = Target::start().echo();
+    for by_flag in [false, true] {
+        let (ambassador, port) = start_on_a_free_port(|port| {
+            let link = (format!("LINK_PORT_{port}_TCP"), format!("tcp://{}", target.address()));
+            let launch = Launch::new().variable(link.0, link.1);
+            if by_flag {
+                launch.argument("--bind").argument("127.0.0.1")
+            } else {
+                launch.variable("AMBASSADOR_BIND", "127.0.0.1")
+            }
+        });
+        assert_eq!(ambassador.listens(&format!("link:{port}")), format!("127.0.0.1:{port}"));
+        let mut client = ambassador.connect(&format!("link:{port}"));
+        client.send(b"hello");
+        client.expect(b"hello");
+    }
+}
+
+/// A Unix socket that an earlier process left behind is no obstacle, one that is in use is, and the file goes in the
+/// end.
+#[test]
+fn a_unix_listener_replaces_what_was_left_behind_and_cleans_up() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = directory.path().join("ambassador.sock");
+    let target = Target::start().echo();
+    let launch = || Launch::plain(target.address()).variable("DB_LISTEN", format!("unix:{}", path.display()));
+    // Killed, so that it can't clean up.
+    drop(launch().start());
+    assert!(path.exists());
+    let ambassador = launch().start();
+    let mut client = ambassador.connect("db:5432");
+    client.send(b"hello");
+    client.expect(b"hello");
+    let second = launch().finish();
+    assert_eq!(second.code, Some(1), "{}", second.stderr);
+    client.send(b"still here");
+    client.expect(b"still here");
+    drop(client);
+    ambassador.signal(rustix::process::Signal::TERM);
+    assert_eq!(ambassador.finish().code, Some(0));
+    assert!(!path.exists());
+}
+
+/// Whose address is not in the list gets nothing, and the target hears nothing of it.
+#[test]
+fn only_the_allowed_networks_may_connect() {
+    let target = Target::start();
+    let password = password();
+    let ambassador = Launch::redis(target.address())
+        .variable("REDIS_AUTH", &password)
+        .plain_link("DB", target.address())
+        .variable("REDIS_ALLOW", "10.0.0.0/8,127.0.0.2/32")
+        .variable("DB_ALLOW", "10.0.0.0/8,127.0.0.2")
+        .start();
+    let (allowed, stranger) = (Ipv4Addr::new(127, 0, 0, 2), Ipv4Addr::LOCALHOST);
+    for link in ["redis:6379", "db:5432"] {
+        let address = ambassador.address(link);
+        let mut client = Peer::connect_from(stranger, address);
+        client.send(b"PING\r\n");
+        client.expect_gone();
+        target.expect_no_connection(Duration::from_millis(100));
+        let line = ambassador.wait_for_log("the refusal", |line| {
+            line["message"] == "connection failed" && line["link"] == link
+        });
+        assert_eq!(line["stage"], "allow", "{line}");
+        let _client = Peer::connect_from(allowed, address);
+        target.accept();
+    }
+}
+
+/// A client that comes in over IPv4 to a listener of all addresses is judged by its IPv4 address.
+#[test]
+fn ipv4_networks_hold_on_a_listener_of_every_address() {
+    let target = Target::start().echo();
+    let (ambassador, port) = start_on_a_free_port(|port| {
+        Launch::new()
+            .variable(format!("LINK_PORT_{port}_TCP"), format!("tcp://{}", target.address()))
+            .variable("LINK_ALLOW", "127.0.0.2/31")
+    });
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let mut client = Peer::connect_from(Ipv4Addr::new(127, 0, 0, 2), address);
+    client.send(b"hello");
+    client.expect(b"hello");
+    Peer::connect_from(Ipv4Addr::LOCALHOST, address).expect_gone();
+    let line = ambassador.wait_for("connection failed");
+    assert!(line["client"].as_str().is_some_and(|client| client.starts_with("127.0.0.1")), "{line}");
+}
+
+/// A limit of the link wins over the one of the process, and `off` switches it off.
+#[test]
+fn a_limit_of_the_link_wins_over_the_one_of_the_process() {
+    let target = Target::start().echo();
+    let ambassador = Launch::plain(target.address())
+        .plain_link("LONG", target.address())
+        .variable("AMBASSADOR_IDLE_TIMEOUT", "200ms")
+        .variable("LONG_IDLE_TIMEOUT", "off")
+        .variable("AMBASSADOR_MAX_CONNECTIONS", "1")
+        .variable("LONG_MAX_CONNECTIONS", "2")
+        .start();
+    let mut one = ambassador.connect("long:5432");
+    let mut two = ambassador.connect("long:5432");
+    for client in [&mut one, &mut two] {
+        client.send(b"hello");
+        client.expect(b"hello");
+    }
+    ambassador.connect("long:5432").expect_gone();
+    let mut short = ambassador.connect("db:5432");
+    short.send(b"hello");
+    short.expect(b"hello");
+    ambassador.connect("db:5432").expect_gone();
+    short.expect_end();
+    one.expect_silence(Duration::from_millis(300));
+    drop(one);
+    eventually("a free place", || {
+        let mut client = ambassador.connect("long:5432");
+        let mut reply = [0];
+        client.try_send(b"x").is_ok() && std::io::Read::read_exact(&mut client, &mut reply).is_ok()
+    });
+}

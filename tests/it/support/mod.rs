@@ -1,0 +1,73 @@
+//! What the tests stand on: the ambassador as a process, both ends of its connections, real Redis servers, and
+//! passwords that are looked for in everything the ambassador ever printed.
+
+mod ambassador;
+mod dns;
+mod named;
+mod peer;
+mod redis_server;
+mod secret;
+mod sentinel;
+mod target;
+mod tls;
+
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener};
+use std::time::{Duration, Instant};
+
+pub(crate) use ambassador::{Ambassador, Finished, Launch, lines};
+pub(crate) use dns::{Dnsmasq, Manner, NameServer};
+pub(crate) use named::{Named, try_whom, whom};
+pub(crate) use peer::Peer;
+pub(crate) use redis_server::{RedisServer, command_is_missing};
+pub(crate) use secret::{every_byte, password, token};
+pub(crate) use sentinel::{Quorum, SERVICE, play_sentinel};
+pub(crate) use target::{BlackHole, Served, Target};
+pub(crate) use tls::{Authority, Identity, TlsPeer, openssl, replace};
+
+/// How long anything may take that is bound to happen. Only a broken promise ever waits for so long.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Polls until `condition` holds.
+#[track_caller]
+pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "waited in vain: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// A command as Redis clients send it.
+pub(crate) fn command(arguments: &[&[u8]]) -> Vec<u8> {
+    let mut bytes = format!("*{}\r\n", arguments.len()).into_bytes();
+    for argument in arguments {
+        bytes.extend(format!("${}\r\n", argument.len()).bytes());
+        bytes.extend(*argument);
+        bytes.extend(b"\r\n");
+    }
+    bytes
+}
+
+/// An address of the loopback network that nothing else uses, so that a server can go away and come back without a
+/// stranger taking its port meanwhile.
+pub(crate) fn own_address() -> SocketAddr {
+    let random = secret::random();
+    let [a, b, c, ..] = random.to_le_bytes();
+    let ip = Ipv4Addr::new(127, 64 + a % 128, b, 1 + c % 254);
+    let listener = TcpListener::bind(SocketAddrV4::new(ip, 0)).expect("a port on a loopback address");
+    listener.local_addr().expect("a bound listener has an address")
+}
+
+/// `len` bytes that repeat nowhere nearby and differ by `seed`.
+pub(crate) fn noise(seed: u64, len: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut bytes = Vec::with_capacity(len + 8);
+    while bytes.len() < len {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend(state.to_le_bytes());
+    }
+    bytes.truncate(len);
+    bytes
+}

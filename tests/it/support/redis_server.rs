@@ -1,0 +1,149 @@
+//! Real Redis servers.
+
+use std::env;
+use std::fs;
+use std::io::{self, Read, Write};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use super::{PATIENCE, Peer, own_address};
+
+/// Whether a test that needs `program` has to be left out, which it says; never in continuous integration.
+pub(crate) fn command_is_missing(program: &str) -> bool {
+    let search = env::var_os("PATH").unwrap_or_default();
+    let found = env::split_paths(&search).any(|directory| directory.join(program).is_file());
+    if !found {
+        assert!(
+            env::var_os("CI").is_none_or(|value| value != "true"),
+            "{program} is not installed, and in continuous integration nothing is left out"
+        );
+        let test = thread::current();
+        let line = format!("SKIPPED {}: {program} is not installed\n", test.name().unwrap_or("a test"));
+        // Not eprintln!, whose lines are hidden where a test passes.
+        let _ = io::stderr().write_all(line.as_bytes());
+    }
+    !found
+}
+
+/// A `redis-server` of the test's own, on TCP and on a Unix socket. Killed when dropped.
+#[derive(Debug)]
+pub(crate) struct RedisServer {
+    child: Option<Child>,
+    directory: TempDir,
+    address: SocketAddr,
+    configuration: String,
+}
+
+impl RedisServer {
+    /// Starts a server with these lines of configuration; `None` where there is none to start.
+    pub(crate) fn start(configuration: &str) -> Option<Self> {
+        Self::start_at(|_| configuration.to_owned())
+    }
+
+    /// The same, for a server that tells its primary where it listens, from where it does not connect.
+    pub(crate) fn start_announced(configuration: &str) -> Option<Self> {
+        Self::start_at(|address| {
+            let (ip, port) = (address.ip(), address.port());
+            format!("{configuration}\nreplica-announce-ip {ip}\nreplica-announce-port {port}")
+        })
+    }
+
+    fn start_at(configuration: impl Fn(SocketAddr) -> String) -> Option<Self> {
+        if command_is_missing("redis-server") {
+            return None;
+        }
+        // Somebody else may take the port between the choice and the start.
+        for _ in 0..5 {
+            let address = own_address();
+            let mut server = Self {
+                child: None,
+                directory: TempDir::new().expect("a temporary directory"),
+                address,
+                configuration: configuration(address),
+            };
+            if server.try_start() {
+                return Some(server);
+            }
+        }
+        panic!("redis-server does not start with:\n{}", configuration(own_address()));
+    }
+
+    fn try_start(&mut self) -> bool {
+        let directory = self.directory.path().display();
+        let lines = format!(
+            "bind {ip}\nport {port}\nunixsocket {directory}/redis.sock\ndir {directory}\nsave \"\"\n\
+             appendonly no\nprotected-mode no\nlogfile {directory}/redis.log\n{configuration}\n",
+            ip = self.address.ip(),
+            port = self.address.port(),
+            configuration = self.configuration,
+        );
+        let path = self.directory.path().join("redis.conf");
+        fs::write(&path, lines).expect("a configuration file");
+        let child = Command::new("redis-server")
+            .arg(&path)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("redis-server starts");
+        let child = self.child.insert(child);
+        let deadline = Instant::now() + PATIENCE;
+        while child.try_wait().expect("a child to wait for").is_none() {
+            if answers(self.address) {
+                return true;
+            }
+            assert!(Instant::now() < deadline, "redis-server does not answer");
+            thread::sleep(Duration::from_millis(10));
+        }
+        false
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.directory.path().join("redis.sock")
+    }
+
+    /// Kills the server; its data are gone.
+    pub(crate) fn stop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// Starts it again, at the same address.
+    pub(crate) fn start_again(&mut self) {
+        assert!(self.try_start(), "redis-server does not start again");
+    }
+
+    /// A connection past the ambassador, for what only an administrator may do.
+    pub(crate) fn administrator(&self, password: &str) -> redis::Connection {
+        let client = redis::Client::open(format!("redis://:{password}@{}/", self.address)).expect("a URL");
+        client.get_connection().expect("a connection to Redis")
+    }
+}
+
+impl Drop for RedisServer {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// Whether a server serves there, or would if it knew us.
+fn answers(address: SocketAddr) -> bool {
+    let Ok(mut peer) = Peer::try_connect(address) else {
+        return false;
+    };
+    peer.try_send(b"PING\r\n").is_ok() && {
+        let mut reply = [0; 5];
+        peer.read_exact(&mut reply).is_ok() && matches!(&reply, b"+PONG" | b"-NOAU")
+    }
+}
