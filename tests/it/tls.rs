@@ -6,9 +6,9 @@ use std::net::SocketAddr;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::mpsc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use rcgen::{KeyPair, PKCS_ED25519};
+use rcgen::{KeyPair, PKCS_ED25519, date_time_ymd};
 use rustix::process::Signal;
 use rustls::version::{TLS12, TLS13};
 use serde_json::Value;
@@ -225,6 +225,33 @@ fn a_client_resumes_its_session() {
             assert_eq!(client.is_resumed(), expected, "{version:?}");
         }
     }
+}
+
+/// A certificate that expires lets nobody in any more, not even into a session that began before.
+#[test]
+fn a_session_is_not_resumed_beyond_the_certificate_that_it_began_with() {
+    let authority = Authority::new("Test CA");
+    let target = Target::start().echo();
+    let ambassador = Launch::plain(target.address())
+        .listen_tls("DB", &authority.issue(&["127.0.0.1"]))
+        .variable("DB_LISTEN_TLS_CLIENT_CA_FILE", authority.file())
+        .start();
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    let brief = authority.issue_with(&["client"], &KeyPair::generate().unwrap(), |params| {
+        params.not_after = date_time_ymd(1970, 1, 1) + now + Duration::from_secs(3);
+    });
+    let config = authority.client(Some(&brief));
+    let mut resumed = 0;
+    eventually("the certificate's end", || {
+        let Ok(mut client) = TlsPeer::try_connect(ambassador.address("db:5432"), &config) else {
+            return true;
+        };
+        resumed += usize::from(client.is_resumed());
+        client.write_all(b"x").and_then(|()| client.read_exact(&mut [0])).is_err()
+    });
+    assert!(resumed > 0, "no session was resumed");
+    let line = ambassador.wait_for("connection failed");
+    assert!(line["error"].as_str().unwrap().contains("expired on"), "{line}");
 }
 
 /// Where verification is turned off, every start says so, and so does `links`.
