@@ -107,6 +107,9 @@ fn a_docker_link_speaks_tls_where_it_is_told_to() {
 /// RSA, ECDSA and Ed25519 keys, in each of the forms that programs write them.
 #[test]
 fn a_redis_without_a_password_lets_in_who_has_a_certificate_with_a_key_of_any_form() {
+    if command_is_missing("openssl") {
+        return;
+    }
     let authority = Authority::new("Test CA");
     let Some((_server, address)) = redis_over_tls(&authority, "tls-auth-clients yes") else { return };
     let path = |name: &str| authority.path(name).display().to_string();
@@ -142,6 +145,9 @@ fn a_redis_without_a_password_lets_in_who_has_a_certificate_with_a_key_of_any_fo
 /// `tls://` carries anything: here lines to a stranger that turns them round.
 #[test]
 fn a_plain_tunnel_over_tls_reaches_openssls_server() {
+    if command_is_missing("openssl") {
+        return;
+    }
     let authority = Authority::new("Test CA");
     let identity = authority.issue(&["localhost"]);
     let server = OpensslServer::start(&identity, &["-rev"]);
@@ -325,6 +331,9 @@ fn redis_cli_speaks_tls_to_the_ambassador() {
 /// A stranger's TLS, in both versions; and whatever protocol it offers is neither taken up nor held against it.
 #[test]
 fn openssls_client_is_served_in_both_versions_and_its_alpn_left_alone() {
+    if command_is_missing("openssl") {
+        return;
+    }
     let authority = Authority::new("Test CA");
     let identity = authority.issue(&["127.0.0.1"]);
     let target = Target::start().echo();
@@ -735,6 +744,9 @@ fn links_shows_where_there_is_tls() {
 /// mistakes, and all are told at once.
 #[test]
 fn mistakes_in_tls_settings_are_told_with_all_others() {
+    if command_is_missing("openssl") {
+        return;
+    }
     /// Variables, the one that is wrong, and why.
     type Case<'a> = (&'a [(&'a str, &'a str)], &'a str, &'a str);
     let authority = Authority::new("Test CA");
