@@ -6,12 +6,13 @@
 //! ## The story of a connection
 //!
 //! [`accept`] takes a place among the connections and a [seat](leave::Seat), and spawns the connection.
-//! [`connection`] runs from top to bottom on one page: ask [`dial`] for an upstream within one deadline, meanwhile
-//! take in what the client says (and notice if it leaves), [`relay`], one line in the log. [`dial`] resolves the
-//! target's name ([`resolve`]), connects ([`net`]), and for a Redis link [greets](greet): the secret is read *now*,
-//! AUTH and SELECT go out in one write, and exactly that many replies are awaited. Only then is there a
-//! [`greet::Upstream`], the one type that can be relayed to. The relay copies both ways, passes each end of stream on by
-//! itself, and says how it ended. Dropping the seat and the permits is the end, whatever path led to it.
+//! [`connection`] runs from top to bottom on one page: take up the client's TLS where the link has it, ask [`dial`] for
+//! an upstream within one deadline, meanwhile take in what the client says (and notice if it leaves), [`relay`], one line
+//! in the log. [`dial`] resolves the target's name ([`resolve`]), connects ([`net`]), takes up [TLS](tls), and for a Redis
+//! link [greets](greet): the secret is read *now*, AUTH and SELECT go out in one write, and exactly that many replies are
+//! awaited. Only then is there a [`greet::Upstream`], the one type that can be relayed to. The relay copies both ways,
+//! passes each end of stream on by itself, and says how it ended. Dropping the seat and the permits is the end, whatever
+//! path led to it.
 //!
 //! What fails on the way is a [`failure::Failure`]: it names the stage and the remedy, once for the operator's log and
 //! once for the client, in a RESP error line.
@@ -26,6 +27,9 @@
 //! - Memory a connection is bounded: what is read is written at once or kept, and nothing is read while something is kept.
 //! - There is one way to leave. Whoever wants a connection to end asks its seat: *at your first quiet moment, at the
 //!   latest then* ([`leave`]). The relay does not know who asked.
+//! - TLS is a kind of stream: the relay, the handshakes and the last words to a client know nothing of it. A TLS handshake
+//!   belongs to its connection's task and to the connect timeout, never to the accept loop. Nothing that is not verified
+//!   is spoken to, unless the configuration says so.
 //! - Configuration is read whole, and every mistake is told at once, before any port is opened ([`config`]).
 //!
 //! ## The rooms
@@ -39,12 +43,13 @@
 //! | [`accept`] | the accept loop, limits, allow lists |
 //! | [`workers`] | the threads, a runtime each, and who serves what |
 //! | [`connection`] | one connection, top to bottom |
-//! | [`dial`] | candidates, connect, greet, within one deadline |
+//! | [`dial`] | candidates, connect, TLS, greet, within one deadline |
 //! | [`resolve`] | names to addresses |
 //! | [`greet`] | the Redis handshake |
 //! | [`resp`] | commands out, one-line replies in |
 //! | [`relay`] | the bytes |
 //! | [`leave`] | who is here, and the one way to ask them to go |
+//! | [`tls`] | TLS on either side: certificates and their reload, the stream, its errors in words |
 //! | [`net`] | sockets and listeners |
 //! | [`failure`] | what can go wrong for a client, in words |
 //! | [`log`] | the log |
@@ -53,7 +58,6 @@
 //!
 //! - Several backends, SRV records, files and Sentinels list *candidates*: they belong beside [`resolve`] and give
 //!   [`dial`] its choice; [`config::target`] reads all their forms already.
-//! - TLS is a kind of [`net::Stream`]; the relay is generic and stays the one relay.
 //! - Other secrets (a command, a previous file) are kinds of [`secret::Source`].
 //! - Whatever looks at a client's commands does so between `connection` and `relay`.
 

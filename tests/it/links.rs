@@ -371,8 +371,6 @@ fn what_is_not_built_yet_is_refused_by_name() {
         "tcp+srv://_db._tcp.example.com",
         "redis+file:///etc/backends",
         "redis+sentinel://s1,s2/main",
-        "rediss://cache",
-        "tls://db:5432",
     ] {
         refused(&[("LINK_PORT_1_TCP", value)]).expect_mistake("LINK_PORT_1_TCP");
     }
@@ -385,15 +383,6 @@ fn what_is_not_built_yet_is_refused_by_name() {
         "CLIENT_USERNAME",
         "CLIENT_PASSWORD",
         "CLIENT_PASSWORD_FILE",
-        "TLS",
-        "TLS_CA_FILE",
-        "TLS_CERT_FILE",
-        "TLS_KEY_FILE",
-        "TLS_SERVER_NAME",
-        "TLS_INSECURE",
-        "LISTEN_TLS_CERT_FILE",
-        "LISTEN_TLS_KEY_FILE",
-        "LISTEN_TLS_CLIENT_CA_FILE",
         "BALANCE",
         "ROLE",
         "SENTINEL_AUTH",
