@@ -12,6 +12,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::accept::{Admission, accept};
+use crate::backends::{self, Backends};
 use crate::config::{Config, Link, Process};
 use crate::connection::Service;
 use crate::dial::{Dialler, Health};
@@ -57,18 +58,22 @@ impl App {
     /// Binds every listener, or says of each one that can't be bound why. Must be called within a runtime.
     pub fn bind(config: Config) -> Result<Self, BindErrors> {
         let descriptors = Descriptors::raise();
-        let dialler =
-            Arc::new(Dialler { resolver: Resolver::from_system(), keepalive: config.process.keepalive });
+        let dialler = Arc::new(Dialler {
+            resolver: Resolver::new(config.process.dns.as_deref()),
+            keepalive: config.process.keepalive,
+        });
         let mut bound = Vec::new();
         let mut errors = Vec::new();
         for link in config.links {
             match Listener::bind(&link.listen, config.process.keepalive) {
                 Ok(listener) => {
+                    let connections = Arc::default();
                     let service = Arc::new(Service {
+                        backends: Backends::of(&link, Arc::clone(&connections)),
                         link,
                         dialler: Arc::clone(&dialler),
                         health: Health::default(),
-                        connections: Arc::default(),
+                        connections,
                     });
                     bound.push((listener, service));
                 }
@@ -109,6 +114,8 @@ impl App {
                 refusals: Arc::clone(&refusals),
             };
             services.push(Arc::clone(&service));
+            let followed = Arc::clone(&service);
+            tokio::spawn(async move { backends::follow(&followed).await });
             accepting.push(tokio::spawn(accept(
                 listener,
                 service,
@@ -141,7 +148,8 @@ async fn drain(
     // Who accepts holds a receiver; if nobody does any more, there is nothing to stop.
     let _ = stop.send(true);
     join_all(accepting).await;
-    let leave = Leave { reason: Reason::Drain, latest: Instant::now() + process.drain_timeout };
+    let now = Instant::now();
+    let leave = Leave { reason: Reason::Drain, from: now, latest: now + process.drain_timeout };
     let rooms: Vec<&Arc<Connections>> = services.iter().map(|service| &service.connections).collect();
     for room in &rooms {
         room.ask_all(leave);

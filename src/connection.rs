@@ -13,12 +13,14 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::accept::Admitted;
+use crate::backends::Backends;
 use crate::config::Link;
 use crate::dial::{Dialler, Health};
 use crate::failure::Failure;
 use crate::greet::Upstream;
 use crate::leave::{Connections, Leave, Reason};
 use crate::net::{Accepted, Client, Stream};
+use crate::random::fraction;
 use crate::relay::{End, Limits, Outcome, Party, Relay, Side};
 use crate::tls::Unaccepted;
 use crate::tls::explain::{by_client, is_no_tls, late_refusal, slow_client};
@@ -29,6 +31,8 @@ pub struct Service {
     pub link: Link,
     /// What makes upstreams.
     pub dialler: Arc<Dialler>,
+    /// Where the target is.
+    pub backends: Backends,
     /// What dials have found out about the target.
     pub health: Health,
     /// The connections that are being served.
@@ -78,12 +82,13 @@ impl Service {
         let mut early = Vec::new();
         let dialled = tokio::select! {
             biased;
-            dialled = self.dialler.dial(&self.link, &self.health) => dialled,
+            dialled = self.dialler.dial(&self.link, &self.backends, &self.health) => dialled,
             () = client_leaves(&mut stream, &mut early, self.link.redis.is_some()) => Err(Failure::ClientLeft),
         };
         match dialled {
-            Ok(Upstream { stream: upstream, leading }) => {
-                tracing::debug!(link = self.link.name, %client, "connection opened");
+            Ok((Upstream { stream: upstream, leading }, place)) => {
+                tracing::debug!(link = self.link.name, %client, backend = %place.backend(), "connection opened");
+                self.backends.seat(&admitted.seat, place);
                 let relay = Relay::new(early, leading, self.limits());
                 Some(Box::new(Established { service: self, client, stream, upstream, relay, admitted }))
             }
@@ -173,8 +178,8 @@ impl Service {
             lifetime: self.link.max_lifetime.map(|lifetime| {
                 // Connections that came together don't have to go together: up to a tenth earlier. A tenth later
                 // it is over in any case.
-                let leave = Leave { reason: Reason::Lifetime, latest: now + lifetime + lifetime / 10 };
-                (now + lifetime.mul_f64(1.0 - 0.1 * fraction()), leave)
+                let from = now + lifetime.mul_f64(1.0 - 0.1 * fraction());
+                (from, Leave { reason: Reason::Lifetime, from, latest: now + lifetime + lifetime / 10 })
             }),
         }
     }
@@ -230,13 +235,6 @@ impl Established {
             }
         }
     }
-}
-
-/// A number from 0 to 1, different every time: enough to spread connections, and good for nothing else.
-fn fraction() -> f64 {
-    use std::hash::{BuildHasher, RandomState};
-    let bits = u32::try_from(RandomState::new().hash_one(()) >> 32).unwrap_or_default();
-    f64::from(bits) / f64::from(u32::MAX)
 }
 
 /// Returns once nobody waits for an answer any more. What the client says meanwhile goes to `early`.

@@ -1,17 +1,19 @@
 //! From a link to an upstream that is ready for a client, within one deadline.
 //!
+//! A dial goes through the link's backends once, in the order that their balance gives: who fails is passed over.
 //! A target that refuses or resets is tried again until the deadline: its restart costs a new client a wait, not an
 //! error. One that has failed for longer than the connect timeout gets one try a client until a dial works again, so
 //! that a long outage fails fast.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::time::{Instant, sleep, timeout_at};
 
+use crate::backends::{Backend, Backends, Place};
 use crate::config::Link;
 use crate::config::target::{Endpoint, Host};
 use crate::failure::{Failure, Stage};
@@ -24,6 +26,19 @@ use crate::tls::explain::by_target;
 const FIRST_WAIT: Duration = Duration::from_millis(25);
 /// Long enough to spare a starting server, short enough for nobody to notice.
 const LONGEST_WAIT: Duration = Duration::from_millis(250);
+
+/// What it is when a deadline ends a step that began so long before it.
+fn late(
+    stage: Stage,
+    doing: String,
+    begun: Instant,
+    deadline: Instant,
+) -> impl FnOnce(tokio::time::error::Elapsed) -> Failure {
+    // In whole milliseconds, as people set it.
+    let after = (deadline.saturating_duration_since(begun) + Duration::from_micros(500)).as_millis();
+    let after = Duration::from_millis(u64::try_from(after).unwrap_or(u64::MAX));
+    move |_| Failure::TimedOut { stage, doing, after }
+}
 
 /// How long an address has for itself before the next one of the same name is tried beside it (RFC 8305, 5).
 const HEAD_START: Duration = Duration::from_millis(250);
@@ -57,17 +72,28 @@ pub struct Dialler {
     pub keepalive: Option<Duration>,
 }
 
+/// Of the time that is left, a backend has at most this part while there are others to try: a dial that hangs must not
+/// cost them theirs.
+const SHARE: u32 = 3;
+
 impl Dialler {
     /// Dials until there is an upstream, the connect timeout is over, or the target's answer is final.
-    pub async fn dial(&self, link: &Link, health: &Health) -> Result<Upstream, Failure> {
+    pub async fn dial(
+        &self,
+        link: &Link,
+        backends: &Backends,
+        health: &Health,
+    ) -> Result<(Upstream, Place), Failure> {
         let deadline = Instant::now() + link.connect_timeout;
         let mut wait = FIRST_WAIT;
+        let mut given_up = Vec::new();
         let mut refusal = None;
         loop {
-            let failure = match self.try_once(link, deadline).await {
-                Ok(upstream) => {
+            let mut news = backends.news();
+            let failure = match self.try_each(link, backends, &mut given_up, deadline).await {
+                Ok(dialled) => {
                     health.works();
-                    return Ok(upstream);
+                    return Ok(dialled);
                 }
                 Err(failure) => failure,
             };
@@ -77,56 +103,135 @@ impl Dialler {
                     matches!(failure, Failure::TimedOut { stage: Stage::Resolve | Stage::Connect, .. });
                 return Err(refusal.filter(|_| cut_short).unwrap_or(failure));
             }
+            backends.look_again();
             let patience_ends = deadline.min(health.fails() + link.connect_timeout);
             if Instant::now() + wait >= patience_ends {
                 return Err(failure);
             }
             tracing::debug!(link = link.name, error = %failure, "dialling again");
             refusal = Some(failure);
-            sleep(wait).await;
-            wait = LONGEST_WAIT.min(wait * 2);
+            tokio::select! {
+                () = sleep(wait) => wait = LONGEST_WAIT.min(wait * 2),
+                () = news.another_list() => {}
+            }
         }
     }
 
-    /// One try: resolve, connect, TLS, greet. Each step is told by its own name when the deadline ends it.
-    async fn try_once(&self, link: &Link, deadline: Instant) -> Result<Upstream, Failure> {
-        // More than one endpoint is refused by the configuration until they can be balanced.
-        let endpoint = &link.endpoints()[0];
-        let shown = endpoint.to_string();
-        let late =
-            |stage, doing: String| move |_| Failure::TimedOut { stage, doing, after: link.connect_timeout };
-        let addresses = match endpoint {
-            Endpoint::Unix(_) => Vec::new(),
-            Endpoint::Tcp(Host::Address(address), _) => vec![*address],
-            Endpoint::Tcp(Host::Name(name), _) => timeout_at(deadline, self.resolver.lookup(name))
-                .await
-                .map_err(late(Stage::Resolve, format!("resolving {name}")))?
-                .map_err(|reason| Failure::Resolve { name: name.clone(), reason: reason.to_string() })?
-                .to_vec(),
-        };
-        let connecting = async {
-            match endpoint {
-                Endpoint::Unix(path) => Stream::connect_unix(path).await,
-                Endpoint::Tcp(_, port) => self.connect(&addresses, *port).await,
+    /// One try at each backend, in the balance's order, until one serves. Those whose answer is final are given up.
+    async fn try_each(
+        &self,
+        link: &Link,
+        backends: &Backends,
+        given_up: &mut Vec<Arc<Backend>>,
+        deadline: Instant,
+    ) -> Result<(Upstream, Place), Failure> {
+        let mut failures = Vec::new();
+        let mut finals = Vec::new();
+        let mut round = backends.round(given_up);
+        while let Some(mut place) = round.next_place() {
+            let backend = Arc::clone(place.backend());
+            let now = Instant::now();
+            let until = match round.left() {
+                0 => deadline,
+                others => {
+                    let parts = SHARE.min(u32::try_from(others).unwrap_or(SHARE).saturating_add(1));
+                    now + deadline.saturating_duration_since(now) / parts
+                }
+            };
+            match self.attempt(link, backends, &mut place, until).await {
+                Ok(upstream) => {
+                    backends.works(&backend);
+                    return Ok((upstream, place));
+                }
+                // Not the backend's fault, and no other backend's either.
+                Err(failure @ Failure::Secret(_)) => return Err(failure),
+                Err(failure) => {
+                    backends.fails(&backend, &failure);
+                    if !failure.is_passing() {
+                        finals.push(backend);
+                    }
+                    failures.push(failure);
+                }
             }
-        };
-        let stream = timeout_at(deadline, connecting)
-            .await
-            .map_err(late(Stage::Connect, format!("connecting to {shown}")))?
-            .map_err(|source| Failure::Connect { endpoint: shown.clone(), source })?;
+            if Instant::now() >= deadline {
+                break;
+            }
+        }
+        given_up.append(&mut finals);
+        Err(Failure::of_all(failures).unwrap_or_else(|| backends.absence()))
+    }
+
+    /// One try at one backend: resolve, connect, TLS, greet. Each step is told by its own name when the deadline ends it.
+    pub async fn attempt(
+        &self,
+        link: &Link,
+        backends: &Backends,
+        place: &mut Place,
+        deadline: Instant,
+    ) -> Result<Upstream, Failure> {
+        let backend = Arc::clone(place.backend());
+        let begun = Instant::now();
+        let (stream, shown) =
+            self.open(&backend.endpoint, deadline, |addresses| backends.found(&backend, addresses)).await?;
+        if let (Endpoint::Tcp(Host::Name(_) | Host::Linked { .. }, _), Some(address)) =
+            (&backend.endpoint, stream.peer())
+        {
+            place.note_address(address);
+        }
         let stream = match &link.tls {
             None => stream,
-            Some(tls) => timeout_at(deadline, tls.connect(stream, endpoint))
+            Some(tls) => timeout_at(deadline, tls.connect(stream, &backend.endpoint))
                 .await
-                .map_err(late(Stage::Tls, format!("the TLS handshake with {shown}")))?
+                .map_err(late(Stage::Tls, format!("the TLS handshake with {shown}"), begun, deadline))?
                 .map_err(|error| by_target(error, &shown, link))?,
         };
         match &link.redis {
             None => Ok(Upstream::of_plain_tunnel(stream)),
-            Some(redis) => timeout_at(deadline, greet(stream, &shown, link, redis))
+            Some(redis) => timeout_at(deadline, greet(stream, &shown, link, redis, &backend.probe))
                 .await
-                .map_err(late(Stage::Auth, format!("the handshake with {shown}")))?,
+                .map_err(late(Stage::Auth, format!("the handshake with {shown}"), begun, deadline))?,
         }
+    }
+
+    /// Connects to an endpoint, and says how it is called: where Docker wrote a link, by the address it has now.
+    /// `found` is told the addresses of its name.
+    pub async fn open(
+        &self,
+        endpoint: &Endpoint,
+        deadline: Instant,
+        found: impl FnOnce(&[IpAddr]),
+    ) -> Result<(Stream, String), Failure> {
+        let begun = Instant::now();
+        let (host, port) = match endpoint {
+            Endpoint::Tcp(host, port) => (host, *port),
+            Endpoint::Unix(path) => {
+                let shown = endpoint.to_string();
+                let stream = timeout_at(deadline, Stream::connect_unix(path))
+                    .await
+                    .map_err(late(Stage::Connect, format!("connecting to {shown}"), begun, deadline))?
+                    .map_err(|source| Failure::Connect { endpoint: shown.clone(), source })?;
+                return Ok((stream, shown));
+            }
+        };
+        let addresses = timeout_at(deadline, self.resolver.addresses(host))
+            .await
+            .map_err(late(
+                Stage::Resolve,
+                format!("resolving {host} with {}", self.resolver),
+                begun,
+                deadline,
+            ))?
+            .map_err(|reason| Failure::Resolve { name: host.to_string(), reason: reason.to_string() })?;
+        let shown = match host {
+            Host::Linked { .. } => SocketAddr::new(addresses[0], port).to_string(),
+            Host::Address(_) | Host::Name(_) => endpoint.to_string(),
+        };
+        found(&addresses);
+        let stream = timeout_at(deadline, self.connect(&addresses, port))
+            .await
+            .map_err(late(Stage::Connect, format!("connecting to {shown}"), begun, deadline))?
+            .map_err(|source| Failure::Connect { endpoint: shown.clone(), source })?;
+        Ok((stream, shown))
     }
 
     /// The first of a name's addresses to take the connection. Each has a head start on the next.

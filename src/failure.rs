@@ -8,6 +8,7 @@ use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use crate::config::link::Role;
 use crate::secret::FileError;
 
 /// The step of a connection's life that failed.
@@ -23,6 +24,8 @@ pub enum Stage {
     Auth,
     /// SELECT.
     Select,
+    /// Whether the target is a master or a replica.
+    Role,
     /// The number of connections.
     Limit,
     /// The networks that may connect.
@@ -38,6 +41,7 @@ impl Stage {
             Self::Tls => "tls",
             Self::Auth => "auth",
             Self::Select => "select",
+            Self::Role => "role",
             Self::Limit => "limit",
             Self::Allow => "allow",
         }
@@ -136,6 +140,34 @@ pub enum Failure {
         /// What to do about it.
         remedy: &'static str,
     },
+    /// The target is a master where a replica is asked for, or the other way round.
+    #[error("{endpoint} is {role}, not a {wanted}")]
+    WrongRole {
+        /// What was dialled.
+        endpoint: String,
+        /// What it says that it is, with its article.
+        role: String,
+        /// What it should be.
+        wanted: Role,
+    },
+    /// Nobody has said yet where the target is, or it is nowhere.
+    #[error("the target has no backend: {reason}")]
+    NoBackend {
+        /// What is known about that.
+        reason: String,
+    },
+    /// Each of several backends failed in its own way.
+    #[error("none of {tried} backends serves: {reasons}")]
+    NoneServes {
+        /// How many were tried.
+        tried: usize,
+        /// What the first of them came to.
+        reasons: String,
+        /// What the last one came to.
+        last: Box<Failure>,
+        /// Whether it is worth waiting for one of them.
+        passing: bool,
+    },
     /// A secret can't be had.
     #[error("the secret can't be read: {0}")]
     Secret(#[from] FileError),
@@ -153,11 +185,28 @@ pub enum Failure {
     },
 }
 
+/// Backends whose failures are told in full, so that a line stays a line.
+const TOLD: usize = 3;
+
 impl Failure {
+    /// What a round of several backends came to, from what each of them did. `None` of no failure at all.
+    pub fn of_all(mut failures: Vec<Self>) -> Option<Self> {
+        let tried = failures.len();
+        let told: Vec<_> = failures.iter().take(TOLD).map(ToString::to_string).collect();
+        let passing = failures.iter().any(Self::is_passing);
+        let last = failures.pop()?;
+        Some(match tried {
+            1 => last,
+            _ => Self::NoneServes { tried, reasons: told.join("; "), last: Box::new(last), passing },
+        })
+    }
+
     /// Where it failed.
     pub fn stage(&self) -> Stage {
         match self {
-            Self::Resolve { .. } => Stage::Resolve,
+            Self::Resolve { .. } | Self::NoBackend { .. } => Stage::Resolve,
+            Self::WrongRole { .. } => Stage::Role,
+            Self::NoneServes { last, .. } => last.stage(),
             Self::Connect { .. } | Self::ClientLeft => Stage::Connect,
             Self::TimedOut { stage, .. }
             | Self::Broken { stage, .. }
@@ -172,10 +221,11 @@ impl Failure {
     }
 
     /// Whether a target that is being restarted fails like this, so that it is worth waiting for it: refused or
-    /// reset connections, a socket or a name that is not there yet.
+    /// reset connections, a socket or a name that is not there yet, a primary that is not chosen yet.
     pub fn is_passing(&self) -> bool {
         match self {
-            Self::Resolve { .. } => true,
+            Self::Resolve { .. } | Self::NoBackend { .. } | Self::WrongRole { .. } => true,
+            Self::NoneServes { passing, .. } => *passing,
             Self::Connect { source, .. } | Self::Broken { source, .. } => matches!(
                 source.kind(),
                 io::ErrorKind::ConnectionRefused
@@ -197,6 +247,16 @@ impl Failure {
             Self::Resolve { name, .. } => format!(
                 "check the name {name} in {variable}, and that this container is on a network where it is known"
             ),
+            Self::WrongRole { wanted, .. } => {
+                format!(
+                    "check that one of the targets of {variable} is a {wanted}, or remove {}_ROLE",
+                    link.alias
+                )
+            }
+            Self::NoBackend { .. } => {
+                format!("check {variable}, and that what it names can be reached from here")
+            }
+            Self::NoneServes { last, .. } => last.remedy(link),
             Self::Connect { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
                 format!("let user {} use the socket", rustix::process::geteuid().as_raw())
             }

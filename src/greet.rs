@@ -4,12 +4,14 @@
 //! [`Upstream::of_plain_tunnel`]: relaying before authentication does not compile.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use bytes::BytesMut;
+use redis_protocol::resp2::types::BytesFrame;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::config::Link;
-use crate::config::link::Redis;
+use crate::config::link::{Redis, Role};
 use crate::failure::{Failure, Stage};
 use crate::net::Stream;
 use crate::resp::{self, Reply};
@@ -37,6 +39,7 @@ impl Upstream {
 enum Asked {
     Auth,
     Select,
+    Role(Question),
 }
 
 impl Asked {
@@ -44,18 +47,71 @@ impl Asked {
         match self {
             Self::Auth => Stage::Auth,
             Self::Select => Stage::Select,
+            Self::Role(_) => Stage::Role,
         }
     }
 }
 
-/// Authenticates and selects the database: all commands in one write, then exactly as many replies.
+/// The ways to ask a server for its role. No user of Redis 6 and later can be forbidden HELLO; ROLE and INFO are
+/// dangerous commands in the eyes of its ACLs, but the only ones that Redis 5 knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Question {
+    Hello,
+    Role,
+    Info,
+}
+
+impl Question {
+    const ALL: [Self; 3] = [Self::Hello, Self::Role, Self::Info];
+
+    fn command(self) -> Vec<&'static [u8]> {
+        match self {
+            // Version 2 is what is spoken already.
+            Self::Hello => vec![b"HELLO", b"2"],
+            Self::Role => vec![b"ROLE"],
+            Self::Info => vec![b"INFO", b"replication"],
+        }
+    }
+
+    /// The role in an answer.
+    fn role(self, answer: &BytesFrame) -> Option<&str> {
+        match (self, answer) {
+            (Self::Hello, answer) => resp::field(answer, "role").and_then(resp::text),
+            (Self::Role, BytesFrame::Array(items)) => items.first().and_then(resp::text),
+            (Self::Info, answer) => resp::text(answer)?.lines().find_map(|line| line.strip_prefix("role:")),
+            _ => None,
+        }
+        .map(str::trim)
+    }
+}
+
+/// Which question a server has answered with its role. Not knowing, two are asked at once; afterwards only the one
+/// that it takes, because every refusal goes to the log of its ACLs.
+#[derive(Debug, Default)]
+pub struct Probe(AtomicU8);
+
+impl Probe {
+    fn questions(&self) -> Vec<Question> {
+        match Question::ALL.get(usize::from(self.0.load(Ordering::Relaxed)).wrapping_sub(1)) {
+            Some(known) => vec![*known],
+            None => vec![Question::Hello, Question::Role],
+        }
+    }
+
+    fn learn(&self, answered: Question) {
+        self.0.store(answered as u8 + 1, Ordering::Relaxed);
+    }
+}
+
+/// Authenticates, selects the database and asks for the role: all commands in one write, then exactly as many replies.
 ///
 /// The secret is read now, so that a rotation needs no restart.
 pub async fn greet(
-    mut stream: Stream,
+    stream: Stream,
     endpoint: &str,
     link: &Link,
     redis: &Redis,
+    probe: &Probe,
 ) -> Result<Upstream, Failure> {
     let username = match &redis.username {
         Some(source) => Some(source.current().await?),
@@ -67,8 +123,8 @@ pub async fn greet(
     };
     let database = redis.database.map(|number| number.to_string());
 
-    let mut asked = Vec::with_capacity(2);
-    let mut commands: Vec<Vec<&[u8]>> = Vec::with_capacity(2);
+    let mut asked = Vec::with_capacity(4);
+    let mut commands: Vec<Vec<&[u8]>> = Vec::with_capacity(4);
     if let Some(password) = &password {
         let username = username.as_ref().map(|username| username.expose());
         let command = [Some(&b"AUTH"[..]), username, Some(password.expose())];
@@ -79,61 +135,68 @@ pub async fn greet(
         commands.push(vec![b"SELECT", database.as_bytes()]);
         asked.push(Asked::Select);
     }
-    let Some(first) = asked.first() else {
+    if redis.role.is_some() {
+        for question in probe.questions() {
+            commands.push(question.command());
+            asked.push(Asked::Role(question));
+        }
+    }
+    if asked.is_empty() {
         return Ok(Upstream::of_plain_tunnel(stream));
-    };
+    }
 
-    let greeting = Greeting {
+    let mut greeting = Greeting {
+        stream,
+        buffer: BytesMut::with_capacity(128),
+        // To who speaks TLS only our first words are nonsense, and Redis then leaves without one of its own.
+        hint: if link.tls.is_none() { ", as a server that speaks TLS only does" } else { "" },
         endpoint,
         link,
         redis,
         secrets: [&username, &password].into_iter().flatten().cloned().collect(),
     };
-    let broken = |stage, hint, source| {
-        late_refusal(&source, endpoint, link).unwrap_or_else(|| Failure::Broken {
-            stage,
-            endpoint: endpoint.to_owned(),
-            hint,
-            source,
-        })
-    };
-    // To who speaks TLS only our first words are nonsense, and Redis then leaves without one of its own.
-    let mut hint = if link.tls.is_none() { ", as a server that speaks TLS only does" } else { "" };
-    // A server may refuse and close before it has read anything; its words then wait to be read all the same.
-    let written = async {
-        stream.write_all(resp::commands(&commands).expose()).await?;
-        // A stream that buffers (TLS) may still hold some of it.
-        stream.flush().await
-    };
-    let written = written.await;
-    let mut buffer = BytesMut::with_capacity(128);
-    for asked in &asked {
-        let stage = asked.stage();
-        let reply = loop {
-            match resp::reply(&mut buffer) {
-                Ok(Some(reply)) => break reply,
-                Ok(None) => {}
-                Err(resp::NotReply) => return Err(greeting.not_redis(stage, &buffer)),
-            }
-            match stream.read_buf(&mut buffer).await {
-                Ok(0) if buffer.is_empty() => {
-                    written.map_err(|source| broken(first.stage(), hint, source))?;
-                    return Err(Failure::Closed { stage, endpoint: endpoint.to_owned(), hint });
-                }
-                Ok(0) => return Err(greeting.not_redis(stage, &buffer)),
-                Ok(_) => hint = "",
-                Err(source) => return Err(broken(stage, hint, source)),
-            }
+    let mut told = greeting.exchange(&commands, &asked).await?;
+    if let Some(wanted) = redis.role {
+        if told.is_none() {
+            // It understands none of what it was asked, or only what it was asked before it was upgraded.
+            let more = Question::ALL.into_iter().filter(|more| !asked.contains(&Asked::Role(*more)));
+            let more: Vec<_> = more.collect();
+            let commands: Vec<_> = more.iter().map(|question| question.command()).collect();
+            let asked: Vec<_> = more.iter().copied().map(Asked::Role).collect();
+            told = greeting.exchange(&commands, &asked).await?;
+        }
+        let Some((question, role)) = told else {
+            return Err(Failure::Refused {
+                stage: Stage::Role,
+                what: "the target does not tell its role",
+                words: "neither to HELLO nor to ROLE nor to INFO".to_owned(),
+                remedy: format!(
+                    "allow the user ROLE on the server (ACL SETUSER … +role), or remove {}_ROLE",
+                    link.alias
+                ),
+            });
         };
-        if let Reply::Error(words) = reply {
-            greeting.judge(*asked, &words)?;
+        probe.learn(question);
+        let has = match role.as_str() {
+            "master" => Some(Role::Master),
+            "slave" | "replica" => Some(Role::Replica),
+            _ => None,
+        };
+        if has != Some(wanted) {
+            let role = has.map_or_else(|| format!("\"{role}\""), |has| format!("a {has}"));
+            return Err(Failure::WrongRole { endpoint: endpoint.to_owned(), role, wanted });
         }
     }
-    Ok(Upstream { stream, leading: buffer.to_vec() })
+    Ok(Upstream { stream: greeting.stream, leading: greeting.buffer.to_vec() })
 }
 
-/// What the words of a handshake are judged by.
+/// A handshake under way, and what the words in it are judged by.
 struct Greeting<'a> {
+    stream: Stream,
+    /// What came and was not taken yet.
+    buffer: BytesMut,
+    /// What the end of the connection may mean, while nothing has come.
+    hint: &'static str,
     endpoint: &'a str,
     link: &'a Link,
     redis: &'a Redis,
@@ -141,6 +204,80 @@ struct Greeting<'a> {
 }
 
 impl Greeting<'_> {
+    /// Writes all commands at once and takes as many replies; returns the first answer to a question for the role.
+    async fn exchange(
+        &mut self,
+        commands: &[Vec<&[u8]>],
+        asked: &[Asked],
+    ) -> Result<Option<(Question, String)>, Failure> {
+        // A server may refuse and close before it has read anything; its words then wait to be read all the same.
+        let mut written = self.stream.write_all(resp::commands(commands).expose()).await;
+        if written.is_ok() {
+            // A stream that buffers (TLS) may still hold some of it.
+            written = self.stream.flush().await;
+        }
+        let mut told = None;
+        for asked in asked {
+            match *asked {
+                Asked::Auth | Asked::Select => {
+                    let reply = self.take(asked.stage(), &mut written, resp::reply).await?;
+                    if let Reply::Error(words) = reply {
+                        self.judge(*asked, &words)?;
+                    }
+                }
+                Asked::Role(question) => {
+                    let whole = |buffer: &mut BytesMut| resp::value(buffer, LONGEST_ROLE);
+                    match self.take(Stage::Role, &mut written, whole).await? {
+                        // Another question may be answered.
+                        BytesFrame::Error(words) if is_not_understood(&words) => {}
+                        BytesFrame::Error(words) => self.judge(*asked, &words)?,
+                        answer if told.is_none() => {
+                            told = question.role(&answer).map(|role| (question, self.mask(role.as_bytes())));
+                        }
+                        _ => {}
+                    }
+                }
+            }
+        }
+        Ok(told)
+    }
+
+    /// Takes the next reply, as `decode` finds it in what has come.
+    async fn take<T>(
+        &mut self,
+        stage: Stage,
+        written: &mut std::io::Result<()>,
+        decode: impl Fn(&mut BytesMut) -> Result<Option<T>, resp::NotReply>,
+    ) -> Result<T, Failure> {
+        loop {
+            match decode(&mut self.buffer) {
+                Ok(Some(reply)) => return Ok(reply),
+                Ok(None) => {}
+                Err(resp::NotReply) => return Err(self.not_redis(stage, &self.buffer)),
+            }
+            match self.stream.read_buf(&mut self.buffer).await {
+                Ok(0) if self.buffer.is_empty() => {
+                    let endpoint = self.endpoint.to_owned();
+                    let written = std::mem::replace(written, Ok(()));
+                    written.map_err(|source| self.broken(stage, source))?;
+                    return Err(Failure::Closed { stage, endpoint, hint: self.hint });
+                }
+                Ok(0) => return Err(self.not_redis(stage, &self.buffer)),
+                Ok(_) => self.hint = "",
+                Err(source) => return Err(self.broken(stage, source)),
+            }
+        }
+    }
+
+    fn broken(&self, stage: Stage, source: std::io::Error) -> Failure {
+        late_refusal(&source, self.endpoint, self.link).unwrap_or_else(|| Failure::Broken {
+            stage,
+            endpoint: self.endpoint.to_owned(),
+            hint: self.hint,
+            source,
+        })
+    }
+
     /// The target's words on one line, with nothing in them that was sent to it in confidence.
     fn mask(&self, words: &[u8]) -> String {
         let words = resp::one_line(words);
@@ -196,6 +333,10 @@ impl Greeting<'_> {
                     "the target refused SELECT",
                     format!("check {alias}_DB, and the number of databases on the server"),
                 ),
+                Asked::Role(_) => (
+                    "the target does not tell its role",
+                    format!("check the target of {}", self.link.variable),
+                ),
             },
         };
         Err(Failure::Refused { stage: asked.stage(), what, words: self.mask(words.as_bytes()), remedy })
@@ -219,8 +360,16 @@ impl Greeting<'_> {
     }
 }
 
+/// The longest answer to a question for the role: ROLE lists a master's replicas, HELLO the modules.
+const LONGEST_ROLE: usize = 256 * 1024;
+
+/// Whether a server does not know a command, or does not permit it to this user.
+fn is_not_understood(words: &str) -> bool {
+    words.starts_with("NOPERM") || words.starts_with("ERR") && !words.contains("max number of clients")
+}
+
 /// What servers before and since 6.0 say to `AUTH password` where the default user has none.
-fn wants_no_password(words: &str) -> bool {
+pub(crate) fn wants_no_password(words: &str) -> bool {
     words.starts_with("ERR Client sent AUTH, but no password is set")
         || words.starts_with("ERR AUTH <password> called without any password configured")
 }

@@ -1,17 +1,22 @@
 //! The one way to leave.
 //!
-//! Whoever wants a living connection to end (a drain, a connection's own age, later a target that moved) says the same
+//! Whoever wants a living connection to end (a drain, a connection's own age, a target that moved) says the same
 //! thing: *go at your first quiet moment, at the latest then, for this reason*. [`Connections`] holds a [`Seat`] for
 //! every connection of a link; the relay watches its own seat and knows nothing of who asked. Dropping a seat is how a
 //! connection ends, whatever path it takes, so an empty room means that all are gone.
+//!
+//! Once dialled, a connection has a [`Place`] at one of the link's backends, by which those that sit at the same one
+//! can be asked.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 
 use futures_util::task::AtomicWaker;
 use slab::Slab;
 use tokio::sync::Notify;
 use tokio::time::Instant;
+
+use crate::backends::Place;
 
 /// Why a connection is asked to go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,6 +25,10 @@ pub enum Reason {
     Drain,
     /// The connection has reached its age.
     Lifetime,
+    /// Its backend is not one of the link's any more.
+    Moved,
+    /// Its backend does not have the role any more that the link asks for.
+    Demoted,
 }
 
 impl Reason {
@@ -28,6 +37,8 @@ impl Reason {
         match self {
             Self::Drain => "drain",
             Self::Lifetime => "max lifetime",
+            Self::Moved => "target moved",
+            Self::Demoted => "target demoted",
         }
     }
 }
@@ -37,6 +48,8 @@ impl Reason {
 pub struct Leave {
     /// Why.
     pub reason: Reason,
+    /// From when on a quiet moment is good enough: many who are asked together need not go together.
+    pub from: Instant,
     /// When, if no quiet moment has come before.
     pub latest: Instant,
 }
@@ -59,13 +72,22 @@ struct Room {
 struct Request {
     leave: Mutex<Option<Leave>>,
     waker: AtomicWaker,
+    /// Known once the dial has come to an end.
+    place: OnceLock<Place>,
+}
+
+impl Request {
+    fn ask(&self, leave: Leave) {
+        *lock(&self.leave) = Some(leave);
+        self.waker.wake();
+    }
 }
 
 impl Connections {
     /// Takes a connection in.
     pub fn enter(self: &Arc<Self>) -> Seat {
         let mut room = self.room();
-        let request = Arc::new(Request { leave: Mutex::new(room.everyone), waker: AtomicWaker::new() });
+        let request = Arc::new(Request { leave: Mutex::new(room.everyone), ..Request::default() });
         let number = room.seats.insert(Arc::clone(&request));
         Seat { connections: Arc::clone(self), request, number }
     }
@@ -75,10 +97,23 @@ impl Connections {
         let mut room = self.room();
         room.everyone = Some(leave);
         for (_, request) in &room.seats {
-            *lock(&request.leave) = Some(leave);
-            request.waker.wake();
+            request.ask(leave);
         }
         room.seats.len()
+    }
+
+    /// Asks those to go that sit where `leaves` says, and have not been asked yet; returns how many that are.
+    /// `when` gives each its request, by its number among how many.
+    pub fn ask_those(&self, leaves: impl Fn(&Place) -> bool, when: impl Fn(usize, usize) -> Leave) -> usize {
+        let room = self.room();
+        let leaving = |request: &&Arc<Request>| {
+            request.place.get().is_some_and(&leaves) && lock(&request.leave).is_none()
+        };
+        let leaving: Vec<_> = room.seats.iter().map(|(_, request)| request).filter(leaving).collect();
+        for (number, request) in leaving.iter().enumerate() {
+            request.ask(when(number, leaving.len()));
+        }
+        leaving.len()
     }
 
     /// How many are here.
@@ -117,6 +152,12 @@ pub struct Seat {
 }
 
 impl Seat {
+    /// Takes a place at a backend, for the rest of the connection's life.
+    pub fn sit(&self, place: Place) {
+        // A connection is dialled once; a second place would be given back right here.
+        let _ = self.request.place.set(place);
+    }
+
     /// Ready once the connection has been asked to go.
     pub fn poll_leave(&self, cx: &Context<'_>) -> Poll<Leave> {
         self.request.waker.register(cx.waker());
@@ -155,7 +196,7 @@ mod tests {
     async fn what_is_asked_of_all_holds_for_those_who_come_later() {
         let connections = Arc::new(Connections::default());
         let early = connections.enter();
-        let leave = Leave { reason: Reason::Drain, latest: Instant::now() };
+        let leave = Leave { reason: Reason::Drain, from: Instant::now(), latest: Instant::now() };
         assert_eq!(connections.ask_all(leave), 1);
         let late = connections.enter();
         for seat in [early, late] {

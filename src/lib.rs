@@ -8,11 +8,16 @@
 //! [`accept`] takes a place among the connections and a [seat](leave::Seat), and spawns the connection.
 //! [`connection`] runs from top to bottom on one page: take up the client's TLS where the link has it, ask [`dial`] for
 //! an upstream within one deadline, meanwhile take in what the client says (and notice if it leaves), [`relay`], one line
-//! in the log. [`dial`] resolves the target's name ([`resolve`]), connects ([`net`]), takes up [TLS](tls), and for a Redis
-//! link [greets](greet): the secret is read *now*, AUTH and SELECT go out in one write, and exactly that many replies are
-//! awaited. Only then is there a [`greet::Upstream`], the one type that can be relayed to. The relay copies both ways,
-//! passes each end of stream on by itself, and says how it ended. Dropping the seat and the permits is the end, whatever
-//! path led to it.
+//! in the log. [`dial`] goes through the link's [`backends`], in the order of their balance, until one serves: it
+//! resolves the name ([`resolve`]), connects ([`net`]), takes up [TLS](tls), and for a Redis link [greets](greet): the
+//! secret is read *now*, AUTH, SELECT and the question for the role go out in one write, and exactly that many replies
+//! are awaited. Only then is there a [`greet::Upstream`], the one type that can be relayed to, with a
+//! [place](backends::Place) at the backend it leads to. The relay copies both ways, passes each end of stream on by itself,
+//! and says how it ended. Dropping the seat and the permits is the end, whatever path led to it.
+//!
+//! Where a link's backends are is found out in the background: from SRV records, a file or Sentinels, each of which
+//! *publishes* a list; and what connections sit at is looked after: does the name still have that address, the server
+//! that role? Whoever sits where nobody should sit any more is asked to leave, spread over the link's grace.
 //!
 //! What fails on the way is a [`failure::Failure`]: it names the stage and the remedy, once for the operator's log and
 //! once for the client, in a RESP error line.
@@ -44,25 +49,28 @@
 //! | [`workers`] | the threads, a runtime each, and who serves what |
 //! | [`connection`] | one connection, top to bottom |
 //! | [`dial`] | candidates, connect, TLS, greet, within one deadline |
-//! | [`resolve`] | names to addresses |
+//! | [`backends`] | which backends there are, whose turn it is, who rests, who has to leave |
+//! | [`resolve`] | names to addresses and services; the only door to DNS |
 //! | [`greet`] | the Redis handshake |
-//! | [`resp`] | commands out, one-line replies in |
+//! | [`resp`] | commands out, replies in |
 //! | [`relay`] | the bytes |
 //! | [`leave`] | who is here, and the one way to ask them to go |
 //! | [`tls`] | TLS on either side: certificates and their reload, the stream, its errors in words |
 //! | [`net`] | sockets and listeners |
+//! | [`random`] | chance, to spread what would happen at once |
 //! | [`failure`] | what can go wrong for a client, in words |
 //! | [`log`] | the log |
 //!
 //! ## Where things will go
 //!
-//! - Several backends, SRV records, files and Sentinels list *candidates*: they belong beside [`resolve`] and give
-//!   [`dial`] its choice; [`config::target`] reads all their forms already.
+//! - Another way to find backends out is another source beside those in [`backends`]: it publishes lists, and nothing
+//!   else changes.
 //! - Other secrets (a command, a previous file) are kinds of [`secret::Source`].
 //! - Whatever looks at a client's commands does so between `connection` and `relay`.
 
 pub mod accept;
 pub mod app;
+pub mod backends;
 pub mod cli;
 pub mod config;
 pub mod connection;
@@ -72,6 +80,7 @@ pub mod greet;
 pub mod leave;
 pub mod log;
 pub mod net;
+pub mod random;
 pub mod relay;
 pub mod resolve;
 pub mod resp;

@@ -43,6 +43,14 @@ impl Stream {
         UnixStream::connect(path).await.map(Self::Unix)
     }
 
+    /// The address of the other side of a TCP connection that is still there.
+    pub fn peer(&self) -> Option<IpAddr> {
+        match self {
+            Self::Tcp(stream) => stream.peer_addr().ok().map(|address| address.ip()),
+            Self::Unix(_) | Self::Tls(_) => None,
+        }
+    }
+
     /// Closes so that the peer sees a reset, as far as the kind of socket has one: a Unix socket's peer sees a reset
     /// only where it had sent something that was not read.
     pub fn reset(self) {

@@ -1,9 +1,9 @@
-//! The little RESP that the ambassador itself speaks: commands out, one-line replies in.
+//! The little RESP that the ambassador itself speaks: commands out, replies in.
 //!
 //! <https://redis.io/docs/latest/develop/reference/protocol-spec/>
 
 use bytes::BytesMut;
-use redis_protocol::resp2::decode::decode_bytes_mut;
+use redis_protocol::resp2::decode::{decode_bytes, decode_bytes_mut};
 use redis_protocol::resp2::types::BytesFrame;
 
 use crate::secret::Secret;
@@ -63,6 +63,82 @@ pub fn reply(buffer: &mut BytesMut) -> Result<Option<Reply>, NotReply> {
     }
 }
 
+/// How deep arrays may lie in each other. HELLO's list of modules, with lists of arguments, is three deep; the decoder
+/// would follow a stranger's arrays until the stack ends.
+const DEEPEST: usize = 8;
+
+/// Takes one reply of any kind off the front of `buffer`, if it is at most `longest` bytes; `None` if it is not all
+/// there yet.
+pub fn value(buffer: &mut BytesMut, longest: usize) -> Result<Option<BytesFrame>, NotReply> {
+    match extent(buffer, DEEPEST)? {
+        Some(length) if length <= longest => {
+            let bytes = buffer.split_to(length).freeze();
+            match decode_bytes(&bytes) {
+                Ok(Some((frame, used))) if used == length => Ok(Some(frame)),
+                _ => Err(NotReply),
+            }
+        }
+        None if buffer.len() < longest => Ok(None),
+        _ => Err(NotReply),
+    }
+}
+
+/// How long the reply is that `bytes` begin with, if all of it is there.
+fn extent(bytes: &[u8], depth: usize) -> Result<Option<usize>, NotReply> {
+    let Some(kind) = bytes.first() else {
+        return Ok(None);
+    };
+    if !b"+-:$*".contains(kind) {
+        return Err(NotReply);
+    }
+    let Some(end) = bytes.windows(2).position(|pair| pair == b"\r\n") else {
+        return if bytes.len() < LONGEST_REPLY { Ok(None) } else { Err(NotReply) };
+    };
+    let after_line = end + 2;
+    let number = || -> Result<Option<usize>, NotReply> {
+        let digits = std::str::from_utf8(&bytes[1..end]).map_err(|_| NotReply)?;
+        // -1 is null, which is all there.
+        if digits == "-1" { Ok(None) } else { digits.parse().map(Some).map_err(|_| NotReply) }
+    };
+    match kind {
+        b'$' => {
+            let length = number()?.map_or(0, |length| length.saturating_add(2));
+            let whole = after_line.saturating_add(length);
+            Ok((whole <= bytes.len()).then_some(whole))
+        }
+        b'*' => {
+            let Some(depth) = depth.checked_sub(1) else {
+                return Err(NotReply);
+            };
+            let mut at = after_line;
+            for _ in 0..number()?.unwrap_or_default() {
+                match extent(&bytes[at..], depth)? {
+                    Some(length) => at += length,
+                    None => return Ok(None),
+                }
+            }
+            Ok(Some(at))
+        }
+        _ => Ok(Some(after_line)),
+    }
+}
+
+/// The text of a reply, if it is one.
+pub fn text(frame: &BytesFrame) -> Option<&str> {
+    match frame {
+        BytesFrame::SimpleString(bytes) | BytesFrame::BulkString(bytes) => std::str::from_utf8(bytes).ok(),
+        _ => None,
+    }
+}
+
+/// The value that follows `name` in a flat list of names and values.
+pub fn field<'a>(frame: &'a BytesFrame, name: &str) -> Option<&'a BytesFrame> {
+    let BytesFrame::Array(items) = frame else {
+        return None;
+    };
+    items.chunks_exact(2).find(|pair| text(&pair[0]) == Some(name)).map(|pair| &pair[1])
+}
+
 /// Bytes of a stranger, fit for one line of a log or a reply: nothing but printable characters.
 pub fn one_line(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
@@ -100,6 +176,41 @@ mod tests {
             assert_eq!(replies, [Reply::Good, Reply::Error("ERR no".into())]);
             assert_eq!(&buffer[..], b"$3\r\nabc\r\n");
         }
+    }
+
+    #[test]
+    fn replies_of_any_kind_are_taken_at_every_split() {
+        let stream = b"*4\r\n$4\r\nrole\r\n$6\r\nmaster\r\n$7\r\nmodules\r\n*1\r\n*0\r\n$-1\r\n*-1\r\n:7\r\n-ERR\r\n+x";
+        for split in 0..stream.len() {
+            let mut buffer = BytesMut::new();
+            let mut values = Vec::new();
+            for part in [&stream[..split], &stream[split..]] {
+                buffer.extend_from_slice(part);
+                while let Some(value) = value(&mut buffer, 1024).unwrap() {
+                    values.push(value);
+                }
+            }
+            assert_eq!(values.len(), 5);
+            assert_eq!(field(&values[0], "role").and_then(text), Some("master"));
+            assert_eq!(values[1], BytesFrame::Null);
+            assert_eq!(values[4], BytesFrame::Error("ERR".into()));
+            assert_eq!(&buffer[..], b"+x");
+        }
+    }
+
+    #[test]
+    fn arrays_without_end_are_no_replies() {
+        let deep = b"*1\r\n".repeat(100_000);
+        assert_eq!(value(&mut BytesMut::from(&deep[..]), 1024), Err(NotReply));
+        for stream in
+            [&b"*99999999999999999999\r\n"[..], b"$18446744073709551615\r\n", b"*x\r\n", b"HTTP/1.1"]
+        {
+            let mut buffer = BytesMut::from(stream);
+            assert!(matches!(value(&mut buffer, 1024), Err(NotReply) | Ok(None)), "{stream:?}");
+        }
+        let mut long = BytesMut::from(&b"$2000\r\n"[..]);
+        long.resize(1024, b'x');
+        assert_eq!(value(&mut long, 1024), Err(NotReply));
     }
 
     #[test]

@@ -168,8 +168,11 @@ impl fmt::Debug for Connector {
 /// The name of an endpoint's host as certificates have it.
 pub fn server_name(endpoint: &Endpoint) -> Result<ServerName<'static>, String> {
     match endpoint {
-        Endpoint::Tcp(Host::Address(address), _) => Ok(ServerName::IpAddress((*address).into())),
-        Endpoint::Tcp(Host::Name(name), _) => parse_server_name(name),
+        Endpoint::Tcp(Host::Address(address) | Host::Linked { address, .. }, _) => {
+            Ok(ServerName::IpAddress((*address).into()))
+        }
+        // Certificates have names without the root's dot.
+        Endpoint::Tcp(Host::Name(name), _) => parse_server_name(name.strip_suffix('.').unwrap_or(name)),
         Endpoint::Unix(_) => Err("a Unix socket has no name that a certificate could have".to_owned()),
     }
 }

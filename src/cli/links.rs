@@ -45,7 +45,7 @@ impl Row {
             listen: link.listen.to_string(),
             kind: if redis.is_some() { "redis" } else { "tcp" },
             target: link.target.to_string(),
-            backends: link.endpoints().iter().map(ToString::to_string).collect(),
+            backends: link.endpoints.iter().map(ToString::to_string).collect(),
             tls: link.tls.is_some(),
             listen_tls: link.listen_tls.is_some(),
             auth: password.map_or("none", |source| source.kind()),

@@ -16,6 +16,7 @@ use rustls::RootCertStore;
 use super::settings::{NOT_YET, OF_TLS, SETTINGS, Scope, near_miss, setting};
 use super::target::{Backends, Endpoint, Host, Malformed, Scheme, Target, database};
 use super::{Env, Findings, Process, count, duration, duration_or_off};
+use crate::backends::{Balance, file};
 use crate::secret::{LONGEST, Secret, SecretFile, Source, without_line_ending};
 use crate::tls::{
     Acceptor, Connector, Files, Identity, Part, Trust, Unusable, parse_server_name, server_name,
@@ -39,6 +40,13 @@ pub struct Link {
     pub target: Target,
     /// For a Redis link, how a connection is prepared; `None` is a plain tunnel.
     pub redis: Option<Redis>,
+    /// Every place that may be dialled, as far as the variable or its file lists them.
+    pub endpoints: Vec<Endpoint>,
+    /// Which of several backends is dialled.
+    pub balance: Balance,
+    /// How connections are treated whose backend has moved or was demoted: the time that they have to go, `None` to
+    /// let them be.
+    pub move_grace: Option<Duration>,
     /// TLS towards the target.
     pub tls: Option<Connector>,
     /// TLS for clients.
@@ -55,16 +63,6 @@ pub struct Link {
     pub max_connections: Option<usize>,
 }
 
-impl Link {
-    /// Every place that may be dialled, as far as the configuration itself lists them.
-    pub fn endpoints(&self) -> &[Endpoint] {
-        match &self.target.backends {
-            Backends::Listed(endpoints) => endpoints,
-            _ => &[],
-        }
-    }
-}
-
 /// How a Redis connection is prepared before a client's bytes may pass.
 #[derive(Debug)]
 pub struct Redis {
@@ -76,6 +74,37 @@ pub struct Redis {
     pub password_variable: Option<String>,
     /// The database.
     pub database: Option<u32>,
+    /// The role that a backend must have.
+    pub role: Option<Role>,
+    /// How Sentinels are asked, where they are.
+    pub sentinel: Access,
+}
+
+/// What a server has to be to serve.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// One that takes writes.
+    Master,
+    /// One that follows a master.
+    Replica,
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Master => "master",
+            Self::Replica => "replica",
+        })
+    }
+}
+
+/// What authenticates us to Sentinels.
+#[derive(Debug, Default)]
+pub struct Access {
+    /// The ACL user.
+    pub username: Option<Source>,
+    /// The password.
+    pub password: Option<Source>,
 }
 
 /// Where clients come in.
@@ -129,7 +158,7 @@ impl Listen {
             (Self::Unix(listen), Endpoint::Unix(dialled)) => listen == dialled,
             (listen, Endpoint::Tcp(host, port)) if listen.port() == Some(*port) => {
                 let address = match host {
-                    Host::Address(address) => *address,
+                    Host::Address(address) | Host::Linked { address, .. } => *address,
                     Host::Name(name) if name == "localhost" => IpAddr::V4(Ipv4Addr::LOCALHOST),
                     Host::Name(_) => return false,
                 };
@@ -288,13 +317,20 @@ impl Draft {
     fn finish(self, settings: &Settings<'_>, process: &Process, findings: &mut Findings) -> Link {
         let mut link = LinkSettings { settings, alias: &self.alias, port: self.port, findings };
         let mut target = self.target;
+        link.follow_docker(&mut target);
         let redis = link.redis(&mut target);
-        link.refuse_what_is_not_built(&self.variable, &target);
         let tls = link.tls(&self.variable, &target);
         let listen_tls = link.listen_tls();
         if redis.is_none() {
             link.refuse_redis_settings();
         }
+        let endpoints = link.endpoints(&self.variable, &target);
+        let role = redis.as_ref().and_then(|redis| redis.role);
+        let default_balance = match (&target.backends, &redis) {
+            (Backends::Sentinel { .. }, _) if role == Some(Role::Replica) => Balance::RoundRobin,
+            (Backends::Listed(_) | Backends::File(_), None) => Balance::RoundRobin,
+            _ => Balance::First,
+        };
         let listen = link.value("LISTEN", Listen::parse, || {
             "write for example 127.0.0.1:6379, [::1]:6379 or unix:/run/redis.sock".to_owned()
         });
@@ -308,6 +344,16 @@ impl Draft {
                 None => Listen::Everywhere(self.port),
             }),
             redis,
+            endpoints,
+            balance: link
+                .value("BALANCE", str::parse, || "write first, round-robin or least-connections".to_owned())
+                .unwrap_or(default_balance),
+            move_grace: link
+                .value("MOVE_GRACE", move_grace, || {
+                    "write a number and a unit, such as 500ms, 5s or 0s, or off".to_owned()
+                })
+                // Long enough for what is under way, short enough that little is said to the wrong server.
+                .unwrap_or(Some(Duration::from_secs(5))),
             tls,
             listen_tls,
             allow,
@@ -328,6 +374,21 @@ impl Draft {
             variable: self.variable,
             target,
         }
+    }
+}
+
+fn move_grace(text: &str) -> Result<Option<Duration>, String> {
+    match text {
+        "off" => Ok(None),
+        text => duration(text, true).map(Some),
+    }
+}
+
+fn role(text: &str) -> Result<Role, String> {
+    match text {
+        "master" | "primary" => Ok(Role::Master),
+        "replica" | "slave" => Ok(Role::Replica),
+        _ => Err(format!("\"{text}\" is neither master nor replica")),
     }
 }
 
@@ -662,7 +723,88 @@ impl<'a> LinkSettings<'a, '_> {
                 format!("set {}_AUTH_FILE, or take the user out of the URL", self.alias),
             );
         }
-        Some(Redis { username: username_source, password: password_source, password_variable, database })
+        let asks_sentinel = matches!(target.backends, Backends::Sentinel { .. });
+        let role = self.value("ROLE", role, || "write master or replica".to_owned());
+        Some(Redis {
+            username: username_source,
+            password: password_source,
+            password_variable,
+            database,
+            // What a Sentinel says may be old; the server itself is asked too.
+            role: role.or(asks_sentinel.then_some(Role::Master)),
+            sentinel: self.sentinel_access(asks_sentinel),
+        })
+    }
+
+    /// How Sentinels are asked; without any, their settings are mistakes.
+    fn sentinel_access(&mut self, asks_sentinel: bool) -> Access {
+        let password = self.one_of("SENTINEL_AUTH", "SENTINEL_AUTH_FILE");
+        let username = self.variable("SENTINEL_USERNAME").map(|variable| (variable, false));
+        if !asks_sentinel {
+            for (variable, _) in [password, username].into_iter().flatten() {
+                self.findings.mistake(
+                    variable,
+                    "the link's target names no Sentinels",
+                    format!("write redis+sentinel://HOST:26379/SERVICE as the target, or remove {variable}"),
+                );
+            }
+            return Access::default();
+        }
+        if let (None, Some((variable, _))) = (password, username) {
+            self.findings.mistake(
+                variable,
+                "a user without a password can't authenticate",
+                format!("set {}_SENTINEL_AUTH_FILE, or remove {variable}", self.alias),
+            );
+        }
+        Access {
+            password: self.source(password, None, "password"),
+            username: self.source(username, None, "user"),
+        }
+    }
+
+    /// Docker freezes an address in the variable, but keeps the alias in the hosts file up to date. What it writes
+    /// beside the variable shows that it was Docker: the link's name, and the same address once more.
+    fn follow_docker(&mut self, target: &mut Target) {
+        let env = self.settings.env;
+        let text = |name: String| env.bytes(&name).and_then(|bytes| std::str::from_utf8(bytes).ok());
+        let (Some(name), Some(written)) = (
+            text(format!("{}_NAME", self.alias)),
+            text(format!("{}_PORT_{}_TCP_ADDR", self.alias, self.port)),
+        ) else {
+            return;
+        };
+        if let Backends::Listed(endpoints) = &mut target.backends
+            && let [Endpoint::Tcp(host, _)] = &mut endpoints[..]
+            && let Host::Address(address) = *host
+            && written.parse() == Ok(address)
+        {
+            // `/consumer/alias`; in the variables' names the alias has other letters.
+            let alias = match name.rsplit_once('/') {
+                Some((_, alias)) if !alias.is_empty() => alias.to_owned(),
+                _ => self.alias.to_lowercase(),
+            };
+            *host = Host::Linked { alias, address };
+        }
+    }
+
+    /// The places to dial that the target or its file lists.
+    fn endpoints(&mut self, variable: &str, target: &Target) -> Vec<Endpoint> {
+        match &target.backends {
+            Backends::Listed(endpoints) => endpoints.clone(),
+            Backends::File(path) => file::read(path, target.scheme.default_port()).unwrap_or_else(|error| {
+                self.findings.mistake(
+                    variable,
+                    error.to_string(),
+                    format!(
+                        "mount a file there that user {} may read, with one HOST:PORT a line",
+                        rustix::process::geteuid().as_raw()
+                    ),
+                );
+                Vec::new()
+            }),
+            Backends::Srv(_) | Backends::Sentinel { .. } => Vec::new(),
+        }
     }
 
     /// The source behind a variable or a URL's user information; both is a mistake.
@@ -983,21 +1125,6 @@ impl<'a> LinkSettings<'a, '_> {
             }
         }
     }
-
-    fn refuse_what_is_not_built(&mut self, variable: &str, target: &Target) {
-        let what = match &target.backends {
-            Backends::Listed(endpoints) if endpoints.len() > 1 => "several backends",
-            Backends::Srv(_) => "backends from DNS SRV records",
-            Backends::File(_) => "backends from a file",
-            Backends::Sentinel { .. } => "Redis Sentinel",
-            Backends::Listed(_) => return,
-        };
-        self.findings.mistake(
-            variable,
-            format!("this version does not know {what} yet"),
-            "name one target by tcp://, redis://, rediss://, tls://, unix:// or redis+unix://",
-        );
-    }
 }
 
 fn network(word: &str) -> Result<IpNet, String> {
@@ -1046,7 +1173,7 @@ fn refuse_clashes(links: &[Link], findings: &mut Findings) {
                 format!("give one of them another address, as in {own_address}=127.0.0.2:{}", link.port),
             );
         }
-        if let Some(endpoint) = link.endpoints().iter().find(|endpoint| link.listen.answers(endpoint)) {
+        if let Some(endpoint) = link.endpoints.iter().find(|endpoint| link.listen.answers(endpoint)) {
             findings.mistake(
                 &link.variable,
                 format!("it listens on {} and dials {endpoint}, which is itself", link.listen),

@@ -1,7 +1,7 @@
 //! The process-wide settings: each is a flag and a variable.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -43,6 +43,9 @@ pub struct ProcessArguments {
     /// Time for connections to come to an end after SIGTERM [default: 8s]
     #[arg(long, global = true, env = "AMBASSADOR_DRAIN_TIMEOUT", value_name = "DURATION")]
     pub drain_timeout: Option<String>,
+    /// Ask these name servers, separated by commas [default: those of /etc/resolv.conf]
+    #[arg(long, global = true, env = "AMBASSADOR_DNS", value_name = "ADDRESS:PORT")]
+    pub dns: Option<String>,
     /// Threads that serve connections [default: one a core]
     #[arg(long, global = true, env = "AMBASSADOR_THREADS", value_name = "NUMBER")]
     pub threads: Option<String>,
@@ -55,7 +58,7 @@ pub struct ProcessArguments {
 }
 
 /// Process-wide names that this version refuses rather than ignores.
-const NOT_YET: &[&str] = &["AMBASSADOR_ADMIN", "AMBASSADOR_DNS"];
+const NOT_YET: &[&str] = &["AMBASSADOR_ADMIN"];
 
 /// The form of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,6 +102,8 @@ pub struct Process {
     pub drain_delay: Duration,
     /// How long connections have to come to an end.
     pub drain_timeout: Duration,
+    /// The name servers, where they are not the system's.
+    pub dns: Option<Vec<SocketAddr>>,
     /// Threads that serve connections.
     pub threads: usize,
     /// What is logged.
@@ -211,6 +216,14 @@ pub(super) fn parse(env: &Env, arguments: &ProcessArguments, findings: &mut Find
             DURATION,
             findings,
         ),
+        dns: value(
+            arguments.dns.as_ref(),
+            "AMBASSADOR_DNS",
+            |text| name_servers(text).map(Some),
+            None,
+            "write addresses, such as 127.0.0.1:8600 or [::1]:53, or leave it out to ask the system's",
+            findings,
+        ),
         threads: value(arguments.threads.as_ref(), "AMBASSADOR_THREADS", threads, cores, COUNT, findings),
         log: value(
             arguments.log.as_ref(),
@@ -234,6 +247,21 @@ pub(super) fn parse(env: &Env, arguments: &ProcessArguments, findings: &mut Find
 fn address(text: &str) -> Result<IpAddr, String> {
     let inner = text.strip_prefix('[').and_then(|text| text.strip_suffix(']'));
     inner.unwrap_or(text).parse().map_err(|_| format!("\"{text}\" is not an IP address"))
+}
+
+/// Addresses, with a port or with DNS' own.
+fn name_servers(text: &str) -> Result<Vec<SocketAddr>, String> {
+    let server = |word: &str| {
+        let with_port = word.parse::<SocketAddr>();
+        with_port
+            .or_else(|_| address(word).map(|address| SocketAddr::new(address, 53)))
+            .ok()
+            .filter(|a| a.port() > 0)
+    };
+    let words = text.split([',', ' ']).filter(|word| !word.is_empty());
+    words
+        .map(|word| server(word).ok_or_else(|| format!("\"{word}\" is not the address of a name server")))
+        .collect()
 }
 
 /// TCP counts the time before the first probe in whole seconds, up to 32767 of them (tcp(7)).

@@ -29,6 +29,10 @@ const fn any(name: &'static str, doc: &'static str) -> Setting {
     Setting { name, scope: Scope::Any, credential: false, doc }
 }
 
+const fn redis(name: &'static str, doc: &'static str) -> Setting {
+    Setting { name, scope: Scope::Redis, credential: false, doc }
+}
+
 const fn credential(name: &'static str, scope: Scope, doc: &'static str) -> Setting {
     Setting { name, scope, credential: true, doc }
 }
@@ -44,6 +48,23 @@ pub const SETTINGS: &[Setting] = &[
     credential("USERNAME", Scope::RedisCommonName, "the ACL user; without it `AUTH password` alone is sent"),
     credential("USERNAME_FILE", Scope::Redis, "the file that holds the ACL user, read like `AUTH_FILE`"),
     credential("DB", Scope::RedisCommonName, "`SELECT` this database"),
+    any(
+        "BALANCE",
+        "which of several backends to dial: `first` in order (the default of Redis links and SRV records), `round-robin` \
+         (of plain tunnels and replicas) or `least-connections`",
+    ),
+    redis(
+        "ROLE",
+        "`master` or `replica`: serve from such a backend alone; with Sentinel `master` is the default",
+    ),
+    credential("SENTINEL_AUTH", Scope::Redis, "the password of the Sentinels, which is not Redis' own"),
+    credential("SENTINEL_AUTH_FILE", Scope::Redis, "the file that holds it, read like `AUTH_FILE`"),
+    credential("SENTINEL_USERNAME", Scope::Redis, "the ACL user of the Sentinels"),
+    any(
+        "MOVE_GRACE",
+        "when a target moves or is demoted, its old connections are closed at a quiet moment, at the latest after this; \
+         `0s` at once, `off` never [default: 5s]",
+    ),
     any(
         "LISTEN",
         "listen here instead of `AMBASSADOR_BIND` and the port in the name: `ADDRESS:PORT` or `unix:/PATH`",
@@ -82,17 +103,11 @@ pub const NOT_YET: &[&str] = &[
     "AUTH_COMMAND",
     "AUTH_COMMAND_TTL",
     "AUTH_PREVIOUS_FILE",
-    "BALANCE",
     "CLIENT_AUTH",
     "CLIENT_PASSWORD",
     "CLIENT_PASSWORD_FILE",
     "CLIENT_USERNAME",
-    "MOVE_GRACE",
     "RESET",
-    "ROLE",
-    "SENTINEL_AUTH",
-    "SENTINEL_AUTH_FILE",
-    "SENTINEL_USERNAME",
     "WARM",
 ];
 

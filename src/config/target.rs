@@ -46,6 +46,11 @@ impl Scheme {
         matches!(self, Self::Rediss | Self::Tls)
     }
 
+    /// The port where none is written.
+    pub fn default_port(self) -> Option<u16> {
+        self.is_redis().then_some(REDIS_PORT)
+    }
+
     fn prefix(self) -> &'static str {
         match self {
             Self::Tcp => "tcp",
@@ -64,6 +69,14 @@ pub enum Host {
     Address(IpAddr),
     /// A name to be resolved at every dial; Docker allows underscores in it.
     Name(String),
+    /// A link that Docker wrote: an address that was frozen when it was written, and the alias under which Docker
+    /// keeps the hosts file up to date.
+    Linked {
+        /// The name in the hosts file.
+        alias: String,
+        /// The address where the hosts file has none.
+        address: IpAddr,
+    },
 }
 
 impl FromStr for Host {
@@ -103,7 +116,9 @@ impl fmt::Display for Host {
         match self {
             Self::Address(IpAddr::V6(address)) => write!(f, "[{address}]"),
             Self::Address(IpAddr::V4(address)) => write!(f, "{address}"),
-            Self::Name(name) => f.write_str(name),
+            // A name from DNS ends with the root's dot, which nobody says.
+            Self::Name(name) => f.write_str(name.strip_suffix('.').unwrap_or(name)),
+            Self::Linked { address, .. } => Self::Address(*address).fmt(f),
         }
     }
 }
@@ -221,8 +236,7 @@ impl FromStr for Target {
         let (backends, database) = match form {
             "" => {
                 let (hosts, database) = split_database(scheme, rest)?;
-                let default = scheme.is_redis().then_some(REDIS_PORT);
-                (Backends::Listed(endpoints(hosts, default)?), database)
+                (Backends::Listed(endpoints(hosts, scheme.default_port())?), database)
             }
             "unix" => (Backends::Listed(vec![Endpoint::Unix(absolute_path(rest)?)]), None),
             "file" => (Backends::File(absolute_path(rest)?), None),
@@ -230,7 +244,7 @@ impl FromStr for Target {
                 let (name, database) = split_database(scheme, rest)?;
                 match name.parse()? {
                     Host::Name(name) => (Backends::Srv(name), database),
-                    Host::Address(_) => {
+                    Host::Address(_) | Host::Linked { .. } => {
                         return Err(Malformed("SRV records have a name, not an address"));
                     }
                 }

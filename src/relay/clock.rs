@@ -113,7 +113,8 @@ impl Clock {
     fn count_from(&mut self, moved: u64) {
         self.counted = moved;
         self.unchanged = 0;
-        self.count = self.pace().map(|pace| Instant::now() + pace);
+        let at = self.pace().map(|pace| Instant::now() + pace);
+        self.count = at.map(|at| self.leave.map_or(at, |leave| at.max(leave.from)));
         self.set_alarm();
     }
 

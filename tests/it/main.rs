@@ -1,13 +1,18 @@
 //! The ambassador as its users meet it: the real binary, in front of real Redis servers and of servers that a test
 //! plays byte by byte. A file a capability; every test is named as a promise.
 
+mod backends;
 mod handshake;
 mod links;
+mod moving;
+mod names;
 mod process;
 mod redis;
 mod retry;
 mod secrets;
+mod sentinel;
 mod settings;
+mod srv;
 mod support;
 mod tls;
 mod tls_chain;

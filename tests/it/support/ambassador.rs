@@ -5,7 +5,7 @@ use std::fmt::Display;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -22,6 +22,7 @@ pub(crate) struct Launch {
     variables: Vec<(OsString, OsString)>,
     arguments: Vec<OsString>,
     descriptors: Option<(u32, u32)>,
+    mounts: Vec<(PathBuf, &'static str)>,
 }
 
 impl Launch {
@@ -30,6 +31,7 @@ impl Launch {
             variables: vec![("AMBASSADOR_LOG_FORMAT".into(), "json".into())],
             arguments: Vec::new(),
             descriptors: None,
+            mounts: Vec::new(),
         }
     }
 
@@ -76,9 +78,26 @@ impl Launch {
         self
     }
 
+    /// Shows the ambassador this file in the place of one of the system's.
+    pub(crate) fn mount(mut self, file: &Path, place: &'static str) -> Self {
+        self.mounts.push((file.to_owned(), place));
+        self
+    }
+
     fn spawn(&self) -> Process {
         let binary = env!("CARGO_BIN_EXE_redis-ambassador");
         let mut command = match self.descriptors {
+            None if !self.mounts.is_empty() => {
+                // unshare and the shell become the programs that they start, so the process id stays.
+                let mut command = Command::new("unshare");
+                let mounts = self
+                    .mounts
+                    .iter()
+                    .map(|(file, place)| format!("mount --bind {} {place} && ", file.display()));
+                let script = format!("{}exec \"$0\" \"$@\"", mounts.collect::<String>());
+                command.args(["--mount", "--", "/bin/sh", "-c", &script]).arg(binary);
+                command
+            }
             None => Command::new(binary),
             Some((soft, hard)) => {
                 // prlimit becomes the program that it starts, so the process id stays.

@@ -2,9 +2,12 @@
 //! passwords that are looked for in everything the ambassador ever printed.
 
 mod ambassador;
+mod dns;
+mod named;
 mod peer;
 mod redis_server;
 mod secret;
+mod sentinel;
 mod target;
 mod tls;
 
@@ -12,10 +15,13 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener};
 use std::time::{Duration, Instant};
 
 pub(crate) use ambassador::{Ambassador, Finished, Launch, lines};
+pub(crate) use dns::{Dnsmasq, Manner, NameServer};
+pub(crate) use named::{Named, try_whom, whom};
 pub(crate) use peer::Peer;
 pub(crate) use redis_server::{RedisServer, command_is_missing};
 pub(crate) use secret::{every_byte, password, token};
-pub(crate) use target::{BlackHole, Target};
+pub(crate) use sentinel::{Quorum, SERVICE, play_sentinel};
+pub(crate) use target::{BlackHole, Served, Target};
 pub(crate) use tls::{Authority, Identity, TlsPeer, openssl, replace};
 
 /// How long anything may take that is bound to happen. Only a broken promise ever waits for so long.

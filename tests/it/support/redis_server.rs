@@ -42,22 +42,35 @@ pub(crate) struct RedisServer {
 impl RedisServer {
     /// Starts a server with these lines of configuration; `None` where there is none to start.
     pub(crate) fn start(configuration: &str) -> Option<Self> {
+        Self::start_at(|_| configuration.to_owned())
+    }
+
+    /// The same, for a server that tells its primary where it listens, from where it does not connect.
+    pub(crate) fn start_announced(configuration: &str) -> Option<Self> {
+        Self::start_at(|address| {
+            let (ip, port) = (address.ip(), address.port());
+            format!("{configuration}\nreplica-announce-ip {ip}\nreplica-announce-port {port}")
+        })
+    }
+
+    fn start_at(configuration: impl Fn(SocketAddr) -> String) -> Option<Self> {
         if command_is_missing("redis-server") {
             return None;
         }
         // Somebody else may take the port between the choice and the start.
         for _ in 0..5 {
+            let address = own_address();
             let mut server = Self {
                 child: None,
                 directory: TempDir::new().expect("a temporary directory"),
-                address: own_address(),
-                configuration: configuration.to_owned(),
+                address,
+                configuration: configuration(address),
             };
             if server.try_start() {
                 return Some(server);
             }
         }
-        panic!("redis-server does not start with:\n{configuration}");
+        panic!("redis-server does not start with:\n{}", configuration(own_address()));
     }
 
     fn try_start(&mut self) -> bool {

@@ -1,0 +1,159 @@
+//! Backends from a file: one `HOST:PORT` a line, `#` for comments.
+
+use std::fmt;
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::time::sleep;
+
+use super::{Backends, Listing};
+use crate::config::target::{Endpoint, endpoint};
+use crate::failure::words;
+
+/// How often the file is looked at.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// How long a file must have been left alone before it is read: whoever writes it in place needs more than one write.
+const SETTLED: Duration = Duration::from_millis(100);
+
+/// Two writes within this time can leave the same stamp.
+const STAMPS_DIFFER: Duration = Duration::from_secs(2);
+
+/// Far more than ten thousand backends need.
+const LARGEST: u64 = 4 * 1024 * 1024;
+
+/// Why a file gives no backends.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("{}{}: {reason}", path.display(), Line(*line))]
+pub struct FileError {
+    path: PathBuf,
+    line: Option<usize>,
+    reason: String,
+}
+
+struct Line(Option<usize>);
+
+impl fmt::Display for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(line) => write!(f, ", line {line}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Reads the backends of a file; without any it is as broken as with a malformed one.
+pub fn read(path: &Path, default_port: Option<u16>) -> Result<Vec<Endpoint>, FileError> {
+    let error = |reason: String| FileError { path: path.to_path_buf(), line: None, reason };
+    let file = std::fs::File::open(path).map_err(|e| error(words(&e)))?;
+    let mut text = String::new();
+    file.take(LARGEST + 1).read_to_string(&mut text).map_err(|e| error(words(&e)))?;
+    if text.len() as u64 > LARGEST {
+        return Err(error(format!("it is larger than {LARGEST} bytes")));
+    }
+    let endpoints = parse(&text, default_port).map_err(|(line, reason)| FileError {
+        path: path.to_path_buf(),
+        line: Some(line),
+        reason,
+    })?;
+    if endpoints.is_empty() {
+        return Err(error("it names no backend".to_owned()));
+    }
+    Ok(endpoints)
+}
+
+/// The backends, or the number of the first line that is none, and why.
+fn parse(text: &str, default_port: Option<u16>) -> Result<Vec<Endpoint>, (usize, String)> {
+    let mut endpoints = Vec::new();
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    for (number, line) in text.lines().enumerate() {
+        let line = line.split('#').next().unwrap_or_default().trim();
+        if !line.is_empty() {
+            let endpoint = endpoint(line, default_port).map_err(|e| (number + 1, e.to_string()))?;
+            endpoints.push(endpoint);
+        }
+    }
+    Ok(endpoints)
+}
+
+/// What changes whenever the file does: which file it is (a rename, a link that was turned), its size, its times.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    file: (u64, u64),
+    size: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Stamp {
+    /// `None` where there is no file, or none that may be looked at.
+    async fn of(path: &Path) -> Option<Self> {
+        let data = tokio::fs::metadata(path).await.ok()?;
+        Some(Self {
+            file: (data.dev(), data.ino()),
+            size: data.size(),
+            modified: (data.mtime(), data.mtime_nsec()),
+            changed: (data.ctime(), data.ctime_nsec()),
+        })
+    }
+
+    /// Whether a write that comes now could leave this same stamp behind.
+    fn is_fresh(self) -> bool {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let changed = Duration::from_secs(u64::try_from(self.changed.0).unwrap_or_default());
+        now.saturating_sub(changed) < STAMPS_DIFFER
+    }
+}
+
+/// Reads the file again whenever it has changed, for as long as the process runs.
+pub(super) async fn follow(backends: &Backends, path: &Path, default_port: Option<u16>) {
+    let path: Arc<Path> = path.into();
+    // What it held at start is known; that it may have changed since is found out at the first look.
+    let mut read_at: Option<Option<Stamp>> = None;
+    loop {
+        sleep(LOOK).await;
+        let stamp = Stamp::of(&path).await;
+        if read_at == Some(stamp) && !stamp.is_some_and(Stamp::is_fresh) {
+            continue;
+        }
+        sleep(SETTLED).await;
+        if Stamp::of(&path).await != stamp {
+            continue;
+        }
+        read_at = Some(stamp);
+        let reading = {
+            let path = Arc::clone(&path);
+            // Away from the threads that serve connections: a file system may hang.
+            tokio::task::spawn_blocking(move || read(&path, default_port)).await
+        };
+        match reading {
+            Ok(Ok(endpoints)) => {
+                backends.publish(endpoints.into_iter().map(Listing::in_order).collect(), "its file changed");
+            }
+            Ok(Err(error)) => backends.unknown(&error.to_string()),
+            // The runtime is shutting down.
+            Err(_) => return,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_comments_and_line_endings_are_read() {
+        let endpoints = parse("\u{feff}# all\r\na:1 # one\r\n\r\n  [::1]:2\t\nb\n", Some(6379)).unwrap();
+        let shown: Vec<_> = endpoints.iter().map(ToString::to_string).collect();
+        assert_eq!(shown, ["a:1", "[::1]:2", "b:6379"]);
+    }
+
+    #[test]
+    fn the_first_line_that_is_no_backend_is_named() {
+        assert_eq!(parse("a:1\n\n# x\nb:x\nc\n", None).unwrap_err().0, 4);
+        assert_eq!(parse("a\n", None).unwrap_err(), (1, "it names no port".to_owned()));
+    }
+}

@@ -1,0 +1,435 @@
+//! The primary, or its replicas, as Redis Sentinels name them.
+//!
+//! All Sentinels are asked, and those are believed that know of the latest failover (its *epoch*): one that was cut off
+//! or has slept names a primary of the past. One that does not answer, or answers an error or a null, is passed over.
+//! What they say is asked for again when one of them announces a change, when a dial has failed, and now and then. The
+//! server's own word on its role is asked for by every dial.
+
+use std::sync::Mutex;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use futures_util::StreamExt;
+use futures_util::future::{join, join_all};
+use futures_util::stream::FuturesUnordered;
+use redis_protocol::resp2::types::BytesFrame;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
+
+use super::{Backends, Listing, lock};
+use crate::config::Link;
+use crate::config::link::{Access, Role};
+use crate::config::target::{Endpoint, Host};
+use crate::dial::Dialler;
+use crate::failure::words;
+use crate::net::Stream;
+use crate::random::jittered;
+use crate::resp;
+use crate::tls::explain::by_target;
+
+/// How often Sentinels are asked while all is well: their announcements come by themselves.
+const EVERY: Duration = Duration::from_secs(5);
+/// How often while nobody gives an answer.
+const EVERY_IN_TROUBLE: Duration = Duration::from_secs(1);
+/// How often at the most, whatever happens.
+const SOONEST: Duration = Duration::from_millis(250);
+
+/// How long a Sentinel may take.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How long the others may take once one has answered.
+const OTHERS: Duration = Duration::from_millis(250);
+
+/// The pauses between tries to listen to a Sentinel's announcements.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+/// The longest of them.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// The longest answer: the list of a primary's replicas, about 1 KiB each.
+const LONGEST: usize = 1024 * 1024;
+
+/// Sentinels that a line tells of.
+const TOLD: usize = 5;
+
+/// Asks and listens, for as long as the process runs.
+pub(super) async fn follow(
+    backends: &Backends,
+    dialler: &Dialler,
+    link: &Link,
+    sentinels: &[Endpoint],
+    service: &str,
+) {
+    let none = Access::default();
+    let redis = link.redis.as_ref();
+    let sentinels = Sentinels {
+        backends,
+        dialler,
+        link,
+        access: redis.map_or(&none, |redis| &redis.sentinel),
+        role: redis.and_then(|redis| redis.role).unwrap_or(Role::Master),
+        places: sentinels,
+        service,
+        announcement: Mutex::default(),
+        heard: Notify::new(),
+    };
+    let listening = join_all(sentinels.places.iter().map(|sentinel| sentinels.listen(sentinel)));
+    join(sentinels.ask_again_and_again(), listening).await;
+}
+
+struct Sentinels<'a> {
+    backends: &'a Backends,
+    dialler: &'a Dialler,
+    link: &'a Link,
+    access: &'a Access,
+    role: Role,
+    places: &'a [Endpoint],
+    service: &'a str,
+    /// What was heard last and has not been followed yet.
+    announcement: Mutex<Option<String>>,
+    heard: Notify,
+}
+
+/// What one Sentinel says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Answer {
+    primary: Endpoint,
+    /// The number of the failover that made it so; 0 where the Sentinel does not say.
+    epoch: u64,
+    /// The replicas that are well.
+    replicas: Vec<Endpoint>,
+}
+
+/// The answers of one time of asking, by the Sentinels' names.
+type Answers = Vec<(String, Result<Answer, String>)>;
+
+impl Sentinels<'_> {
+    async fn ask_again_and_again(&self) {
+        let mut epoch = 0;
+        loop {
+            let asked = Instant::now();
+            let answers = self.ask_all().await;
+            let announcement = lock(&self.announcement).take();
+            let pause = match believe(&answers, self.service, &mut epoch) {
+                Ok(believed) => {
+                    let (name, answer) = &believed[0];
+                    let endpoints: Vec<Endpoint> = match self.role {
+                        Role::Replica => answer.replicas.clone(),
+                        Role::Master => believed.iter().map(|(_, answer)| answer.primary.clone()).collect(),
+                    };
+                    let why = announcement.unwrap_or_else(|| format!("Sentinel {name} names it"));
+                    self.backends.publish(endpoints.into_iter().map(Listing::in_order).collect(), &why);
+                    EVERY
+                }
+                Err(reason) => {
+                    self.backends.unknown(&reason);
+                    EVERY_IN_TROUBLE
+                }
+            };
+            tokio::select! {
+                () = sleep(jittered(pause)) => {}
+                () = self.heard.notified() => {}
+                () = self.backends.wanted() => {}
+            }
+            sleep_until(asked + SOONEST).await;
+        }
+    }
+
+    /// Asks every Sentinel, at every address of its name.
+    async fn ask_all(&self) -> Answers {
+        let deadline = Instant::now() + PATIENCE;
+        let mut answers = Answers::new();
+        let mut asking = FuturesUnordered::new();
+        let resolving = self.places.iter().map(|sentinel| self.addresses(sentinel, deadline));
+        for (sentinel, places) in self.places.iter().zip(join_all(resolving).await) {
+            match places {
+                Ok(places) => {
+                    asking.extend(places.into_iter().map(|place| self.ask(sentinel, place, deadline)));
+                }
+                Err(reason) => answers.push((sentinel.to_string(), Err(reason))),
+            }
+        }
+        let mut until = deadline;
+        while let Ok(Some((name, answer))) = timeout_at(until, asking.next()).await {
+            if answer.is_ok() {
+                until = until.min(Instant::now() + OTHERS);
+            }
+            answers.push((name, answer));
+        }
+        let silent = asking.len();
+        if silent > 0 {
+            answers.push((format!("{silent} of them"), Err("no answer in time".to_owned())));
+        }
+        answers
+    }
+
+    /// A name may stand for several Sentinels.
+    async fn addresses(&self, sentinel: &Endpoint, deadline: Instant) -> Result<Vec<Endpoint>, String> {
+        let Endpoint::Tcp(host, port) = sentinel else {
+            return Ok(vec![sentinel.clone()]);
+        };
+        let addresses = timeout_at(deadline, self.dialler.resolver.addresses(host))
+            .await
+            .map_err(|_| format!("{} did not answer", self.dialler.resolver))?
+            .map_err(|reason| reason.to_string())?;
+        Ok(addresses.iter().map(|address| Endpoint::Tcp(Host::Address(*address), *port)).collect())
+    }
+
+    /// Asks a Sentinel at one of the addresses of its name.
+    async fn ask(
+        &self,
+        sentinel: &Endpoint,
+        place: Endpoint,
+        deadline: Instant,
+    ) -> (String, Result<Answer, String>) {
+        let answer = timeout_at(deadline, async {
+            let mut conversation = self.begin(sentinel, &place, deadline).await?;
+            let service = self.service.as_bytes();
+            let mut commands = vec![
+                vec![&b"SENTINEL"[..], b"GET-MASTER-ADDR-BY-NAME", service],
+                vec![b"SENTINEL", b"MASTER", service],
+            ];
+            if self.role == Role::Replica {
+                commands.push(vec![b"SENTINEL", b"REPLICAS", service]);
+            }
+            conversation.say(&commands).await?;
+            let primary = match conversation.hear().await? {
+                BytesFrame::Null => return Err(format!("it knows no {}", self.service)),
+                BytesFrame::Error(words) => return Err(resp::one_line(words.as_bytes())),
+                BytesFrame::Array(items) => match &items[..] {
+                    [host, port] => endpoint(Some(host), Some(port)),
+                    _ => None,
+                },
+                _ => None,
+            };
+            let primary = primary.ok_or("it does not answer like a Sentinel")?;
+            // A Sentinel that does not say how it came to its answer is believed only where nobody does.
+            let state = timeout(OTHERS, conversation.hear()).await;
+            let epoch = state
+                .ok()
+                .and_then(Result::ok)
+                .and_then(|state| resp::field(&state, "config-epoch").and_then(resp::text)?.parse().ok());
+            let replicas = match self.role {
+                Role::Master => Vec::new(),
+                Role::Replica => healthy(&conversation.hear().await?)?,
+            };
+            Ok(Answer { primary, epoch: epoch.unwrap_or_default(), replicas })
+        });
+        let answer = answer.await.unwrap_or_else(|_| Err("no answer in time".to_owned()));
+        (place.to_string(), answer)
+    }
+
+    /// Connects to a Sentinel at an address of its name, takes up TLS where the link has it, and authenticates.
+    async fn begin(
+        &self,
+        sentinel: &Endpoint,
+        place: &Endpoint,
+        deadline: Instant,
+    ) -> Result<Conversation, String> {
+        let (stream, shown) =
+            self.dialler.open(place, deadline, |_| {}).await.map_err(|failure| failure.to_string())?;
+        let stream = match &self.link.tls {
+            None => stream,
+            Some(tls) => timeout_at(deadline, tls.connect(stream, sentinel))
+                .await
+                .map_err(|_| "no TLS in time".to_owned())?
+                .map_err(|error| by_target(error, &shown, self.link).to_string())?,
+        };
+        let mut conversation = Conversation { stream, buffer: BytesMut::new() };
+        let Some(password) = &self.access.password else {
+            return Ok(conversation);
+        };
+        let password = password.current().await.map_err(|error| error.to_string())?;
+        let username = match &self.access.username {
+            Some(username) => Some(username.current().await.map_err(|error| error.to_string())?),
+            None => None,
+        };
+        let command = [Some(&b"AUTH"[..]), username.as_ref().map(|u| u.expose()), Some(password.expose())];
+        conversation.say(&[command.into_iter().flatten().collect()]).await?;
+        match conversation.hear().await? {
+            BytesFrame::Error(words) if !crate::greet::wants_no_password(&words) => {
+                let words = password.mask(&resp::one_line(words.as_bytes()));
+                let words = username.map_or(words.clone(), |username| username.mask(&words));
+                Err(format!("it refused the password: {words}"))
+            }
+            _ => Ok(conversation),
+        }
+    }
+
+    /// Listens to a Sentinel's announcements, and tells of those that are about the service.
+    async fn listen(&self, sentinel: &Endpoint) {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            if let Err(reason) = self.hear_out(sentinel, &mut pause).await {
+                tracing::debug!(%sentinel, error = reason, "a Sentinel's announcements can't be heard");
+            }
+            sleep(jittered(pause)).await;
+            pause = LONGEST_PAUSE.min(pause * 2);
+        }
+    }
+
+    async fn hear_out(&self, sentinel: &Endpoint, pause: &mut Duration) -> Result<(), String> {
+        let mut subscribe: Vec<&[u8]> = vec![b"SUBSCRIBE", b"+switch-master"];
+        if self.role == Role::Replica {
+            subscribe.extend([&b"+slave"[..], b"+sdown", b"-sdown", b"+convert-to-slave"]);
+        }
+        let deadline = Instant::now() + PATIENCE;
+        let subscribed = timeout_at(deadline, async {
+            let mut conversation = self.begin(sentinel, sentinel, deadline).await?;
+            conversation.say(&[subscribe]).await?;
+            match conversation.hear().await? {
+                BytesFrame::Error(words) => Err(resp::one_line(words.as_bytes())),
+                _ => Ok(conversation),
+            }
+        });
+        let mut conversation = subscribed.await.unwrap_or_else(|_| Err("no answer in time".to_owned()))?;
+        *pause = FIRST_PAUSE;
+        // What was announced before has not been heard.
+        self.heard.notify_one();
+        loop {
+            if let BytesFrame::Array(items) = conversation.hear().await?
+                && let [kind, channel, message] = &items[..]
+                && resp::text(kind) == Some("message")
+                && let (Some(channel), Some(message)) = (resp::text(channel), resp::text(message))
+                && message.split(' ').any(|word| word == self.service)
+            {
+                *lock(&self.announcement) = Some(format!("{channel} from Sentinel {sentinel}"));
+                self.heard.notify_one();
+            }
+        }
+    }
+}
+
+/// Those that know of the latest failover, the first of them first. `epoch` is that of the last answer believed: a
+/// minority does not lead back behind it.
+fn believe<'a>(
+    answers: &'a Answers,
+    service: &str,
+    epoch: &mut u64,
+) -> Result<Vec<(&'a str, &'a Answer)>, String> {
+    let good: Vec<(&str, &Answer)> = answers
+        .iter()
+        .filter_map(|(name, answer)| answer.as_ref().ok().map(|answer| (name.as_str(), answer)))
+        .collect();
+    let newest = good.iter().map(|(_, answer)| answer.epoch).max();
+    match newest {
+        Some(newest) if newest >= *epoch || good.len() * 2 > answers.len() => {
+            *epoch = newest;
+            Ok(good.into_iter().filter(|(_, answer)| answer.epoch == newest).collect())
+        }
+        _ => {
+            let mut reasons: Vec<_> = answers
+                .iter()
+                .take(TOLD)
+                .map(|(name, answer)| match answer {
+                    Ok(_) => format!("{name}: its answer is older than one that was had before"),
+                    Err(reason) => format!("{name}: {reason}"),
+                })
+                .collect();
+            if answers.len() > TOLD {
+                reasons.push(format!("and {} more", answers.len() - TOLD));
+            }
+            Err(format!("no Sentinel names {service}: {}", reasons.join("; ")))
+        }
+    }
+}
+
+/// The replicas that are well and follow their primary.
+fn healthy(replies: &BytesFrame) -> Result<Vec<Endpoint>, String> {
+    let BytesFrame::Array(replicas) = replies else {
+        return Err("it does not list replicas".to_owned());
+    };
+    let is_healthy = |replica: &&BytesFrame| {
+        let field = |name| resp::field(replica, name).and_then(resp::text).unwrap_or_default();
+        let flags = field("flags");
+        !flags.split(',').any(|flag| flag.ends_with("_down") || flag == "disconnected")
+            && field("master-link-status") != "err"
+    };
+    let place = |replica: &BytesFrame| endpoint(resp::field(replica, "ip"), resp::field(replica, "port"));
+    Ok(replicas.iter().filter(is_healthy).filter_map(place).collect())
+}
+
+/// A host and a port as Sentinels write them: an IPv6 address has no brackets.
+fn endpoint(host: Option<&BytesFrame>, port: Option<&BytesFrame>) -> Option<Endpoint> {
+    let host = resp::text(host?)?;
+    let host = match host.parse() {
+        Ok(address) => Host::Address(address),
+        Err(_) => host.parse().ok()?,
+    };
+    let port = resp::text(port?)?.parse().ok().filter(|port| *port != 0)?;
+    Some(Endpoint::Tcp(host, port))
+}
+
+/// A connection to a Sentinel.
+struct Conversation {
+    stream: Stream,
+    buffer: BytesMut,
+}
+
+impl Conversation {
+    async fn say(&mut self, commands: &[Vec<&[u8]>]) -> Result<(), String> {
+        self.stream.write_all(resp::commands(commands).expose()).await.map_err(|error| words(&error))?;
+        // A stream that buffers (TLS) may still hold some of it.
+        self.stream.flush().await.map_err(|error| words(&error))
+    }
+
+    async fn hear(&mut self) -> Result<BytesFrame, String> {
+        loop {
+            match resp::value(&mut self.buffer, LONGEST) {
+                Ok(Some(value)) => return Ok(value),
+                Ok(None) => {}
+                Err(resp::NotReply) => return Err("it does not answer like a Redis Sentinel".to_owned()),
+            }
+            match self.stream.read_buf(&mut self.buffer).await {
+                Ok(0) => return Err("it closed the connection".to_owned()),
+                Ok(_) => {}
+                Err(error) => return Err(words(&error)),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Said = Result<Answer, String>;
+
+    fn answer(port: u16, epoch: u64) -> Said {
+        let primary = crate::config::target::endpoint(&format!("h:{port}"), None);
+        primary.map(|primary| Answer { primary, epoch, replicas: Vec::new() }).map_err(|e| e.to_string())
+    }
+
+    fn named(answers: Vec<Said>) -> Answers {
+        answers.into_iter().enumerate().map(|(number, answer)| (format!("s{number}"), answer)).collect()
+    }
+
+    fn believed(answers: Vec<Said>, epoch: &mut u64) -> Option<Vec<String>> {
+        let answers = named(answers);
+        let believed = believe(&answers, "mymaster", epoch).ok()?;
+        Some(believed.into_iter().map(|(_, answer)| answer.primary.to_string()).collect())
+    }
+
+    #[test]
+    fn who_knows_of_the_latest_failover_is_believed() {
+        let mut epoch = 0;
+        let dead = || Err("dead".to_owned());
+        assert_eq!(believed(vec![answer(1, 3), answer(2, 4), dead()], &mut epoch).unwrap(), ["h:2"]);
+        // One that slept does not lead back, but a majority does: somebody may have begun anew.
+        assert_eq!(believed(vec![answer(1, 3), dead(), dead()], &mut epoch), None);
+        assert_eq!(believed(vec![answer(1, 3), answer(1, 3), dead()], &mut epoch).unwrap(), ["h:1", "h:1"]);
+        assert_eq!(epoch, 3);
+        assert_eq!(believed(vec![dead(), dead(), dead()], &mut epoch), None);
+    }
+
+    #[test]
+    fn addresses_are_read_as_sentinels_write_them() {
+        let bulk = |text: &'static str| BytesFrame::BulkString(text.into());
+        for (host, shown) in
+            [("::1", "[::1]:7"), ("10.0.0.1", "10.0.0.1:7"), ("node-1.local", "node-1.local:7")]
+        {
+            assert_eq!(endpoint(Some(&bulk(host)), Some(&bulk("7"))).unwrap().to_string(), shown);
+        }
+        assert_eq!(endpoint(Some(&bulk("x y")), Some(&bulk("7"))), None);
+        assert_eq!(endpoint(Some(&bulk("h")), Some(&bulk("0"))), None);
+    }
+}
