@@ -10,8 +10,9 @@ use tokio::time::sleep;
 
 use crate::connection::{LINGER, Service};
 use crate::failure::Failure;
+use crate::leave::Seat;
 use crate::net::{Accepted, Client, Listener};
-use crate::workers::Workers;
+use crate::workers::{Place, Workers};
 
 /// The wait after a failed accept: doubled while it goes on failing, forgotten with the next success. Out of file
 /// descriptors, the only cure is that connections end.
@@ -29,8 +30,16 @@ pub struct Admission {
     pub refusals: Arc<Semaphore>,
 }
 
-/// A place among the connections; given back when it is dropped.
 type Permits = (Option<OwnedSemaphorePermit>, OwnedSemaphorePermit);
+
+/// What a connection holds while it lives; all of it is given back when it is dropped.
+#[derive(Debug)]
+pub struct Admitted {
+    /// Its seat among the link's connections.
+    pub seat: Seat,
+    _permits: Permits,
+    _place: Place,
+}
 
 impl Admission {
     fn admit(&self, service: &Service, client: Client) -> Result<Permits, Failure> {
@@ -106,18 +115,17 @@ fn take_in(
     match admission.admit(&service, client) {
         Ok(permits) => {
             let seat = service.connections.enter();
-            workers.spawn(async move {
-                service.serve(accepted, client, seat).await;
-                drop(permits);
+            workers.spawn(|place| {
+                service.serve(accepted, client, Admitted { seat, _permits: permits, _place: place })
             });
         }
         Err(failure) => {
             // Where even these are too many, the client is told and not waited for.
             let permit = Arc::clone(&admission.refusals).try_acquire_owned();
             let linger = if permit.is_ok() { LINGER } else { Duration::ZERO };
-            workers.spawn(async move {
+            workers.spawn(|place| async move {
                 service.turn_away(accepted, client, &failure, linger).await;
-                drop(permit);
+                drop((permit, place));
             });
         }
     }

@@ -12,12 +12,13 @@ use futures_util::FutureExt;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::accept::Admitted;
 use crate::backends::Backends;
 use crate::config::Link;
 use crate::dial::{Dialler, Health};
 use crate::failure::Failure;
 use crate::greet::Upstream;
-use crate::leave::{Connections, Leave, Reason, Seat};
+use crate::leave::{Connections, Leave, Reason};
 use crate::net::{Accepted, Client, Stream};
 use crate::random::fraction;
 use crate::relay::{End, Limits, Outcome, Party, Relay, Side};
@@ -38,14 +39,6 @@ pub struct Service {
     pub connections: Arc<Connections>,
 }
 
-/// A connection whose upstream is there.
-struct Established {
-    stream: Stream,
-    upstream: Stream,
-    relay: Relay,
-    seat: Seat,
-}
-
 /// How much of what a client says before its upstream is there is taken in. It has to be read to see that a client
 /// has left, and it is enough for the first commands of any client library; the rest waits in the kernel.
 const EARLY: usize = 16 * 1024;
@@ -59,17 +52,32 @@ pub const LINGER: Duration = Duration::from_secs(2);
 
 impl Service {
     /// Serves one client: its TLS, dial, handshake, relay, one line in the log.
-    pub async fn serve(&self, accepted: Accepted, client: Client, seat: Seat) {
-        // Every step is boxed, and what a living connection needs lies in one box of its own: an idle one carries
-        // nothing that only a dial, a handshake or a goodbye needs.
-        let Some(mut connection) = Box::pin(self.establish(accepted, client, seat)).await else { return };
-        let Established { stream, upstream, relay, seat } = &mut *connection;
-        let outcome = relay.run(stream, upstream, seat).await;
-        Box::pin(self.close(*connection, client, outcome)).await;
+    ///
+    /// Every step is boxed, and what a living connection needs lies in one box of its own: an idle one carries nothing
+    /// that only a dial, a handshake or a goodbye needs.
+    pub fn serve(
+        self: Arc<Self>,
+        accepted: Accepted,
+        client: Client,
+        admitted: Admitted,
+    ) -> impl Future<Output = ()> + Send {
+        let establishing = Box::pin(self.establish(accepted, client, admitted));
+        async move {
+            if let Some(mut connection) = establishing.await {
+                let Established { stream, upstream, relay, admitted, .. } = &mut *connection;
+                let outcome = relay.run(stream, upstream, &admitted.seat).await;
+                Box::pin(connection.close(outcome)).await;
+            }
+        }
     }
 
     /// Everything up to the moment when bytes may pass. A client that can't be served has been told so.
-    async fn establish(&self, accepted: Accepted, client: Client, seat: Seat) -> Option<Box<Established>> {
+    async fn establish(
+        self: Arc<Self>,
+        accepted: Accepted,
+        client: Client,
+        admitted: Admitted,
+    ) -> Option<Box<Established>> {
         let mut stream = self.take_in(accepted, client).await?;
         let mut early = Vec::new();
         let dialled = tokio::select! {
@@ -80,54 +88,14 @@ impl Service {
         match dialled {
             Ok((Upstream { stream: upstream, leading }, place)) => {
                 tracing::debug!(link = self.link.name, %client, backend = %place.backend(), "connection opened");
-                self.backends.seat(&seat, place);
+                self.backends.seat(&admitted.seat, place);
                 let relay = Relay::new(early, leading, self.limits());
-                Some(Box::new(Established { stream, upstream, relay, seat }))
+                Some(Box::new(Established { service: self, client, stream, upstream, relay, admitted }))
             }
             Err(failure) => {
-                drop(seat);
+                drop(admitted);
                 self.refuse(stream, client, &failure, LINGER).await;
                 None
-            }
-        }
-    }
-
-    /// One line in the log, and the end that each side is owed.
-    async fn close(&self, connection: Established, client: Client, outcome: Outcome) {
-        tracing::debug!(
-            link = self.link.name,
-            %client,
-            to_target = outcome.to_target,
-            to_client = outcome.to_client,
-            ended_by = %outcome.end,
-            "connection closed"
-        );
-        let Established { mut stream, mut upstream, seat, .. } = connection;
-        match outcome.end {
-            // Both have said goodbye.
-            End::Closed => {}
-            End::Broken(party, error) => {
-                upstream.reset();
-                let was_served = party == Party::Client || outcome.to_client > 0;
-                let refusal = late_refusal(&error, &self.link.target.to_string(), &self.link);
-                match refusal.filter(|_| !was_served) {
-                    Some(failure) if self.link.redis.is_some() => {
-                        drop(seat);
-                        self.refuse(stream, client, &failure, LINGER).await;
-                    }
-                    refusal => {
-                        if let Some(failure) = refusal {
-                            self.report(client, &failure);
-                        }
-                        stream.reset();
-                    }
-                }
-            }
-            End::Idle | End::Left(_) => {
-                for stream in [&mut stream, &mut upstream] {
-                    // Whoever does not take a goodbye at once is not waited for.
-                    let _ = stream.shutdown().now_or_never();
-                }
             }
         }
     }
@@ -213,6 +181,58 @@ impl Service {
                 let from = now + lifetime.mul_f64(1.0 - 0.1 * fraction());
                 (from, Leave { reason: Reason::Lifetime, from, latest: now + lifetime + lifetime / 10 })
             }),
+        }
+    }
+}
+
+/// A connection whose upstream is there.
+struct Established {
+    service: Arc<Service>,
+    client: Client,
+    stream: Stream,
+    upstream: Stream,
+    relay: Relay,
+    admitted: Admitted,
+}
+
+impl Established {
+    /// One line in the log, and the end that each side is owed.
+    async fn close(self: Box<Self>, outcome: Outcome) {
+        let Self { service, client, mut stream, mut upstream, admitted, .. } = *self;
+        tracing::debug!(
+            link = service.link.name,
+            %client,
+            to_target = outcome.to_target,
+            to_client = outcome.to_client,
+            ended_by = %outcome.end,
+            "connection closed"
+        );
+        match outcome.end {
+            // Both have said goodbye.
+            End::Closed => {}
+            End::Broken(party, error) => {
+                upstream.reset();
+                let was_served = party == Party::Client || outcome.to_client > 0;
+                let refusal = late_refusal(&error, &service.link.target.to_string(), &service.link);
+                match refusal.filter(|_| !was_served) {
+                    Some(failure) if service.link.redis.is_some() => {
+                        drop(admitted);
+                        service.refuse(stream, client, &failure, LINGER).await;
+                    }
+                    refusal => {
+                        if let Some(failure) = refusal {
+                            service.report(client, &failure);
+                        }
+                        stream.reset();
+                    }
+                }
+            }
+            End::Idle | End::Left(_) => {
+                for stream in [&mut stream, &mut upstream] {
+                    // Whoever does not take a goodbye at once is not waited for.
+                    let _ = stream.shutdown().now_or_never();
+                }
+            }
         }
     }
 }

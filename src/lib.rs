@@ -6,13 +6,14 @@
 //! ## The story of a connection
 //!
 //! [`accept`] takes a place among the connections and a [seat](leave::Seat), and spawns the connection.
-//! [`connection`] runs from top to bottom on one page: ask [`dial`] for an upstream within one deadline, meanwhile
-//! take in what the client says (and notice if it leaves), [`relay`], one line in the log. [`dial`] goes through the
-//! link's [`backends`], in the order of their balance, until one serves: it resolves the name ([`resolve`]), connects
-//! ([`net`]), and for a Redis link [greets](greet): the secret is read *now*, AUTH, SELECT and the question for the role
-//! go out in one write, and exactly that many replies are awaited. Only then is there a [`greet::Upstream`], the one
-//! type that can be relayed to, with a [place](backends::Place) at the backend it leads to. The relay copies both ways, passes each end of stream on by
-//! itself, and says how it ended. Dropping the seat and the permits is the end, whatever path led to it.
+//! [`connection`] runs from top to bottom on one page: take up the client's TLS where the link has it, ask [`dial`] for
+//! an upstream within one deadline, meanwhile take in what the client says (and notice if it leaves), [`relay`], one line
+//! in the log. [`dial`] goes through the link's [`backends`], in the order of their balance, until one serves: it
+//! resolves the name ([`resolve`]), connects ([`net`]), takes up [TLS](tls), and for a Redis link [greets](greet): the
+//! secret is read *now*, AUTH, SELECT and the question for the role go out in one write, and exactly that many replies
+//! are awaited. Only then is there a [`greet::Upstream`], the one type that can be relayed to, with a
+//! [place](backends::Place) at the backend it leads to. The relay copies both ways, passes each end of stream on by itself,
+//! and says how it ended. Dropping the seat and the permits is the end, whatever path led to it.
 //!
 //! Where a link's backends are is found out in the background: from SRV records, a file or Sentinels, each of which
 //! *publishes* a list; and what connections sit at is looked after: does the name still have that address, the server
@@ -31,6 +32,9 @@
 //! - Memory a connection is bounded: what is read is written at once or kept, and nothing is read while something is kept.
 //! - There is one way to leave. Whoever wants a connection to end asks its seat: *at your first quiet moment, at the
 //!   latest then* ([`leave`]). The relay does not know who asked.
+//! - TLS is a kind of stream: the relay, the handshakes and the last words to a client know nothing of it. A TLS handshake
+//!   belongs to its connection's task and to the connect timeout, never to the accept loop. Nothing that is not verified
+//!   is spoken to, unless the configuration says so.
 //! - Configuration is read whole, and every mistake is told at once, before any port is opened ([`config`]).
 //!
 //! ## The rooms
@@ -44,13 +48,14 @@
 //! | [`accept`] | the accept loop, limits, allow lists |
 //! | [`workers`] | the threads, a runtime each, and who serves what |
 //! | [`connection`] | one connection, top to bottom |
-//! | [`dial`] | candidates, connect, greet, within one deadline |
+//! | [`dial`] | candidates, connect, TLS, greet, within one deadline |
 //! | [`backends`] | which backends there are, whose turn it is, who rests, who has to leave |
 //! | [`resolve`] | names to addresses and services; the only door to DNS |
 //! | [`greet`] | the Redis handshake |
 //! | [`resp`] | commands out, replies in |
 //! | [`relay`] | the bytes |
 //! | [`leave`] | who is here, and the one way to ask them to go |
+//! | [`tls`] | TLS on either side: certificates and their reload, the stream, its errors in words |
 //! | [`net`] | sockets and listeners |
 //! | [`random`] | chance, to spread what would happen at once |
 //! | [`failure`] | what can go wrong for a client, in words |
@@ -60,7 +65,6 @@
 //!
 //! - Another way to find backends out is another source beside those in [`backends`]: it publishes lists, and nothing
 //!   else changes.
-//! - TLS is a kind of [`net::Stream`]; the relay is generic and stays the one relay.
 //! - Other secrets (a command, a previous file) are kinds of [`secret::Source`].
 //! - Whatever looks at a client's commands does so between `connection` and `relay`.
 

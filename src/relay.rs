@@ -101,7 +101,8 @@ pub struct Relay {
     to_client: Direction,
     target_spoke_last: bool,
     broken: Option<(Party, io::Error)>,
-    clock: Clock,
+    /// Set once there is something to wait for.
+    clock: Option<Box<Clock>>,
 }
 
 impl Relay {
@@ -112,7 +113,7 @@ impl Relay {
             to_target: Direction::new(early),
             to_client: Direction::new(leading),
             broken: None,
-            clock: Clock::new(limits),
+            clock: Clock::for_limits(limits).map(Box::new),
         }
     }
 
@@ -152,19 +153,21 @@ impl Relay {
             return Poll::Ready(self.end(End::Closed));
         }
         if let Poll::Ready(leave) = seat.poll_leave(cx) {
-            self.clock.leave_by(leave, self.to_target.moved + self.to_client.moved);
+            let moved = self.moved();
+            self.clock().leave_by(leave, moved);
         }
         if !(self.to_target.is_reading() && self.to_client.is_reading()) {
-            self.clock.look_soon();
+            self.clock().look_soon();
         }
         loop {
             let activity = Activity {
-                moved: self.to_target.moved + self.to_client.moved,
+                moved: self.moved(),
                 between_commands: self.target_spoke_last
                     && self.to_target.holds_nothing()
                     && self.to_client.holds_nothing(),
             };
-            match ready!(self.clock.poll(cx, activity)) {
+            let Some(clock) = &mut self.clock else { return Poll::Pending };
+            match ready!(clock.poll(cx, activity)) {
                 Event::Look => self.look(client, target),
                 Event::Over(end) => return Poll::Ready(self.end(end)),
             }
@@ -172,6 +175,15 @@ impl Relay {
                 return Poll::Ready(self.end(End::Closed));
             }
         }
+    }
+
+    /// Bytes so far, both ways.
+    fn moved(&self) -> u64 {
+        self.to_target.moved + self.to_client.moved
+    }
+
+    fn clock(&mut self) -> &mut Clock {
+        self.clock.get_or_insert_default()
     }
 
     /// How it ended: where a side broke that is the news, whatever came of it later.
@@ -192,7 +204,7 @@ impl Relay {
             self.broke((Party::Target, Failed::Write(error)));
         }
         if !(self.to_target.is_reading() && self.to_client.is_reading()) {
-            self.clock.look_soon();
+            self.clock().look_soon();
         }
     }
 
@@ -218,7 +230,7 @@ impl Relay {
             self.broken = Some((party, error));
         }
         if is_first {
-            self.clock.end_by(Instant::now() + LAST_WORDS);
+            self.clock.get_or_insert_default().end_by(Instant::now() + LAST_WORDS);
         }
     }
 }

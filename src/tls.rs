@@ -22,9 +22,9 @@ use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::ServerCertVerifier;
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::{self, PemObject};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::server::WebPkiClientVerifier;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection};
 use tokio::sync::Mutex;
@@ -189,7 +189,7 @@ pub fn parse_server_name(text: &str) -> Result<ServerName<'static>, String> {
 
 /// Speaks TLS to a link's clients.
 pub struct Acceptor {
-    watched: Watched<ServerConfig>,
+    watched: Watched<Listening>,
     /// The files, for remedies.
     pub files: Files,
 }
@@ -206,14 +206,14 @@ pub struct Unaccepted {
 impl Acceptor {
     /// Reads the files for the first time. `link` is the link's name in the log.
     pub fn new(link: String, files: Files) -> Result<Self, Unusable> {
-        let watched = Watched::new(link, "for clients", files.clone(), server_config)?;
+        let watched = Watched::new(link, "for clients", files.clone(), listening)?;
         Ok(Self { watched, files })
     }
 
     /// Makes a TLS stream of a client's socket.
     pub async fn accept(&self, socket: Stream) -> Result<Stream, Unaccepted> {
-        let config = self.watched.current().await;
-        let connection = match ServerConnection::new(config) {
+        let listening = self.watched.current().await;
+        let connection = match ServerConnection::new(Arc::clone(&listening.config)) {
             Ok(connection) => connection,
             Err(error) => return Err(Unaccepted { error: io::Error::other(error), socket }),
         };
@@ -222,6 +222,11 @@ impl Acceptor {
             if !explain::is_no_tls(&error) {
                 stream.send_alert().await;
             }
+            return Err(Unaccepted { error, socket: stream.into_socket() });
+        }
+        if stream.is_resumed()
+            && let Err(error) = listening.verify_again(&stream)
+        {
             return Err(Unaccepted { error, socket: stream.into_socket() });
         }
         tracing::trace!(resumed = stream.is_resumed(), "the TLS handshake with the client is done");
@@ -262,24 +267,47 @@ fn client_config(material: Material, trust: &Trust) -> Result<ClientConfig, Stri
     })
 }
 
-fn server_config(material: Material) -> Result<ServerConfig, String> {
+/// What clients find.
+struct Listening {
+    config: Arc<ServerConfig>,
+    verifier: Option<Arc<dyn ClientCertVerifier>>,
+}
+
+impl Listening {
+    /// A session can be resumed again and again. The certificate that it began with may have expired meanwhile.
+    fn verify_again(&self, stream: &TlsStream) -> io::Result<()> {
+        let Some(verifier) = &self.verifier else {
+            return Ok(());
+        };
+        let result = match stream.peer_certificates() {
+            [] => Err(rustls::Error::NoCertificatesPresented),
+            [own, chain @ ..] => verifier.verify_client_cert(own, chain, UnixTime::now()).map(|_| ()),
+        };
+        result.map_err(stream::refusal)
+    }
+}
+
+fn listening(material: Material) -> Result<Listening, String> {
     let builder = ServerConfig::builder_with_provider(Arc::clone(&PROVIDER))
         .with_safe_default_protocol_versions()
         .map_err(|e| e.to_string())?;
-    let builder = match material.authorities {
+    let mut verifier: Option<Arc<dyn ClientCertVerifier>> = None;
+    if let Some(authorities) = material.authorities {
+        let builder = WebPkiClientVerifier::builder_with_provider(authorities, Arc::clone(&PROVIDER));
+        let inner: Arc<dyn ClientCertVerifier> = builder.build().map_err(|e| e.to_string())?;
+        verifier = Some(Arc::new(Noting(inner)));
+    }
+    let builder = match &verifier {
         None => builder.with_no_client_auth(),
-        Some(authorities) => {
-            let verifier = WebPkiClientVerifier::builder_with_provider(authorities, Arc::clone(&PROVIDER));
-            let verifier: Arc<dyn ClientCertVerifier> = verifier.build().map_err(|e| e.to_string())?;
-            builder.with_client_cert_verifier(Arc::new(Noting(verifier)))
-        }
+        Some(verifier) => builder.with_client_cert_verifier(Arc::clone(verifier)),
     };
     let identity = material.identity.ok_or("there is no certificate to show to clients")?;
     let mut config = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(identity)));
     // A ticket opens only with the configuration that issued it: other authorities mean that every client shows its
     // certificate anew.
     config.ticketer = ring::Ticketer::new().map_err(|e| e.to_string())?;
-    Ok(config)
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    Ok(Listening { config: Arc::new(config), verifier })
 }
 
 impl Files {

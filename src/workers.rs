@@ -43,21 +43,21 @@ impl Workers {
         Ok(Self(workers))
     }
 
-    /// Spawns a connection on the worker that has the fewest.
-    pub fn spawn(&self, connection: impl Future<Output = ()> + Send + 'static) {
+    /// Spawns a connection on the worker that has the fewest. It counts there until it drops its place.
+    pub fn spawn<F>(&self, connection: impl FnOnce(Place) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
         let fewest = self.0.iter().min_by_key(|worker| worker.connections.load(Ordering::Relaxed));
         // There is always a first worker; iterators can't know that.
         let Some(worker) = fewest else { return };
-        let place = Place::take(&worker.connections);
-        worker.runtime.spawn(async move {
-            connection.await;
-            drop(place);
-        });
+        worker.runtime.spawn(connection(Place::take(&worker.connections)));
     }
 }
 
 /// A connection's part in its worker's load; given back when it is dropped.
-struct Place(Arc<AtomicUsize>);
+#[derive(Debug)]
+pub struct Place(Arc<AtomicUsize>);
 
 impl Place {
     fn take(connections: &Arc<AtomicUsize>) -> Self {

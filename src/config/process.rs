@@ -22,7 +22,7 @@ pub struct ProcessArguments {
     /// Take only these aliases, separated by commas [default: all]
     #[arg(long, global = true, env = "AMBASSADOR_LINKS", value_name = "ALIASES")]
     pub links: Option<String>,
-    /// Time to resolve, connect and authenticate, together [default: 5s]
+    /// Time to resolve, connect, take up TLS and authenticate, together [default: 5s]
     #[arg(long, global = true, env = "AMBASSADOR_CONNECT_TIMEOUT", value_name = "DURATION")]
     pub connect_timeout: Option<String>,
     /// Close a connection that moved no byte for so long [default: off]

@@ -50,7 +50,7 @@ pub(super) enum Event {
 }
 
 /// One timer for all that can be waited for.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Clock {
     idle: Option<Duration>,
     /// When its age asks the connection to go.
@@ -68,20 +68,15 @@ pub(super) struct Clock {
 }
 
 impl Clock {
-    pub(super) fn new(limits: Limits) -> Self {
-        let mut clock = Self {
-            idle: limits.idle,
-            lifetime: limits.lifetime,
-            leave: None,
-            end: None,
-            look: None,
-            count: None,
-            counted: 0,
-            unchanged: 0,
-            alarm: None,
-        };
+    /// A clock for those limits; where there are none it takes no room until something else comes up.
+    pub(super) fn for_limits(limits: Limits) -> Option<Self> {
+        let Limits { idle, lifetime } = limits;
+        if idle.is_none() && lifetime.is_none() {
+            return None;
+        }
+        let mut clock = Self { idle, lifetime, ..Self::default() };
         clock.count_from(0);
-        clock
+        Some(clock)
     }
 
     /// Notes a request to go; of several the most urgent counts.

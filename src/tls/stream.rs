@@ -9,6 +9,7 @@ use std::io::{self, IoSlice, Read, Write};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use rustls::pki_types::CertificateDer;
 use rustls::{Connection, HandshakeKind, IoState};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -38,6 +39,11 @@ pub struct Broken {
     pub issuer: Option<String>,
 }
 
+/// An error of rustls as one of the stream, at once: what is not in it is known to this thread, and not for long.
+pub(super) fn refusal(error: rustls::Error) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, Broken { error, issuer: verify::take_unknown_issuer() })
+}
+
 /// A socket with TLS on it.
 #[derive(Debug)]
 pub struct TlsStream {
@@ -62,6 +68,11 @@ impl TlsStream {
     /// Whether the handshake took up an earlier session; known once it is done.
     pub(super) fn is_resumed(&self) -> bool {
         self.connection.handshake_kind() == Some(HandshakeKind::Resumed)
+    }
+
+    /// What the other side has shown of itself: its own certificate, then those between it and its authority.
+    pub(super) fn peer_certificates(&self) -> &[CertificateDer<'static>] {
+        self.connection.peer_certificates().unwrap_or_default()
     }
 
     /// Goes on until both sides know that they may speak. The end of the stream before that is an error.
@@ -128,12 +139,7 @@ impl TlsStream {
     }
 
     fn process(&mut self) -> io::Result<IoState> {
-        self.connection.process_new_packets().map_err(|error| {
-            io::Error::new(
-                io::ErrorKind::InvalidData,
-                Broken { error, issuer: verify::take_unknown_issuer() },
-            )
-        })
+        self.connection.process_new_packets().map_err(refusal)
     }
 
     /// Takes decrypted bytes; `false` if there are none yet.

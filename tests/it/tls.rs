@@ -6,9 +6,9 @@ use std::net::SocketAddr;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::mpsc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use rcgen::{KeyPair, PKCS_ED25519};
+use rcgen::{KeyPair, PKCS_ED25519, date_time_ymd};
 use rustix::process::Signal;
 use rustls::version::{TLS12, TLS13};
 use serde_json::Value;
@@ -107,6 +107,9 @@ fn a_docker_link_speaks_tls_where_it_is_told_to() {
 /// RSA, ECDSA and Ed25519 keys, in each of the forms that programs write them.
 #[test]
 fn a_redis_without_a_password_lets_in_who_has_a_certificate_with_a_key_of_any_form() {
+    if command_is_missing("openssl") {
+        return;
+    }
     let authority = Authority::new("Test CA");
     let Some((_server, address)) = redis_over_tls(&authority, "tls-auth-clients yes") else { return };
     let path = |name: &str| authority.path(name).display().to_string();
@@ -142,6 +145,9 @@ fn a_redis_without_a_password_lets_in_who_has_a_certificate_with_a_key_of_any_fo
 /// `tls://` carries anything: here lines to a stranger that turns them round.
 #[test]
 fn a_plain_tunnel_over_tls_reaches_openssls_server() {
+    if command_is_missing("openssl") {
+        return;
+    }
     let authority = Authority::new("Test CA");
     let identity = authority.issue(&["localhost"]);
     let server = OpensslServer::start(&identity, &["-rev"]);
@@ -227,6 +233,33 @@ fn a_client_resumes_its_session() {
     }
 }
 
+/// A certificate that expires lets nobody in any more, not even into a session that began before.
+#[test]
+fn a_session_is_not_resumed_beyond_the_certificate_that_it_began_with() {
+    let authority = Authority::new("Test CA");
+    let target = Target::start().echo();
+    let ambassador = Launch::plain(target.address())
+        .listen_tls("DB", &authority.issue(&["127.0.0.1"]))
+        .variable("DB_LISTEN_TLS_CLIENT_CA_FILE", authority.file())
+        .start();
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    let brief = authority.issue_with(&["client"], &KeyPair::generate().unwrap(), |params| {
+        params.not_after = date_time_ymd(1970, 1, 1) + now + Duration::from_secs(3);
+    });
+    let config = authority.client(Some(&brief));
+    let mut resumed = 0;
+    eventually("the certificate's end", || {
+        let Ok(mut client) = TlsPeer::try_connect(ambassador.address("db:5432"), &config) else {
+            return true;
+        };
+        resumed += usize::from(client.is_resumed());
+        client.write_all(b"x").and_then(|()| client.read_exact(&mut [0])).is_err()
+    });
+    assert!(resumed > 0, "no session was resumed");
+    let line = ambassador.wait_for("connection failed");
+    assert!(line["error"].as_str().unwrap().contains("expired on"), "{line}");
+}
+
 /// Where verification is turned off, every start says so, and so does `links`.
 #[test]
 fn an_unverified_target_is_warned_of_at_every_start_and_in_links() {
@@ -298,6 +331,9 @@ fn redis_cli_speaks_tls_to_the_ambassador() {
 /// A stranger's TLS, in both versions; and whatever protocol it offers is neither taken up nor held against it.
 #[test]
 fn openssls_client_is_served_in_both_versions_and_its_alpn_left_alone() {
+    if command_is_missing("openssl") {
+        return;
+    }
     let authority = Authority::new("Test CA");
     let identity = authority.issue(&["127.0.0.1"]);
     let target = Target::start().echo();
@@ -705,11 +741,16 @@ fn links_shows_where_there_is_tls() {
 }
 
 /// Settings of TLS that would be without effect, halves of pairs, and files that are not what they should be are all
+/// Settings, what is wrong with them, and the remedy.
+type Case<'a> = (&'a [(&'a str, &'a str)], &'a str, &'a str);
+
 /// mistakes, and all are told at once.
 #[test]
 fn mistakes_in_tls_settings_are_told_with_all_others() {
+    if command_is_missing("openssl") {
+        return;
+    }
     /// Variables, the one that is wrong, and why.
-    type Case<'a> = (&'a [(&'a str, &'a str)], &'a str, &'a str);
     let authority = Authority::new("Test CA");
     let (identity, other) = (authority.issue(&["localhost"]), authority.issue(&["localhost"]));
     let path = |name: &str| authority.path(name).display().to_string();
