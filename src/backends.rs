@@ -1,6 +1,6 @@
 //! A link's backends at run time: which there are, which of them a dial tries, and who has to leave one.
 //!
-//! Sources ([`file`], `srv`, `sentinel`) *publish* lists. A dial goes through a [`Round`] of candidates, chosen by the
+//! Sources (`file`, `srv`, `sentinel`) *publish* lists. A dial goes through a [`Round`] of candidates, chosen by the
 //! link's [`Balance`], and tells how each did: one that fails *rests* for a growing time, in which it is tried only if
 //! nothing else is left. A connection keeps its [`Place`] at its backend for life, so that whoever sits at a backend
 //! that is gone, was demoted or has another address now can be asked to leave.

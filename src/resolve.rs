@@ -1,10 +1,10 @@
 //! Names to addresses: the hosts file first, then DNS, for every dial anew.
 //!
-//! An answer is shared by the dials within [`SHARED_FOR`] and no longer, whatever its TTL: Docker's DNS says 600
+//! An answer is shared by the dials within one second and no longer, whatever its TTL: Docker's DNS says 600
 //! seconds and changes at once. The hosts file is read each time, because Docker rewrites it under running containers.
 //!
 //! Name servers are asked in the order in which they are listed, as everybody expects who has one for the names of his
-//! own network before one for the rest. But each has only a [head start](HEAD_START) on the next one, so that one that
+//! own network before one for the rest. But each has only a short head start on the next one, so that one that
 //! hangs costs a moment, and from then on nothing until it answers again.
 
 use std::collections::HashMap;

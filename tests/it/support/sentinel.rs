@@ -81,7 +81,7 @@ impl Quorum {
 
     /// The same, with Sentinels that want a password of their own, which a user `app` has too.
     pub(crate) fn start_with(password: &str, sentinel_password: Option<&str>) -> Option<Self> {
-        if command_is_missing("redis-sentinel") {
+        if command_is_missing("redis-server") {
             return None;
         }
         let mut servers: Vec<RedisServer> = Vec::new();
