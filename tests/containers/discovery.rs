@@ -60,13 +60,16 @@ fn an_alias_that_two_containers_share_for_a_while_ends_up_at_the_new_one() {
 
     stays.assert_clean_end();
     second.command(&["SET", "where", "second"]);
-    eventually("everybody at the new one", || {
-        (client.redis(&["GET", "where"]) == "second").then_some(())
-    });
+    eventually("everybody at the new one", || (client.redis(&["GET", "where"]) == "second").then_some(()));
     assert!(!ambassador.events("a backend moved").is_empty());
 }
 
 /// The names of a container's networks.
 fn networks(redis: &Redis) -> String {
-    docker(["inspect", "--format", "{{range $name, $_ := .NetworkSettings.Networks}}{{$name}}{{end}}", redis.id()])
+    docker([
+        "inspect",
+        "--format",
+        "{{range $name, $_ := .NetworkSettings.Networks}}{{$name}}{{end}}",
+        redis.id(),
+    ])
 }

@@ -741,7 +741,7 @@ fn links_shows_where_there_is_tls() {
 }
 
 /// Settings of TLS that would be without effect, halves of pairs, and files that are not what they should be are all
-/// Settings, what is wrong with them, and the remedy.
+/// Variables, the one that is wrong, and why.
 type Case<'a> = (&'a [(&'a str, &'a str)], &'a str, &'a str);
 
 /// mistakes, and all are told at once.
@@ -750,7 +750,6 @@ fn mistakes_in_tls_settings_are_told_with_all_others() {
     if command_is_missing("openssl") {
         return;
     }
-    /// Variables, the one that is wrong, and why.
     let authority = Authority::new("Test CA");
     let (identity, other) = (authority.issue(&["localhost"]), authority.issue(&["localhost"]));
     let path = |name: &str| authority.path(name).display().to_string();

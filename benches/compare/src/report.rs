@@ -1,0 +1,396 @@
+//! The report: Markdown with its charts, the figures of every round as JSON, and what the README shows.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+
+use anyhow::Result;
+use serde::Serialize;
+
+use crate::Bench;
+use crate::charts::{self, Bars, Lines};
+use crate::goals::{self, Bound, Goal};
+use crate::load::requests::Operation;
+use crate::machine::Machine;
+use crate::peers::{HAPROXY, OURS};
+use crate::samples::{Better, Metric, Results, Summary, count, number};
+use crate::workloads::requests::{Case, LARGE, MANY, SMALL};
+use crate::workloads::{self, Workload, growth};
+
+#[derive(Serialize)]
+struct Raw<'a> {
+    machine: &'a Machine,
+    rounds: usize,
+    seconds: f64,
+    stolen_percent: f64,
+    #[serde(flatten)]
+    results: &'a Results,
+}
+
+/// Writes all of it. The published report is replaced only by a run of every workload, with enough rounds and
+/// nothing missing; any other run leaves its report beside the raw figures.
+pub fn write(bench: &Bench, machine: &Machine, stolen: f64, results: &Results, raw: &Path) -> Result<()> {
+    let settings = &bench.settings;
+    let figures = Raw {
+        machine,
+        rounds: settings.rounds,
+        seconds: settings.duration.as_secs_f64(),
+        stolen_percent: stolen,
+        results,
+    };
+    fs::write(raw.join("results.json"), serde_json::to_vec_pretty(&figures)?)?;
+
+    let publishes = settings.publishes() && results.failures().is_empty();
+    let folder = if publishes { Path::new("docs") } else { raw };
+    fs::create_dir_all(folder)?;
+    let report = Report { bench, machine, stolen, results, folder };
+    let page = folder.join("benchmarks.md");
+    fs::write(&page, report.page()?)?;
+    fs::write(raw.join("readme-snippet.md"), report.readme()?)?;
+    println!("{}", report.goals_table()?);
+    println!("{} and its charts are written.", page.display());
+    Ok(())
+}
+
+struct Report<'a> {
+    bench: &'a Bench,
+    machine: &'a Machine,
+    stolen: f64,
+    results: &'a Results,
+    folder: &'a Path,
+}
+
+impl Report<'_> {
+    fn page(&self) -> Result<String> {
+        let mut page = String::new();
+        let settings = &self.bench.settings;
+        writeln!(
+            page,
+            "# Benchmarks\n\n\
+             redis-ambassador side by side with the proxies one would otherwise take, and with no proxy\n\
+             (direct), in front of one Redis on one machine. Everything is measured in one run; the peers\n\
+             take turns within every round, so that a machine that grows slower does so for all. Figures\n\
+             are the median of {} rounds, with the least and the greatest in parentheses. `make bench`\n\
+             wrote this page.\n",
+            settings.rounds
+        )?;
+        page.push_str(&self.overview()?);
+        writeln!(page, "## Goals\n\n{}", self.goals_table()?)?;
+        page.push_str(&self.setting()?);
+        for workload in workloads::ALL {
+            if workload.metrics.iter().any(|metric| !self.results.cases(workload.name, *metric).is_empty()) {
+                page.push_str(&self.workload(workload)?);
+            }
+        }
+        page.push_str(&self.sizes()?);
+        let failures = self.results.failures();
+        if !failures.is_empty() {
+            writeln!(page, "## What could not be measured\n")?;
+            for failure in failures {
+                writeln!(page, "- {failure}")?;
+            }
+            writeln!(page)?;
+        }
+        page.push_str(METHOD);
+        Ok(page)
+    }
+
+    /// The README's part.
+    fn readme(&self) -> Result<String> {
+        let mut text = self.overview()?.replace("](benchmarks", "](docs/benchmarks");
+        let peers: Vec<_> =
+            self.bench.peers.iter().filter(|peer| peer.proxy.is_some()).map(|peer| peer.name).collect();
+        writeln!(text, "| | {} |\n| --- |{}", peers.join(" | "), " ---: |".repeat(peers.len()))?;
+        for (title, workload, case, metric) in goals::headline(self.bench.capacity) {
+            write!(text, "| {title} |")?;
+            for peer in &peers {
+                match self.results.summary(workload, &case, metric, peer) {
+                    Some(summary) => write!(text, " {} {} |", number(summary.median), metric.unit())?,
+                    None => write!(text, " – |")?,
+                }
+            }
+            writeln!(text)?;
+        }
+        writeln!(
+            text,
+            "\nHow they were measured, with every other figure: [docs/benchmarks.md](docs/benchmarks.md).\n\
+             Repeat it with `make bench`."
+        )?;
+        Ok(text)
+    }
+
+    fn goals_table(&self) -> Result<String> {
+        let mut table = String::from(
+            "| goal | bound | reached | figure | least–greatest | where | cases that keep it |\n\
+             | --- | ---: | :---: | ---: | ---: | --- | ---: |\n",
+        );
+        for goal in goals::all(self.results, self.machine, self.bench.capacity) {
+            let Goal { what, bound, unit, .. } = &goal;
+            let bound = match bound {
+                Bound::AtMost(value) => format!("≤ {value:.2}"),
+                Bound::AtLeast(value) => format!("≥ {value:.2}"),
+            };
+            write!(table, "| {what} | {bound} {unit} |")?;
+            match (goal.kept(), goal.worst()) {
+                (Some((kept, all)), Some((case, Summary { median, min, max }))) => {
+                    let reached = if kept == all { "yes" } else { "**no**" };
+                    let spread = format!("{}–{}", number(min), number(max));
+                    writeln!(
+                        table,
+                        " {reached} | {} | {spread} | {case} | {kept} of {all} |",
+                        number(median)
+                    )?;
+                }
+                _ => writeln!(table, " not measured | | | | |")?,
+            }
+        }
+        writeln!(
+            table,
+            "\nA goal with several cases is judged by the worst of them. A ratio is that of the medians; its\n\
+             least and greatest are those within one round."
+        )?;
+        Ok(table)
+    }
+
+    fn setting(&self) -> Result<String> {
+        let Machine { date, processor, cores, memory_gib, kernel, system, load_before, programs, .. } =
+            self.machine;
+        let mut text = format!(
+            "## Machine and versions\n\n\
+             | | |\n| --- | --- |\n\
+             | Date | {date} |\n\
+             | Processor | {processor}, {cores} cores: load generator, proxy and Redis share them |\n\
+             | Memory | {} GiB |\n\
+             | System | {system}, {kernel} |\n\
+             | Load before the run | {load_before} |\n\
+             | Processor time that the hypervisor gave to others | {} % |\n\
+             | Connections that a proxy can hold | {}{} |\n",
+            number(*memory_gib),
+            number(self.stolen),
+            count(self.bench.capacity),
+            if self.bench.capacity < 10_000 {
+                ", as the limit on file descriptors here carries no more"
+            } else {
+                ""
+            },
+        );
+        for program in programs {
+            writeln!(text, "| {} | {} |", program.name, program.version)?;
+        }
+        writeln!(text)?;
+        Ok(text)
+    }
+
+    fn workload(&self, workload: &Workload) -> Result<String> {
+        let mut text = format!("## {}\n\n{}\n\n", workload.title, workload.text);
+        text.push_str(&self.charts_of(workload)?);
+        for metric in workload.metrics {
+            text.push_str(&self.table(workload, *metric)?);
+        }
+        Ok(text)
+    }
+
+    fn table(&self, workload: &Workload, metric: Metric) -> Result<String> {
+        let peers = self.results.peers(&self.bench.peers, workload.name, metric);
+        let compared = [OURS, HAPROXY].iter().all(|name| peers.iter().any(|peer| peer.name == *name));
+        let mut table =
+            format!("### {}, {}\n\n| {} |", metric.title(), caption(metric), workload.title.to_lowercase());
+        for peer in &peers {
+            write!(table, " {} |", peer.name)?;
+        }
+        if compared {
+            write!(table, " ours / HAProxy |")?;
+        }
+        writeln!(table, "\n| --- |{}", " ---: |".repeat(peers.len() + usize::from(compared)))?;
+        for case in self.results.cases(workload.name, metric) {
+            write!(table, "| {case} |")?;
+            for peer in &peers {
+                write!(
+                    table,
+                    " {} |",
+                    with_spread(self.results.summary(workload.name, case, metric, peer.name))
+                )?;
+            }
+            if compared {
+                let ratio = self.results.ratio(workload.name, (case, metric, OURS), (case, metric, HAPROXY));
+                write!(table, " {} |", with_spread(ratio))?;
+            }
+            writeln!(table)?;
+        }
+        writeln!(table)?;
+        Ok(table)
+    }
+
+    fn sizes(&self) -> Result<String> {
+        let mut text = "## Sizes\n\n| | executable file, MB |\n| --- | ---: |\n".to_owned();
+        for program in &self.machine.programs {
+            if let Some(size) = program.size {
+                writeln!(text, "| {} | {} |", program.name, number(size as f64 / 1e6))?;
+            }
+        }
+        let image = &self.bench.settings.image;
+        match self.machine.image {
+            Some(size) => writeln!(text, "\nThe image `{image}` has {} MB.\n", number(size as f64 / 1e6))?,
+            None => writeln!(
+                text,
+                "\nThe image was not measured: there is no `{image}` here (`BENCH_IMAGE` names another).\n"
+            )?,
+        }
+        Ok(text)
+    }
+
+    fn overview(&self) -> Result<String> {
+        let panels = goals::headline(self.bench.capacity);
+        let panels = panels.iter().map(|(title, workload, case, metric)| {
+            let title = format!("{title} ({case})");
+            Bars { title, caption: caption(*metric), ..self.bars(workload, case, *metric) }
+        });
+        self.chart("overview", "The four figures that matter", panels.collect())
+    }
+
+    fn charts_of(&self, workload: &Workload) -> Result<String> {
+        match workload.name {
+            "requests" => self.charts_of_requests(),
+            "growth" => self.chart_of_growth(),
+            _ => self.chart_of_all(workload),
+        }
+    }
+
+    /// Every case with the first metric; every metric where there is one case only.
+    fn chart_of_all(&self, workload: &Workload) -> Result<String> {
+        let first = workload.metrics[0];
+        let cases = self.results.cases(workload.name, first);
+        let panels = match cases[..] {
+            [case] => workload.metrics.iter().map(|metric| self.bars(workload.name, case, *metric)).collect(),
+            _ => cases.into_iter().map(|case| self.bars(workload.name, case, first)).collect(),
+        };
+        self.chart(workload.name, workload.title, panels)
+    }
+
+    /// The whole matrix is too much for a picture: these are the cells that most applications live in.
+    fn charts_of_requests(&self) -> Result<String> {
+        let mut text = String::new();
+        for (name, metric) in [
+            ("throughput", Metric::RequestRate),
+            ("p99", Metric::P99),
+            ("processor-time", Metric::RequestCpu),
+        ] {
+            let mut panels = Vec::new();
+            for value in [SMALL, LARGE[0], LARGE[1]] {
+                for operation in Operation::ALL {
+                    let case = Case { operation, value, connections: MANY, pipeline: 1 };
+                    panels.push(self.bars("requests", &case.to_string(), metric));
+                }
+            }
+            text.push_str(&self.chart(&format!("requests-{name}"), metric.title(), panels)?);
+        }
+        Ok(text)
+    }
+
+    fn bars(&self, workload: &str, case: &str, metric: Metric) -> Bars {
+        let figure = |name: &'static str| Some((name, self.results.summary(workload, case, metric, name)?));
+        let peers = self.bench.peers.iter().filter_map(|peer| figure(peer.name)).collect();
+        if self.results.cases(workload, metric).len() > 1 {
+            Bars {
+                title: case.to_owned(),
+                caption: format!("{}: {}", metric.title(), caption(metric)),
+                peers,
+            }
+        } else {
+            Bars { title: metric.title().to_owned(), caption: caption(metric), peers }
+        }
+    }
+
+    /// Draws the panels that have anything to show, and returns what shows them in the page.
+    fn chart(&self, name: &str, title: &str, mut panels: Vec<Bars>) -> Result<String> {
+        panels.retain(|panel| !panel.peers.is_empty());
+        if panels.is_empty() {
+            return Ok(String::new());
+        }
+        let file = format!("benchmarks-{name}.svg");
+        charts::bars(&self.folder.join(&file), &panels)?;
+        Ok(format!("![{title}]({file})\n\n"))
+    }
+
+    fn chart_of_growth(&self) -> Result<String> {
+        let workload = growth::WORKLOAD.name;
+        let sizes = growth::sizes(self.bench.capacity);
+        let lines = |metric: Metric, logarithmic: bool| {
+            let point = |peer: &str, number: usize| {
+                Some((number as f64, self.results.summary(workload, &growth::case(number), metric, peer)?))
+            };
+            let line = |name: &'static str| {
+                (name, sizes.iter().filter_map(|number| point(name, *number)).collect::<Vec<_>>())
+            };
+            let lines =
+                self.bench.peers.iter().map(|peer| line(peer.name)).filter(|(_, points)| !points.is_empty());
+            Lines {
+                title: metric.title().to_owned(),
+                caption: caption(metric),
+                logarithmic,
+                peers: lines.collect(),
+            }
+        };
+        let file = "benchmarks-growth.svg";
+        // Memory spans three orders of magnitude.
+        charts::lines(
+            &self.folder.join(file),
+            &[lines(Metric::RequestCpu, false), lines(Metric::ProcessMemory, true)],
+        )?;
+        Ok(format!("![Growth]({file})\n\n"))
+    }
+}
+
+/// The unit, and which way is better.
+fn caption(metric: Metric) -> String {
+    match metric.better() {
+        Better::Less => format!("{}, less is better", metric.unit()),
+        Better::More => format!("{}, more is better", metric.unit()),
+    }
+}
+
+fn with_spread(summary: Option<Summary>) -> String {
+    summary.map_or("–".to_owned(), |Summary { median, min, max }| {
+        format!("{} ({}–{})", number(median), number(min), number(max))
+    })
+}
+
+const METHOD: &str = "\
+## How it is measured
+
+- Processor time is what the kernel has charged to the proxy's processes and to their children, user and system
+  together, from before to after the load, once the proxy has come to rest. On loopback the sender of a packet pays for
+  its reception too, so that it holds nearly all of what the proxy causes. Where few cores are shared by the load, the
+  proxy and Redis, it is the most telling figure: throughput and latency depend on all three.
+- Every cell is preceded by a fifth of its time that is not counted.
+- HAProxy, nginx and socat are Debian's packages. How each is configured, with the reasons, is in
+  [peers.rs](../benches/compare/src/peers.rs).
+- Behind HAProxy, nginx and socat, and without a proxy, the client authenticates itself; redis-ambassador does it for the
+  client.
+- Redis has one thread, a password and no persistence.
+
+## How to repeat it
+
+On Debian, or anything with its packages:
+
+```sh
+make bench
+```
+
+It installs what is missing of haproxy, nginx, libnginx-mod-stream, socat, redis-server and redis-tools, builds
+redis-ambassador as it is released, and measures.
+
+| variable | default | meaning |
+| --- | --- | --- |
+| `BENCH_ROUNDS` | 5 | how often everything is measured |
+| `BENCH_SECONDS` | 0.5 | for how long, each cell of a round |
+| `BENCH_ONLY` | all | some of `requests,redis-benchmark,short,idle,bulk,growth,startup` |
+| `BENCH_IMAGE` | `redis-ambassador:bench` | the image to be weighed |
+
+Every run leaves the figures of all its rounds (`results.json`) and the logs of the peers in `target/bench`. One with fewer
+than five rounds, without some of the workloads, or that could not measure everything leaves its report there too, and
+this page alone.
+
+Ten thousand connections through one process take a limit of 20,400 file descriptors (`ulimit -Hn`). The best figures
+come from a machine that does nothing else meanwhile.
+";

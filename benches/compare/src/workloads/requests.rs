@@ -1,0 +1,113 @@
+//! Requests over connections that stay open.
+
+use std::fmt;
+use std::time::Duration;
+
+use anyhow::Result;
+
+use super::{Workload, bytes, connections, in_turn, open_many};
+use crate::Bench;
+use crate::load::requests::{Batch, Generator, Operation};
+use crate::peers::Running;
+use crate::samples::{Cell, Metric, Results};
+
+pub const WORKLOAD: Workload = Workload {
+    name: "requests",
+    title: "Requests",
+    text: "GET and SET of one key over connections that stay open. With a pipeline of 16 a connection \
+           sends 16 requests at once and waits for the 16 replies; latency is that of such a batch.",
+    metrics: &[Metric::RequestRate, Metric::Median, Metric::P99, Metric::RequestCpu],
+    run,
+};
+
+pub const SMALL: usize = 3;
+pub const LARGE: [usize; 2] = [64 * 1024, 1024 * 1024];
+pub const MANY: usize = 50;
+
+#[derive(Clone, Copy)]
+pub struct Case {
+    pub operation: Operation,
+    pub value: usize,
+    pub connections: usize,
+    pub pipeline: usize,
+}
+
+impl fmt::Display for Case {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            formatter,
+            "{} {}, {}",
+            self.operation.name(),
+            bytes(self.value),
+            connections(self.connections)
+        )?;
+        if self.pipeline > 1 { write!(formatter, ", pipeline {}", self.pipeline) } else { Ok(()) }
+    }
+}
+
+impl Case {
+    pub fn all() -> Vec<Self> {
+        let mut all = Vec::new();
+        for value in [SMALL, LARGE[0], LARGE[1]] {
+            for connections in [1, MANY] {
+                for pipeline in [1, 16] {
+                    all.extend(Operation::ALL.map(|operation| Self {
+                        operation,
+                        value,
+                        connections,
+                        pipeline,
+                    }));
+                }
+            }
+        }
+        all
+    }
+}
+
+fn run(bench: &Bench, results: &mut Results) -> Result<()> {
+    let peers = bench.start_all(bench.redis.target(), WORKLOAD.name, results);
+    for round in bench.rounds() {
+        for case in Case::all() {
+            let key = format!("value:{}", case.value);
+            let value = vec![b'x'; case.value];
+            bench.redis.command(&[b"SET", key.as_bytes(), &value])?;
+            for peer in in_turn(&peers, round) {
+                let figures = measure(peer, &case, key.as_bytes(), &value, bench.settings.duration);
+                let cell = Cell { workload: WORKLOAD.name, case: &case.to_string(), peer: peer.name, round };
+                results.record(&cell, figures);
+                bench.redis.wait_until_quiet()?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn measure(
+    peer: &Running,
+    case: &Case,
+    key: &[u8],
+    value: &[u8],
+    duration: Duration,
+) -> Result<Vec<(Metric, f64)>> {
+    let batch = Batch::new(case.operation, key, value, case.pipeline);
+    let mut generator = Generator::new(open_many(peer, case.connections)?, batch)?;
+    // Lets buffers grow and the processor settle; not counted.
+    generator.run(duration / 5)?;
+    let before = peer.settled_cpu_time()?;
+    let mut outcome = generator.run(duration)?;
+    let cpu = peer.settled_cpu_time()?.saturating_sub(before);
+    let mut figures = vec![
+        (Metric::RequestRate, outcome.requests as f64 / outcome.elapsed.as_secs_f64()),
+        (Metric::Median, outcome.latencies.percentile(50)),
+        (Metric::P99, outcome.latencies.percentile(99)),
+    ];
+    if peer.is_proxy() {
+        figures.push(request_cpu(cpu, outcome.requests));
+    }
+    Ok(figures)
+}
+
+/// What the proxy spent on each of so many requests.
+pub fn request_cpu(spent: Duration, requests: usize) -> (Metric, f64) {
+    (Metric::RequestCpu, spent.as_secs_f64() * 1e6 / requests as f64)
+}

@@ -1,0 +1,537 @@
+//! What the settings of one link say.
+
+use std::ffi::OsString;
+use std::net::IpAddr;
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use rustls::RootCertStore;
+
+use super::variables::Settings;
+use super::{Access, Listen, Redis, Role, role, text};
+use crate::backends::file;
+use crate::config::Findings;
+use crate::config::settings::{SETTINGS, Scope, setting};
+use crate::config::target::{Backends, Endpoint, Host, Scheme, Target, database};
+use crate::secret::{LONGEST, Secret, SecretFile, Source, without_line_ending};
+use crate::tls::{
+    Acceptor, Connector, Files, Identity, Part, Trust, Unusable, parse_server_name, server_name,
+    system_authorities,
+};
+
+/// The settings of one link, while it is being built.
+pub(super) struct LinkSettings<'a, 'b> {
+    pub(super) settings: &'a Settings<'a>,
+    pub(super) alias: &'b str,
+    pub(super) port: u16,
+    pub(super) findings: &'b mut Findings,
+}
+
+impl<'a> LinkSettings<'a, '_> {
+    /// The variable that gives a setting: the port's own wins over the alias-wide one.
+    fn variable(&self, name: &'static str) -> Option<&'a str> {
+        self.settings.at_port(self.alias, self.port, name).or_else(|| self.alias_wide(name))
+    }
+
+    /// The alias-wide variable, where it applies to this port.
+    pub(super) fn alias_wide(&self, name: &'static str) -> Option<&'a str> {
+        let meant = setting(name).is_none_or(|setting| !setting.credential)
+            || self.settings.credential_ports.get(self.alias) == Some(&self.port);
+        meant.then(|| self.settings.alias_wide(self.alias, name)).flatten()
+    }
+
+    /// Of two variables that say the same in two ways, the one that applies; both on one level is a mistake.
+    fn one_of(&mut self, inline: &'static str, file: &'static str) -> Option<(&'a str, bool)> {
+        let levels = [
+            (
+                self.settings.at_port(self.alias, self.port, inline),
+                self.settings.at_port(self.alias, self.port, file),
+            ),
+            (self.alias_wide(inline), self.alias_wide(file)),
+        ];
+        for level in levels {
+            match level {
+                (Some(inline), Some(file)) => {
+                    self.findings.mistake(
+                        inline,
+                        format!("{file} is set too, and they say the same thing"),
+                        format!("remove {inline} or {file}"),
+                    );
+                    return None;
+                }
+                (Some(variable), None) => return Some((variable, false)),
+                (None, Some(variable)) => return Some((variable, true)),
+                (None, None) => {}
+            }
+        }
+        None
+    }
+
+    pub(super) fn value<T>(
+        &mut self,
+        name: &'static str,
+        parse: impl FnOnce(&str) -> Result<T, String>,
+        remedy: impl FnOnce() -> String,
+    ) -> Option<T> {
+        let variable = self.variable(name)?;
+        let text = text(self.settings.env, variable, self.findings)?;
+        match parse(text.trim()) {
+            Ok(value) => Some(value),
+            Err(reason) => {
+                self.findings.mistake(variable, reason, remedy());
+                None
+            }
+        }
+    }
+
+    /// How connections are prepared, if this is a Redis link at all.
+    pub(super) fn redis(&mut self, target: &mut Target) -> Option<Redis> {
+        let password = self.one_of("AUTH", "AUTH_FILE");
+        let scheme = target.scheme;
+        let unix_redis = scheme.is_redis();
+        if !(unix_redis || scheme == Scheme::Tcp && password.is_some()) {
+            if let (Some((variable, _)), Scheme::Tls | Scheme::Unix) = (password, scheme) {
+                let (is, should_be) = match scheme {
+                    Scheme::Tls => ("tls://", "rediss://"),
+                    _ => ("unix://", "redis+unix://"),
+                };
+                self.findings.mistake(
+                    variable,
+                    format!("the link is a plain tunnel ({is}), which can't send a password"),
+                    format!("write {should_be} if the target is a Redis server, or remove {variable}"),
+                );
+            }
+            return None;
+        }
+        let password_source = self.source(password, target.password.take().map(Arc::new), "password");
+        let password_variable = password.map(|(variable, _)| variable.to_owned());
+        let username = self.one_of("USERNAME", "USERNAME_FILE");
+        let username_source = self.source(username, target.username.take().map(Arc::new), "user");
+        let database = self.database(target.database);
+        if password_source.is_none()
+            && let Some((variable, _)) = username
+        {
+            self.findings.mistake(
+                variable,
+                "a user without a password can't authenticate",
+                format!("set {}_AUTH_FILE, or remove {variable}", self.alias),
+            );
+        } else if password_source.is_none() && username_source.is_some() {
+            self.findings.mistake(
+                &format!("{}_PORT_{}_TCP", self.alias, self.port),
+                "its URL has a user but no password",
+                format!("set {}_AUTH_FILE, or take the user out of the URL", self.alias),
+            );
+        }
+        let asks_sentinel = matches!(target.backends, Backends::Sentinel { .. });
+        let role = self.value("ROLE", role, || "write master or replica".to_owned());
+        Some(Redis {
+            username: username_source,
+            password: password_source,
+            password_variable,
+            database,
+            // What a Sentinel says may be old; the server itself is asked too.
+            role: role.or(asks_sentinel.then_some(Role::Master)),
+            sentinel: self.sentinel_access(asks_sentinel),
+        })
+    }
+
+    /// How Sentinels are asked; without any, their settings are mistakes.
+    fn sentinel_access(&mut self, asks_sentinel: bool) -> Access {
+        let password = self.one_of("SENTINEL_AUTH", "SENTINEL_AUTH_FILE");
+        let username = self.variable("SENTINEL_USERNAME").map(|variable| (variable, false));
+        if !asks_sentinel {
+            for (variable, _) in [password, username].into_iter().flatten() {
+                self.findings.mistake(
+                    variable,
+                    "the link's target names no Sentinels",
+                    format!("write redis+sentinel://HOST:26379/SERVICE as the target, or remove {variable}"),
+                );
+            }
+            return Access::default();
+        }
+        if let (None, Some((variable, _))) = (password, username) {
+            self.findings.mistake(
+                variable,
+                "a user without a password can't authenticate",
+                format!("set {}_SENTINEL_AUTH_FILE, or remove {variable}", self.alias),
+            );
+        }
+        Access {
+            password: self.source(password, None, "password"),
+            username: self.source(username, None, "user"),
+        }
+    }
+
+    /// Docker freezes an address in the variable, but keeps the alias in the hosts file up to date. What it writes
+    /// beside the variable shows that it was Docker: the link's name, and the same address once more.
+    pub(super) fn follow_docker(&mut self, target: &mut Target) {
+        let env = self.settings.env;
+        let text = |name: String| env.bytes(&name).and_then(|bytes| std::str::from_utf8(bytes).ok());
+        let (Some(name), Some(written)) = (
+            text(format!("{}_NAME", self.alias)),
+            text(format!("{}_PORT_{}_TCP_ADDR", self.alias, self.port)),
+        ) else {
+            return;
+        };
+        if let Backends::Listed(endpoints) = &mut target.backends
+            && let [Endpoint::Tcp(host, _)] = &mut endpoints[..]
+            && let Host::Address(address) = *host
+            && written.parse() == Ok(address)
+        {
+            // `/consumer/alias`; in the variables' names the alias has other letters.
+            let alias = match name.rsplit_once('/') {
+                Some((_, alias)) if !alias.is_empty() => alias.to_owned(),
+                _ => self.alias.to_lowercase(),
+            };
+            *host = Host::Linked { alias, address };
+        }
+    }
+
+    /// The places to dial that the target or its file lists.
+    pub(super) fn endpoints(&mut self, variable: &str, target: &Target) -> Vec<Endpoint> {
+        match &target.backends {
+            Backends::Listed(endpoints) => endpoints.clone(),
+            Backends::File(path) => file::read(path, target.scheme.default_port()).unwrap_or_else(|error| {
+                self.findings.mistake(
+                    variable,
+                    error.to_string(),
+                    format!(
+                        "mount a file there that user {} may read, with one HOST:PORT a line",
+                        rustix::process::geteuid().as_raw()
+                    ),
+                );
+                Vec::new()
+            }),
+            Backends::Srv(_) | Backends::Sentinel { .. } => Vec::new(),
+        }
+    }
+
+    /// The source behind a variable or a URL's user information; both is a mistake.
+    fn source(
+        &mut self,
+        variable: Option<(&'a str, bool)>,
+        url: Option<Arc<Secret>>,
+        what: &str,
+    ) -> Option<Source> {
+        let (variable, is_file) = match (variable, url) {
+            (Some((variable, _)), Some(_)) => {
+                self.findings.mistake(
+                    variable,
+                    format!("the target's URL has a {what} too"),
+                    format!("take the {what} out of the URL, or remove {variable}"),
+                );
+                return None;
+            }
+            (None, url) => return url.map(Source::Url),
+            (Some(variable), None) => variable,
+        };
+        let value = self.settings.env.bytes(variable)?;
+        let value = if is_file { value } else { without_line_ending(value) };
+        if value.is_empty() {
+            self.findings.mistake(
+                variable,
+                "it is set, but empty",
+                format!("give it a value, or remove {variable}"),
+            );
+            return None;
+        }
+        if is_file {
+            let path = PathBuf::from(OsString::from_vec(value.to_vec()));
+            return match SecretFile::open(path) {
+                Ok(file) => Some(Source::File(file)),
+                Err(error) => {
+                    self.findings.mistake(
+                        variable,
+                        error.to_string(),
+                        format!(
+                            "mount a file there that user {} may read and that holds the {what}",
+                            rustix::process::geteuid().as_raw()
+                        ),
+                    );
+                    None
+                }
+            };
+        }
+        if value.len() > LONGEST {
+            self.findings.mistake(
+                variable,
+                format!("it is longer than {LONGEST} bytes, the most that a Redis server takes"),
+                "give it the right value",
+            );
+            return None;
+        }
+        Some(Source::Variable(Arc::new(Secret::new(value.to_vec()))))
+    }
+
+    fn database(&mut self, of_url: Option<u32>) -> Option<u32> {
+        let Some(variable) = self.variable("DB") else {
+            return of_url;
+        };
+        if of_url.is_some() {
+            self.findings.mistake(
+                variable,
+                "the target's URL names a database too",
+                format!("take the database out of the URL, or remove {variable}"),
+            );
+            return None;
+        }
+        self.value(
+            "DB",
+            |text| database(text).ok_or_else(|| "it is not the number of a database".to_owned()),
+            || "write a number, such as 0".to_owned(),
+        )
+    }
+
+    fn flag(&mut self, name: &'static str) -> Option<bool> {
+        let parse = |text: &str| match text {
+            "true" => Ok(true),
+            "false" => Ok(false),
+            _ => Err(format!("\"{text}\" is neither true nor false")),
+        };
+        self.value(name, parse, || "write true or false".to_owned())
+    }
+
+    pub(super) fn path(&mut self, name: &'static str) -> Option<PathBuf> {
+        let variable = self.variable(name)?;
+        let value = self.settings.env.bytes(variable)?;
+        if value.is_empty() {
+            self.findings.mistake(
+                variable,
+                "it is set, but empty",
+                format!("give it the path of a file, or remove {variable}"),
+            );
+            return None;
+        }
+        Some(PathBuf::from(OsString::from_vec(value.to_vec())))
+    }
+
+    /// A certificate and its key, which are nothing without each other.
+    fn identity(&mut self, certificate_name: &'static str, key_name: &'static str) -> Option<Identity> {
+        let (certificate, key) = (self.path(certificate_name), self.path(key_name));
+        let (given, name, missing) = match (self.variable(certificate_name), self.variable(key_name)) {
+            (Some(given), None) => (given, certificate_name, key_name),
+            (None, Some(given)) => (given, key_name, certificate_name),
+            _ => return Some(Identity { certificate: certificate?, key: key? }),
+        };
+        let missing = given.replace(name, missing);
+        self.findings.mistake(
+            given,
+            format!("{missing} is not set, and a certificate goes with its key"),
+            format!("set {missing} too, or remove {given}"),
+        );
+        None
+    }
+
+    fn unusable(&mut self, unusable: &Unusable, names: [&'static str; 3]) {
+        let [authorities, certificate, key] = names;
+        let variable = self.variable(match unusable.part {
+            Part::Authorities => authorities,
+            Part::Certificate => certificate,
+            Part::Key => key,
+        });
+        let remedy =
+            format!("{}, for user {} to read", unusable.remedy(), rustix::process::geteuid().as_raw());
+        self.findings.mistake(variable.unwrap_or(authorities), unusable.to_string(), remedy);
+    }
+
+    pub(super) fn name(&self) -> String {
+        format!("{}:{}", self.alias.to_lowercase(), self.port)
+    }
+
+    /// TLS towards the target, if it is asked for.
+    pub(super) fn tls(&mut self, link_variable: &str, target: &Target) -> Option<Connector> {
+        let asked = self.flag("TLS");
+        let variable = self.variable("TLS").unwrap_or(link_variable);
+        let is_unix =
+            matches!(&target.backends, Backends::Listed(all) if matches!(all[..], [Endpoint::Unix(_)]));
+        match asked {
+            Some(false) if target.scheme.is_tls() => {
+                self.findings.mistake(
+                    variable,
+                    "the target's scheme asks for TLS",
+                    format!("write redis:// or tcp://, or remove {variable}"),
+                );
+                return None;
+            }
+            Some(true) if is_unix => {
+                self.findings.mistake(
+                    variable,
+                    "the target is a Unix socket, which nobody speaks TLS on",
+                    format!("remove {variable}"),
+                );
+                return None;
+            }
+            Some(true) => {}
+            _ if target.scheme.is_tls() => {}
+            _ => return None,
+        }
+        if is_unix {
+            self.findings.mistake(
+                link_variable,
+                "the target is a Unix socket, which nobody speaks TLS on",
+                "write redis+unix://",
+            );
+            return None;
+        }
+        let files = Files {
+            authorities: self.path("TLS_CA_FILE"),
+            identity: self.identity("TLS_CERT_FILE", "TLS_KEY_FILE"),
+        };
+        let name = self.value("TLS_SERVER_NAME", parse_server_name, || {
+            "write the name or the address that the target's certificate has".to_owned()
+        });
+        if let (Backends::Listed(endpoints), None) = (&target.backends, self.variable("TLS_SERVER_NAME")) {
+            for endpoint in endpoints {
+                if let Err(reason) = server_name(endpoint) {
+                    self.findings.mistake(
+                        link_variable,
+                        reason,
+                        format!(
+                            "set {}_TLS_SERVER_NAME to the name that the target's certificate has",
+                            self.alias
+                        ),
+                    );
+                }
+            }
+        }
+        let trust = match self.flag("TLS_INSECURE") {
+            Some(true) => {
+                self.warn_of_insecurity(&files);
+                Trust::Anyone
+            }
+            _ if files.authorities.is_some() => Trust::Verified(Arc::new(RootCertStore::empty())),
+            // One that was meant, and has been reported.
+            _ if self.variable("TLS_CA_FILE").is_some() => return None,
+            _ => Trust::Verified(self.system_authorities(link_variable)?),
+        };
+        match Connector::new(self.name(), files, trust, name) {
+            Ok(connector) => Some(connector),
+            Err(unusable) => {
+                self.unusable(&unusable, ["TLS_CA_FILE", "TLS_CERT_FILE", "TLS_KEY_FILE"]);
+                None
+            }
+        }
+    }
+
+    fn warn_of_insecurity(&mut self, files: &Files) {
+        let Some(variable) = self.variable("TLS_INSECURE") else {
+            return;
+        };
+        let ca_file = match files.authorities {
+            Some(_) => format!("; {}_TLS_CA_FILE has no effect", self.alias),
+            None => String::new(),
+        };
+        self.findings.warning(
+            variable,
+            format!(
+                "the target of {} is not verified: anyone in between can read and change everything, passwords too{ca_file}",
+                self.name()
+            ),
+        );
+    }
+
+    fn system_authorities(&mut self, link_variable: &str) -> Option<Arc<RootCertStore>> {
+        match self.settings.system_authorities.get_or_init(system_authorities) {
+            Ok(authorities) => Some(Arc::clone(authorities)),
+            Err(reason) => {
+                self.findings.mistake(
+                    link_variable,
+                    format!("the certificate authorities of the system can't be had: {reason}"),
+                    format!("set {}_TLS_CA_FILE, or install ca-certificates", self.alias),
+                );
+                None
+            }
+        }
+    }
+
+    /// TLS for clients, if it is asked for.
+    pub(super) fn listen_tls(&mut self) -> Option<Acceptor> {
+        const NAMES: [&str; 3] = ["LISTEN_TLS_CLIENT_CA_FILE", "LISTEN_TLS_CERT_FILE", "LISTEN_TLS_KEY_FILE"];
+        let authorities = self.path(NAMES[0]);
+        let identity = self.identity(NAMES[1], NAMES[2]);
+        let is_asked_for = self.variable(NAMES[1]).or(self.variable(NAMES[2])).is_some();
+        if let (Some(variable), false) = (self.variable(NAMES[0]), is_asked_for) {
+            self.findings.mistake(
+                variable,
+                "there is no TLS for clients, and this is a setting of it",
+                format!(
+                    "set {0}_LISTEN_TLS_CERT_FILE and {0}_LISTEN_TLS_KEY_FILE, or remove {variable}",
+                    self.alias
+                ),
+            );
+        }
+        // Without a file that was asked for this would be another, weaker thing than was meant.
+        if authorities.is_none() && self.variable(NAMES[0]).is_some() {
+            return None;
+        }
+        match Acceptor::new(self.name(), Files { authorities, identity: Some(identity?) }) {
+            Ok(acceptor) => Some(acceptor),
+            Err(unusable) => {
+                self.unusable(&unusable, NAMES);
+                None
+            }
+        }
+    }
+
+    pub(super) fn allow(&mut self, listen: Option<&Listen>) -> Vec<IpNet> {
+        let networks = |text: &str| -> Result<Vec<IpNet>, String> {
+            let words = text.split([',', ' ']).filter(|word| !word.is_empty());
+            let networks: Vec<_> = words.map(network).collect::<Result<_, _>>()?;
+            if networks.is_empty() {
+                return Err("it names no network, so nobody could connect".to_owned());
+            }
+            Ok(networks)
+        };
+        let allow = self.value("ALLOW", networks, || {
+            "write networks or addresses, such as 10.0.0.0/8,192.168.1.7,fd00::/8".to_owned()
+        });
+        if let (Some(Listen::Unix(_)), Some(_), Some(variable)) = (listen, &allow, self.variable("ALLOW")) {
+            self.findings.mistake(
+                variable,
+                "the link listens on a Unix socket, whose clients have no address",
+                format!("remove {variable} and set the permissions of the socket's folder"),
+            );
+        }
+        allow.unwrap_or_default()
+    }
+
+    /// A Redis setting on a plain tunnel would be silently without effect.
+    pub(super) fn refuse_redis_settings(&mut self) {
+        for setting in SETTINGS.iter().filter(|setting| setting.scope != Scope::Any) {
+            let name = setting.name;
+            // A password makes a Docker link a Redis link, or has been refused already.
+            if name == "AUTH" || name == "AUTH_FILE" {
+                continue;
+            }
+            let Some(variable) = self.variable(name) else {
+                continue;
+            };
+            if setting.scope == Scope::RedisCommonName {
+                self.findings.warning(
+                    variable,
+                    format!(
+                        "{}:{} is a plain tunnel; the variable is passed over",
+                        self.alias.to_lowercase(),
+                        self.port
+                    ),
+                );
+            } else {
+                self.findings.mistake(
+                    variable,
+                    "the link is a plain tunnel, and this is a setting of Redis links",
+                    format!("set {}_AUTH_FILE or write redis:// if the target is a Redis server, or remove {variable}", self.alias),
+                );
+            }
+        }
+    }
+}
+
+fn network(word: &str) -> Result<IpNet, String> {
+    let address = || word.parse::<IpAddr>().map(IpNet::from);
+    word.parse::<IpNet>()
+        .or_else(|_| address())
+        .map_err(|_| format!("\"{word}\" is neither a network nor an address"))
+}

@@ -1,0 +1,228 @@
+//! Which variable speaks to which link.
+
+use std::cell::OnceCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use rustls::RootCertStore;
+
+use super::{Candidate, Draft};
+use crate::config::settings::{NOT_YET, OF_TLS, SETTINGS, Scope, near_miss, setting};
+use crate::config::{Env, Findings};
+
+/// Who a setting's variable speaks to.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Address<'a> {
+    alias: &'a str,
+    /// `None` for the alias-wide form.
+    port: Option<u16>,
+    setting: &'static str,
+}
+
+/// The variables of all settings, each with the link or alias that it speaks to.
+pub(super) struct Settings<'a> {
+    pub(super) env: &'a Env,
+    variables: BTreeMap<Address<'a>, &'a str>,
+    /// The one port of each alias that its alias-wide credentials go to.
+    pub(super) credential_ports: BTreeMap<&'a str, u16>,
+    /// The authorities of the system, read when the first link needs them.
+    pub(super) system_authorities: OnceCell<Result<Arc<RootCertStore>, String>>,
+}
+
+impl<'a> Settings<'a> {
+    pub(super) fn collect(
+        env: &'a Env,
+        taken: &[Candidate<'a>],
+        drafts: &[Draft],
+        findings: &mut Findings,
+    ) -> Settings<'a> {
+        // The longest first: REDIS_CACHE_AUTH speaks to REDIS_CACHE, where there is one, and not to REDIS.
+        let mut aliases: Vec<&str> = taken.iter().map(|candidate| candidate.alias).collect();
+        aliases.sort_by_key(|alias| (std::cmp::Reverse(alias.len()), *alias));
+        aliases.dedup();
+        let mut settings = Settings {
+            env,
+            variables: BTreeMap::new(),
+            credential_ports: BTreeMap::new(),
+            system_authorities: OnceCell::new(),
+        };
+        for variable in env.names() {
+            settings.place(variable, &aliases, taken, findings);
+        }
+        for alias in aliases {
+            settings.choose_credential_port(alias, drafts, findings);
+        }
+        settings
+    }
+
+    /// Finds out who `variable` speaks to, if to any link at all.
+    fn place(
+        &mut self,
+        variable: &'a str,
+        aliases: &[&'a str],
+        taken: &[Candidate<'a>],
+        findings: &mut Findings,
+    ) {
+        let mut slip = None;
+        for alias in aliases {
+            let Some(rest) = variable.strip_prefix(alias).and_then(|rest| rest.strip_prefix('_')) else {
+                continue;
+            };
+            let (port, name) = match port_and_name(rest) {
+                Some((port, name)) => (Some(port), name),
+                None => (None, rest),
+            };
+            if NOT_YET.contains(&name) {
+                findings.mistake(
+                    variable,
+                    format!("this version does not know the setting {name} yet"),
+                    format!("remove {variable}"),
+                );
+                return;
+            }
+            if let Some(setting) = setting(name) {
+                if let Some(port) = port
+                    && !taken.iter().any(|link| link.alias == *alias && link.port == port)
+                {
+                    findings.mistake(
+                        variable,
+                        format!("there is no link {alias}_PORT_{port}_TCP for this setting to apply to"),
+                        format!("set {alias}_PORT_{port}_TCP, or name the port of a link that is there"),
+                    );
+                    return;
+                }
+                let address = Address {
+                    alias,
+                    // One that is out of range has been reported with its link.
+                    port: port.and_then(|port| port.parse().ok()),
+                    setting: setting.name,
+                };
+                self.variables.insert(address, variable);
+                return;
+            }
+            if slip.is_none() && !is_companion(rest) {
+                let meant = near_miss(name);
+                slip = meant.map(|meant| format!("{}{meant}", variable.strip_suffix(name).unwrap_or("")));
+            }
+        }
+        if let Some(meant) = slip {
+            findings.warning(variable, format!("nothing reads this variable; did you mean {meant}?"));
+        }
+    }
+
+    /// Credentials are never sent to a port that was not meant: of several ports it is the Redis one, or none.
+    fn choose_credential_port(&mut self, alias: &'a str, drafts: &[Draft], findings: &mut Findings) {
+        let of_alias: Vec<_> = drafts.iter().filter(|draft| draft.alias == alias).collect();
+        let by_name = of_alias.iter().find(|draft| draft.port == 6379);
+        let by_target: Vec<_> = of_alias.iter().filter(|draft| draft.dials(6379)).collect();
+        let port = match (&of_alias[..], by_name, &by_target[..]) {
+            ([only], _, _) => only.port,
+            (_, Some(named), _) => named.port,
+            (_, None, [dialled]) => dialled.port,
+            _ => {
+                let is_redis = of_alias.iter().any(|draft| {
+                    draft.target.scheme.is_redis()
+                        || ["AUTH", "AUTH_FILE"]
+                            .iter()
+                            .any(|name| self.at_port(alias, draft.port, name).is_some())
+                });
+                self.refuse_credentials_without_port(alias, &of_alias, is_redis, findings);
+                return;
+            }
+        };
+        self.credential_ports.insert(alias, port);
+    }
+
+    fn refuse_credentials_without_port(
+        &self,
+        alias: &str,
+        drafts: &[&Draft],
+        is_redis: bool,
+        findings: &mut Findings,
+    ) {
+        let Some(port) = drafts.first().map(|draft| draft.port) else {
+            return;
+        };
+        for setting in SETTINGS.iter().filter(|setting| setting.credential) {
+            let Some(variable) = self.alias_wide(alias, setting.name) else {
+                continue;
+            };
+            let name = setting.name;
+            if setting.scope == Scope::RedisCommonName && !is_redis {
+                findings.warning(variable, format!("{alias} has no Redis link; the variable is passed over"));
+            } else {
+                findings.mistake(
+                    variable,
+                    format!("{alias} has several ports and none of them alone is 6379, so it is not clear which one is meant"),
+                    format!("name the port, as in {alias}_PORT_{port}_{name}"),
+                );
+            }
+        }
+    }
+
+    /// A setting of TLS for a target that is spoken to in clear would be silently without effect. One for the whole
+    /// alias needs one link of it that has TLS.
+    pub(super) fn refuse_tls_settings_without_tls(&self, drafts: &[Draft], findings: &mut Findings) {
+        let mut refuse = |alias: &str, variable: Option<&str>| {
+            if let Some(variable) = variable {
+                findings.mistake(
+                    variable,
+                    "there is no TLS towards the target, and this is a setting of it",
+                    format!("write rediss:// or tls://, or set {alias}_TLS=true, or remove {variable}"),
+                );
+            }
+        };
+        let mut without: BTreeSet<&str> = drafts.iter().map(|draft| draft.alias.as_str()).collect();
+        for draft in drafts {
+            if self.asks_for_tls(draft) {
+                without.remove(draft.alias.as_str());
+                continue;
+            }
+            for name in OF_TLS {
+                refuse(&draft.alias, self.at_port(&draft.alias, draft.port, name));
+            }
+        }
+        for alias in without {
+            for name in OF_TLS {
+                refuse(alias, self.alias_wide(alias, name));
+            }
+        }
+    }
+
+    fn asks_for_tls(&self, draft: &Draft) -> bool {
+        let variable =
+            self.at_port(&draft.alias, draft.port, "TLS").or_else(|| self.alias_wide(&draft.alias, "TLS"));
+        let value = variable.and_then(|variable| self.env.bytes(variable));
+        // A value that is no yes and no no is a mistake of its own.
+        draft.target.scheme.is_tls() || value.is_some_and(|value| value.trim_ascii() != b"false")
+    }
+
+    pub(super) fn at_port(&self, alias: &str, port: u16, name: &'static str) -> Option<&'a str> {
+        let address = Address { alias, port: Some(port), setting: name };
+        self.variables.get(&address).copied()
+    }
+
+    pub(super) fn alias_wide(&self, alias: &str, name: &'static str) -> Option<&'a str> {
+        let address = Address { alias, port: None, setting: name };
+        self.variables.get(&address).copied()
+    }
+}
+
+/// `PORT_<digits>_<NAME>` taken apart.
+fn port_and_name(rest: &str) -> Option<(&str, &str)> {
+    let (port, name) = rest.strip_prefix("PORT_")?.split_once('_')?;
+    let digits = !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit());
+    digits.then_some((port, name))
+}
+
+/// What Docker and Kubernetes set beside a link.
+fn is_companion(rest: &str) -> bool {
+    let beside_a_port = port_and_name(rest).is_some_and(|(_, name)| {
+        name.starts_with("TCP") || name.starts_with("UDP") || name.starts_with("SCTP")
+    });
+    beside_a_port
+        || rest == "PORT"
+        || rest == "NAME"
+        || rest.starts_with("ENV_")
+        || rest.starts_with("SERVICE_")
+}
