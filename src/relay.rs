@@ -432,3 +432,107 @@ impl Direction {
         Poll::Ready(Ok(()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::leave::Connections;
+
+    /// A side that plays what it is told to, and holds back what is written until it is flushed, as TLS may.
+    #[derive(Default)]
+    struct Played {
+        says: VecDeque<Result<&'static [u8], io::ErrorKind>>,
+        refuses: Option<io::ErrorKind>,
+        held: Vec<u8>,
+        passed_on: Vec<u8>,
+    }
+
+    impl Side for Played {
+        fn take_error(&self) -> Option<io::Error> {
+            None
+        }
+    }
+
+    impl AsyncRead for Played {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            buffer: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            match self.says.pop_front() {
+                None => Poll::Pending,
+                Some(Ok(bytes)) => {
+                    buffer.put_slice(bytes);
+                    Poll::Ready(Ok(()))
+                }
+                Some(Err(kind)) => Poll::Ready(Err(kind.into())),
+            }
+        }
+    }
+
+    impl AsyncWrite for Played {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            match self.refuses {
+                Some(kind) => Poll::Ready(Err(kind.into())),
+                None => {
+                    self.held.extend(bytes);
+                    Poll::Ready(Ok(bytes.len()))
+                }
+            }
+        }
+
+        fn poll_flush(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            let held = std::mem::take(&mut self.held);
+            self.passed_on.extend(held);
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            self.poll_flush(cx)
+        }
+    }
+
+    async fn run(early: &[u8], client: &mut Played, target: &mut Played) -> End {
+        let limits = Limits { idle: None, lifetime: None };
+        let seat = Arc::new(Connections::default()).enter();
+        Relay::new(early.to_vec(), Vec::new(), limits).run(client, target, &seat).await.end
+    }
+
+    #[tokio::test]
+    async fn what_a_side_that_broke_has_said_is_flushed_before_the_end() {
+        let mut client = Played::default();
+        let says = VecDeque::from([Ok(&b"last words"[..]), Err(io::ErrorKind::ConnectionReset)]);
+        let mut target = Played { says, ..Played::default() };
+        let begun = Instant::now();
+        let end = run(b"", &mut client, &mut target).await;
+        assert!(matches!(end, End::Broken(Party::Target, _)), "{end}");
+        assert_eq!(client.passed_on, b"last words");
+        assert!(begun.elapsed() < LAST_WORDS, "nothing had to be waited for");
+    }
+
+    #[tokio::test]
+    async fn an_error_that_is_read_tells_more_than_the_write_that_failed_before() {
+        // In the turn after the write, as it comes: an alert behind a reset.
+        let says = VecDeque::from([Ok(&b"x"[..]), Err(io::ErrorKind::InvalidData)]);
+        let mut client = Played { says: VecDeque::from([Ok(&b"y"[..])]), ..Played::default() };
+        let refuses = Some(io::ErrorKind::BrokenPipe);
+        let mut target = Played { says: VecDeque::new(), refuses, ..Played::default() };
+        let limits = Limits { idle: None, lifetime: None };
+        let seat = Arc::new(Connections::default()).enter();
+        let mut relay = Relay::new(Vec::new(), Vec::new(), limits);
+        let first = poll_fn(|cx| Poll::Ready(relay.poll(cx, &mut client, &mut target, &seat))).await;
+        assert!(first.is_pending());
+        target.says = says;
+        match relay.run(&mut client, &mut target, &seat).await.end {
+            End::Broken(Party::Target, error) => assert_eq!(error.kind(), io::ErrorKind::InvalidData),
+            other => panic!("{other}"),
+        }
+    }
+}

@@ -46,7 +46,7 @@ fn under_load(connect: impl Fn() + Sync, meanwhile: impl FnOnce(&AtomicUsize)) {
 /// Lets some more connections be made.
 fn some_more(count: &AtomicUsize) {
     let before = count.load(Ordering::Relaxed);
-    eventually("connections", || count.load(Ordering::Relaxed) >= before + 20);
+    eventually("connections", || count.load(Ordering::Relaxed) >= before + 6);
 }
 
 fn shows(address: SocketAddr, client: &Arc<rustls::ClientConfig>, identity: &Identity) -> bool {
@@ -72,6 +72,8 @@ fn certificates_for_clients_rotate_under_load_without_a_failed_connection() {
     let ambassador = Launch::plain(target.address())
         .listen_tls("DB", &identity)
         .variable("DB_LISTEN_TLS_CLIENT_CA_FILE", &clients_authority)
+        // A machine under load is no reason to fail.
+        .variable("DB_CONNECT_TIMEOUT", "1m")
         .start();
     let address = ambassador.address("db:5432");
     let (old_client, new_identity) = (old.issue(&["client"]), new.issue(&["client"]));
@@ -138,6 +140,8 @@ fn certificates_for_the_target_rotate_under_load_without_a_failed_connection() {
         .variable("DB_LISTEN", "127.0.0.1:0")
         .variable("DB_TLS_CA_FILE", &authority)
         .tls_identity("DB", &identity)
+        // A machine under load is no reason to fail.
+        .variable("DB_CONNECT_TIMEOUT", "1m")
         .start();
     let connect = || {
         let mut client = ambassador.connect("db:5432");
@@ -206,7 +210,7 @@ fn expect_complaint(ambassador: &Ambassador, path: &str, reason: &str) {
     });
 }
 
-/// A file that is written twice within one tick of the clock, with the same size, is seen too.
+/// Files that are written again and again, in place and with contents of one size, are seen each time.
 #[test]
 fn changes_in_quick_succession_are_all_seen() {
     let authority = Authority::new("Test CA");
