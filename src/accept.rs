@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::task::coop::unconstrained;
 use tokio::time::sleep;
 
 use crate::connection::{LINGER, Service};
 use crate::failure::Failure;
 use crate::leave::Seat;
-use crate::net::{Accepted, Client, Listener};
+use crate::net::{Accepted, BACKLOG, Client, Listener};
 use crate::workers::{Place, Workers};
 
 /// The wait after a failed accept: doubled while it goes on failing, forgotten with the next success. Out of file
@@ -69,9 +70,9 @@ pub async fn accept(
     loop {
         let accepted = tokio::select! {
             biased;
-            accepted = listener.accept() => accepted,
             // The sender lives as long as the process; without it there is nothing left to accept for.
             _ = stop.wait_for(|stop| *stop) => break,
+            accepted = listener.accept() => accepted,
         };
         match accepted {
             Ok((accepted, client)) => {
@@ -86,13 +87,22 @@ pub async fn accept(
                     remedy = "raise the limit on open files (ulimit -n), or lower AMBASSADOR_MAX_CONNECTIONS",
                     "can't accept connections for now"
                 );
-                sleep(pause).await;
+                tokio::select! {
+                    () = sleep(pause) => {}
+                    _ = stop.wait_for(|stop| *stop) => break,
+                }
                 pause = LONGEST_PAUSE.min(pause * 2);
             }
         }
     }
-    while let Some(Ok((accepted, client))) = listener.accept().now_or_never() {
-        take_in(accepted, client, &service, &admission, &workers);
+    // More than can have waited is not taken in, so that a flood of new ones can't go on for ever.
+    for _ in 0..BACKLOG {
+        // Unconstrained: the runtime's budget would call it the end after a few.
+        match unconstrained(listener.accept()).now_or_never() {
+            Some(Ok((accepted, client))) => take_in(accepted, client, &service, &admission, &workers),
+            Some(Err(error)) if concerns_one_client(&error) => {}
+            Some(Err(_)) | None => break,
+        }
     }
 }
 

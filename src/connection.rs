@@ -17,7 +17,6 @@ use crate::backends::Backends;
 use crate::config::Link;
 use crate::dial::{Dialler, Health};
 use crate::failure::Failure;
-use crate::greet::Upstream;
 use crate::leave::{Connections, Leave, Reason};
 use crate::net::{Accepted, Client, Stream};
 use crate::random::fraction;
@@ -86,15 +85,17 @@ impl Service {
             () = client_leaves(&mut stream, &mut early, self.link.redis.is_some()) => Err(Failure::ClientLeft),
         };
         match dialled {
-            Ok((Upstream { stream: upstream, leading }, place)) => {
+            Ok((upstream, place)) => {
+                let (upstream, leading) = upstream.into_parts();
                 tracing::debug!(link = self.link.name, %client, backend = %place.backend(), "connection opened");
                 self.backends.seat(&admitted.seat, place);
                 let relay = Relay::new(early, leading, self.limits());
                 Some(Box::new(Established { service: self, client, stream, upstream, relay, admitted }))
             }
             Err(failure) => {
-                drop(admitted);
+                // It holds its place until it is gone: nobody counts descriptors twice, and a drain waits for the line.
                 self.refuse(stream, client, &failure, LINGER).await;
+                drop(admitted);
                 None
             }
         }

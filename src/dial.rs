@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use crate::backends::{Backend, Backends, Place};
 use crate::config::Link;
 use crate::config::target::{Endpoint, Host};
-use crate::failure::{Failure, Stage};
+use crate::failure::{Failure, Stage, is_passing};
 use crate::greet::{Upstream, greet};
 use crate::net::Stream;
 use crate::resolve::Resolver;
@@ -84,10 +84,12 @@ impl Dialler {
         backends: &Backends,
         health: &Health,
     ) -> Result<(Upstream, Place), Failure> {
-        let deadline = Instant::now() + link.connect_timeout;
+        let begun = Instant::now();
+        let deadline = begun + link.connect_timeout;
         let mut wait = FIRST_WAIT;
         let mut given_up = Vec::new();
         let mut refusal = None;
+        let mut patience_ends = None;
         loop {
             let mut news = backends.news();
             let failure = match self.try_each(link, backends, &mut given_up, deadline).await {
@@ -97,14 +99,18 @@ impl Dialler {
                 }
                 Err(failure) => failure,
             };
+            backends.look_again();
             if !failure.is_passing() {
                 // Where the deadline cut the last try short, what ended those before it says more.
                 let cut_short =
                     matches!(failure, Failure::TimedOut { stage: Stage::Resolve | Stage::Connect, .. });
                 return Err(refusal.filter(|_| cut_short).unwrap_or(failure));
             }
-            backends.look_again();
-            let patience_ends = deadline.min(health.fails() + link.connect_timeout);
+            // Decided once a client: only where the target had failed for so long before it came, it gets one try.
+            let patience_ends = *patience_ends.get_or_insert_with(|| {
+                let long_before = health.fails() + link.connect_timeout <= begun;
+                if long_before { begun } else { deadline }
+            });
             if Instant::now() + wait >= patience_ends {
                 return Err(failure);
             }
@@ -260,6 +266,8 @@ impl Dialler {
             };
             match finished {
                 Ok(stream) => return Ok(stream),
+                // Of several the one that is worth another try, if there is one: a host without IPv6 fails at once.
+                Err(Some(e)) if is_passing(&last_error) && !is_passing(&e) => {}
                 Err(Some(e)) => last_error = e,
                 Err(None) => {}
             }

@@ -48,6 +48,20 @@ impl Stage {
     }
 }
 
+/// Whether it is worth waiting for a target that fails like this.
+pub fn is_passing(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::BrokenPipe
+            | io::ErrorKind::NotFound
+            | io::ErrorKind::HostUnreachable
+            | io::ErrorKind::NetworkUnreachable
+    )
+}
+
 /// The kernel's words without its number.
 pub fn words(error: &io::Error) -> String {
     let words = error.to_string();
@@ -226,16 +240,7 @@ impl Failure {
         match self {
             Self::Resolve { .. } | Self::NoBackend { .. } | Self::WrongRole { .. } => true,
             Self::NoneServes { passing, .. } => *passing,
-            Self::Connect { source, .. } | Self::Broken { source, .. } => matches!(
-                source.kind(),
-                io::ErrorKind::ConnectionRefused
-                    | io::ErrorKind::ConnectionReset
-                    | io::ErrorKind::ConnectionAborted
-                    | io::ErrorKind::BrokenPipe
-                    | io::ErrorKind::NotFound
-                    | io::ErrorKind::HostUnreachable
-                    | io::ErrorKind::NetworkUnreachable
-            ),
+            Self::Connect { source, .. } | Self::Broken { source, .. } => is_passing(source),
             _ => false,
         }
     }

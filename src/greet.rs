@@ -21,13 +21,16 @@ use crate::tls::explain::late_refusal;
 /// A connection to the target that a client's bytes may go to.
 #[derive(Debug)]
 pub struct Upstream {
-    /// The connection.
-    pub stream: Stream,
-    /// What the target said behind its last handshake reply; it belongs to the client.
-    pub leading: Vec<u8>,
+    stream: Stream,
+    leading: Vec<u8>,
 }
 
 impl Upstream {
+    /// The connection, and what the target said behind its last handshake reply, which belongs to the client.
+    pub fn into_parts(self) -> (Stream, Vec<u8>) {
+        (self.stream, self.leading)
+    }
+
     /// A plain tunnel needs no handshake.
     pub fn of_plain_tunnel(stream: Stream) -> Self {
         Self { stream, leading: Vec::new() }
@@ -153,7 +156,7 @@ pub async fn greet(
         endpoint,
         link,
         redis,
-        secrets: [&username, &password].into_iter().flatten().cloned().collect(),
+        password: password.clone(),
     };
     let mut told = greeting.exchange(&commands, &asked).await?;
     if let Some(wanted) = redis.role {
@@ -200,7 +203,7 @@ struct Greeting<'a> {
     endpoint: &'a str,
     link: &'a Link,
     redis: &'a Redis,
-    secrets: Vec<Arc<Secret>>,
+    password: Option<Arc<Secret>>,
 }
 
 impl Greeting<'_> {
@@ -281,7 +284,10 @@ impl Greeting<'_> {
     /// The target's words on one line, with nothing in them that was sent to it in confidence.
     fn mask(&self, words: &[u8]) -> String {
         let words = resp::one_line(words);
-        self.secrets.iter().fold(words, |words, secret| secret.mask(&words))
+        match &self.password {
+            Some(password) => password.mask(&words),
+            None => words,
+        }
     }
 
     /// An error reply ends the handshake, but for one: a server that wants no password serves those who send one.

@@ -23,7 +23,9 @@ fn main() -> ExitCode {
         }
         Command::Man => cli::man(&mut io::stdout()).map_err(Into::into),
         Command::Run | Command::Links { .. } => {
-            match Config::load(&Env::new(std::env::vars_os()), &arguments.process) {
+            // A statement of its own, so that the environment is forgotten before anything runs.
+            let loaded = Config::load(&Env::new(std::env::vars_os()), &arguments.process);
+            match loaded {
                 Err(mistakes) => {
                     eprint!("redis-ambassador: {mistakes}");
                     return ExitCode::from(MISCONFIGURED);

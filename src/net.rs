@@ -164,7 +164,7 @@ pub enum Listener {
 }
 
 /// Connections that may wait to be accepted; the kernel lowers it to `net.core.somaxconn`.
-const BACKLOG: i32 = 4096;
+pub const BACKLOG: i32 = 4096;
 
 impl Listener {
     /// Binds. Must be called within a runtime.

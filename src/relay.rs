@@ -26,11 +26,11 @@ pub use self::clock::Limits;
 use self::clock::{Activity, Clock, Event};
 use crate::leave::{Reason, Seat};
 
-/// What is read at once at first, and always by a connection whose peer does not keep up: the most that a slow
-/// reader pins a direction.
+/// What is read at once at first, and always by a connection whose peer does not keep up: what a slow reader pins a
+/// direction.
 const SMALL_READ: usize = 64 * 1024;
 
-/// What is read at once by a bulk stream whose peer takes it all.
+/// What is read at once by a bulk stream whose peer takes it all, and so what one pins whose peer stops all of a sudden.
 const LARGE_READ: usize = 256 * 1024;
 
 /// What one direction may move before others on the thread have their turn.
@@ -479,13 +479,11 @@ mod tests {
             _: &mut Context<'_>,
             bytes: &[u8],
         ) -> Poll<io::Result<usize>> {
-            match self.refuses {
-                Some(kind) => Poll::Ready(Err(kind.into())),
-                None => {
-                    self.held.extend(bytes);
-                    Poll::Ready(Ok(bytes.len()))
-                }
+            if let Some(kind) = self.refuses {
+                return Poll::Ready(Err(kind.into()));
             }
+            self.held.extend(bytes);
+            Poll::Ready(Ok(bytes.len()))
         }
 
         fn poll_flush(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {

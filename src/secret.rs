@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use secrecy::{ExposeSecret, SecretSlice};
+use tokio::sync::Mutex as AsyncMutex;
 use zeroize::Zeroizing;
 
 use crate::failure::words;
@@ -34,11 +35,13 @@ impl Secret {
 
     /// `text` with every trace of this secret masked: a server may quote what it was sent, whole or cut short.
     ///
-    /// Any run of at least six bytes that begins like the secret is masked, and so is a shorter secret as a whole.
+    /// Any run of at least six bytes that begins like the secret is masked, and so is a shorter secret as a whole. The
+    /// text is one line: where the secret has control characters it has spaces.
     pub fn mask(&self, text: &str) -> String {
         const TELLING: usize = 6;
-        let secret = String::from_utf8_lossy(self.expose());
-        let secret = Zeroizing::new(secret.into_owned());
+        let mut secret = Zeroizing::new(Vec::with_capacity(self.expose().len()));
+        secret.extend(self.expose().iter().map(|byte| if byte.is_ascii_control() { b' ' } else { *byte }));
+        let secret = Zeroizing::new(String::from_utf8_lossy(&secret).into_owned());
         let mut masked = String::with_capacity(text.len());
         let mut rest = text;
         while let Some(first) = rest.chars().next() {
@@ -105,6 +108,8 @@ impl Source {
 pub struct SecretFile {
     path: PathBuf,
     last: Mutex<LastRead>,
+    /// Held while somebody reads: on a file system that hangs, one reader waits and not one for every dial.
+    reading: AsyncMutex<()>,
 }
 
 #[derive(Debug)]
@@ -118,7 +123,7 @@ impl SecretFile {
     /// Reads the file for the first time; a file that can't be read at start is a mistake of configuration.
     pub fn open(path: PathBuf) -> Result<Self, FileError> {
         let last = LastRead { secret: Arc::new(read(&path)?), readable: true };
-        Ok(Self { path, last: Mutex::new(last) })
+        Ok(Self { path, last: Mutex::new(last), reading: AsyncMutex::default() })
     }
 
     /// Where the file is.
@@ -131,6 +136,7 @@ impl SecretFile {
     /// A file that can't be read now leaves the last value that could be, with a warning: secrets are often
     /// replaced by removing and writing, and the old one mostly still serves.
     async fn current(&self) -> Result<Arc<Secret>, FileError> {
+        let _reading = self.reading.lock().await;
         let path = self.path.clone();
         let result = tokio::task::spawn_blocking(move || read(&path))
             .await
@@ -242,6 +248,7 @@ mod tests {
         assert_eq!(secret.mask("a hunter"), "a ***");
         assert_eq!(secret.mask("a hunt"), "a hunt");
         assert_eq!(Secret::new(b"abc".to_vec()).mask("xabcabx"), "x***abx");
+        assert_eq!(Secret::new(b"a\nb\tcdefg".to_vec()).mask("ERR 'a b cdefg'"), "ERR '***'");
     }
 
     #[test]

@@ -83,13 +83,9 @@ impl Clock {
     pub(super) fn leave_by(&mut self, leave: Leave, moved: u64) {
         match self.leave {
             Some(current) if current.latest <= leave.latest => {}
-            Some(_) => {
+            _ => {
                 self.leave = Some(leave);
-                self.set_alarm();
-            }
-            None => {
-                self.leave = Some(leave);
-                // From now on counting is for quiet, not for idleness.
+                // From now on counting is for quiet, not for idleness, and from this request's own beginning.
                 self.count_from(moved);
             }
         }
