@@ -479,13 +479,11 @@ mod tests {
             _: &mut Context<'_>,
             bytes: &[u8],
         ) -> Poll<io::Result<usize>> {
-            match self.refuses {
-                Some(kind) => Poll::Ready(Err(kind.into())),
-                None => {
-                    self.held.extend(bytes);
-                    Poll::Ready(Ok(bytes.len()))
-                }
+            if let Some(kind) = self.refuses {
+                return Poll::Ready(Err(kind.into()));
             }
+            self.held.extend(bytes);
+            Poll::Ready(Ok(bytes.len()))
         }
 
         fn poll_flush(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
