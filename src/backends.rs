@@ -356,15 +356,9 @@ impl Backends {
             return 0;
         };
         let now = Instant::now();
-        let number = |count: usize| f64::from(u32::try_from(count).unwrap_or(u32::MAX));
         self.connections.ask_those(leaves, |at, count| {
-            let spread = grace.mul_f64(SPREAD).min(Duration::from_secs_f64(number(count) / LEAVING_PACE));
-            let part = (number(at) + fraction()) / number(count);
-            Leave {
-                reason,
-                from: now + spread.mul_f64(part),
-                latest: now + grace - spread.mul_f64(1.0 - part),
-            }
+            let (from, latest) = departure(grace, at, count, fraction());
+            Leave { reason, from: now + from, latest: now + latest }
         })
     }
 
@@ -483,6 +477,15 @@ pub async fn follow(service: &Service) {
     join(source, watch::watch(service)).await;
 }
 
+/// When the connection of number `at` among `count` may leave at a quiet moment, and when it leaves in any case: spread,
+/// so that those who come after each other do not come all at once. `chance` is below 1.
+fn departure(grace: Duration, at: usize, count: usize, chance: f64) -> (Duration, Duration) {
+    let number = |count: usize| f64::from(u32::try_from(count).unwrap_or(u32::MAX));
+    let spread = grace.mul_f64(SPREAD).min(Duration::from_secs_f64(number(count) / LEAVING_PACE));
+    let from = spread.mul_f64((number(at) + chance) / number(count));
+    (from, grace.saturating_sub(spread.saturating_sub(from)))
+}
+
 /// Names for a log line, which has to end somewhere.
 fn shown<T: fmt::Display>(items: impl IntoIterator<Item = T>) -> String {
     let mut items = items.into_iter();
@@ -502,4 +505,35 @@ fn shown<T: fmt::Display>(items: impl IntoIterator<Item = T>) -> String {
 /// Nothing that holds one of these locks can leave half a change behind, so a panic elsewhere does not spoil them.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GRACE: Duration = Duration::from_secs(5);
+
+    #[test]
+    fn one_connection_has_the_whole_grace_to_find_a_quiet_moment() {
+        let (from, latest) = departure(GRACE, 0, 1, 0.5);
+        assert!(from <= Duration::from_millis(1) && latest + Duration::from_millis(1) >= GRACE);
+        assert_eq!(departure(Duration::ZERO, 3, 10, 0.5), (Duration::ZERO, Duration::ZERO));
+    }
+
+    #[test]
+    fn many_connections_leave_one_after_the_other_within_the_grace() {
+        for count in [2_000, 10_000] {
+            let times: Vec<_> = (0..count).map(|at| departure(GRACE, at, count, fraction())).collect();
+            // A thousand a second if there is time, else evenly over four fifths of the grace.
+            let pace = 1000.max(count / 4);
+            for pick in [|times: &(Duration, Duration)| times.0, |times: &(Duration, Duration)| times.1] {
+                let mut seconds = std::collections::BTreeMap::<_, usize>::new();
+                for times in &times {
+                    *seconds.entry(pick(times).as_secs()).or_default() += 1;
+                }
+                assert!(seconds.values().all(|leaving| *leaving <= pace + 1), "{count}: {seconds:?}");
+            }
+            assert!(times.iter().all(|(from, latest)| from <= latest && *latest <= GRACE));
+        }
+    }
 }

@@ -271,7 +271,8 @@ async fn read_some(stream: &mut Stream, bytes: &mut Vec<u8>) -> io::Result<usize
 async fn say_and_close(stream: &mut Stream, line: &[u8]) -> io::Result<()> {
     stream.write_all(line).await?;
     stream.shutdown().await?;
-    let mut unread = [0; 4096];
+    // On the heap, so that the many who never come here do not carry it.
+    let mut unread = vec![0; 4096];
     while stream.read(&mut unread).await? > 0 {}
     Ok(())
 }

@@ -180,7 +180,7 @@ impl Dialler {
         }
         let stream = match &link.tls {
             None => stream,
-            Some(tls) => timeout_at(deadline, tls.connect(stream, &backend.endpoint))
+            Some(tls) => timeout_at(deadline, Box::pin(tls.connect(stream, &backend.endpoint)))
                 .await
                 .map_err(late(Stage::Tls, format!("the TLS handshake with {shown}"), begun, deadline))?
                 .map_err(|error| by_target(error, &shown, link))?,

@@ -14,7 +14,7 @@ use std::io::{BufRead, BufReader};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
@@ -77,9 +77,25 @@ pub struct Service {
 
 /// Looks names up.
 pub struct Resolver {
-    /// Without name servers, names can still be in the hosts file.
-    servers: Result<Vec<NameServer>, String>,
+    /// Name servers that are asked instead of the system's.
+    named: Option<Vec<SocketAddr>>,
+    servers: Mutex<Arc<Servers>>,
     answers: Mutex<HashMap<String, Shared>>,
+}
+
+/// The name servers, and the search domains, as the system's file had them.
+struct Servers {
+    /// Without name servers, names can still be in the hosts file.
+    list: Result<Vec<NameServer>, String>,
+    /// When the file was last changed.
+    changed: Option<SystemTime>,
+}
+
+/// The system's name servers and search domains.
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+
+fn last_change() -> Option<SystemTime> {
+    std::fs::metadata(RESOLV_CONF).and_then(|file| file.modified()).ok()
 }
 
 /// One name server, with what it is asked by.
@@ -91,23 +107,23 @@ struct NameServer {
 }
 
 impl Resolver {
-    /// With these name servers, or else the system's; with the search domains that `/etc/resolv.conf` has now.
-    pub fn new(servers: Option<&[SocketAddr]>) -> Self {
-        let system = read_system_conf();
-        let (config, options) = match (servers, system) {
-            (_, Ok(system)) => system,
-            (Some(_), Err(_)) => Default::default(),
-            (None, Err(error)) => {
-                let reason = format!("no name server can be asked: /etc/resolv.conf: {error}");
-                return Self { servers: Err(reason), answers: Mutex::default() };
-            }
-        };
-        let servers = match servers {
-            Some(servers) => servers.iter().map(|server| at_port(*server)).collect(),
-            None => config.name_servers().to_vec(),
-        };
-        let servers = servers.into_iter().map(|server| NameServer::new(server, &config, options.clone()));
-        Self { servers: servers.collect(), answers: Mutex::default() }
+    /// With these name servers, or else the system's; with the search domains that `/etc/resolv.conf` has.
+    pub fn new(named: Option<&[SocketAddr]>) -> Self {
+        Self {
+            named: named.map(<[_]>::to_vec),
+            servers: Mutex::new(Arc::new(Servers::read(named, last_change()))),
+            answers: Mutex::default(),
+        }
+    }
+
+    /// Whom to ask now: Docker rewrites the file of a container that joins a network.
+    fn servers(&self) -> Arc<Servers> {
+        let changed = last_change();
+        let mut servers = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
+        if servers.changed != changed {
+            *servers = Arc::new(Servers::read(self.named.as_deref(), changed));
+        }
+        Arc::clone(&servers)
     }
 
     /// Every address of `host`, at least one, or the reason why there is none.
@@ -202,7 +218,8 @@ impl Resolver {
         what: &str,
         question: impl Fn(TokioResolver) -> BoxFuture<'static, Result<Vec<T>, NetError>>,
     ) -> Result<Vec<T>, Arc<str>> {
-        let servers = self.servers.as_ref().map_err(|reason| Arc::from(reason.as_str()))?;
+        let servers = self.servers();
+        let servers = servers.list.as_ref().map_err(|reason| Arc::from(reason.as_str()))?;
         let mut waiting = servers.iter();
         let mut asked = FuturesUnordered::new();
         let mut problems = Vec::new();
@@ -247,14 +264,33 @@ impl Resolver {
 /// The name servers, as errors name them.
 impl fmt::Display for Resolver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let servers = self.servers.as_deref().unwrap_or_default();
-        for (index, server) in servers.iter().enumerate() {
+        let servers = self.servers();
+        for (index, server) in servers.list.iter().flatten().enumerate() {
             if index > 0 {
                 f.write_str(", ")?;
             }
             write!(f, "{}", server.address)?;
         }
         Ok(())
+    }
+}
+
+impl Servers {
+    fn read(named: Option<&[SocketAddr]>, changed: Option<SystemTime>) -> Self {
+        let (config, options) = match (named, read_system_conf()) {
+            (_, Ok(system)) => system,
+            (Some(_), Err(_)) => Default::default(),
+            (None, Err(error)) => {
+                let reason = format!("no name server can be asked: {RESOLV_CONF}: {error}");
+                return Self { list: Err(reason), changed };
+            }
+        };
+        let servers = match named {
+            Some(servers) => servers.iter().map(|server| at_port(*server)).collect(),
+            None => config.name_servers().to_vec(),
+        };
+        let servers = servers.into_iter().map(|server| NameServer::new(server, &config, options.clone()));
+        Self { list: servers.collect(), changed }
     }
 }
 

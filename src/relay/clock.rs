@@ -139,6 +139,10 @@ impl Clock {
 
     /// Ready when it rings.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>, activity: Activity) -> Poll<Event> {
+        // Timers ring up to a millisecond late, time enough for another command to a server that was left behind.
+        if let Some(leave) = self.leave.filter(|leave| leave.latest <= Instant::now()) {
+            return Poll::Ready(Event::Over(End::Left(leave.reason)));
+        }
         while let Some(alarm) = &mut self.alarm {
             ready!(alarm.as_mut().poll(cx));
             let event = self.due(Instant::now(), activity);

@@ -22,7 +22,7 @@ pub(crate) struct Named {
 
 impl Named {
     pub(crate) fn start(name: &str) -> Self {
-        Self::at(own_address(), name)
+        Self::at(SocketAddr::new(own_address().ip(), 0), name)
     }
 
     pub(crate) fn at(address: SocketAddr, name: &str) -> Self {
