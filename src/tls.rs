@@ -1,8 +1,8 @@
 //! TLS on either side: what files say becomes configurations, which are made anew when the files change.
 //!
 //! A [`Connector`] speaks TLS to a link's target, an [`Acceptor`] to its clients. Both keep their files under
-//! [watch](Watched). What comes out of a handshake is a kind of [`Stream`], [`stream::TlsStream`], that everything else
-//! uses like any other. [`explain`] turns what went wrong into words, [`verify`] decides who is believed.
+//! watch (`Watched`). What comes out of a handshake is a kind of [`Stream`], [`stream::TlsStream`], that everything else
+//! uses like any other. [`explain`] turns what went wrong into words, `verify` decides who is believed.
 
 pub mod explain;
 pub mod stream;
