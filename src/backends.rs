@@ -452,7 +452,8 @@ impl Round<'_> {
 
     /// How many candidates there are still to try.
     pub fn left(&self) -> usize {
-        (self.list.len().min(MOST_TRIES)).saturating_sub(self.tried.len() + self.given_up.len())
+        let untried = self.list.iter().filter(|entry| self.is_untried(&entry.backend)).count();
+        untried.min(MOST_TRIES.saturating_sub(self.tried.len()))
     }
 
     fn is_untried(&self, backend: &Arc<Backend>) -> bool {

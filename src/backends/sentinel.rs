@@ -184,13 +184,12 @@ impl Sentinels<'_> {
         let answer = timeout_at(deadline, async {
             let mut conversation = self.begin(sentinel, &place, deadline).await?;
             let service = self.service.as_bytes();
-            let mut commands = vec![
-                vec![&b"SENTINEL"[..], b"GET-MASTER-ADDR-BY-NAME", service],
-                vec![b"SENTINEL", b"MASTER", service],
-            ];
+            let mut commands = vec![vec![&b"SENTINEL"[..], b"GET-MASTER-ADDR-BY-NAME", service]];
             if self.role == Role::Replica {
                 commands.push(vec![b"SENTINEL", b"REPLICAS", service]);
             }
+            // Last, because its reply is not waited for as the others are.
+            commands.push(vec![b"SENTINEL", b"MASTER", service]);
             conversation.say(&commands).await?;
             let primary = match conversation.hear().await? {
                 BytesFrame::Null => return Err(format!("it knows no {}", self.service)),
@@ -202,16 +201,16 @@ impl Sentinels<'_> {
                 _ => None,
             };
             let primary = primary.ok_or("it does not answer like a Sentinel")?;
+            let replicas = match self.role {
+                Role::Master => Vec::new(),
+                Role::Replica => healthy(&conversation.hear().await?)?,
+            };
             // A Sentinel that does not say how it came to its answer is believed only where nobody does.
             let state = timeout(OTHERS, conversation.hear()).await;
             let epoch = state
                 .ok()
                 .and_then(Result::ok)
                 .and_then(|state| resp::field(&state, "config-epoch").and_then(resp::text)?.parse().ok());
-            let replicas = match self.role {
-                Role::Master => Vec::new(),
-                Role::Replica => healthy(&conversation.hear().await?)?,
-            };
             Ok(Answer { primary, epoch: epoch.unwrap_or_default(), replicas })
         });
         let answer = answer.await.unwrap_or_else(|_| Err("no answer in time".to_owned()));
