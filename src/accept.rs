@@ -122,6 +122,7 @@ fn take_in(
     workers: &Workers,
 ) {
     let service = Arc::clone(service);
+    service.metrics.accepted();
     match admission.admit(&service, client) {
         Ok(permits) => {
             let seat = service.connections.enter();

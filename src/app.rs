@@ -18,6 +18,7 @@ use crate::connection::Service;
 use crate::dial::{Dialler, Health};
 use crate::failure::words;
 use crate::leave::{Connections, Leave, Reason};
+use crate::metrics::Metrics;
 use crate::net::Listener;
 use crate::resolve::Resolver;
 use crate::workers::Workers;
@@ -62,18 +63,21 @@ impl App {
             resolver: Resolver::new(config.process.dns.as_deref()),
             keepalive: config.process.keepalive,
         });
+        let mut metrics = Metrics::new();
         let mut bound = Vec::new();
         let mut errors = Vec::new();
         for link in config.links {
             match Listener::bind(&link.listen, config.process.keepalive) {
                 Ok(listener) => {
                     let connections = Arc::default();
+                    let metrics = Arc::new(metrics.link(&link.name));
                     let service = Arc::new(Service {
-                        backends: Backends::of(&link, Arc::clone(&connections)),
+                        backends: Backends::of(&link, Arc::clone(&connections), Arc::clone(&metrics)),
                         link,
                         dialler: Arc::clone(&dialler),
                         health: Health::default(),
                         connections,
+                        metrics,
                     });
                     bound.push((listener, service));
                 }
@@ -83,6 +87,7 @@ impl App {
                 }
             }
         }
+        metrics.watch(bound.iter().map(|(_, service)| Arc::clone(service)).collect());
         let own = |what: &str, error| {
             let remedy = "raise the limits on open files (ulimit -n) and processes (ulimit -u)".to_owned();
             BindErrors(vec![(what.to_owned(), error, remedy)])

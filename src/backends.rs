@@ -31,6 +31,7 @@ use crate::connection::Service;
 use crate::failure::Failure;
 use crate::greet::Probe;
 use crate::leave::{Connections, Leave, Reason, Seat};
+use crate::metrics::LinkMetrics;
 use crate::random::{fraction, jittered};
 use addresses::Addresses;
 
@@ -226,6 +227,8 @@ pub struct Backends {
     balance: Balance,
     grace: Option<Duration>,
     connections: Arc<Connections>,
+    /// What is counted.
+    pub metrics: Arc<LinkMetrics>,
     list: latest::Sender<List>,
     /// Counts dials.
     turn: AtomicUsize,
@@ -239,7 +242,7 @@ pub struct Backends {
 
 impl Backends {
     /// The backends that the configuration lists; the others are found out by [`follow`].
-    pub fn of(link: &Link, connections: Arc<Connections>) -> Self {
+    pub fn of(link: &Link, connections: Arc<Connections>, metrics: Arc<LinkMetrics>) -> Self {
         let entry = |endpoint: &Endpoint| Entry {
             backend: Backend::new(endpoint.clone()),
             priority: 0,
@@ -252,6 +255,7 @@ impl Backends {
             balance: link.balance,
             grace: link.move_grace,
             connections,
+            metrics,
             list: latest::Sender::new(endpoints.map(entry).collect()),
             turn: AtomicUsize::new(0),
             wanted: Notify::new(),
@@ -262,6 +266,12 @@ impl Backends {
 
     fn list(&self) -> List {
         Arc::clone(&self.list.borrow())
+    }
+
+    /// Every backend, and whether the last dial of it worked; one that was never dialled has not failed.
+    pub fn states(&self) -> Vec<(String, bool)> {
+        let state = |entry: &Entry| (entry.backend.to_string(), !entry.backend.fails.load(Ordering::Relaxed));
+        self.list().iter().map(state).collect()
     }
 
     /// Says when another list is published.
@@ -309,6 +319,7 @@ impl Backends {
         if let Failure::WrongRole { .. } = failure {
             let connections = self.ask(Reason::Demoted, |place| Arc::ptr_eq(&place.backend, backend));
             if backend.has_role.swap(false, Ordering::Relaxed) {
+                self.metrics.target_changed();
                 tracing::warn!(link = self.link, %backend, why = %failure, connections, "a backend was demoted");
             }
         } else if first && self.are_several() {
@@ -326,6 +337,7 @@ impl Backends {
     pub fn found(&self, backend: &Backend, addresses: &[IpAddr]) {
         let left = lock(&backend.addresses).answered(addresses, Instant::now());
         if !left.is_empty() {
+            self.metrics.target_changed();
             let connections = self.ask(Reason::Moved, Place::is_abandoned);
             tracing::info!(
                 link = self.link,
@@ -392,6 +404,7 @@ impl Backends {
         let (from, to) = (backends(&old), backends(&new));
         self.list.send_replace(new);
         if !same {
+            self.metrics.target_changed();
             let connections = self.ask(Reason::Moved, Place::is_abandoned);
             tracing::info!(link = self.link, from, to, why, connections, "the backends changed");
         }

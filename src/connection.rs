@@ -18,6 +18,7 @@ use crate::config::Link;
 use crate::dial::{Dialler, Health};
 use crate::failure::Failure;
 use crate::leave::{Connections, Leave, Reason};
+use crate::metrics::LinkMetrics;
 use crate::net::{Accepted, Client, Stream};
 use crate::random::fraction;
 use crate::relay::{End, Limits, Outcome, Party, Relay, Side};
@@ -36,6 +37,8 @@ pub struct Service {
     pub health: Health,
     /// The connections that are being served.
     pub connections: Arc<Connections>,
+    /// What is counted.
+    pub metrics: Arc<LinkMetrics>,
 }
 
 /// How much of what a client says before its upstream is there is taken in. It has to be read to see that a client
@@ -78,6 +81,7 @@ impl Service {
         admitted: Admitted,
     ) -> Option<Box<Established>> {
         let mut stream = self.take_in(accepted, client).await?;
+        let begun = Instant::now();
         let mut early = Vec::new();
         let dialled = tokio::select! {
             biased;
@@ -86,6 +90,7 @@ impl Service {
         };
         match dialled {
             Ok((upstream, place)) => {
+                self.metrics.dialled(begun.elapsed());
                 let (upstream, leading) = upstream.into_parts();
                 tracing::debug!(link = self.link.name, %client, backend = %place.backend(), "connection opened");
                 self.backends.seat(&admitted.seat, place);
@@ -155,12 +160,13 @@ impl Service {
         }
     }
 
-    /// Tells the log why a client is not served.
+    /// Tells the log and the metrics why a client is not served.
     fn report(&self, client: Client, failure: &Failure) {
         let link = &self.link.name;
         if matches!(failure, Failure::ClientLeft) {
             tracing::debug!(link, %client, "the client left before it could be served");
         } else {
+            self.metrics.failed(failure.stage());
             tracing::warn!(
                 link,
                 %client,

@@ -193,9 +193,11 @@ impl Dialler {
         };
         match &link.redis {
             None => Ok(Upstream::of_plain_tunnel(stream)),
-            Some(redis) => timeout_at(deadline, greet(stream, &shown, link, redis, &backend.probe))
-                .await
-                .map_err(late(Stage::Auth, format!("the handshake with {shown}"), begun, deadline))?,
+            Some(redis) => {
+                timeout_at(deadline, greet(stream, &shown, link, redis, &backend.probe, &backends.metrics))
+                    .await
+                    .map_err(late(Stage::Auth, format!("the handshake with {shown}"), begun, deadline))?
+            }
         }
     }
 

@@ -26,6 +26,8 @@ pub enum Stage {
     Select,
     /// Whether the target is a master or a replica.
     Role,
+    /// What the client shows to be let in.
+    ClientAuth,
     /// The number of connections.
     Limit,
     /// The networks that may connect.
@@ -33,6 +35,19 @@ pub enum Stage {
 }
 
 impl Stage {
+    /// Every stage, in their order.
+    pub const ALL: [Self; 9] = [
+        Self::Resolve,
+        Self::Connect,
+        Self::Tls,
+        Self::Auth,
+        Self::Select,
+        Self::Role,
+        Self::ClientAuth,
+        Self::Limit,
+        Self::Allow,
+    ];
+
     /// The stage's name in logs and metrics.
     pub fn name(self) -> &'static str {
         match self {
@@ -42,6 +57,7 @@ impl Stage {
             Self::Auth => "auth",
             Self::Select => "select",
             Self::Role => "role",
+            Self::ClientAuth => "client_auth",
             Self::Limit => "limit",
             Self::Allow => "allow",
         }

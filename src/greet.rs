@@ -13,6 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use crate::config::Link;
 use crate::config::link::{Redis, Role};
 use crate::failure::{Failure, Stage};
+use crate::metrics::{LinkMetrics, Which};
 use crate::net::Stream;
 use crate::resp::{self, Reply};
 use crate::secret::Secret;
@@ -115,6 +116,7 @@ pub async fn greet(
     link: &Link,
     redis: &Redis,
     probe: &Probe,
+    metrics: &LinkMetrics,
 ) -> Result<Upstream, Failure> {
     let username = match &redis.username {
         Some(source) => Some(source.current().await?),
@@ -159,6 +161,9 @@ pub async fn greet(
         password: password.clone(),
     };
     let mut told = greeting.exchange(&commands, &asked).await?;
+    if password.is_some() {
+        metrics.secret_used(Which::Current);
+    }
     if let Some(wanted) = redis.role {
         if told.is_none() {
             // It understands none of what it was asked, or only what it was asked before it was upgraded.

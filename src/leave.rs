@@ -7,7 +7,10 @@
 //!
 //! Once dialled, a connection has a [`Place`] at one of the link's backends, by which those that sit at the same one
 //! can be asked.
+//!
+//! The seat is also where a connection counts the bytes that it moves: on its own, with no other connection to wait for.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 
@@ -66,6 +69,24 @@ struct Room {
     seats: Slab<Arc<Request>>,
     /// What was asked of all; it also holds for those who come later.
     everyone: Option<Leave>,
+    /// What those who have left had moved.
+    moved_before: Moved,
+}
+
+/// Bytes, both ways.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Moved {
+    /// Bytes that the target took.
+    pub to_target: u64,
+    /// Bytes that the client took.
+    pub to_client: u64,
+}
+
+impl Moved {
+    fn add(&mut self, other: Self) {
+        self.to_target += other.to_target;
+        self.to_client += other.to_client;
+    }
 }
 
 #[derive(Debug, Default)]
@@ -74,12 +95,22 @@ struct Request {
     waker: AtomicWaker,
     /// Known once the dial has come to an end.
     place: OnceLock<Place>,
+    /// Bytes so far, stored by the connection alone.
+    to_target: AtomicU64,
+    to_client: AtomicU64,
 }
 
 impl Request {
     fn ask(&self, leave: Leave) {
         *lock(&self.leave) = Some(leave);
         self.waker.wake();
+    }
+
+    fn moved(&self) -> Moved {
+        Moved {
+            to_target: self.to_target.load(Ordering::Relaxed),
+            to_client: self.to_client.load(Ordering::Relaxed),
+        }
     }
 }
 
@@ -121,6 +152,14 @@ impl Connections {
         self.room().seats.len()
     }
 
+    /// Bytes that all connections so far have moved, those that are here and those that have left.
+    pub fn moved(&self) -> Moved {
+        let room = self.room();
+        let mut moved = room.moved_before;
+        room.seats.iter().for_each(|(_, request)| moved.add(request.moved()));
+        moved
+    }
+
     /// Waits until nobody is here.
     pub async fn emptied(&self) {
         loop {
@@ -158,6 +197,18 @@ impl Seat {
         let _ = self.request.place.set(place);
     }
 
+    /// Counts bytes that the connection has moved.
+    pub fn count(&self, moved: Moved) {
+        // Nobody else stores here, so that what was loaded is still true: a plain store is enough, and costs nothing.
+        let count = |counter: &AtomicU64, bytes| {
+            if bytes > 0 {
+                counter.store(counter.load(Ordering::Relaxed) + bytes, Ordering::Relaxed);
+            }
+        };
+        count(&self.request.to_target, moved.to_target);
+        count(&self.request.to_client, moved.to_client);
+    }
+
     /// Ready once the connection has been asked to go.
     pub fn poll_leave(&self, cx: &Context<'_>) -> Poll<Leave> {
         self.request.waker.register(cx.waker());
@@ -172,6 +223,7 @@ impl Drop for Seat {
     fn drop(&mut self) {
         let mut room = self.connections.room();
         room.seats.remove(self.number);
+        room.moved_before.add(self.request.moved());
         if room.seats.is_empty() {
             self.connections.emptied.notify_waiters();
         }
@@ -190,6 +242,21 @@ mod tests {
         assert_eq!(connections.count(), 1);
         let ((), ()) = tokio::join!(connections.emptied(), async { drop(second) });
         assert_eq!(connections.count(), 0);
+    }
+
+    #[test]
+    fn bytes_are_counted_while_a_connection_is_here_and_after_it_has_left() {
+        let connections = Arc::new(Connections::default());
+        let (first, second) = (connections.enter(), connections.enter());
+        first.count(Moved { to_target: 3, to_client: 0 });
+        second.count(Moved { to_target: 1, to_client: 7 });
+        first.count(Moved { to_target: 2, to_client: 1 });
+        let all = Moved { to_target: 6, to_client: 8 };
+        assert_eq!(connections.moved(), all);
+        drop(first);
+        assert_eq!(connections.moved(), all);
+        drop(second);
+        assert_eq!(connections.moved(), all);
     }
 
     #[tokio::test]

@@ -54,6 +54,7 @@
 //! | [`greet`] | the Redis handshake |
 //! | [`resp`] | commands out, replies in |
 //! | [`relay`] | the bytes |
+//! | [`metrics`] | what is counted, as Prometheus reads it |
 //! | [`leave`] | who is here, and the one way to ask them to go |
 //! | [`tls`] | TLS on either side: certificates and their reload, the stream, its errors in words |
 //! | [`net`] | sockets and listeners |
@@ -79,6 +80,7 @@ pub mod failure;
 pub mod greet;
 pub mod leave;
 pub mod log;
+pub mod metrics;
 pub mod net;
 pub mod random;
 pub mod relay;

@@ -24,7 +24,7 @@ use tokio::time::Instant;
 
 pub use self::clock::Limits;
 use self::clock::{Activity, Clock, Event};
-use crate::leave::{Reason, Seat};
+use crate::leave::{Moved, Reason, Seat};
 
 /// What is read at once at first, and always by a connection whose peer does not keep up: what a slow reader pins a
 /// direction.
@@ -129,25 +129,28 @@ impl Relay {
         C: Side,
         T: Side,
     {
+        let before = (self.to_target.moved, self.to_client.moved);
         BUFFER.with_borrow_mut(|buffer| {
             // The target first: what it says in this turn can't be the answer to what the client says in this turn.
-            let before = self.to_client.moved;
             if let Poll::Ready(Err(broken)) = self.to_client.poll(cx, target, client, buffer) {
                 self.broke(broken.of(Party::Target, Party::Client));
                 // What is left to be passed on may have nothing else that wakes it.
                 cx.waker().wake_by_ref();
             }
-            if self.to_client.moved != before {
+            if self.to_client.moved != before.1 {
                 self.target_spoke_last = true;
             }
-            let before = self.to_target.moved;
             if let Poll::Ready(Err(broken)) = self.to_target.poll(cx, client, target, buffer) {
                 self.broke(broken.of(Party::Client, Party::Target));
                 cx.waker().wake_by_ref();
             }
-            if self.to_target.moved != before {
+            if self.to_target.moved != before.0 {
                 self.target_spoke_last = false;
             }
+        });
+        seat.count(Moved {
+            to_target: self.to_target.moved - before.0,
+            to_client: self.to_client.moved - before.1,
         });
         if self.to_target.is_over() && self.to_client.is_over() {
             return Poll::Ready(self.end(End::Closed));

@@ -1,0 +1,299 @@
+//! Metrics, as Prometheus reads them.
+//!
+//! Handles are passed in, none is global: [`LinkMetrics`] is what one link counts, and each method is named after what
+//! has happened. Every series is there from the start, at zero. What is known elsewhere (who is connected, what they
+//! have moved, which backends fail) is asked for when somebody reads: a connection counts its own bytes, which costs
+//! the relay no more than a store that nobody else waits for.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::prometheus_text;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::Registry;
+
+use crate::connection::Service;
+use crate::failure::Stage;
+
+/// What the text is, for who reads it over HTTP.
+pub const CONTENT_TYPE: &str = prometheus_text::CONTENT_TYPE;
+
+/// Upper bounds of a dial's time in seconds: from a server on the same host to the default connect timeout and beyond.
+const DIAL_SECONDS: [f64; 14] =
+    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+
+/// A secret that the target took.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Which {
+    /// The one that is configured now.
+    Current,
+    /// The one that is kept for rotations.
+    Previous,
+    /// The last one that had worked.
+    LastGood,
+}
+
+impl Which {
+    const ALL: [Self; 3] = [Self::Current, Self::Previous, Self::LastGood];
+
+    /// The secret's name in logs and metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Current => "current",
+            Self::Previous => "previous",
+            Self::LastGood => "last_good",
+        }
+    }
+}
+
+type Labels = Vec<(&'static str, String)>;
+
+fn labels(link: &str, more: Option<(&'static str, &str)>) -> Labels {
+    let more = more.map(|(name, value)| (name, value.to_owned()));
+    [("link", link.to_owned())].into_iter().chain(more).collect()
+}
+
+/// Everything that is counted.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    accepted: Family<Labels, Counter>,
+    failed: Family<Labels, Counter>,
+    dial_seconds: Family<Labels, Histogram, fn() -> Histogram>,
+    secrets_used: Family<Labels, Counter>,
+    secret_reloads: Family<Labels, Counter>,
+    warm: Family<Labels, Gauge>,
+    warm_hits: Family<Labels, Counter>,
+    warm_misses: Family<Labels, Counter>,
+    target_changes: Family<Labels, Counter>,
+}
+
+impl Metrics {
+    /// Nothing counted yet.
+    pub fn new() -> Self {
+        let mut metrics = Self {
+            registry: Registry::with_prefix("redis_ambassador"),
+            accepted: Family::default(),
+            failed: Family::default(),
+            dial_seconds: Family::new_with_constructor(|| Histogram::new(DIAL_SECONDS)),
+            secrets_used: Family::default(),
+            secret_reloads: Family::default(),
+            warm: Family::default(),
+            warm_hits: Family::default(),
+            warm_misses: Family::default(),
+            target_changes: Family::default(),
+        };
+        // The library adds the full stop of the text, and to a counter's name its `_total`.
+        let registry = &mut metrics.registry;
+        let version = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
+        registry.register("build", "The program that is running", version);
+        registry.register(
+            "connections_accepted",
+            "Connections that clients opened, served or not",
+            metrics.accepted.clone(),
+        );
+        registry.register(
+            "connections_failed",
+            "Connections that could not be served, by the stage that failed",
+            metrics.failed.clone(),
+        );
+        registry.register(
+            "dial_seconds",
+            "Time that clients waited until their connection to the target was ready, names, TLS and AUTH included",
+            metrics.dial_seconds.clone(),
+        );
+        registry.register(
+            "auth_secret_used",
+            "Handshakes that a secret served, by which one it was",
+            metrics.secrets_used.clone(),
+        );
+        registry.register(
+            "secret_reloads",
+            "Times that another value was found for a secret",
+            metrics.secret_reloads.clone(),
+        );
+        registry.register("warm_connections", "Connections kept ready for clients", metrics.warm.clone());
+        registry.register("warm_hits", "Clients that a connection was ready for", metrics.warm_hits.clone());
+        registry.register(
+            "warm_misses",
+            "Clients that no connection was ready for, though some should be",
+            metrics.warm_misses.clone(),
+        );
+        registry.register(
+            "target_changes",
+            "Times that the backends of a link changed, moved or were demoted",
+            metrics.target_changes.clone(),
+        );
+        metrics
+    }
+
+    /// What the link of that name counts.
+    pub fn link(&self, name: &str) -> LinkMetrics {
+        let of_link = labels(name, None);
+        let counter = |family: &Family<Labels, Counter>| family.get_or_create_owned(&of_link);
+        let labelled = |family: &Family<Labels, Counter>, label, value| {
+            family.get_or_create_owned(&labels(name, Some((label, value))))
+        };
+        LinkMetrics {
+            accepted: counter(&self.accepted),
+            failed: Stage::ALL.map(|stage| labelled(&self.failed, "stage", stage.name())),
+            dial_seconds: self.dial_seconds.get_or_create_owned(&of_link),
+            secrets_used: Which::ALL.map(|which| labelled(&self.secrets_used, "which", which.name())),
+            secret_reloads: counter(&self.secret_reloads),
+            warm: self.warm.get_or_create_owned(&of_link),
+            warm_hits: counter(&self.warm_hits),
+            warm_misses: counter(&self.warm_misses),
+            target_changes: counter(&self.target_changes),
+        }
+    }
+
+    /// Asks these links, too, whenever somebody reads.
+    pub fn watch(&mut self, services: Vec<Arc<Service>>) {
+        self.registry.register_collector(Box::new(Watched(services)));
+    }
+
+    /// All of it, as Prometheus reads it.
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        // Writing to a string can't fail, and nothing that is encoded here does by itself.
+        let _ = prometheus_text::encode(&mut text, &self.registry);
+        text
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// What one link counts.
+#[derive(Debug)]
+pub struct LinkMetrics {
+    accepted: Counter,
+    failed: [Counter; Stage::ALL.len()],
+    dial_seconds: Histogram,
+    secrets_used: [Counter; Which::ALL.len()],
+    secret_reloads: Counter,
+    warm: Gauge,
+    warm_hits: Counter,
+    warm_misses: Counter,
+    target_changes: Counter,
+}
+
+impl LinkMetrics {
+    /// A client has come, whatever becomes of it.
+    pub fn accepted(&self) {
+        self.accepted.inc();
+    }
+
+    /// A client could not be served.
+    pub fn failed(&self, stage: Stage) {
+        self.failed[stage as usize].inc();
+    }
+
+    /// A client has its upstream, after this time.
+    pub fn dialled(&self, time: Duration) {
+        self.dial_seconds.observe(time.as_secs_f64());
+    }
+
+    /// The target took a secret.
+    pub fn secret_used(&self, which: Which) {
+        self.secrets_used[which as usize].inc();
+    }
+
+    /// A secret has another value than before.
+    pub fn secret_reloaded(&self) {
+        self.secret_reloads.inc();
+    }
+
+    /// A connection is ready, until what this returns is dropped.
+    pub fn warm_connection(&self) -> WarmConnection {
+        self.warm.inc();
+        WarmConnection(self.warm.clone())
+    }
+
+    /// A connection was ready for a client.
+    pub fn warm_hit(&self) {
+        self.warm_hits.inc();
+    }
+
+    /// No connection was ready for a client, though some should be.
+    pub fn warm_miss(&self) {
+        self.warm_misses.inc();
+    }
+
+    /// The backends are others than before, or have another role or address.
+    pub fn target_changed(&self) {
+        self.target_changes.inc();
+    }
+}
+
+/// Counts a connection that is ready, for as long as it is.
+#[derive(Debug)]
+pub struct WarmConnection(Gauge);
+
+impl Drop for WarmConnection {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+/// The links whose state is asked for at every reading.
+struct Watched(Vec<Arc<Service>>);
+
+impl fmt::Debug for Watched {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.0.iter().map(|service| &service.link.name)).finish()
+    }
+}
+
+impl Collector for Watched {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let Self(services) = self;
+        let mut active = encoder.encode_descriptor(
+            "connections_active",
+            "Connections of clients at this moment",
+            None,
+            MetricType::Gauge,
+        )?;
+        for service in services {
+            let number = i64::try_from(service.connections.count()).unwrap_or(i64::MAX);
+            ConstGauge::new(number).encode(active.encode_family(&labels(&service.link.name, None))?)?;
+        }
+        let mut bytes = encoder.encode_descriptor(
+            "bytes",
+            "Bytes that were forwarded, by their direction",
+            None,
+            MetricType::Counter,
+        )?;
+        for service in services {
+            let moved = service.connections.moved();
+            for (direction, number) in [("to_target", moved.to_target), ("to_client", moved.to_client)] {
+                let labels = labels(&service.link.name, Some(("direction", direction)));
+                ConstCounter::new(number).encode(bytes.encode_family(&labels)?)?;
+            }
+        }
+        let mut up = encoder.encode_descriptor(
+            "backend_up",
+            "Whether the last dial of a backend worked, or there was none yet",
+            None,
+            MetricType::Gauge,
+        )?;
+        for service in services {
+            for (backend, is_up) in service.backends.states() {
+                let labels = labels(&service.link.name, Some(("backend", &backend)));
+                ConstGauge::new(i64::from(is_up)).encode(up.encode_family(&labels)?)?;
+            }
+        }
+        Ok(())
+    }
+}
