@@ -10,7 +10,7 @@ demo: ## a Redis with a password, and a PONG for a client that knows none
 test: ## everything that has to hold: lint, unit, black-box and container tests
 	@scripts/test
 
-bench: ## measure against HAProxy, nginx and socat, side by side
+bench: ## measure against HAProxy, nginx, socat and stunnel, side by side
 	@benches/run
 
 lint: ## formatting, clippy, documentation, shell scripts, licences

@@ -6,7 +6,7 @@ use anyhow::{Result, anyhow};
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
-use crate::peers::{DIRECT, HAPROXY, NGINX, OURS};
+use crate::peers::{DIRECT, HAPROXY, NGINX, OURS, STUNNEL};
 use crate::samples::{Summary, number};
 
 const FONT: &str = "sans-serif";
@@ -37,6 +37,7 @@ fn colour(peer: &str) -> RGBColor {
         OURS => RGBColor(200, 50, 40),
         HAPROXY => RGBColor(70, 110, 160),
         NGINX => RGBColor(95, 155, 115),
+        STUNNEL => RGBColor(140, 105, 160),
         DIRECT => RGBColor(175, 180, 186),
         _ => RGBColor(190, 150, 80),
     }

@@ -2,10 +2,11 @@
 
 use crate::load::requests::Operation;
 use crate::machine::Machine;
-use crate::peers::{HAPROXY, NGINX, OURS};
+use crate::peers::{DIRECT, HAPROXY, NGINX, OURS, STUNNEL, UNWATCHED};
 use crate::samples::{Metric, Results, Summary};
 use crate::workloads::requests::{Case, LARGE, MANY, SMALL};
-use crate::workloads::{bulk, connections, growth, idle, short, startup};
+use crate::workloads::tls::{self, Side};
+use crate::workloads::{bulk, connections, growth, idle, reset, short, startup, warm};
 
 #[derive(Clone, Copy)]
 pub enum Bound {
@@ -57,6 +58,9 @@ pub fn all(results: &Results, machine: &Machine, capacity: usize) -> Vec<Goal> {
         .into_iter()
         .chain(of_connections(results, capacity))
         .chain(of_streams(results))
+        .chain([HAPROXY, STUNNEL].into_iter().flat_map(|other| of_tls(results, other)))
+        .chain(of_warm(results))
+        .chain(of_reset(results))
         .chain(of_the_program(results, machine))
         .collect()
 }
@@ -128,6 +132,43 @@ fn of_streams(results: &Results) -> [Goal; 2] {
     })
 }
 
+fn of_tls(results: &Results, other: &str) -> [Goal; 5] {
+    let (requests, handshakes, idle) = (tls::request_cases(), tls::handshake_cases(), tls::idle_cases());
+    let goal =
+        |what, bound, metric, cases: &[String]| ratio_goal(what, bound, other, results, "tls", metric, cases);
+    let (less, more) = (Bound::AtMost(0.8), Bound::AtLeast(1.2));
+    [
+        goal("TLS: processor time a request", less, Metric::RequestCpu, &requests),
+        goal("TLS: throughput of requests", more, Metric::RequestRate, &requests),
+        goal("TLS: processor time a short-lived connection", less, Metric::ConnectionCpu, &handshakes),
+        goal("TLS: handshakes a second", more, Metric::ConnectionRate, &handshakes),
+        goal("TLS: memory an idle connection", Bound::AtMost(0.5), Metric::ConnectionMemory, &idle),
+    ]
+}
+
+fn of_warm(results: &Results) -> [Goal; 3] {
+    [
+        ("Warm: time to a client's first PONG, loopback", warm::LOOPBACK, 0.85),
+        ("Warm: time to a client's first PONG, 1 ms each way", warm::LONG_WAY, 0.55),
+        ("Warm: time to a client's first PONG, TLS to the target", warm::TLS, 0.3),
+    ]
+    .map(|(what, case, bound)| {
+        let bound = Bound::AtMost(bound);
+        ratio_goal(what, bound, DIRECT, results, "warm", Metric::Median, &[case.to_owned()])
+    })
+}
+
+fn of_reset(results: &Results) -> [Goal; 2] {
+    [
+        ("Watching for RESET: processor time a small request", SMALL),
+        ("Watching for RESET: processor time a request at 64 KiB", LARGE[0]),
+    ]
+    .map(|(what, value)| {
+        let cases = reset::cases(value).map(|case| case.to_string());
+        ratio_goal(what, Bound::AtMost(1.02), UNWATCHED, results, "reset", Metric::RequestCpu, &cases)
+    })
+}
+
 fn of_the_program(results: &Results, machine: &Machine) -> [Goal; 4] {
     let start = [startup::CASE.to_owned()];
     let started = |what, bound, unit, metric| {
@@ -183,12 +224,13 @@ fn absolute_goal(
 
 /// The four figures that matter, for the README: a name, what is measured, and where it is found.
 pub fn headline(capacity: usize) -> [(&'static str, &'static str, String, Metric); 4] {
-    let get = |value| Case { operation: Operation::Get, value, connections: MANY, pipeline: 1 }.to_string();
+    let get = |value| Case { operation: Operation::Get, value, connections: MANY, pipeline: 1 };
+    let tls = tls::request_case(Side::Target, &get(SMALL));
     let [_, most] = idle::sizes(capacity);
     [
-        ("Processor time a small request", "requests", get(SMALL), Metric::RequestCpu),
-        ("Throughput of 64 KiB values", "requests", get(LARGE[0]), Metric::RequestRate),
+        ("Processor time a small request", "requests", get(SMALL).to_string(), Metric::RequestCpu),
+        ("Throughput of 64 KiB values", "requests", get(LARGE[0]).to_string(), Metric::RequestRate),
         ("Memory an idle connection", "idle", connections(most), Metric::ConnectionMemory),
-        ("Throughput of a bulk stream", "bulk", bulk::ONE_TO_CLIENT.to_owned(), Metric::StreamRate),
+        ("Processor time a small request, TLS to the target", "tls", tls, Metric::RequestCpu),
     ]
 }

@@ -7,12 +7,17 @@
 pub mod bulk;
 pub mod requests;
 pub mod short;
+pub mod tls;
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use rustls::ClientConfig;
+
+use self::tls::Session;
 
 /// An answer that takes longer than this never comes.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -28,28 +33,101 @@ pub fn encode(arguments: &[&[u8]]) -> Vec<u8> {
     bytes
 }
 
-/// Opens a connection that is known to work: authenticated where the client must, and answered once.
-pub fn open(address: SocketAddr, password: Option<&str>) -> Result<TcpStream> {
-    let stream = TcpStream::connect(address).with_context(|| format!("connect to {address}"))?;
-    greet(stream, password)
+/// A client's connection, plain or TLS.
+pub struct Conversation<S = TcpStream> {
+    socket: S,
+    tls: Option<Box<Session>>,
 }
 
-/// Authenticates where the client must, as every client library does it: the reply is awaited before the
-/// first command.
-pub fn greet(mut stream: TcpStream, password: Option<&str>) -> Result<TcpStream> {
-    stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    if let Some(password) = password {
-        exchange(&mut stream, &encode(&[b"AUTH", password.as_bytes()]), b"+OK\r\n").context("AUTH")?;
+impl<S: Read + Write> Conversation<S> {
+    /// The same over the same socket in another form.
+    pub fn map<T>(self, change: impl FnOnce(S) -> io::Result<T>) -> io::Result<Conversation<T>> {
+        Ok(Conversation { socket: change(self.socket)?, tls: self.tls })
     }
-    exchange(&mut stream, &encode(&[b"PING"]), b"+PONG\r\n").context("PING")?;
-    Ok(stream)
+
+    pub fn socket_mut(&mut self) -> &mut S {
+        &mut self.socket
+    }
+
+    pub fn is_tls(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    /// Whether the TLS session was resumed.
+    pub fn is_resumed(&self) -> bool {
+        self.tls.as_ref().is_some_and(|session| session.is_resumed())
+    }
+
+    /// Says goodbye where the protocol has a word for it; the socket is closed by dropping this.
+    pub fn say_goodbye(&mut self) {
+        if let Some(session) = &mut self.tls {
+            session.close(&mut self.socket);
+        }
+    }
 }
 
-fn exchange(stream: &mut TcpStream, request: &[u8], expected: &[u8]) -> Result<()> {
-    stream.write_all(request)?;
+impl<S: Read + Write> Read for Conversation<S> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match &mut self.tls {
+            Some(session) => session.read(&mut self.socket, buffer),
+            None => self.socket.read(buffer),
+        }
+    }
+}
+
+impl<S: Read + Write> Write for Conversation<S> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match &mut self.tls {
+            Some(session) => session.write(&mut self.socket, bytes),
+            None => self.socket.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match &mut self.tls {
+            Some(session) => session.flush(&mut self.socket),
+            None => self.socket.flush(),
+        }
+    }
+}
+
+/// Who a client is to the other side.
+#[derive(Clone, Default)]
+pub struct Credentials {
+    /// None where the client need not authenticate.
+    pub password: Option<String>,
+    /// None where the other side speaks no TLS.
+    pub tls: Option<Arc<ClientConfig>>,
+}
+
+/// Opens a connection that is known to work: authenticated where the client must, and answered once.
+pub fn open(address: SocketAddr, credentials: &Credentials) -> Result<Conversation> {
+    let stream = TcpStream::connect(address).with_context(|| format!("connect to {address}"))?;
+    greet(stream, credentials)
+}
+
+/// Shakes hands and authenticates where the client must, as every client library does it: the reply is awaited
+/// before the first command.
+pub fn greet(mut socket: TcpStream, credentials: &Credentials) -> Result<Conversation> {
+    socket.set_nodelay(true)?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    let tls = match &credentials.tls {
+        Some(config) => Some(Box::new(Session::start(config, &mut socket).context("TLS handshake")?)),
+        None => None,
+    };
+    let mut conversation = Conversation { socket, tls };
+    if let Some(password) = &credentials.password {
+        exchange(&mut conversation, &encode(&[b"AUTH", password.as_bytes()]), b"+OK\r\n").context("AUTH")?;
+    }
+    exchange(&mut conversation, &encode(&[b"PING"]), b"+PONG\r\n").context("PING")?;
+    Ok(conversation)
+}
+
+fn exchange(conversation: &mut Conversation, request: &[u8], expected: &[u8]) -> Result<()> {
+    conversation.write_all(request)?;
+    conversation.flush()?;
     let mut reply = vec![0; expected.len()];
-    stream.read_exact(&mut reply)?;
+    conversation.read_exact(&mut reply)?;
     ensure!(reply == expected, "answered {:?}", String::from_utf8_lossy(&reply));
     Ok(())
 }

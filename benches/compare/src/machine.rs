@@ -3,11 +3,12 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
 use std::thread;
 
 use serde::Serialize;
 
-use crate::peers::Peer;
+use crate::peers::Proxy;
 
 #[derive(Serialize)]
 pub struct Machine {
@@ -33,11 +34,13 @@ pub struct Program {
 }
 
 impl Machine {
-    pub fn describe(peers: &[Peer], image: &str) -> Self {
-        let proxies = peers.iter().filter_map(|peer| Some((peer.name, peer.proxy.as_ref()?)));
-        let mut programs: Vec<Program> = proxies
-            .map(|(name, proxy)| Program { name, version: proxy.version.clone(), size: size(&proxy.program) })
-            .collect();
+    pub fn describe(proxies: &[Arc<Proxy>], image: &str) -> Self {
+        let program = |proxy: &Arc<Proxy>| Program {
+            name: proxy.name,
+            version: proxy.version.clone(),
+            size: size(&proxy.program),
+        };
+        let mut programs: Vec<Program> = proxies.iter().map(program).collect();
         let redis = output("redis-server", &["--version"]);
         let redis = redis
             .split_whitespace()

@@ -10,6 +10,7 @@
 //! `benches/run` prepares the machine and calls this with the path of the ambassador's binary.
 
 mod accounting;
+mod certificates;
 mod charts;
 mod goals;
 mod load;
@@ -28,8 +29,9 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 
 use crate::accounting::CoreTime;
+use crate::certificates::Certificates;
 use crate::machine::Machine;
-use crate::peers::Peer;
+use crate::peers::Peers;
 use crate::samples::Results;
 use crate::settings::Settings;
 use crate::targets::{BulkTarget, Redis};
@@ -39,7 +41,8 @@ struct Bench {
     settings: Settings,
     /// Most connections to hold open through one proxy.
     capacity: usize,
-    peers: Vec<Peer>,
+    peers: Peers,
+    certificates: Certificates,
     redis: Redis,
     bulk: BulkTarget,
 }
@@ -67,14 +70,16 @@ fn run() -> Result<bool> {
     std::fs::create_dir_all(&logs)?;
 
     let capacity = settings::raise_descriptor_limit()?;
+    let certificates = Certificates::make(&raw.join("certificates"))?;
     let bench = Bench {
         capacity,
-        peers: peers::all(&ambassador, &logs, capacity)?,
-        redis: Redis::start(&logs, capacity)?,
+        peers: Peers::find(&ambassador, &logs, capacity)?,
+        redis: Redis::start(&logs, &certificates, capacity)?,
         bulk: BulkTarget::start()?,
+        certificates,
         settings,
     };
-    let machine = Machine::describe(&bench.peers, &bench.settings.image);
+    let machine = Machine::describe(&bench.peers.programs, &bench.settings.image);
 
     let mut results = Results::default();
     let before = CoreTime::now()?;

@@ -1,40 +1,60 @@
-//! The proxies that are compared. To compare with another one, add it to [`all`].
+//! The proxies that are compared. To compare with another one, add it to [`Peers::find`].
 
 use std::fs::{self, File};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use rustls::ClientConfig;
 
 use crate::accounting;
-use crate::load;
+use crate::certificates::Certificates;
+use crate::load::tls::{self, Sessions};
+use crate::load::{self, Conversation, Credentials};
 use crate::targets::{Target, free_port};
 
 pub const DIRECT: &str = "direct";
+pub const DIRECT_RESUMED: &str = "direct, resuming";
 pub const OURS: &str = "redis-ambassador";
+pub const COLD: &str = "redis-ambassador, WARM=0";
+pub const UNWATCHED: &str = "redis-ambassador, RESET=forward";
 pub const HAPROXY: &str = "HAProxy";
 pub const NGINX: &str = "nginx";
 pub const SOCAT: &str = "socat";
+pub const STUNNEL: &str = "stunnel";
 
 /// A way to reach a target.
 pub struct Peer {
     pub name: &'static str,
-    /// Whether the client need not authenticate, because the proxy does.
-    authenticates: bool,
-    /// None where there is no proxy on the way.
-    pub proxy: Option<Proxy>,
+    reach: Reach,
 }
 
+enum Reach {
+    /// No proxy is on the way.
+    Direct(Sessions),
+    Through {
+        proxy: Arc<Proxy>,
+        /// What the ambassador's link is told beside where to listen and what to dial.
+        settings: Settings,
+    },
+}
+
+type Settings = &'static [(&'static str, &'static str)];
+
 pub struct Proxy {
+    pub name: &'static str,
     pub program: PathBuf,
     /// As the program itself states it.
     pub version: String,
+    /// Whether the client need not authenticate, because the proxy does.
+    authenticates: bool,
     command: CommandFor,
     capacity: usize,
     folder: PathBuf,
@@ -43,52 +63,121 @@ pub struct Proxy {
 /// What starts a proxy in the foreground.
 type CommandFor = fn(&Instance<'_>) -> Result<Command>;
 
+/// What a proxy is started for.
+#[derive(Clone, Copy)]
+pub struct Route<'a> {
+    pub target: &'a Target,
+    /// What the proxy shows to clients, where it speaks TLS to them.
+    pub shown: Option<&'a Certificates>,
+}
+
+impl<'a> Route<'a> {
+    /// Plain for clients; towards the target as the target wants it.
+    pub fn to(target: &'a Target) -> Self {
+        Self { target, shown: None }
+    }
+}
+
 /// One start of a proxy.
 struct Instance<'a> {
     program: &'a Path,
     listen: SocketAddr,
-    target: &'a Target,
+    route: Route<'a>,
+    settings: Settings,
     /// The connections it has to carry.
     capacity: usize,
     /// Where a configuration file may be put.
     folder: &'a Path,
 }
 
-/// Every peer, ours first.
-///
-/// A proxy is its name, its program, how the program states its version (asked by which flag, after which
-/// words) and what starts it.
-pub fn all(ambassador: &Path, folder: &Path, capacity: usize) -> Result<Vec<Peer>> {
-    let ambassador = std::path::absolute(ambassador)?;
-    let folder = fs::canonicalize(folder)?;
-    let proxy = |name, program: &Path, (flag, words): (&str, &str), command: CommandFor| {
-        let version = version(program, flag, words);
-        let proxy = Proxy { program: find(program), version, command, capacity, folder: folder.clone() };
-        Peer { name, authenticates: name == OURS, proxy: Some(proxy) }
-    };
-    Ok(vec![
-        proxy(OURS, &ambassador, ("--version", "redis-ambassador "), ambassador_command),
-        proxy(HAPROXY, Path::new("haproxy"), ("-v", "HAProxy version "), haproxy_command),
-        proxy(NGINX, Path::new("nginx"), ("-v", "nginx version: nginx/"), nginx_command),
-        proxy(SOCAT, Path::new("socat"), ("-V", "socat version "), socat_command),
-        Peer { name: DIRECT, authenticates: false, proxy: None },
-    ])
+/// Who takes part in what, ours always first.
+pub struct Peers {
+    /// Every program.
+    pub programs: Vec<Arc<Proxy>>,
+    pub plain: Vec<Peer>,
+    pub tls: Vec<Peer>,
+    pub warm: Vec<Peer>,
+    /// The ambassador with itself.
+    pub reset: Vec<Peer>,
+}
+
+impl Peers {
+    /// A proxy is its name, its program, how the program states its version (asked by which flag, after which
+    /// words) and what starts it.
+    pub fn find(ambassador: &Path, folder: &Path, capacity: usize) -> Result<Self> {
+        let ambassador = std::path::absolute(ambassador)?;
+        let folder = fs::canonicalize(folder)?;
+        let proxy = |name, program: &Path, (flag, words): (&str, &str), command: CommandFor| {
+            Arc::new(Proxy {
+                name,
+                program: find(program),
+                version: version(program, flag, words),
+                authenticates: name == OURS,
+                command,
+                capacity,
+                folder: folder.clone(),
+            })
+        };
+        let ours = proxy(OURS, &ambassador, ("--version", "redis-ambassador "), ambassador_command);
+        let haproxy = proxy(HAPROXY, Path::new("haproxy"), ("-v", "HAProxy version "), haproxy_command);
+        let nginx = proxy(NGINX, Path::new("nginx"), ("-v", "nginx version: nginx/"), nginx_command);
+        let socat = proxy(SOCAT, Path::new("socat"), ("-V", "socat version "), socat_command);
+        let stunnel = proxy(STUNNEL, Path::new("stunnel"), ("-version", "stunnel "), stunnel_command);
+
+        let through = |proxy: &Arc<Proxy>| Peer {
+            name: proxy.name,
+            reach: Reach::Through { proxy: Arc::clone(proxy), settings: &[] },
+        };
+        let ours_with =
+            |name, settings| Peer { name, reach: Reach::Through { proxy: Arc::clone(&ours), settings } };
+        let direct = |name, sessions| Peer { name, reach: Reach::Direct(sessions) };
+        Ok(Self {
+            plain: vec![
+                through(&ours),
+                through(&haproxy),
+                through(&nginx),
+                through(&socat),
+                direct(DIRECT, Sessions::Fresh),
+            ],
+            tls: vec![through(&ours), through(&haproxy), through(&stunnel)],
+            warm: vec![
+                ours_with(OURS, &[("WARM", "8")]),
+                ours_with(COLD, &[]),
+                direct(DIRECT, Sessions::Fresh),
+                direct(DIRECT_RESUMED, Sessions::Resumed),
+            ],
+            reset: vec![ours_with(OURS, &[]), ours_with(UNWATCHED, &[("RESET", "forward")])],
+            programs: vec![ours, haproxy, nginx, socat, stunnel],
+        })
+    }
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "others write a configuration, which can fail")]
 fn ambassador_command(instance: &Instance<'_>) -> Result<Command> {
-    let target = instance.target;
-    let (address, listen) = (format!("tcp://{}", target.address), instance.listen.to_string());
+    let Route { target, shown } = instance.route;
+    let (address, listen) = (target.address, instance.listen.to_string());
     let mut command = Command::new(instance.program);
     // A variable of the caller's might be a link.
     command.env_clear();
-    match &target.password {
-        Some(password) => command
-            .env("REDIS_PORT_6379_TCP", address)
-            .env("REDIS_LISTEN", listen)
-            .env("REDIS_AUTH", password),
-        None => command.env("BULK_PORT_7000_TCP", address).env("BULK_LISTEN", listen),
+    let Some(password) = &target.password else {
+        command.env("BULK_PORT_7000_TCP", format!("tcp://{address}")).env("BULK_LISTEN", listen);
+        return Ok(command);
     };
+    command.env("REDIS_LISTEN", listen).env("REDIS_AUTH", password);
+    match &target.authority {
+        Some(authority) => command
+            .env("REDIS_PORT_6379_TCP", format!("rediss://{address}"))
+            .env("REDIS_TLS_CA_FILE", authority),
+        None => command.env("REDIS_PORT_6379_TCP", format!("tcp://{address}")),
+    };
+    if let Some(certificates) = shown {
+        command
+            .env("REDIS_LISTEN_TLS_CERT_FILE", &certificates.certificate)
+            .env("REDIS_LISTEN_TLS_KEY_FILE", &certificates.key);
+    }
+    for (name, value) in instance.settings {
+        command.env(format!("REDIS_{name}"), value);
+    }
     Ok(command)
 }
 
@@ -101,11 +190,22 @@ fn ambassador_command(instance: &Instance<'_>) -> Result<Command> {
 ///   descriptors for a quarter of `maxconn`.
 /// - `option tcp-smart-accept` and `tcp-smart-connect`: save a packet at the begin of a connection whose
 ///   client speaks first.
+/// - TLS 1.3 alone, as with all of them. Sessions are kept and resumed by default on either side, with tickets
+///   and a cache of 20,000; records are as large as its buffers.
 /// - No log, no checks, no statistics. `TCP_NODELAY` is on by itself.
 /// - No `cpu-map`: the load generator and Redis need the same cores.
 fn haproxy_command(instance: &Instance<'_>) -> Result<Command> {
-    let Instance { program, listen, target, capacity, folder } = instance;
+    let Instance { program, listen, route: Route { target, shown }, capacity, folder, .. } = instance;
     let path = folder.join("haproxy.cfg");
+    let listen_tls = shown.map_or_else(String::new, |certificates| {
+        format!(" ssl crt {} ssl-min-ver TLSv1.3", certificates.pair.display())
+    });
+    let target_tls = target.authority.as_ref().map_or_else(String::new, |authority| {
+        let authority = authority.display();
+        format!(
+            " ssl verify required ca-file {authority} sni str(localhost) verifyhost localhost ssl-min-ver TLSv1.3"
+        )
+    });
     let configuration = format!(
         "global
     maxconn {}
@@ -119,8 +219,8 @@ defaults
     option tcp-smart-accept
     option tcp-smart-connect
 listen target
-    bind {listen} backlog 4096
-    server target {}
+    bind {listen} backlog 4096{listen_tls}
+    server target {}{target_tls}
 ",
         capacity + 50,
         target.address
@@ -134,7 +234,7 @@ listen target
 /// nginx with its stream module: a worker a core, each with a socket of its own to accept from (`reuseport`),
 /// as its manual advises; everything else is left at its default (`tcp_nodelay` is on, buffers have 16 KiB).
 fn nginx_command(instance: &Instance<'_>) -> Result<Command> {
-    let Instance { program, listen, target, capacity, folder } = instance;
+    let Instance { program, listen, route: Route { target, .. }, capacity, folder, .. } = instance;
     let path = folder.join("nginx.conf");
     // Debian packages the module apart; other builds have it inside.
     let module = Path::new("/usr/lib/nginx/modules/ngx_stream_module.so");
@@ -170,7 +270,7 @@ stream {{
 /// socat: a process a connection. Its buffer of 8 KiB is left at its default.
 #[expect(clippy::unnecessary_wraps, reason = "others write a configuration, which can fail")]
 fn socat_command(instance: &Instance<'_>) -> Result<Command> {
-    let Instance { program, listen, target, .. } = instance;
+    let Instance { program, listen, route: Route { target, .. }, .. } = instance;
     let mut command = Command::new(program);
     let (port, address) = (listen.port(), listen.ip());
     command
@@ -179,27 +279,88 @@ fn socat_command(instance: &Instance<'_>) -> Result<Command> {
     Ok(command)
 }
 
+/// stunnel: a thread a connection, which is how Debian builds it.
+///
+/// - `TCP_NODELAY` on either side, as its manual's example for low latency has it.
+/// - TLS 1.3 alone, as with all of them. It keeps and resumes sessions by default (`sessionResume`), and the
+///   cache has room for as many as HAProxy's.
+/// - No log, and no question to TCP wrappers for every connection.
+fn stunnel_command(instance: &Instance<'_>) -> Result<Command> {
+    let Instance { program, listen, route: Route { target, shown }, folder, .. } = instance;
+    let path = folder.join("stunnel.conf");
+    let role = match (shown, &target.authority) {
+        (Some(certificates), None) => {
+            format!("cert = {}\nkey = {}", certificates.certificate.display(), certificates.key.display())
+        }
+        (None, Some(authority)) => {
+            let authority = authority.display();
+            format!(
+                "client = yes\nCAfile = {authority}\nverifyChain = yes\ncheckHost = localhost\nsni = localhost"
+            )
+        }
+        _ => bail!("it speaks TLS on one side"),
+    };
+    let configuration = format!(
+        "foreground = yes
+pid =
+debug = emerg
+syslog = no
+socket = l:TCP_NODELAY=1
+socket = r:TCP_NODELAY=1
+[target]
+accept = {listen}
+connect = {}
+{role}
+sslVersionMin = TLSv1.3
+sessionCacheSize = 20000
+libwrap = no
+",
+        target.address
+    );
+    fs::write(&path, configuration)?;
+    let mut command = Command::new(program);
+    command.arg(path);
+    Ok(command)
+}
+
 impl Peer {
-    /// Starts the proxy in front of the target and waits until it listens.
-    pub fn start(&self, target: &Target) -> Result<Running> {
-        let mut running = self.spawn(target)?;
+    pub fn is_proxy(&self) -> bool {
+        matches!(self.reach, Reach::Through { .. })
+    }
+
+    /// Starts the proxy on the route and waits until it listens.
+    pub fn start(&self, route: Route<'_>) -> Result<Running> {
+        let mut running = self.spawn(route)?;
         running.connect()?;
         Ok(running)
     }
 
-    /// Starts the proxy in front of the target, and waits for nothing.
-    pub fn spawn(&self, target: &Target) -> Result<Running> {
-        let password = target.password.clone().filter(|_| !self.authenticates);
+    /// Starts the proxy on the route, and waits for nothing.
+    pub fn spawn(&self, route: Route<'_>) -> Result<Running> {
+        let Route { target, shown } = route;
         let name = self.name;
-        let Some(proxy) = &self.proxy else {
-            let address = target.address;
-            return Ok(Running { name, address, password, started: Instant::now(), process: None });
+        let (proxy, settings) = match &self.reach {
+            Reach::Through { proxy, settings } => (proxy, *settings),
+            Reach::Direct(sessions) => {
+                let tls: Option<Arc<ClientConfig>> = match &target.authority {
+                    Some(authority) => Some(tls::careful(authority, *sessions)?),
+                    None => None,
+                };
+                let credentials = Credentials { password: target.password.clone(), tls };
+                let (address, started) = (target.address, Instant::now());
+                return Ok(Running { name, address, credentials, started, process: None });
+            }
+        };
+        let credentials = Credentials {
+            password: target.password.clone().filter(|_| !proxy.authenticates),
+            tls: shown.map(|_| tls::credulous(Sessions::Fresh)).transpose()?,
         };
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
         let mut command = (proxy.command)(&Instance {
             program: &proxy.program,
             listen: address,
-            target,
+            route,
+            settings,
             capacity: proxy.capacity,
             folder: &proxy.folder,
         })?;
@@ -207,7 +368,7 @@ impl Peer {
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let started = Instant::now();
         let process = command.spawn().with_context(|| proxy.program.display().to_string())?;
-        Ok(Running { name, address, password, started, process: Some(process) })
+        Ok(Running { name, address, credentials, started, process: Some(process) })
     }
 }
 
@@ -216,8 +377,8 @@ pub struct Running {
     pub name: &'static str,
     /// Where clients connect to.
     pub address: SocketAddr,
-    /// What clients have to authenticate with.
-    pub password: Option<String>,
+    /// What clients need.
+    pub credentials: Credentials,
     /// Just before its program was executed.
     pub started: Instant,
     process: Option<Child>,
@@ -244,8 +405,8 @@ impl Running {
     }
 
     /// A connection through the peer that works.
-    pub fn open(&self) -> Result<TcpStream> {
-        load::open(self.address, self.password.as_deref())
+    pub fn open(&self) -> Result<Conversation> {
+        load::open(self.address, &self.credentials)
     }
 
     /// The processor time used so far; none without a process.

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use serde::Serialize;
 
 use crate::Bench;
@@ -12,7 +12,7 @@ use crate::charts::{self, Bars, Lines};
 use crate::goals::{self, Bound, Goal};
 use crate::load::requests::Operation;
 use crate::machine::Machine;
-use crate::peers::{HAPROXY, OURS};
+use crate::peers::OURS;
 use crate::samples::{Better, Metric, Results, Summary, count, number};
 use crate::workloads::requests::{Case, LARGE, MANY, SMALL};
 use crate::workloads::{self, Workload, growth};
@@ -46,7 +46,12 @@ pub fn write(bench: &Bench, machine: &Machine, stolen: f64, results: &Results, r
     let report = Report { bench, machine, stolen, results, folder };
     let page = folder.join("benchmarks.md");
     fs::write(&page, report.page()?)?;
-    fs::write(raw.join("readme-snippet.md"), report.readme()?)?;
+    let snippet = report.readme()?;
+    fs::write(raw.join("readme-snippet.md"), &snippet)?;
+    if publishes {
+        let readme = Path::new("README.md");
+        fs::write(readme, with_section(&fs::read_to_string(readme)?, &snippet)?)?;
+    }
     println!("{}", report.goals_table()?);
     println!("{} and its charts are written.", page.display());
     Ok(())
@@ -98,8 +103,7 @@ impl Report<'_> {
     /// The README's part.
     fn readme(&self) -> Result<String> {
         let mut text = self.overview()?.replace("](benchmarks", "](docs/benchmarks");
-        let peers: Vec<_> =
-            self.bench.peers.iter().filter(|peer| peer.proxy.is_some()).map(|peer| peer.name).collect();
+        let peers: Vec<_> = self.bench.peers.programs.iter().map(|program| program.name).collect();
         writeln!(text, "| | {} |\n| --- |{}", peers.join(" | "), " ---: |".repeat(peers.len()))?;
         for (title, workload, case, metric) in goals::headline(self.bench.capacity) {
             write!(text, "| {title} |")?;
@@ -191,28 +195,25 @@ impl Report<'_> {
     }
 
     fn table(&self, workload: &Workload, metric: Metric) -> Result<String> {
-        let peers = self.results.peers(&self.bench.peers, workload.name, metric);
-        let compared = [OURS, HAPROXY].iter().all(|name| peers.iter().any(|peer| peer.name == *name));
-        let mut table =
-            format!("### {}, {}\n\n| {} |", metric.title(), caption(metric), workload.title.to_lowercase());
+        let peers = self.results.peers(workload.name, metric);
+        let mut against = workload.against.to_vec();
+        against.retain(|name| peers.contains(&OURS) && peers.contains(name));
+        let mut table = format!("### {}, {}\n\n| |", metric.title(), caption(metric));
         for peer in &peers {
-            write!(table, " {} |", peer.name)?;
+            write!(table, " {peer} |")?;
         }
-        if compared {
-            write!(table, " ours / HAProxy |")?;
+        for other in &against {
+            write!(table, " ours / {other} |")?;
         }
-        writeln!(table, "\n| --- |{}", " ---: |".repeat(peers.len() + usize::from(compared)))?;
+        writeln!(table, "\n| --- |{}", " ---: |".repeat(peers.len() + against.len()))?;
         for case in self.results.cases(workload.name, metric) {
             write!(table, "| {case} |")?;
             for peer in &peers {
-                write!(
-                    table,
-                    " {} |",
-                    with_spread(self.results.summary(workload.name, case, metric, peer.name))
-                )?;
+                let figure = self.results.summary(workload.name, case, metric, peer);
+                write!(table, " {} |", with_spread(figure))?;
             }
-            if compared {
-                let ratio = self.results.ratio(workload.name, (case, metric, OURS), (case, metric, HAPROXY));
+            for other in &against {
+                let ratio = self.results.ratio(workload.name, (case, metric, OURS), (case, metric, other));
                 write!(table, " {} |", with_spread(ratio))?;
             }
             writeln!(table)?;
@@ -252,6 +253,7 @@ impl Report<'_> {
         match workload.name {
             "requests" => self.charts_of_requests(),
             "growth" => self.chart_of_growth(),
+            "tls" => self.charts_of_tls(),
             _ => self.chart_of_all(workload),
         }
     }
@@ -287,9 +289,26 @@ impl Report<'_> {
         Ok(text)
     }
 
+    /// What it costs, in processor time and in memory; the rest is in the tables.
+    fn charts_of_tls(&self) -> Result<String> {
+        let mut text = String::new();
+        for (name, metrics) in [
+            ("requests", [Metric::RequestCpu].as_slice()),
+            ("connections", &[Metric::ConnectionCpu, Metric::ConnectionMemory]),
+        ] {
+            let mut panels = Vec::new();
+            for metric in metrics {
+                let cases = self.results.cases("tls", *metric);
+                panels.extend(cases.into_iter().map(|case| self.bars("tls", case, *metric)));
+            }
+            text.push_str(&self.chart(&format!("tls-{name}"), &format!("TLS: {name}"), panels)?);
+        }
+        Ok(text)
+    }
+
     fn bars(&self, workload: &str, case: &str, metric: Metric) -> Bars {
         let figure = |name: &'static str| Some((name, self.results.summary(workload, case, metric, name)?));
-        let peers = self.bench.peers.iter().filter_map(|peer| figure(peer.name)).collect();
+        let peers = self.results.peers(workload, metric).into_iter().filter_map(figure).collect();
         if self.results.cases(workload, metric).len() > 1 {
             Bars {
                 title: case.to_owned(),
@@ -322,8 +341,8 @@ impl Report<'_> {
             let line = |name: &'static str| {
                 (name, sizes.iter().filter_map(|number| point(name, *number)).collect::<Vec<_>>())
             };
-            let lines =
-                self.bench.peers.iter().map(|peer| line(peer.name)).filter(|(_, points)| !points.is_empty());
+            let peers = self.results.peers(workload, metric).into_iter();
+            let lines = peers.map(line).filter(|(_, points)| !points.is_empty());
             Lines {
                 title: metric.title().to_owned(),
                 caption: caption(metric),
@@ -339,6 +358,15 @@ impl Report<'_> {
         )?;
         Ok(format!("![Growth]({file})\n\n"))
     }
+}
+
+/// The README with that between the two marks that are there for it.
+fn with_section(readme: &str, section: &str) -> Result<String> {
+    const BEGIN: &str = "<!-- bench -->\n";
+    const END: &str = "<!-- /bench -->";
+    let (before, rest) = readme.split_once(BEGIN).context("the README has no place for the figures")?;
+    let (_, after) = rest.split_once(END).context("the README's place for the figures has no end")?;
+    Ok(format!("{before}{BEGIN}\n{}\n\n{END}{after}", section.trim_end()))
 }
 
 /// The unit, and which way is better.
@@ -363,9 +391,13 @@ const METHOD: &str = "\
   its reception too, so that it holds nearly all of what the proxy causes. Where few cores are shared by the load, the
   proxy and Redis, it is the most telling figure: throughput and latency depend on all three.
 - Every cell is preceded by a fifth of its time that is not counted.
-- HAProxy, nginx and socat are Debian's packages. How each is configured, with the reasons, is in
+- The order of the peers is another one in every round, and every other round goes backwards, so that none always
+  follows the same other.
+- What is measured and what measures share the cores. Throughput therefore says how much of the machine a proxy leaves
+  to Redis and its clients; without a proxy (direct) it is what Redis and the load generator reach by themselves.
+- HAProxy, nginx, socat and stunnel are Debian's packages. How each is configured, with the reasons, is in
   [peers.rs](../benches/compare/src/peers.rs).
-- Behind HAProxy, nginx and socat, and without a proxy, the client authenticates itself; redis-ambassador does it for the
+- Behind the others, and without a proxy, the client authenticates itself; redis-ambassador does it for the
   client.
 - Redis has one thread, a password and no persistence.
 
@@ -377,14 +409,14 @@ On Debian, or anything with its packages:
 make bench
 ```
 
-It installs what is missing of haproxy, nginx, libnginx-mod-stream, socat, redis-server and redis-tools, builds
-redis-ambassador as it is released, and measures.
+It installs what is missing of haproxy, nginx, libnginx-mod-stream, socat, stunnel4, redis-server and redis-tools, builds
+redis-ambassador as it is released, and measures, for about twenty minutes on two cores.
 
 | variable | default | meaning |
 | --- | --- | --- |
 | `BENCH_ROUNDS` | 5 | how often everything is measured |
 | `BENCH_SECONDS` | 0.5 | for how long, each cell of a round |
-| `BENCH_ONLY` | all | some of `requests,redis-benchmark,short,idle,bulk,growth,startup` |
+| `BENCH_ONLY` | all | some of `requests,redis-benchmark,short,idle,bulk,growth,tls,warm,reset,startup` |
 | `BENCH_IMAGE` | `redis-ambassador:bench` | the image to be weighed |
 
 Every run leaves the figures of all its rounds (`results.json`) and the logs of the peers in `target/bench`. One with fewer

@@ -2,8 +2,6 @@
 
 use serde::Serialize;
 
-use crate::peers::Peer;
-
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Metric {
@@ -13,6 +11,7 @@ pub enum Metric {
     P99,
     RequestCpu,
     ConnectionCpu,
+    Resumed,
     ConnectionMemory,
     ProcessMemory,
     StreamRate,
@@ -36,6 +35,7 @@ impl Metric {
             Self::P99 => "Latency, 99th percentile (p99)",
             Self::RequestCpu => "Processor time of the proxy a request",
             Self::ConnectionCpu => "Processor time of the proxy a connection",
+            Self::Resumed => "Handshakes that resumed a session",
             Self::ConnectionMemory => "Memory an idle connection",
             Self::ProcessMemory => "Memory of the proxy",
             Self::StreamCpu => "Processor time of the proxy a gigabyte",
@@ -50,6 +50,7 @@ impl Metric {
             Self::RequestRate => "requests/s",
             Self::ConnectionRate => "connections/s",
             Self::Median | Self::P99 | Self::RequestCpu | Self::ConnectionCpu => "µs",
+            Self::Resumed => "%",
             Self::ConnectionMemory => "KiB",
             Self::ProcessMemory | Self::ResidentMemory => "MiB",
             Self::StreamRate => "Gbit/s",
@@ -59,7 +60,7 @@ impl Metric {
 
     pub fn better(self) -> Better {
         match self {
-            Self::RequestRate | Self::ConnectionRate | Self::StreamRate => Better::More,
+            Self::RequestRate | Self::ConnectionRate | Self::StreamRate | Self::Resumed => Better::More,
             _ => Better::Less,
         }
     }
@@ -213,14 +214,15 @@ impl Results {
         Some(Summary { median: median(&over)?.median / median(&under)?.median, ..spread })
     }
 
-    /// The peers that have this metric in this workload.
-    pub fn peers<'a>(&self, peers: &'a [Peer], workload: &str, metric: Metric) -> Vec<&'a Peer> {
-        let has = |peer: &&Peer| {
-            self.samples.iter().any(|sample| {
-                sample.workload == workload && sample.metric == metric && sample.peer == peer.name
-            })
-        };
-        peers.iter().filter(has).collect()
+    /// The peers that have this metric in this workload, in the order in which they were measured first.
+    pub fn peers(&self, workload: &str, metric: Metric) -> Vec<&'static str> {
+        let mut peers = Vec::new();
+        for sample in &self.samples {
+            if sample.workload == workload && sample.metric == metric && !peers.contains(&sample.peer) {
+                peers.push(sample.peer);
+            }
+        }
+        peers
     }
 }
 

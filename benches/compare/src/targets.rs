@@ -1,10 +1,11 @@
-//! What the proxies stand in front of: one Redis, and a sink and source for bulk streams.
+//! What the proxies stand in front of: one Redis, plain and TLS, a server that does little else than shake hands,
+//! a sink and source for bulk streams, and a long way to any of them.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,8 +14,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::socket::{MsgFlags, recv};
+use rustls::crypto::ring;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::version::TLS13;
+use rustls::{HandshakeKind, ServerConfig, ServerConnection, StreamOwned};
 
-use crate::load;
+use crate::certificates::Certificates;
+use crate::load::tls::{self, Sessions};
+use crate::load::{self, Credentials};
 
 /// Where a proxy sends its connections.
 #[derive(Clone)]
@@ -22,6 +30,8 @@ pub struct Target {
     pub address: SocketAddr,
     /// A Redis wants this; a plain tunnel has none.
     pub password: Option<String>,
+    /// The file of the authority that vouches for a target that speaks TLS.
+    pub authority: Option<PathBuf>,
 }
 
 /// A port of loopback that is free and stays so: below those that the kernel takes for outgoing connections,
@@ -35,15 +45,20 @@ pub fn free_port() -> Result<u16> {
         .with_context(|| format!("no free port between 10000 and {first_outgoing}"))
 }
 
-/// A redis-server with a password and without persistence.
+/// A redis-server with a password and without persistence, that listens with and without TLS.
 pub struct Redis {
     process: Child,
     target: Target,
+    tls_target: Target,
 }
 
 impl Redis {
-    pub fn start(logs: &Path, capacity: usize) -> Result<Self> {
+    pub fn start(logs: &Path, certificates: &Certificates, capacity: usize) -> Result<Self> {
         let port = free_port()?;
+        // Held for a moment, so that it is another one.
+        let held = TcpListener::bind((Ipv4Addr::LOCALHOST, port))?;
+        let tls_port = free_port()?;
+        drop(held);
         let password = random_password()?;
         let log = File::create(logs.join("redis-server.log"))?;
         // The configuration goes in by standard input: no password on a command line or on disk.
@@ -56,12 +71,23 @@ impl Redis {
             .context("redis-server")?;
         let configuration = format!(
             "bind 127.0.0.1\nport {port}\nrequirepass {password}\nmaxclients {}\n\
-             tcp-backlog 4096\nio-threads 1\nsave \"\"\nappendonly no\n",
-            capacity + 100
+             tcp-backlog 4096\nio-threads 1\nsave \"\"\nappendonly no\n\
+             tls-port {tls_port}\ntls-cert-file \"{}\"\ntls-key-file \"{}\"\ntls-ca-cert-file \"{}\"\n\
+             tls-auth-clients no\ntls-protocols TLSv1.3\ntls-ciphersuites TLS_AES_256_GCM_SHA384\n",
+            capacity + 100,
+            certificates.certificate.display(),
+            certificates.key.display(),
+            certificates.authority.display(),
         );
         process.stdin.take().context("no standard input")?.write_all(configuration.as_bytes())?;
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        let redis = Self { process, target: Target { address, password: Some(password) } };
+        let target = Target { address, password: Some(password), authority: None };
+        let tls_target = Target {
+            address: SocketAddr::from((Ipv4Addr::LOCALHOST, tls_port)),
+            authority: Some(certificates.authority.clone()),
+            ..target.clone()
+        };
+        let redis = Self { process, target, tls_target };
         let deadline = Instant::now() + Duration::from_secs(10);
         while TcpStream::connect(address).is_err() {
             ensure!(Instant::now() < deadline, "redis-server does not listen, see {}", logs.display());
@@ -74,15 +100,23 @@ impl Redis {
         &self.target
     }
 
+    pub fn tls_target(&self) -> &Target {
+        &self.tls_target
+    }
+
     /// Runs a command on a connection of its own and returns the first bytes of the reply.
     pub fn command(&self, arguments: &[&[u8]]) -> Result<String> {
-        let mut stream = load::open(self.target.address, self.target.password.as_deref())?;
+        let mut stream = load::open(self.target.address, &self.credentials())?;
         stream.write_all(&load::encode(arguments))?;
         let mut reply = vec![0; 64 * 1024];
         let length = stream.read(&mut reply)?;
         let reply = String::from_utf8_lossy(&reply[..length]).into_owned();
         ensure!(!reply.starts_with('-'), "redis-server: {}", reply.trim());
         Ok(reply)
+    }
+
+    fn credentials(&self) -> Credentials {
+        Credentials { password: self.target.password.clone(), tls: None }
     }
 
     /// Waits until the connections of what was measured last are gone, so that they don't burden what comes
@@ -144,7 +178,7 @@ pub struct BulkTarget {
 impl BulkTarget {
     pub fn start() -> Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, free_port()?))?;
-        let target = Target { address: listener.local_addr()?, password: None };
+        let target = Target { address: listener.local_addr()?, password: None, authority: None };
         let swallowed = Arc::new(AtomicU64::new(0));
         let counter = Arc::clone(&swallowed);
         thread::spawn(move || {
@@ -191,5 +225,138 @@ pub fn swallow(stream: &TcpStream, count: &AtomicU64) -> Result<()> {
             0 => return Ok(()),
             length => count.fetch_add(length as u64, Ordering::Relaxed),
         };
+    }
+}
+
+/// A server that shakes hands, says `+OK` to AUTH and `+PONG` to PING: it costs less than Redis, and can be
+/// told not to let sessions be resumed, so that every handshake with it is a whole one.
+pub struct HandshakeTarget {
+    target: Target,
+    shaken: Arc<Shaken>,
+}
+
+/// The handshakes so far.
+#[derive(Default)]
+struct Shaken {
+    fresh: AtomicU64,
+    resumed: AtomicU64,
+}
+
+impl HandshakeTarget {
+    pub fn start(certificates: &Certificates, sessions: Sessions) -> Result<Self> {
+        let chain = vec![CertificateDer::from_pem_file(&certificates.certificate)?];
+        let key = PrivateKeyDer::from_pem_file(&certificates.key)?;
+        let builder =
+            ServerConfig::builder_with_provider(tls::provider()).with_protocol_versions(&[&TLS13])?;
+        let mut config = builder.with_no_client_auth().with_single_cert(chain, key)?;
+        match sessions {
+            Sessions::Fresh => config.send_tls13_tickets = 0,
+            Sessions::Resumed => config.ticketer = ring::Ticketer::new()?,
+        }
+        let config = Arc::new(config);
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, free_port()?))?;
+        let target = Target {
+            address: listener.local_addr()?,
+            // Any will do.
+            password: Some(random_password()?),
+            authority: Some(certificates.authority.clone()),
+        };
+        let shaken = Arc::<Shaken>::default();
+        let counter = Arc::clone(&shaken);
+        thread::spawn(move || {
+            for socket in listener.incoming().flatten() {
+                let (config, counter) = (Arc::clone(&config), Arc::clone(&counter));
+                // What goes wrong is seen by the client, which gets no answer.
+                thread::spawn(move || answer(socket, config, &counter).ok());
+            }
+        });
+        Ok(Self { target, shaken })
+    }
+
+    pub fn target(&self) -> &Target {
+        &self.target
+    }
+
+    /// How many handshakes there were: all, and those of them that resumed a session.
+    pub fn handshakes(&self) -> (u64, u64) {
+        let resumed = self.shaken.resumed.load(Ordering::Relaxed);
+        (self.shaken.fresh.load(Ordering::Relaxed) + resumed, resumed)
+    }
+}
+
+fn answer(socket: TcpStream, config: Arc<ServerConfig>, shaken: &Shaken) -> Result<()> {
+    socket.set_nodelay(true)?;
+    let mut stream = StreamOwned::new(ServerConnection::new(config)?, socket);
+    let mut is_known = false;
+    let mut chunk = [0; 1024];
+    loop {
+        let length = stream.read(&mut chunk)?;
+        if length == 0 {
+            return Ok(());
+        }
+        if !is_known {
+            let resumed = stream.conn.handshake_kind() == Some(HandshakeKind::Resumed);
+            let counter = if resumed { &shaken.resumed } else { &shaken.fresh };
+            counter.fetch_add(1, Ordering::Relaxed);
+            is_known = true;
+        }
+        // Each command comes in one piece, being written at once and much smaller than any buffer on the way.
+        let words = chunk[..length].split(|byte| *byte == b'\n');
+        let replies = words.filter_map(|word| match word {
+            b"AUTH\r" => Some(b"+OK\r\n".as_slice()),
+            b"PING\r" => Some(b"+PONG\r\n".as_slice()),
+            _ => None,
+        });
+        stream.write_all(&replies.collect::<Vec<_>>().concat())?;
+    }
+}
+
+/// A way to a target on which every byte takes a set time, in either direction.
+pub struct LongWay {
+    target: Target,
+}
+
+impl LongWay {
+    pub fn start(target: &Target, delay: Duration) -> Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, free_port()?))?;
+        let way = Target { address: listener.local_addr()?, ..target.clone() };
+        let end = target.address;
+        thread::spawn(move || {
+            for near in listener.incoming().flatten() {
+                // Where it can't go on, the client sees its connection end.
+                thread::spawn(move || forward(&near, end, delay).ok());
+            }
+        });
+        Ok(Self { target: way })
+    }
+
+    pub fn target(&self) -> &Target {
+        &self.target
+    }
+}
+
+fn forward(near: &TcpStream, end: SocketAddr, delay: Duration) -> Result<()> {
+    let far = TcpStream::connect(end)?;
+    for socket in [near, &far] {
+        socket.set_nodelay(true)?;
+    }
+    thread::scope(|scope| {
+        scope.spawn(|| carry(near, &far, delay));
+        carry(&far, near, delay);
+    });
+    Ok(())
+}
+
+/// Carries what was written at once later and at once, which is right for requests that await their replies.
+fn carry(mut from: &TcpStream, mut to: &TcpStream, delay: Duration) {
+    let mut chunk = vec![0; 64 * 1024];
+    loop {
+        let length = from.read(&mut chunk).unwrap_or(0);
+        thread::sleep(delay);
+        if length == 0 || to.write_all(&chunk[..length]).is_err() {
+            // Either side may be gone for good by now.
+            let _ = to.shutdown(Shutdown::Write);
+            return;
+        }
     }
 }

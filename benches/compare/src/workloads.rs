@@ -5,17 +5,18 @@ pub mod growth;
 pub mod idle;
 mod redis_benchmark;
 pub mod requests;
+pub mod reset;
 pub mod short;
 pub mod startup;
-
-use std::net::TcpStream;
+pub mod tls;
+pub mod warm;
 
 use anyhow::Result;
 
 use crate::Bench;
-use crate::peers::{Peer, Running};
+use crate::load::Conversation;
+use crate::peers::{Peer, Route, Running};
 use crate::samples::{Cell, Metric, Results, count};
-use crate::targets::Target;
 
 pub struct Workload {
     /// As in `BENCH_ONLY`.
@@ -25,6 +26,8 @@ pub struct Workload {
     pub text: &'static str,
     /// A table each.
     pub metrics: &'static [Metric],
+    /// The peers that ours is set in relation to, in columns of their own.
+    pub against: &'static [&'static str],
     pub run: fn(&Bench, &mut Results) -> Result<()>,
 }
 
@@ -35,27 +38,16 @@ pub const ALL: &[Workload] = &[
     idle::WORKLOAD,
     bulk::WORKLOAD,
     growth::WORKLOAD,
+    tls::WORKLOAD,
+    warm::WORKLOAD,
+    reset::WORKLOAD,
     startup::WORKLOAD,
 ];
 
 impl Bench {
-    /// Starts every peer in front of the target; those that can't be started are left out, and recorded.
-    fn start_all(&self, target: &Target, workload: &'static str, results: &mut Results) -> Vec<Running> {
-        let mut running = Vec::new();
-        for peer in &self.peers {
-            match peer.start(target) {
-                Ok(started) => running.push(started),
-                Err(error) => {
-                    let cell = Cell { workload, case: "start", peer: peer.name, round: 0 };
-                    results.record(&cell, Err(error));
-                }
-            }
-        }
-        running
-    }
-
+    /// The plain proxies.
     fn proxies(&self) -> Vec<&Peer> {
-        self.peers.iter().filter(|peer| peer.proxy.is_some()).collect()
+        self.peers.plain.iter().filter(|peer| peer.is_proxy()).collect()
     }
 
     /// The rounds, each announced.
@@ -65,14 +57,37 @@ impl Bench {
     }
 }
 
-/// The peers in this round's order: each comes first in its turn, so that none is always measured right after
-/// the same other.
-fn in_turn<T>(peers: &[T], round: usize) -> impl Iterator<Item = &T> {
-    let first = round % peers.len().max(1);
-    peers[first..].iter().chain(&peers[..first])
+/// Starts every peer on the route; those that can't be started are left out, and recorded.
+fn start_all(
+    peers: &[Peer],
+    route: Route<'_>,
+    workload: &'static str,
+    results: &mut Results,
+) -> Vec<Running> {
+    let mut running = Vec::new();
+    for peer in peers {
+        match peer.start(route) {
+            Ok(started) => running.push(started),
+            Err(error) => {
+                let cell = Cell { workload, case: "start", peer: peer.name, round: 0 };
+                results.record(&cell, Err(error));
+            }
+        }
+    }
+    running
 }
 
-fn open_many(peer: &Running, number: usize) -> Result<Vec<TcpStream>> {
+/// The peers in this round's order: each comes first in its turn, and every other round goes backwards, so that
+/// none is always measured right after the same other.
+fn in_turn<T>(peers: &[T], round: usize) -> impl Iterator<Item = &T> {
+    let number = peers.len();
+    (0..number).map(move |step| {
+        let step = if round.is_multiple_of(2) { step } else { number - step };
+        &peers[(round + step) % number]
+    })
+}
+
+fn open_many(peer: &Running, number: usize) -> Result<Vec<Conversation>> {
     (0..number).map(|_| peer.open()).collect()
 }
 

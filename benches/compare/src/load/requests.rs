@@ -2,14 +2,13 @@
 //! answered.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 
-use super::{Latencies, PATIENCE, encode};
+use super::{Conversation, Latencies, PATIENCE, encode};
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Operation {
@@ -73,27 +72,31 @@ pub struct Generator {
 }
 
 struct Connection {
-    stream: TcpStream,
+    stream: Conversation<TcpStream>,
     started: Instant,
     sent: usize,
     received: usize,
 }
 
 impl Generator {
-    pub fn new(streams: Vec<net::TcpStream>, batch: Batch) -> Result<Self> {
+    pub fn new(streams: Vec<Conversation>, batch: Batch) -> Result<Self> {
         let poll = Poll::new()?;
         let mut connections = Vec::with_capacity(streams.len());
         for (index, stream) in streams.into_iter().enumerate() {
-            stream.set_nonblocking(true)?;
-            let mut stream = TcpStream::from_std(stream);
-            poll.registry().register(&mut stream, Token(index), Interest::READABLE | Interest::WRITABLE)?;
+            let mut stream = stream.map(|socket| {
+                socket.set_nonblocking(true)?;
+                Ok(TcpStream::from_std(socket))
+            })?;
+            let interest = Interest::READABLE | Interest::WRITABLE;
+            poll.registry().register(stream.socket_mut(), Token(index), interest)?;
             connections.push(Connection { stream, started: Instant::now(), sent: 0, received: 0 });
         }
         Ok(Self { poll, connections, batch, buffer: vec![0; 256 * 1024] })
     }
 
-    /// Keeps every connection busy for that long, and waits for the last replies.
-    pub fn run(&mut self, duration: Duration) -> Result<Outcome> {
+    /// Keeps every connection busy for that long and until there were that many batches, and waits for the last
+    /// replies.
+    pub fn run(&mut self, duration: Duration, batches: usize) -> Result<Outcome> {
         let mut latencies = Latencies::default();
         let start = Instant::now();
         for connection in &mut self.connections {
@@ -112,7 +115,7 @@ impl Generator {
                 if event.is_readable() && connection.receive(&self.batch, &mut self.buffer)? {
                     let now = Instant::now();
                     latencies.add(now - connection.started);
-                    if now - start < duration {
+                    if now - start < duration || latencies.count() + busy <= batches {
                         connection.start(&self.batch)?;
                     } else {
                         busy -= 1;
@@ -121,6 +124,14 @@ impl Generator {
             }
         }
         Ok(Outcome { requests: latencies.count() * self.batch.requests, elapsed: start.elapsed(), latencies })
+    }
+}
+
+impl Drop for Generator {
+    fn drop(&mut self) {
+        for connection in &mut self.connections {
+            connection.stream.say_goodbye();
+        }
     }
 }
 
@@ -136,11 +147,14 @@ impl Connection {
         while self.sent < batch.bytes.len() {
             match self.stream.write(&batch.bytes[self.sent..]) {
                 Ok(length) => self.sent += length,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
                 Err(error) => return Err(error).context("send"),
             }
         }
-        Ok(())
+        match self.stream.flush() {
+            Err(error) if error.kind() != ErrorKind::WouldBlock => Err(error).context("send"),
+            _ => Ok(()),
+        }
     }
 
     /// Takes what has arrived; true with the batch's last byte.
@@ -160,8 +174,8 @@ impl Connection {
                         String::from_utf8_lossy(&buffer[..length.min(80)])
                     );
                     self.received += length;
-                    // A short read has emptied the socket: epoll tells when there is more.
-                    if length < buffer.len() {
+                    // A short read has emptied a plain socket: epoll tells when there is more.
+                    if length < buffer.len() && !self.stream.is_tls() {
                         break;
                     }
                 }

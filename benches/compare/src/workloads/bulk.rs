@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 
-use super::{Workload, in_turn};
+use super::{Workload, in_turn, start_all};
 use crate::Bench;
 use crate::load::bulk::Streams;
-use crate::peers::Running;
+use crate::peers::{HAPROXY, NGINX, Route, Running};
 use crate::samples::{Cell, Metric, Results};
 use crate::targets::{BulkTarget, Direction};
 
@@ -18,15 +18,14 @@ pub const WORKLOAD: Workload = Workload {
     text: "One stream and eight at once through a plain tunnel, each way. The receiving end discards the \
            bytes in the kernel, so that the proxy is what limits.",
     metrics: &[Metric::StreamRate, Metric::StreamCpu],
+    against: &[HAPROXY, NGINX],
     run,
 };
-
-pub const ONE_TO_CLIENT: &str = "1 stream to the client";
 
 /// The number of streams, their direction, and what the two are called.
 pub const CASES: [(usize, Direction, &str); 4] = [
     (1, Direction::ToTarget, "1 stream to the target"),
-    (1, Direction::ToClient, ONE_TO_CLIENT),
+    (1, Direction::ToClient, "1 stream to the client"),
     (8, Direction::ToTarget, "8 streams to the target"),
     (8, Direction::ToClient, "8 streams to the client"),
 ];
@@ -36,7 +35,8 @@ const WARM_UP: Duration = Duration::from_millis(200);
 
 #[expect(clippy::unnecessary_wraps, reason = "other workloads can fail as a whole")]
 fn run(bench: &Bench, results: &mut Results) -> Result<()> {
-    let peers = bench.start_all(bench.bulk.target(), WORKLOAD.name, results);
+    let route = Route::to(bench.bulk.target());
+    let peers = start_all(&bench.peers.plain, route, WORKLOAD.name, results);
     for round in bench.rounds() {
         for (streams, direction, case) in CASES {
             for peer in in_turn(&peers, round) {

@@ -5,7 +5,7 @@ use anyhow::Result;
 use super::{Workload, in_turn, open_many, requests};
 use crate::Bench;
 use crate::load::requests::{Batch, Generator, Operation};
-use crate::peers::Peer;
+use crate::peers::{HAPROXY, Peer, Route};
 use crate::samples::{Cell, Metric, Results, count};
 
 pub const WORKLOAD: Workload = Workload {
@@ -15,6 +15,7 @@ pub const WORKLOAD: Workload = Workload {
            are open and silent. Memory is the proportional set size of all the proxy's processes, the 50 \
            active connections included.",
     metrics: &[Metric::RequestCpu, Metric::ProcessMemory, Metric::RequestRate, Metric::P99],
+    against: &[HAPROXY],
     run,
 };
 
@@ -47,15 +48,15 @@ const VALUE: &[u8] = &[b'x'; requests::SMALL];
 
 fn measure(bench: &Bench, peer: &Peer, round: usize, results: &mut Results) -> Result<()> {
     let duration = bench.settings.duration;
-    let running = peer.start(bench.redis.target())?;
+    let running = peer.start(Route::to(bench.redis.target()))?;
     let mut generator =
         Generator::new(open_many(&running, requests::MANY)?, Batch::new(Operation::Get, KEY, VALUE, 1))?;
     let mut silent = Vec::new();
     for number in sizes(bench.capacity) {
         silent.extend(open_many(&running, number - silent.len())?);
-        generator.run(duration / 5)?;
+        generator.run(duration / 5, 0)?;
         let before = running.settled_cpu_time()?;
-        let mut outcome = generator.run(duration)?;
+        let mut outcome = generator.run(duration, requests::ENOUGH)?;
         let cpu = running.settled_cpu_time()?.saturating_sub(before);
         let cpu = requests::request_cpu(cpu, outcome.requests);
         let memory = running.proportional_set_size()? as f64 / (1024.0 * 1024.0);

@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use super::{Workload, connections, in_turn};
 use crate::Bench;
-use crate::peers::Peer;
+use crate::peers::{HAPROXY, Peer, Route};
 use crate::samples::{Cell, Metric, Results};
 
 pub const WORKLOAD: Workload = Workload {
@@ -14,6 +14,7 @@ pub const WORKLOAD: Workload = Workload {
            proportional set size of the proxy's processes, less what a freshly started proxy has, by the \
            number of connections; the kernel's socket buffers are not in it.",
     metrics: &[Metric::ConnectionMemory],
+    against: &[HAPROXY],
     run,
 };
 
@@ -24,7 +25,7 @@ fn run(bench: &Bench, results: &mut Results) -> Result<()> {
             for number in sizes(bench.capacity) {
                 let cell =
                     Cell { workload: WORKLOAD.name, case: &connections(number), peer: peer.name, round };
-                results.record(&cell, measure(bench, peer, number));
+                results.record(&cell, measure(peer, Route::to(bench.redis.target()), number));
                 bench.redis.wait_until_quiet()?;
             }
         }
@@ -37,8 +38,8 @@ pub fn sizes(capacity: usize) -> [usize; 2] {
     [1_000, capacity]
 }
 
-fn measure(bench: &Bench, peer: &Peer, number: usize) -> Result<Vec<(Metric, f64)>> {
-    let running = peer.start(bench.redis.target())?;
+pub fn measure(peer: &Peer, route: Route<'_>, number: usize) -> Result<Vec<(Metric, f64)>> {
+    let running = peer.start(route)?;
     // A program that listens may still be getting ready.
     running.settled_cpu_time()?;
     let before = running.proportional_set_size()?;

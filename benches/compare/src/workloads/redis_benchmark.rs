@@ -4,10 +4,10 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-use super::{Workload, in_turn, requests};
+use super::{Workload, in_turn, requests, start_all};
 use crate::Bench;
 use crate::load::requests::Operation;
-use crate::peers::Running;
+use crate::peers::{HAPROXY, Route, Running};
 use crate::samples::{Cell, Metric, Results};
 
 pub const WORKLOAD: Workload = Workload {
@@ -15,6 +15,7 @@ pub const WORKLOAD: Workload = Workload {
     title: "The same with redis-benchmark",
     text: "`redis-benchmark -c 50 -d 3 -t get,set`, through each of them, as a check on the figures above.",
     metrics: &[Metric::RequestRate, Metric::Median, Metric::P99],
+    against: &[HAPROXY],
     run,
 };
 
@@ -22,7 +23,8 @@ pub const WORKLOAD: Workload = Workload {
 const REQUESTS_A_SECOND: f64 = 50_000.0;
 
 fn run(bench: &Bench, results: &mut Results) -> Result<()> {
-    let peers = bench.start_all(bench.redis.target(), WORKLOAD.name, results);
+    let route = Route::to(bench.redis.target());
+    let peers = start_all(&bench.peers.plain, route, WORKLOAD.name, results);
     // The key as it asks for it, so that the first GET finds a value.
     bench.redis.command(&[b"SET", b"key:__rand_int__", &[b'x'; requests::SMALL]])?;
     let requests = (REQUESTS_A_SECOND * bench.settings.duration.as_secs_f64()).max(1_000.0);
@@ -53,7 +55,7 @@ fn measure(peer: &Running, operation: Operation, requests: f64) -> Result<Vec<(M
             &format!("{requests:.0}"),
         ])
         .args(["-t", &operation.name().to_lowercase(), "--csv"]);
-    if let Some(password) = &peer.password {
+    if let Some(password) = &peer.credentials.password {
         // It has no other way to be told; the password is made for this run alone.
         command.args(["-a", password]);
     }

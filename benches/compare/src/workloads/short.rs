@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::{Workload, in_turn};
+use super::{Workload, in_turn, start_all};
 use crate::Bench;
-use crate::load::short;
-use crate::peers::Running;
+use crate::load::Conversation;
+use crate::load::short::{self, Outcome};
+use crate::peers::{HAPROXY, Route, Running};
 use crate::samples::{Cell, Metric, Results};
 
 pub const WORKLOAD: Workload = Workload {
@@ -17,6 +18,7 @@ pub const WORKLOAD: Workload = Workload {
            libraries do), PING, await PONG, close; at once again. redis-ambassador authenticates by \
            itself, and its AUTH is in its figures. Latency is from connect to PONG.",
     metrics: &[Metric::ConnectionRate, Metric::Median, Metric::P99, Metric::ConnectionCpu],
+    against: &[HAPROXY],
     run,
 };
 
@@ -25,22 +27,28 @@ pub const CASE: &str = "connect, PING, close";
 const CLIENTS: usize = 8;
 
 fn run(bench: &Bench, results: &mut Results) -> Result<()> {
-    let peers = bench.start_all(bench.redis.target(), WORKLOAD.name, results);
+    let route = Route::to(bench.redis.target());
+    let peers = start_all(&bench.peers.plain, route, WORKLOAD.name, results);
     for round in bench.rounds() {
         for peer in in_turn(&peers, round) {
             let cell = Cell { workload: WORKLOAD.name, case: CASE, peer: peer.name, round };
-            results.record(&cell, measure(peer, bench.settings.duration));
+            let figures = measure_with(peer, bench.settings.duration, || peer.open());
+            results.record(&cell, figures.map(|(figures, _)| figures));
             bench.redis.wait_until_quiet()?;
         }
     }
     Ok(())
 }
 
-fn measure(peer: &Running, duration: Duration) -> Result<Vec<(Metric, f64)>> {
-    let password = peer.password.as_deref();
-    short::run(peer.address, password, CLIENTS, duration / 5)?;
+/// The figures, and what happened besides.
+pub fn measure_with(
+    peer: &Running,
+    duration: Duration,
+    open: impl Fn() -> Result<Conversation> + Sync,
+) -> Result<(Vec<(Metric, f64)>, Outcome)> {
+    short::run(CLIENTS, duration / 5, Duration::ZERO, &open)?;
     let before = peer.settled_cpu_time()?;
-    let mut outcome = short::run(peer.address, password, CLIENTS, duration)?;
+    let mut outcome = short::run(CLIENTS, duration, Duration::ZERO, &open)?;
     let cpu = peer.settled_cpu_time()?.saturating_sub(before);
     let connections = outcome.connections as f64;
     let mut figures = vec![
@@ -51,5 +59,5 @@ fn measure(peer: &Running, duration: Duration) -> Result<Vec<(Metric, f64)>> {
     if peer.is_proxy() {
         figures.push((Metric::ConnectionCpu, cpu.as_secs_f64() * 1e6 / connections));
     }
-    Ok(figures)
+    Ok((figures, outcome))
 }

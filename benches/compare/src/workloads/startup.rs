@@ -3,8 +3,9 @@
 use anyhow::Result;
 
 use super::{Workload, in_turn};
+use crate::peers::{HAPROXY, Peer, Route};
 use crate::samples::{Cell, Metric, Results, Summary};
-use crate::{Bench, load, peers::Peer};
+use crate::{Bench, load};
 
 pub const WORKLOAD: Workload = Workload {
     name: "startup",
@@ -13,6 +14,7 @@ pub const WORKLOAD: Workload = Workload {
            first PONG over that connection, AUTH included: only that shows that the program has accepted \
            it. Memory is that of all its processes, pages that they share counted for each.",
     metrics: &[Metric::Listening, Metric::FirstReply, Metric::ResidentMemory],
+    against: &[HAPROXY],
     run,
 };
 
@@ -36,10 +38,10 @@ fn run(bench: &Bench, results: &mut Results) -> Result<()> {
 fn measure(bench: &Bench, peer: &Peer) -> Result<Vec<(Metric, f64)>> {
     let (mut listening, mut replied, mut resident) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..STARTS {
-        let mut running = peer.spawn(bench.redis.target())?;
+        let mut running = peer.spawn(Route::to(bench.redis.target()))?;
         let stream = running.connect()?;
         listening.push(running.started.elapsed().as_secs_f64() * 1e3);
-        let _answered = load::greet(stream, running.password.as_deref())?;
+        let _answered = load::greet(stream, &running.credentials)?;
         replied.push(running.started.elapsed().as_secs_f64() * 1e3);
         resident.push(running.resident_set_size()? as f64 / (1024.0 * 1024.0));
     }
