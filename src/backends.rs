@@ -351,6 +351,13 @@ impl Backends {
         }
     }
 
+    /// A client uses RESET: the next greeting of every backend that nobody has asked asks whether it knows that. Returns
+    /// whether there is any.
+    pub fn ask_about_reset(&self) -> bool {
+        let list = self.list();
+        list.iter().filter(|entry| entry.backend.probe.ask_about_reset()).count() > 0
+    }
+
     /// Seats a connection at the backend that its dial led to.
     pub fn seat(&self, seat: &Seat, place: Place) {
         let backend = Arc::clone(&place.backend);

@@ -13,10 +13,12 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::accept::Admitted;
-use crate::backends::Backends;
+use crate::backends::{Backend, Backends, Place};
 use crate::config::Link;
+use crate::config::link::Redis;
 use crate::dial::{Dialler, Health};
 use crate::failure::Failure;
+use crate::greet::Upstream;
 use crate::leave::{Connections, Leave, Reason};
 use crate::metrics::LinkMetrics;
 use crate::net::{Accepted, Client, Stream};
@@ -53,7 +55,7 @@ const HALF_CLOSED: Duration = Duration::from_millis(500);
 pub const LINGER: Duration = Duration::from_secs(2);
 
 impl Service {
-    /// Serves one client: its TLS, dial, handshake, relay, one line in the log.
+    /// Serves one client: its TLS, dial, handshake, relay (again behind every RESET), one line in the log.
     ///
     /// Every step is boxed, and what a living connection needs lies in one box of its own: an idle one carries nothing
     /// that only a dial, a handshake or a goodbye needs.
@@ -65,10 +67,17 @@ impl Service {
     ) -> impl Future<Output = ()> + Send {
         let establishing = Box::pin(self.establish(accepted, client, admitted));
         async move {
-            if let Some(mut connection) = establishing.await {
+            let Some(mut connection) = establishing.await else { return };
+            loop {
                 let Established { stream, upstream, relay, admitted, .. } = &mut *connection;
                 let outcome = relay.run(stream, upstream, &admitted.seat).await;
-                Box::pin(connection.close(outcome)).await;
+                let ending = match outcome.end {
+                    End::Cut => Box::pin(connection.switch()).await,
+                    _ => Some(Ending { outcome, failure: None }),
+                };
+                if let Some(ending) = ending {
+                    return Box::pin(connection.close(ending)).await;
+                }
             }
         }
     }
@@ -85,7 +94,7 @@ impl Service {
         let mut early = Vec::new();
         let dialled = tokio::select! {
             biased;
-            dialled = self.dialler.dial(&self.link, &self.backends, &self.health) => dialled,
+            dialled = self.upstream() => dialled,
             () = client_leaves(&mut stream, &mut early, self.link.redis.is_some()) => Err(Failure::ClientLeft),
         };
         match dialled {
@@ -94,7 +103,10 @@ impl Service {
                 let (upstream, leading) = upstream.into_parts();
                 tracing::debug!(link = self.link.name, %client, backend = %place.backend(), "connection opened");
                 self.backends.seat(&admitted.seat, place);
-                let relay = Relay::new(early, leading, self.limits());
+                let mut relay = Relay::new(early, leading, self.limits());
+                if self.link.redis.as_ref().is_some_and(Redis::minds_reset) {
+                    relay = relay.watch();
+                }
                 Some(Box::new(Established { service: self, client, stream, upstream, relay, admitted }))
             }
             Err(failure) => {
@@ -104,6 +116,11 @@ impl Service {
                 None
             }
         }
+    }
+
+    /// An upstream that nobody uses.
+    async fn upstream(&self) -> Result<(Upstream, Place), Failure> {
+        self.dialler.dial(&self.link, &self.backends, &self.health).await
     }
 
     /// Tells a client that came when it could not be taken; `linger` is zero where there is no room to wait for its
@@ -202,9 +219,59 @@ struct Established {
     admitted: Admitted,
 }
 
+/// How a connection ended.
+struct Ending {
+    outcome: Outcome,
+    /// Why there is no other upstream, where one was needed.
+    failure: Option<Failure>,
+}
+
 impl Established {
+    /// Goes on behind a RESET, which has taken away the authentication that the client does not know of: with a fresh upstream,
+    /// once the old one has answered everything. Returns how the connection ended, if it did meanwhile.
+    async fn switch(&mut self) -> Option<Ending> {
+        let Self { service, client, stream, upstream, relay, admitted } = self;
+        service.backends.ask_about_reset();
+        let knows_no_reset = |backend: &Backend| backend.probe.knows_no_reset();
+        if admitted.seat.backend().is_some_and(|backend| knows_no_reset(&backend)) {
+            // To a server like this it was a command like any other that it does not know.
+            relay.resume();
+            return None;
+        }
+        let dialled = tokio::select! {
+            dialled = service.upstream() => dialled,
+            outcome = relay.run(stream, upstream, &admitted.seat) => return Some(Ending { outcome, failure: None }),
+        };
+        // A client that has nothing more to say needs no other upstream.
+        if !relay.is_cut() {
+            return None;
+        }
+        if dialled.as_ref().is_ok_and(|(_, place)| knows_no_reset(place.backend())) {
+            relay.resume();
+            return None;
+        }
+        relay.part();
+        let outcome = relay.run(stream, upstream, &admitted.seat).await;
+        match (outcome.end, dialled) {
+            (End::Parted, Ok((fresh, place))) => {
+                let (fresh, leading) = fresh.into_parts();
+                tracing::debug!(
+                    link = service.link.name,
+                    %client,
+                    backend = %place.backend(),
+                    "the client sent RESET and goes on with a fresh connection"
+                );
+                *upstream = fresh;
+                relay.resume_with(&leading);
+                service.backends.seat(&admitted.seat, place);
+                None
+            }
+            (end, dialled) => Some(Ending { outcome: Outcome { end, ..outcome }, failure: dialled.err() }),
+        }
+    }
+
     /// One line in the log, and the end that each side is owed.
-    async fn close(self: Box<Self>, outcome: Outcome) {
+    async fn close(self: Box<Self>, Ending { outcome, failure }: Ending) {
         let Self { service, client, mut stream, mut upstream, admitted, .. } = *self;
         tracing::debug!(
             link = service.link.name,
@@ -217,6 +284,13 @@ impl Established {
         match outcome.end {
             // Both have said goodbye.
             End::Closed => {}
+            End::Cut | End::Parted => {
+                drop(upstream);
+                if let Some(failure) = failure {
+                    service.refuse(stream, client, &failure, LINGER).await;
+                }
+                drop(admitted);
+            }
             End::Broken(party, error) => {
                 upstream.reset();
                 let was_served = party == Party::Client || outcome.to_client > 0;

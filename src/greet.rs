@@ -3,12 +3,14 @@
 //! [`Upstream`] has no other constructors than [`greet`], which has seen every reply be good, and
 //! [`Upstream::of_plain_tunnel`]: relaying before authentication does not compile.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use redis_protocol::resp2::types::BytesFrame;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::Instant;
 
 use crate::config::Link;
 use crate::config::link::{Redis, Role};
@@ -41,6 +43,7 @@ impl Upstream {
 /// What the handshake asked for, and so what a reply answers.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Asked {
+    Reset,
     Auth,
     Select,
     Role(Question),
@@ -49,7 +52,7 @@ enum Asked {
 impl Asked {
     fn stage(self) -> Stage {
         match self {
-            Self::Auth => Stage::Auth,
+            Self::Reset | Self::Auth => Stage::Auth,
             Self::Select => Stage::Select,
             Self::Role(_) => Stage::Role,
         }
@@ -89,21 +92,62 @@ impl Question {
     }
 }
 
-/// Which question a server has answered with its role. Not knowing, two are asked at once; afterwards only the one
-/// that it takes, because every refusal goes to the log of its ACLs.
+/// What is known of how a server answers.
 #[derive(Debug, Default)]
-pub struct Probe(AtomicU8);
+pub struct Probe {
+    /// Which question it has answered with its role. Not knowing, two are asked at once; afterwards only the one that it
+    /// takes, because every refusal goes to the log of its ACLs.
+    role: AtomicU8,
+    reset: Mutex<KnowsReset>,
+}
+
+/// Whether a server knows RESET, as those since 6.2 do.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum KnowsReset {
+    /// Nobody needs to know.
+    #[default]
+    Unasked,
+    /// The next greeting asks.
+    Asking,
+    Yes,
+    /// As it said then.
+    No(Instant),
+}
+
+/// For how long a server is believed that knows no RESET: it may be upgraded.
+const OLD_SERVER: Duration = Duration::from_secs(60);
 
 impl Probe {
     fn questions(&self) -> Vec<Question> {
-        match Question::ALL.get(usize::from(self.0.load(Ordering::Relaxed)).wrapping_sub(1)) {
+        match Question::ALL.get(usize::from(self.role.load(Ordering::Relaxed)).wrapping_sub(1)) {
             Some(known) => vec![*known],
             None => vec![Question::Hello, Question::Role],
         }
     }
 
     fn learn(&self, answered: Question) {
-        self.0.store(answered as u8 + 1, Ordering::Relaxed);
+        self.role.store(answered as u8 + 1, Ordering::Relaxed);
+    }
+
+    /// Has the next greeting ask whether the server knows RESET, unless it is known. Returns whether it is to be asked.
+    pub fn ask_about_reset(&self) -> bool {
+        let mut knows = self.reset();
+        match *knows {
+            KnowsReset::Yes => {}
+            KnowsReset::No(since) if since.elapsed() < OLD_SERVER => {}
+            _ => *knows = KnowsReset::Asking,
+        }
+        *knows == KnowsReset::Asking
+    }
+
+    /// Whether the server has said that it knows no RESET.
+    pub fn knows_no_reset(&self) -> bool {
+        matches!(*self.reset(), KnowsReset::No(_))
+    }
+
+    fn reset(&self) -> MutexGuard<'_, KnowsReset> {
+        // A panic can't leave half an answer behind.
+        self.reset.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -130,6 +174,10 @@ pub async fn greet(
 
     let mut asked = Vec::with_capacity(4);
     let mut commands: Vec<Vec<&[u8]>> = Vec::with_capacity(4);
+    if *probe.reset() == KnowsReset::Asking {
+        commands.push(vec![b"RESET"]);
+        asked.push(Asked::Reset);
+    }
     if let Some(password) = &password {
         let username = username.as_ref().map(|username| username.expose());
         let command = [Some(&b"AUTH"[..]), username, Some(password.expose())];
@@ -158,6 +206,7 @@ pub async fn greet(
         endpoint,
         link,
         redis,
+        probe,
         password: password.clone(),
     };
     let mut told = greeting.exchange(&commands, &asked).await?;
@@ -208,6 +257,7 @@ struct Greeting<'a> {
     endpoint: &'a str,
     link: &'a Link,
     redis: &'a Redis,
+    probe: &'a Probe,
     password: Option<Arc<Secret>>,
 }
 
@@ -227,6 +277,19 @@ impl Greeting<'_> {
         let mut told = None;
         for asked in asked {
             match *asked {
+                Asked::Reset => {
+                    let reply = self.take(asked.stage(), &mut written, resp::reply).await?;
+                    let knows = match reply {
+                        Reply::Good => KnowsReset::Yes,
+                        Reply::Error(words) => {
+                            if !(is_not_understood(&words) || words.starts_with("NOAUTH")) {
+                                self.judge(*asked, &words)?;
+                            }
+                            KnowsReset::No(Instant::now())
+                        }
+                    };
+                    *self.probe.reset() = knows;
+                }
                 Asked::Auth | Asked::Select => {
                     let reply = self.take(asked.stage(), &mut written, resp::reply).await?;
                     if let Reply::Error(words) = reply {
@@ -339,6 +402,7 @@ impl Greeting<'_> {
                 ("the target knows no ACL users", format!("remove {alias}_USERNAME, or use Redis 6 or later"))
             }
             _ => match asked {
+                Asked::Reset => ("the target refused RESET", "see the Redis server's own log".to_owned()),
                 Asked::Auth => ("the target refused AUTH", format!("check {variable}")),
                 Asked::Select => (
                     "the target refused SELECT",

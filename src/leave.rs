@@ -11,7 +11,7 @@
 //! The seat is also where a connection counts the bytes that it moves: on its own, with no other connection to wait for.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
 use futures_util::task::AtomicWaker;
@@ -19,7 +19,7 @@ use slab::Slab;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::backends::Place;
+use crate::backends::{Backend, Place};
 
 /// Why a connection is asked to go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,7 +94,7 @@ struct Request {
     leave: Mutex<Option<Leave>>,
     waker: AtomicWaker,
     /// Known once the dial has come to an end.
-    place: OnceLock<Place>,
+    place: Mutex<Option<Place>>,
     /// Bytes so far, stored by the connection alone.
     to_target: AtomicU64,
     to_client: AtomicU64,
@@ -138,7 +138,7 @@ impl Connections {
     pub fn ask_those(&self, leaves: impl Fn(&Place) -> bool, when: impl Fn(usize, usize) -> Leave) -> usize {
         let room = self.room();
         let leaving = |request: &&Arc<Request>| {
-            request.place.get().is_some_and(&leaves) && lock(&request.leave).is_none()
+            lock(&request.place).as_ref().is_some_and(&leaves) && lock(&request.leave).is_none()
         };
         let leaving: Vec<_> = room.seats.iter().map(|(_, request)| request).filter(leaving).collect();
         for (number, request) in leaving.iter().enumerate() {
@@ -191,10 +191,14 @@ pub struct Seat {
 }
 
 impl Seat {
-    /// Takes a place at a backend, for the rest of the connection's life.
+    /// Takes a place at a backend; one that was taken before is given back.
     pub fn sit(&self, place: Place) {
-        // A connection is dialled once; a second place would be given back right here.
-        let _ = self.request.place.set(place);
+        *lock(&self.request.place) = Some(place);
+    }
+
+    /// The backend that the connection sits at.
+    pub fn backend(&self) -> Option<Arc<Backend>> {
+        lock(&self.request.place).as_ref().map(|place| Arc::clone(place.backend()))
     }
 
     /// Counts bytes that the connection has moved.

@@ -13,7 +13,8 @@
 //! secret is read *now*, AUTH, SELECT and the question for the role go out in one write, and exactly that many replies
 //! are awaited. Only then is there a [`greet::Upstream`], the one type that can be relayed to, with a
 //! [place](backends::Place) at the backend it leads to. The relay copies both ways, passes each end of stream on by itself,
-//! and says how it ended. Dropping the seat and the permits is the end, whatever path led to it.
+//! and says how it ended. Where a client sends RESET, which takes away the authentication that it does not know of, the relay
+//! stops right there ([`commands`] knows where commands end) and goes on with a fresh upstream. Dropping the seat and the permits is the end, whatever path led to it.
 //!
 //! Where a link's backends are is found out in the background: from SRV records, a file or Sentinels, each of which
 //! *publishes* a list; and what connections sit at is looked after: does the name still have that address, the server
@@ -53,6 +54,7 @@
 //! | [`resolve`] | names to addresses and services; the only door to DNS |
 //! | [`greet`] | the Redis handshake |
 //! | [`resp`] | commands out, replies in |
+//! | [`commands`] | where a client's commands end, and which of them is a RESET |
 //! | [`relay`] | the bytes |
 //! | [`metrics`] | what is counted, as Prometheus reads it |
 //! | [`leave`] | who is here, and the one way to ask them to go |
@@ -67,12 +69,13 @@
 //! - Another way to find backends out is another source beside those in [`backends`]: it publishes lists, and nothing
 //!   else changes.
 //! - Other secrets (a command, a previous file) are kinds of [`secret::Source`].
-//! - Whatever looks at a client's commands does so between `connection` and `relay`.
+//! - Whatever else has to know a client's commands learns it from [`commands`], which sees their boundaries and no payload.
 
 pub mod accept;
 pub mod app;
 pub mod backends;
 pub mod cli;
+pub mod commands;
 pub mod config;
 pub mod connection;
 pub mod dial;

@@ -7,14 +7,18 @@
 //! - A side that reads slowly slows the other one down: nothing is read from one side while bytes wait for the other.
 //! - A side that breaks while nothing is read from it, because it had ended its stream or because the other side does
 //!   not keep up, is found out too, by looking ([`Side::take_error`]).
+//! - On request the client's bytes are watched on their way, unchanged: where a RESET ends the relay stops and says so
+//!   ([`End::Cut`]), and can then go on with the same target or with another one.
 //! - An idle connection holds no buffer. Bytes are read into one buffer a thread, and written straight out; only what
 //!   the other side would not take at once is kept by the connection.
 
 mod clock;
+mod goodbye;
 
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -24,6 +28,8 @@ use tokio::time::Instant;
 
 pub use self::clock::Limits;
 use self::clock::{Activity, Clock, Event};
+use self::goodbye::{Goodbye, QUIT};
+use crate::commands::Commands;
 use crate::leave::{Moved, Reason, Seat};
 
 /// What is read at once at first, and always by a connection whose peer does not keep up: what a slow reader pins a
@@ -35,6 +41,10 @@ const LARGE_READ: usize = 256 * 1024;
 
 /// What one direction may move before others on the thread have their turn.
 const TURN: usize = 1024 * 1024;
+
+/// How much of what a client says behind a RESET is taken in while nobody is there to hear it. It has to be read to see that
+/// a client has left.
+const AHEAD: usize = 16 * 1024;
 
 /// How long what a broken side had sent may take to reach the other side.
 const LAST_WORDS: Duration = Duration::from_secs(5);
@@ -69,6 +79,11 @@ pub enum End {
     Idle,
     /// It was asked to go, and went.
     Left(Reason),
+    /// No end: the target has all that the client has said up to the end of a RESET, and nothing of what follows. The
+    /// other direction goes on when the relay is run again.
+    Cut,
+    /// No end: the target has said its last to a client that goes on with another one.
+    Parted,
 }
 
 impl std::fmt::Display for End {
@@ -79,6 +94,8 @@ impl std::fmt::Display for End {
             Self::Broken(Party::Target, e) => write!(f, "target: {e}"),
             Self::Idle => f.write_str("idle timeout"),
             Self::Left(reason) => f.write_str(reason.name()),
+            Self::Cut => f.write_str("RESET"),
+            Self::Parted => f.write_str("QUIT"),
         }
     }
 }
@@ -117,6 +134,41 @@ impl Relay {
         }
     }
 
+    /// Watches for RESET from now on, which is to be before the first run.
+    pub fn watch(mut self) -> Self {
+        let early = std::mem::take(&mut self.to_target.kept);
+        self.to_target.watch = Some(Box::new(Watch { ahead: early, ..Watch::default() }));
+        self
+    }
+
+    /// Whether the client's bytes wait behind a RESET. While a relay runs that was cut, either side may end it, and with
+    /// it the need for another target.
+    pub fn is_cut(&self) -> bool {
+        self.to_target.phase == Phase::Waiting
+    }
+
+    /// After a cut: goes on with the same target.
+    pub fn resume(&mut self) {
+        self.to_client.goodbye = None;
+        self.to_target.resume();
+    }
+
+    /// After a cut: has the target answer all that it was sent and close. What it still says up to its end goes to the client
+    /// when the relay is run again, which then ends with [`End::Parted`].
+    pub fn part(&mut self) {
+        if let Some(goodbye) = &mut self.to_client.goodbye {
+            goodbye.leave();
+        }
+    }
+
+    /// After a parting: goes on with another target, which has said `leading` already.
+    pub fn resume_with(&mut self, leading: &[u8]) {
+        self.to_client.goodbye = None;
+        self.to_client.kept.extend_from_slice(leading);
+        self.to_client.phase = Phase::Flowing;
+        self.to_target.resume();
+    }
+
     /// Relays until both sides are done, one breaks, or a limit or request ends it. The streams are left to the
     /// caller, who closes or resets them.
     pub async fn run(&mut self, client: &mut impl Side, target: &mut impl Side, seat: &Seat) -> Outcome {
@@ -140,7 +192,9 @@ impl Relay {
             if self.to_client.moved != before.1 {
                 self.target_spoke_last = true;
             }
-            if let Poll::Ready(Err(broken)) = self.to_target.poll(cx, client, target, buffer) {
+            if self.to_client.phase != Phase::Parted
+                && let Poll::Ready(Err(broken)) = self.to_target.poll(cx, client, target, buffer)
+            {
                 self.broke(broken.of(Party::Client, Party::Target));
                 cx.waker().wake_by_ref();
             }
@@ -155,6 +209,34 @@ impl Relay {
         if self.to_target.is_over() && self.to_client.is_over() {
             return Poll::Ready(self.end(End::Closed));
         }
+        if self.to_target.phase == Phase::Cut {
+            self.to_target.phase = Phase::Waiting;
+            self.to_client.goodbye = Some(Box::default());
+            return Poll::Ready(End::Cut);
+        }
+        if let Some(goodbye) = &mut self.to_client.goodbye
+            && self.to_target.phase == Phase::Waiting
+            && goodbye.poll_quit(cx).is_ready()
+        {
+            self.to_target.kept.extend_from_slice(QUIT);
+            if let Some(watch) = &mut self.to_target.watch {
+                watch.is_last = true;
+            }
+            cx.waker().wake_by_ref();
+        }
+        if self.to_client.phase == Phase::Parted {
+            if self.to_target.phase == Phase::Waiting {
+                return Poll::Ready(End::Parted);
+            }
+            // The client has ended its stream meanwhile, so that there is nothing to go on with.
+            self.to_client.phase = Phase::Ending;
+            cx.waker().wake_by_ref();
+        }
+        if self.to_client.is_over() && self.to_target.phase == Phase::Waiting {
+            // This target was the client's last: it would not hear another one.
+            self.to_target.resume_unwatched();
+            cx.waker().wake_by_ref();
+        }
         if let Poll::Ready(leave) = seat.poll_leave(cx) {
             let moved = self.moved();
             self.clock().leave_by(leave, moved);
@@ -167,6 +249,7 @@ impl Relay {
                 moved: self.moved(),
                 between_commands: self.target_spoke_last
                     && self.to_target.holds_nothing()
+                    && !self.to_target.is_ahead()
                     && self.to_client.holds_nothing(),
             };
             let Some(clock) = &mut self.clock else { return Poll::Pending };
@@ -264,12 +347,36 @@ struct Direction {
     read_size: usize,
     moved: u64,
     phase: Phase,
+    /// Looks for RESET in what passes.
+    watch: Option<Box<Watch>>,
+    /// Knows the last words of a target, from a RESET on.
+    goodbye: Option<Box<Goodbye>>,
+}
+
+/// What looks for RESET.
+#[derive(Debug, Default)]
+struct Watch {
+    commands: Commands,
+    /// Bytes that were read and not looked at yet; they go before what is read next.
+    ahead: Vec<u8>,
+    /// Whether the reader has ended its stream behind them.
+    has_ended: bool,
+    /// Whether the writer hears nothing more than that end.
+    is_last: bool,
+    /// Whether it has heard it.
+    knows_end: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     /// Bytes flow.
     Flowing,
+    /// A RESET has been passed on; nobody knows it yet.
+    Cut,
+    /// Whoever knows it decides how it goes on.
+    Waiting,
+    /// The reader has said goodbye, and somebody else comes in its place.
+    Parted,
     /// The reader has ended its stream; this is still to be passed on.
     Ending,
     /// The reader broke; what is kept is still to be written.
@@ -288,12 +395,19 @@ impl Direction {
             read_size: SMALL_READ,
             moved: 0,
             phase: Phase::Flowing,
+            watch: None,
+            goodbye: None,
         }
     }
 
     /// Whether the reader would tell by itself if it broke.
     fn is_reading(&self) -> bool {
-        self.phase == Phase::Flowing && self.kept.is_empty()
+        let reads = match self.phase {
+            Phase::Flowing => true,
+            Phase::Waiting => self.watch.as_ref().is_some_and(|watch| watch.has_room()),
+            _ => false,
+        };
+        reads && self.kept.is_empty()
     }
 
     fn is_over(&self) -> bool {
@@ -309,9 +423,34 @@ impl Direction {
         self.phase = if self.holds_nothing() { Phase::Over } else { Phase::LastWords };
     }
 
+    /// Lets what waits behind a RESET pass.
+    fn resume(&mut self) {
+        if self.phase == Phase::Waiting {
+            self.phase = Phase::Flowing;
+        }
+        if let Some(watch) = &mut self.watch {
+            (watch.is_last, watch.knows_end) = (false, false);
+        }
+    }
+
+    fn resume_unwatched(&mut self) {
+        self.phase = Phase::Flowing;
+        if let Some(watch) = self.watch.take() {
+            self.kept.extend_from_slice(&watch.ahead);
+            if watch.has_ended {
+                self.phase = Phase::Ending;
+            }
+        }
+    }
+
     /// Whether all that was read has gone out.
     fn holds_nothing(&self) -> bool {
         self.is_over() || self.kept.is_empty() && self.flushed
+    }
+
+    /// Whether bytes wait that were read ahead.
+    fn is_ahead(&self) -> bool {
+        self.watch.as_ref().is_some_and(|watch| !watch.ahead.is_empty())
     }
 
     /// Moves what can be moved now. Ready when the direction is over, or when one half failed.
@@ -331,6 +470,11 @@ impl Direction {
             ready!(self.poll_kept(cx, writer))?;
             match self.phase {
                 Phase::Flowing => {}
+                Phase::Cut | Phase::Parted => return Poll::Pending,
+                Phase::Waiting => {
+                    ready!(self.poll_ahead(cx, reader, writer))?;
+                    continue;
+                }
                 Phase::Ending => {
                     ready!(Pin::new(&mut *writer).poll_shutdown(cx)).map_err(Failed::Write)?;
                     self.phase = Phase::Over;
@@ -348,21 +492,104 @@ impl Direction {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
-            let mut read = ReadBuf::new(&mut buffer[..self.read_size]);
-            match Pin::new(&mut *reader).poll_read(cx, &mut read) {
-                Poll::Ready(Ok(())) => {}
-                Poll::Ready(Err(e)) => return Poll::Ready(Err(Failed::Read(e))),
-                Poll::Pending => {
-                    ready!(self.poll_flush(cx, writer))?;
-                    return Poll::Pending;
+            if let Some(watch) = &mut self.watch {
+                let ahead = std::mem::take(&mut watch.ahead);
+                if !ahead.is_empty() {
+                    self.pass(cx, writer, &ahead)?;
+                    continue;
+                }
+                if watch.has_ended {
+                    self.phase = Phase::Ending;
+                    continue;
                 }
             }
-            if read.filled().is_empty() {
-                self.phase = Phase::Ending;
-                continue;
+            let mut read = ReadBuf::new(&mut buffer[..self.read_size]);
+            let result = match Pin::new(&mut *reader).poll_read(cx, &mut read) {
+                Poll::Ready(Ok(())) if !read.filled().is_empty() => {
+                    self.pass(cx, writer, read.filled())?;
+                    continue;
+                }
+                Poll::Ready(result) => result,
+                Poll::Pending => {
+                    ready!(self.poll_flush(cx, writer))?;
+                    if let Some(goodbye) = &mut self.goodbye {
+                        ready!(goodbye.poll_patience(cx));
+                        self.phase = Phase::Parted;
+                    }
+                    return Poll::Pending;
+                }
+            };
+            if let Some(goodbye) = self.goodbye.take() {
+                // How a target ends that has said its last is of no interest.
+                if goodbye.is_complete() {
+                    self.phase = Phase::Parted;
+                    continue;
+                }
+                self.write_out(cx, writer, &goodbye.into_held())?;
             }
-            self.write_out(cx, writer, read.filled())?;
+            result.map_err(Failed::Read)?;
+            self.phase = Phase::Ending;
         }
+    }
+
+    /// Lets bytes pass that were read, up to where somebody has to be asked.
+    fn pass<W: AsyncWrite + Unpin>(
+        &mut self,
+        cx: &mut Context<'_>,
+        writer: &mut W,
+        bytes: &[u8],
+    ) -> Result<(), Failed> {
+        if let Some(watch) = &mut self.watch
+            && let Some(end) = watch.commands.find_reset(bytes)
+        {
+            watch.ahead = bytes[end..].to_vec();
+            self.phase = Phase::Cut;
+            return self.write_out(cx, writer, &bytes[..end]);
+        }
+        match &mut self.goodbye {
+            Some(goodbye) => {
+                let passes = goodbye.hold_back(bytes);
+                self.write_out(cx, writer, &passes)
+            }
+            None => self.write_out(cx, writer, bytes),
+        }
+    }
+
+    /// While bytes wait behind a RESET: takes in a few more, to see whether the reader is still there. Ready when it has
+    /// ended its stream and nothing waits any more.
+    fn poll_ahead<R, W>(
+        &mut self,
+        cx: &mut Context<'_>,
+        reader: &mut R,
+        writer: &mut W,
+    ) -> Poll<Result<(), Failed>>
+    where
+        R: AsyncRead + Unpin,
+        W: AsyncWrite + Unpin,
+    {
+        ready!(self.poll_flush(cx, writer))?;
+        let Some(watch) = &mut self.watch else {
+            return Poll::Pending;
+        };
+        while watch.has_room() {
+            let mut chunk = [MaybeUninit::uninit(); 4096];
+            let mut chunk = ReadBuf::uninit(&mut chunk);
+            ready!(Pin::new(&mut *reader).poll_read(cx, &mut chunk)).map_err(Failed::Read)?;
+            watch.has_ended = chunk.filled().is_empty();
+            watch.ahead.extend_from_slice(chunk.filled());
+        }
+        if watch.has_ended {
+            if watch.ahead.is_empty() {
+                self.phase = Phase::Ending;
+                return Poll::Ready(Ok(()));
+            }
+            // A target that is left while a command blocks in it ends that as for any client that has gone.
+            if watch.is_last && !watch.knows_end {
+                ready!(Pin::new(&mut *writer).poll_shutdown(cx)).map_err(Failed::Write)?;
+                watch.knows_end = true;
+            }
+        }
+        Poll::Pending
     }
 
     /// Lets the writer pass on what it holds back until it is told that no more comes now.
@@ -433,6 +660,12 @@ impl Direction {
         self.kept = Vec::new();
         self.taken = 0;
         Poll::Ready(Ok(()))
+    }
+}
+
+impl Watch {
+    fn has_room(&self) -> bool {
+        self.ahead.len() < AHEAD && !self.has_ended
     }
 }
 

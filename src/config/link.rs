@@ -72,8 +72,26 @@ pub struct Redis {
     pub database: Option<u32>,
     /// The role that a backend must have.
     pub role: Option<Role>,
+    /// What a client's RESET leads to.
+    pub reset: Reset,
     /// How Sentinels are asked, where they are.
     pub sentinel: Access,
+}
+
+impl Redis {
+    /// Whether a RESET would take away what a client does not know of.
+    pub fn minds_reset(&self) -> bool {
+        self.reset == Reset::Reauthenticate && (self.password.is_some() || self.database.is_some())
+    }
+}
+
+/// What a client's RESET leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reset {
+    /// A fresh connection, prepared like the first one.
+    Reauthenticate,
+    /// The same connection, without user and database.
+    Forward,
 }
 
 /// What a server has to be to serve.
@@ -292,6 +310,14 @@ fn move_grace(text: &str) -> Result<Option<Duration>, String> {
     match text {
         "off" => Ok(None),
         text => duration(text, true).map(Some),
+    }
+}
+
+fn reset(text: &str) -> Result<Reset, String> {
+    match text {
+        "reauth" => Ok(Reset::Reauthenticate),
+        "forward" => Ok(Reset::Forward),
+        _ => Err(format!("\"{text}\" is neither reauth nor forward")),
     }
 }
 

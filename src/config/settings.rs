@@ -54,6 +54,11 @@ pub const SETTINGS: &[Setting] = &[
          (of plain tunnels and replicas) or `least-connections`",
     ),
     redis(
+        "RESET",
+        "`reauth` (the default): a client that sends `RESET` goes on with a fresh authenticated connection; `forward`: it stands \
+         without user and database afterwards",
+    ),
+    redis(
         "ROLE",
         "`master` or `replica`: serve from such a backend alone; with Sentinel `master` is the default",
     ),
@@ -107,7 +112,6 @@ pub const NOT_YET: &[&str] = &[
     "CLIENT_PASSWORD",
     "CLIENT_PASSWORD_FILE",
     "CLIENT_USERNAME",
-    "RESET",
     "WARM",
 ];
 

@@ -370,7 +370,6 @@ fn what_is_not_built_yet_is_refused_by_name() {
         "AUTH_COMMAND_TTL",
         "AUTH_PREVIOUS_FILE",
         "CLIENT_AUTH",
-        "RESET",
         "CLIENT_USERNAME",
         "CLIENT_PASSWORD",
         "CLIENT_PASSWORD_FILE",

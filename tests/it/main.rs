@@ -8,6 +8,7 @@ mod moving;
 mod names;
 mod process;
 mod redis;
+mod reset;
 mod retry;
 mod secrets;
 mod sentinel;

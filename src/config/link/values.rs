@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use rustls::RootCertStore;
 
 use super::variables::Settings;
-use super::{Access, Listen, Redis, Role, role, text};
+use super::{Access, Listen, Redis, Reset, Role, reset, role, text};
 use crate::backends::file;
 use crate::config::Findings;
 use crate::config::settings::{SETTINGS, Scope, setting};
@@ -134,6 +134,9 @@ impl<'a> LinkSettings<'a, '_> {
             database,
             // What a Sentinel says may be old; the server itself is asked too.
             role: role.or(asks_sentinel.then_some(Role::Master)),
+            reset: self
+                .value("RESET", reset, || "write reauth or forward".to_owned())
+                .unwrap_or(Reset::Reauthenticate),
             sentinel: self.sentinel_access(asks_sentinel),
         })
     }

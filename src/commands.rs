@@ -1,0 +1,506 @@
+//! Where a client's commands end, and which of them is a RESET.
+//!
+//! RESET takes a connection's authentication away, the one that the client never knew of. So the relay has to know where
+//! one ends. [`Commands`] follows the framing as Redis does (`processMultibulkBuffer`, `processInlineBuffer` and
+//! `sdssplitargs` in its sources), in whatever pieces the bytes come: it goes over the few bytes between arguments, skips
+//! arguments by their lengths, keeps no byte and changes none. What is no command to Redis ends the watch and nothing
+//! else; Redis itself closes such a connection.
+
+/// What is looked for, in the letters that it is compared in.
+const RESET: &[u8; 5] = b"reset";
+
+/// The longest inline command that Redis takes for sure, in bytes.
+const LONGEST_LINE: u32 = 64 * 1024;
+
+/// What one client has said so far.
+#[derive(Debug)]
+pub struct Commands {
+    at: At,
+    /// How many letters of RESET the command has been so far.
+    matched: u8,
+    /// Whether the command has one argument, of the length of RESET.
+    may_be_reset: bool,
+    /// Digits of the number that is being read, or bytes of the line.
+    length: u32,
+    /// Arguments of the array that are still to come.
+    arguments: u32,
+    /// The number that is being read, or how much of an argument is still to come.
+    number: u64,
+}
+
+/// What the next byte is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum At {
+    /// The first of a command.
+    Command,
+    /// Part of the number of arguments: the first byte, one of a negative number, another digit.
+    Count,
+    NegativeCount,
+    /// The line feed behind it.
+    CountEnd,
+    /// The `$` of an argument.
+    Argument,
+    /// Part of its length.
+    Length,
+    LengthEnd,
+    /// Its bytes, and the line ending behind them.
+    Bytes,
+    BytesReturn,
+    BytesEnd,
+    /// Part of an inline command.
+    Line(Line),
+    /// Nobody looks any more.
+    Unwatched,
+}
+
+/// Where in an inline command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Line {
+    /// Before the first argument, or between others.
+    Leading,
+    Between,
+    /// In an argument, outside of quotes, or in double or single quotes.
+    Word,
+    Double,
+    Single,
+    /// Behind a backslash.
+    DoubleEscape,
+    SingleEscape,
+    /// In the two digits of a `\x` escape; the value of the first one.
+    FirstHex,
+    SecondHex(u8),
+    /// Behind the closing quote, where only a blank may follow.
+    Closed,
+}
+
+impl Default for Commands {
+    fn default() -> Self {
+        Self { at: At::Command, matched: 0, may_be_reset: false, length: 0, arguments: 0, number: 0 }
+    }
+}
+
+impl Commands {
+    /// Follows `bytes`, which came behind all those before, up to the end of the first RESET among them. Returns where that
+    /// is; the bytes behind it are to be shown next.
+    pub fn find_reset(&mut self, bytes: &[u8]) -> Option<usize> {
+        let mut position = 0;
+        while let Some(&byte) = bytes.get(position) {
+            position += 1;
+            match self.at {
+                At::Command => match byte {
+                    b'*' => self.begin_number(At::Count),
+                    byte => {
+                        self.matched = 0;
+                        self.length = 0;
+                        self.at = At::Line(Line::Leading);
+                        self.line(Line::Leading, byte);
+                    }
+                },
+                At::Count => match byte {
+                    b'-' if self.length == 0 => self.at = At::NegativeCount,
+                    b'\r' if self.length > 0 && self.number <= i32::MAX as u64 => self.at = At::CountEnd,
+                    byte => self.digit(byte),
+                },
+                // A null array is no command at all, whatever the number.
+                At::NegativeCount => match byte {
+                    b'\r' if self.length > 0 && self.number > 0 => {
+                        self.number = 0;
+                        self.at = At::CountEnd;
+                    }
+                    byte => self.digit(byte),
+                },
+                At::CountEnd => {
+                    // Checked before to fit.
+                    self.arguments = u32::try_from(self.number).unwrap_or_default();
+                    self.may_be_reset = self.arguments == 1;
+                    let next = if self.arguments == 0 { At::Command } else { At::Argument };
+                    self.expect(byte, b'\n', next);
+                }
+                At::Argument => {
+                    self.begin_number(At::Length);
+                    self.expect(byte, b'$', At::Length);
+                }
+                At::Length => match byte {
+                    b'\r' if self.length > 0 => self.at = At::LengthEnd,
+                    byte => self.digit(byte),
+                },
+                At::LengthEnd => {
+                    self.may_be_reset &= self.number == RESET.len() as u64;
+                    self.matched = 0;
+                    let next = if self.number == 0 { At::BytesReturn } else { At::Bytes };
+                    self.expect(byte, b'\n', next);
+                }
+                At::Bytes => {
+                    if self.may_be_reset {
+                        self.match_letter(byte);
+                        self.number -= 1;
+                    } else {
+                        let here = (bytes.len() - position + 1) as u64;
+                        let skipped = self.number.min(here);
+                        self.number -= skipped;
+                        // No more than there are bytes.
+                        position += usize::try_from(skipped - 1).unwrap_or_default();
+                    }
+                    if self.number == 0 {
+                        self.at = At::BytesReturn;
+                    }
+                }
+                At::BytesReturn => self.expect(byte, b'\r', At::BytesEnd),
+                At::BytesEnd => {
+                    self.arguments -= 1;
+                    let next = if self.arguments == 0 { At::Command } else { At::Argument };
+                    self.expect(byte, b'\n', next);
+                    if self.at == At::Command && self.may_be_reset && self.is_reset() {
+                        return Some(position);
+                    }
+                }
+                At::Line(at) => {
+                    if self.line(at, byte) {
+                        return Some(position);
+                    }
+                }
+                At::Unwatched => return None,
+            }
+        }
+        None
+    }
+
+    fn begin_number(&mut self, at: At) {
+        self.at = at;
+        self.number = 0;
+        self.length = 0;
+    }
+
+    /// Takes a digit of a number as Redis writes them itself: no zeros in front, and not beyond 64 bits.
+    fn digit(&mut self, byte: u8) {
+        let starts_with_zero = self.length > 0 && self.number == 0;
+        let number = self.number.saturating_mul(10).saturating_add(u64::from(byte.wrapping_sub(b'0')));
+        if byte.is_ascii_digit() && !starts_with_zero && i64::try_from(number).is_ok() {
+            self.number = number;
+            self.length += 1;
+        } else {
+            self.at = At::Unwatched;
+        }
+    }
+
+    fn expect(&mut self, byte: u8, expected: u8, next: At) {
+        self.at = if byte == expected { next } else { At::Unwatched };
+    }
+
+    /// Takes a letter of what may be a RESET.
+    fn match_letter(&mut self, letter: u8) {
+        if RESET.get(usize::from(self.matched)) == Some(&letter.to_ascii_lowercase()) {
+            self.matched += 1;
+        } else {
+            self.mismatch();
+        }
+    }
+
+    /// It is another command, whatever follows.
+    fn mismatch(&mut self) {
+        self.matched = u8::MAX;
+    }
+
+    fn is_reset(&self) -> bool {
+        usize::from(self.matched) == RESET.len()
+    }
+
+    /// Takes a byte of an inline command; says whether it ends a RESET.
+    fn line(&mut self, at: Line, byte: u8) -> bool {
+        self.length += 1;
+        if byte == b'\n' {
+            let is_whole = matches!(at, Line::Leading | Line::Between | Line::Word | Line::Closed);
+            self.at = if is_whole { At::Command } else { At::Unwatched };
+            return is_whole && self.is_reset();
+        }
+        // To Redis a line with a zero byte in it never ends.
+        self.at = match self.within_line(at, byte) {
+            Some(next) if byte != 0 && self.length <= LONGEST_LINE => At::Line(next),
+            _ => At::Unwatched,
+        };
+        false
+    }
+
+    /// What the next byte of an inline command is, if it still is one.
+    fn within_line(&mut self, at: Line, byte: u8) -> Option<Line> {
+        let is_blank = matches!(byte, b' ' | b'\t' | b'\r' | 0x0b | 0x0c);
+        let next = match (at, byte) {
+            (Line::Leading | Line::Between, _) if is_blank => at,
+            (Line::Word, b' ' | b'\t' | b'\r') => Line::Between,
+            (Line::Between, byte) => {
+                // It has a second argument.
+                self.mismatch();
+                return self.within_line(Line::Word, byte);
+            }
+            (Line::Leading | Line::Word, b'"') => Line::Double,
+            (Line::Leading | Line::Word, b'\'') => Line::Single,
+            (Line::Leading | Line::Word, byte) => self.letter(byte, Line::Word),
+            (Line::Double, b'"') | (Line::Single, b'\'') => Line::Closed,
+            (Line::Double, b'\\') => Line::DoubleEscape,
+            (Line::DoubleEscape, b'x') => Line::FirstHex,
+            // These stand for control characters, which are no letters of RESET, as the byte 0 is none.
+            (Line::DoubleEscape, b'n' | b'r' | b't' | b'b' | b'a') => self.letter(0, Line::Double),
+            (Line::Double | Line::DoubleEscape, byte) => self.letter(byte, Line::Double),
+            (Line::FirstHex, byte) if byte.is_ascii_hexdigit() => Line::SecondHex(hex(byte)),
+            (Line::SecondHex(first), byte) if byte.is_ascii_hexdigit() => {
+                self.letter(first << 4 | hex(byte), Line::Double)
+            }
+            // Not an escape after all, but what it looks like.
+            (Line::FirstHex | Line::SecondHex(_), byte) => {
+                self.mismatch();
+                return self.within_line(Line::Double, byte);
+            }
+            (Line::Single, b'\\') => Line::SingleEscape,
+            (Line::SingleEscape, b'\'') => self.letter(byte, Line::Single),
+            (Line::SingleEscape, byte) => {
+                self.mismatch();
+                return self.within_line(Line::Single, byte);
+            }
+            (Line::Single, byte) => self.letter(byte, Line::Single),
+            (Line::Closed, _) if is_blank => Line::Between,
+            (Line::Closed, _) => return None,
+        };
+        Some(next)
+    }
+
+    fn letter(&mut self, letter: u8, next: Line) -> Line {
+        self.match_letter(letter);
+        next
+    }
+}
+
+/// The value of a digit of base 16.
+fn hex(digit: u8) -> u8 {
+    match digit {
+        b'0'..=b'9' => digit - b'0',
+        _ => digit.to_ascii_lowercase() - b'a' + 10,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The ends of all RESETs in a stream that comes in these pieces.
+    fn resets<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Vec<usize> {
+        let mut commands = Commands::default();
+        let mut ends = Vec::new();
+        let mut before = 0;
+        for piece in pieces {
+            let mut rest = piece;
+            while let Some(end) = commands.find_reset(rest) {
+                ends.push(before + piece.len() - rest.len() + end);
+                rest = &rest[end..];
+            }
+            before += piece.len();
+        }
+        ends
+    }
+
+    /// The same by a parser that has the whole stream, takes commands apart as Redis' sources do, and compares arguments.
+    fn reference(stream: &[u8]) -> Vec<usize> {
+        let mut ends = Vec::new();
+        let mut at = 0;
+        while let Some((arguments, length)) = command(&stream[at..]) {
+            at += length;
+            if arguments.len() == 1 && arguments[0].eq_ignore_ascii_case(RESET) {
+                ends.push(at);
+            }
+        }
+        ends
+    }
+
+    fn command(stream: &[u8]) -> Option<(Vec<Vec<u8>>, usize)> {
+        if stream.first()? != &b'*' {
+            let end = stream.iter().position(|byte| *byte == b'\n')?;
+            return Some((split_arguments(&stream[..end])?, end + 1));
+        }
+        let (count, mut at) = number(stream, b'*')?;
+        let mut arguments = Vec::new();
+        for _ in 0..count {
+            let (length, start) = number(&stream[at..], b'$')?;
+            let start = at + start;
+            let end = start.checked_add(usize::try_from(length).ok()?)?;
+            arguments.push(stream.get(start..end)?.to_vec());
+            stream[end..].starts_with(b"\r\n").then_some(())?;
+            at = end + 2;
+        }
+        Some((arguments, at))
+    }
+
+    fn number(stream: &[u8], kind: u8) -> Option<(i64, usize)> {
+        let end = stream.windows(2).position(|pair| pair == b"\r\n")?;
+        let digits = std::str::from_utf8(stream[..end].strip_prefix(&[kind])?).ok()?;
+        let number: i64 = digits.parse().ok()?;
+        // Redis takes no other way to write it.
+        let fits = number.to_string() == digits && (kind != b'*' || number <= i64::from(i32::MAX));
+        fits.then_some((number, end + 2))
+    }
+
+    /// `sdssplitargs`, line by line.
+    fn split_arguments(line: &[u8]) -> Option<Vec<Vec<u8>>> {
+        let is_blank = |byte: u8| matches!(byte, b' ' | b'\t' | b'\r' | b'\n' | 0x0b | 0x0c);
+        if line.contains(&0) {
+            return None;
+        }
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        let byte = |at: usize| line.get(at).copied().unwrap_or_default();
+        let mut at = 0;
+        let mut arguments = Vec::new();
+        loop {
+            while is_blank(byte(at)) {
+                at += 1;
+            }
+            if at >= line.len() {
+                return Some(arguments);
+            }
+            let (mut argument, mut double, mut single) = (Vec::new(), false, false);
+            loop {
+                let next = byte(at);
+                if double {
+                    let hex = |at| char::from(byte(at)).to_digit(16);
+                    match next {
+                        b'\\' if byte(at + 1) == b'x' && hex(at + 2).is_some() && hex(at + 3).is_some() => {
+                            argument.push((hex(at + 2)? * 16 + hex(at + 3)?) as u8);
+                            at += 3;
+                        }
+                        b'\\' if byte(at + 1) != 0 => {
+                            at += 1;
+                            argument.push(match byte(at) {
+                                b'n' => b'\n',
+                                b'r' => b'\r',
+                                b't' => b'\t',
+                                b'b' => 8,
+                                b'a' => 7,
+                                other => other,
+                            });
+                        }
+                        b'"' if byte(at + 1) != 0 && !is_blank(byte(at + 1)) => return None,
+                        b'"' => {
+                            at += 1;
+                            break;
+                        }
+                        0 => return None,
+                        other => argument.push(other),
+                    }
+                } else if single {
+                    match next {
+                        b'\\' if byte(at + 1) == b'\'' => {
+                            at += 1;
+                            argument.push(b'\'');
+                        }
+                        b'\'' if byte(at + 1) != 0 && !is_blank(byte(at + 1)) => return None,
+                        b'\'' => {
+                            at += 1;
+                            break;
+                        }
+                        0 => return None,
+                        other => argument.push(other),
+                    }
+                } else {
+                    match next {
+                        b' ' | b'\n' | b'\r' | b'\t' | 0 => break,
+                        b'"' => double = true,
+                        b'\'' => single = true,
+                        other => argument.push(other),
+                    }
+                }
+                at += 1;
+            }
+            arguments.push(argument);
+        }
+    }
+
+    fn array(arguments: &[Vec<u8>]) -> Vec<u8> {
+        let arguments = arguments.iter().map(Vec::as_slice).collect();
+        crate::resp::commands(&[arguments]).expose().to_vec()
+    }
+
+    /// Ways to say RESET, and what only looks like it.
+    const SAID: &[&[u8]] = &[
+        b"*1\r\n$5\r\nrEsEt\r\n",
+        b"RESET\n",
+        b"  reset \t\r\n",
+        b"\"RESET\"\r\n",
+        b"'reset' \r\n",
+        b"re\"se\"\r\n",
+        b"\"\\x52\\x45SET\"\r\n",
+        b"\"R\\ESE\\T\"\n",
+        b"RE\"SET\"\r\n",
+        b"RESET now\r\n",
+        b"RESETS\r\n",
+        b"SET key RESET\r\n",
+        b"\r\n",
+        b"\n",
+        b"*0\r\n",
+        b"*-1\r\n",
+        b"*2\r\n$3\r\nGET\r\n$0\r\n\r\n",
+    ];
+
+    /// Something that a client may say: mostly commands, sometimes what only looks like one.
+    fn said() -> impl Strategy<Value = Vec<u8>> {
+        let argument = prop_oneof![
+            Just(b"RESET".to_vec()),
+            Just(b"*1\r\n$5\r\nRESET\r\n".to_vec()),
+            proptest::collection::vec(any::<u8>(), 0..40),
+        ];
+        let line = proptest::collection::vec(
+            prop_oneof![proptest::sample::select(&b"resetRESET \t\"'\\x545\r"[..]), any::<u8>()],
+            0..12,
+        );
+        prop_oneof![
+            6 => proptest::collection::vec(argument, 1..4).prop_map(|arguments| array(&arguments)),
+            6 => proptest::sample::select(SAID).prop_map(<[u8]>::to_vec),
+            2 => line.prop_map(|mut line| { line.push(b'\n'); line }),
+            1 => proptest::collection::vec(any::<u8>(), 0..20),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn the_resets_are_those_that_redis_sees_in_whatever_pieces_they_come(
+            said in proptest::collection::vec(said(), 0..12),
+            cuts in proptest::collection::vec(any::<prop::sample::Index>(), 0..8),
+        ) {
+            let stream = said.concat();
+            let expected = reference(&stream);
+            let mut cuts: Vec<_> = cuts.iter().map(|cut| cut.index(stream.len() + 1)).collect();
+            cuts.extend([0, stream.len()]);
+            cuts.sort_unstable();
+            prop_assert_eq!(&resets(cuts.windows(2).map(|cut| &stream[cut[0]..cut[1]])), &expected);
+            prop_assert_eq!(&resets(stream.chunks(1)), &expected);
+            prop_assert_eq!(&resets([&stream[..]]), &expected);
+        }
+    }
+
+    #[test]
+    fn a_reset_is_found_where_it_ends() {
+        for (stream, ends) in [
+            (&b"*1\r\n$5\r\nRESET\r\nPING\r\n"[..], &[15][..]),
+            (b"*1\r\n$5\r\nRESET\r\n*1\r\n$5\r\nreset\r\nreset\r\n", &[15, 30, 37]),
+            (b"*2\r\n$3\r\nGET\r\n$17\r\n\n*1\r\n$5\r\nRESET\r\n\n\r\n", &[]),
+            (b"*2\r\n$5\r\nRESET\r\n$1\r\nx\r\n", &[]),
+            (b"*1\r\n$5\r\nRESEX\r\nRESET\n", &[21]),
+            // What is no command ends the watch.
+            (b"*1\r\n$-1\r\n\r\nRESET\r\n", &[]),
+            (b"*01\r\n$5\r\nRESET\r\n", &[]),
+            (b"*1\r\n$5\r\nRESETxxRESET\r\n", &[]),
+            (b"*99999999999999999999\r\nRESET\r\n", &[]),
+            (b"*2147483648\r\nRESET\r\n", &[]),
+            (b"a\0\nRESET\r\n", &[]),
+            (b"\"a\nRESET\r\n", &[]),
+        ] {
+            assert_eq!(resets([stream]), ends, "{}", stream.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn a_line_without_end_is_not_followed() {
+        let mut stream = vec![b'x'; LONGEST_LINE as usize + 1];
+        stream.extend_from_slice(b"\nRESET\r\n");
+        assert!(resets([&stream[..]]).is_empty());
+        assert_eq!(resets([&stream[2..]]).len(), 1);
+    }
+}
