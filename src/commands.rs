@@ -98,7 +98,7 @@ impl Commands {
                 },
                 At::Count => match byte {
                     b'-' if self.length == 0 => self.at = At::NegativeCount,
-                    b'\r' if self.length > 0 && self.number <= i32::MAX as u64 => self.at = At::CountEnd,
+                    b'\r' if self.length > 0 && i32::try_from(self.number).is_ok() => self.at = At::CountEnd,
                     byte => self.digit(byte),
                 },
                 // A null array is no command at all, whatever the number.
@@ -360,10 +360,10 @@ mod tests {
             loop {
                 let next = byte(at);
                 if double {
-                    let hex = |at| char::from(byte(at)).to_digit(16);
+                    let hex = |at| byte(at).is_ascii_hexdigit().then(|| hex(byte(at)));
                     match next {
                         b'\\' if byte(at + 1) == b'x' && hex(at + 2).is_some() && hex(at + 3).is_some() => {
-                            argument.push((hex(at + 2)? * 16 + hex(at + 3)?) as u8);
+                            argument.push(hex(at + 2)? << 4 | hex(at + 3)?);
                             at += 3;
                         }
                         b'\\' if byte(at + 1) != 0 => {

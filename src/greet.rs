@@ -115,7 +115,7 @@ enum KnowsReset {
 }
 
 /// For how long a server is believed that knows no RESET: it may be upgraded.
-const OLD_SERVER: Duration = Duration::from_secs(60);
+const OLD_SERVER: Duration = Duration::from_mins(1);
 
 impl Probe {
     fn questions(&self) -> Vec<Question> {

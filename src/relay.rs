@@ -135,6 +135,7 @@ impl Relay {
     }
 
     /// Watches for RESET from now on, which is to be before the first run.
+    #[must_use]
     pub fn watch(mut self) -> Self {
         let early = std::mem::take(&mut self.to_target.kept);
         self.to_target.watch = Some(Box::new(Watch { ahead: early, ..Watch::default() }));
