@@ -423,6 +423,12 @@ Every run leaves the figures of all its rounds (`results.json`) and the logs of 
 than five rounds, without some of the workloads, or that could not measure everything leaves its report there too, and
 this page alone.
 
+What is inside (RESP, the watch for RESET, link parsing, the relay over socket pairs) is timed by itself:
+
+```sh
+cargo run --release --manifest-path benches/micro/Cargo.toml --target-dir target/micro
+```
+
 Ten thousand connections through one process take a limit of 20,400 file descriptors (`ulimit -Hn`). The best figures
 come from a machine that does nothing else meanwhile.
 ";

@@ -1,9 +1,12 @@
-//! Times what is ours to make fast inside. `cargo run --release --manifest-path benches/micro/Cargo.toml`
+//! Times what is ours to make fast inside.
+//!
+//! `cargo run --release --manifest-path benches/micro/Cargo.toml --target-dir target/micro`
 
 use std::ffi::OsString;
 
 use bytes::BytesMut;
 use divan::{Bencher, black_box, counter::BytesCount};
+use redis_ambassador::commands::Commands;
 use redis_ambassador::config::{Config, Env, ProcessArguments};
 use redis_ambassador::leave::Connections;
 use redis_ambassador::net::Stream;
@@ -37,6 +40,23 @@ fn decode_the_replies(bencher: Bencher) {
 fn decode_a_long_refusal(bencher: Bencher) {
     let line = [&b"-DENIED "[..], &[b'x'; 1057], b"\r\n"].concat();
     bencher.with_inputs(|| BytesMut::from(&line[..])).bench_values(|mut buffer| resp::reply(&mut buffer));
+}
+
+/// What watching for RESET costs a client's commands: so many small ones at once.
+#[divan::bench(args = [1, 16])]
+fn watch_small_commands(bencher: Bencher, number: usize) {
+    watch(bencher, resp::commands(&vec![vec![&b"SET"[..], b"key", b"value"]; number]).expose());
+}
+
+/// One command with a value of that size, which is skipped.
+#[divan::bench(args = [1024, 64 * 1024])]
+fn watch_a_large_value(bencher: Bencher, size: usize) {
+    watch(bencher, resp::commands(&[vec![&b"SET"[..], b"key", &vec![b'v'; size]]]).expose());
+}
+
+fn watch(bencher: Bencher, bytes: &[u8]) {
+    let mut commands = Commands::default();
+    bencher.counter(BytesCount::new(bytes.len())).bench_local(|| commands.find_reset(black_box(bytes)));
 }
 
 /// The environment of a pod in a namespace with so many Services.
