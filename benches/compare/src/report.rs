@@ -12,10 +12,10 @@ use crate::charts::{self, Bars, Lines};
 use crate::goals::{self, Bound, Goal};
 use crate::load::requests::Operation;
 use crate::machine::Machine;
-use crate::peers::OURS;
+use crate::peers::{DIRECT, OURS};
 use crate::samples::{Better, Metric, Results, Summary, count, number};
 use crate::workloads::requests::{Case, LARGE, MANY, SMALL};
-use crate::workloads::{self, Workload, growth};
+use crate::workloads::{self, Workload, growth, warm};
 
 #[derive(Serialize)]
 struct Raw<'a> {
@@ -114,6 +114,22 @@ impl Report<'_> {
                 }
             }
             writeln!(text)?;
+        }
+        let warm: Vec<_> = [warm::LOOPBACK, warm::LONG_WAY, warm::TLS]
+            .into_iter()
+            .filter_map(|case| {
+                let first = |peer| (case, Metric::Median, peer);
+                let ratio = self.results.ratio(warm::WORKLOAD.name, first(OURS), first(DIRECT))?;
+                Some(format!("{} ({case})", number(ratio.median)))
+            })
+            .collect();
+        if !warm.is_empty() {
+            writeln!(
+                text,
+                "\nWith `WARM` a new client waits for its first answer this many times as long as one that connects to \
+                 Redis and authenticates by itself: {}.",
+                warm.join(", ")
+            )?;
         }
         writeln!(
             text,
