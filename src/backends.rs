@@ -28,6 +28,7 @@ pub use balance::Balance;
 use crate::config::Link;
 use crate::config::target::{Backends as Source, Endpoint};
 use crate::connection::Service;
+use crate::dial::Dialler;
 use crate::failure::Failure;
 use crate::greet::Probe;
 use crate::leave::{Connections, Leave, Reason, Seat};
@@ -496,6 +497,26 @@ pub async fn follow(service: &Service) {
         }
     };
     join(source, watch::watch(service)).await;
+}
+
+/// Where a link's backends are at this moment, found out once; an error says why nobody knows.
+pub async fn look_up(link: &Link, dialler: &Dialler) -> Result<Vec<Endpoint>, String> {
+    let found = match &link.target.backends {
+        Source::Listed(_) | Source::File(_) => link.endpoints.clone(),
+        Source::Srv(name) => {
+            let services = dialler.resolver.services(name).await;
+            let mut records =
+                services.map_err(|reason| format!("the SRV records of {name}: {reason}"))?.records;
+            records.sort_by_key(|record| record.priority);
+            records.into_iter().map(|record| Endpoint::Tcp(record.host, record.port)).collect()
+        }
+        Source::Sentinel { sentinels, service } => {
+            sentinel::ask_once(dialler, link, sentinels, service).await?
+        }
+    };
+    let mut seen = HashSet::new();
+    let found: Vec<_> = found.into_iter().filter(|endpoint| seen.insert(endpoint.clone())).collect();
+    if found.is_empty() { Err("there is none at the moment".to_owned()) } else { Ok(found) }
 }
 
 /// When the connection of number `at` among `count` may leave at a quiet moment, and when it leaves in any case: spread,

@@ -28,7 +28,7 @@ const FIRST_WAIT: Duration = Duration::from_millis(25);
 const LONGEST_WAIT: Duration = Duration::from_millis(250);
 
 /// What it is when a deadline ends a step that began so long before it.
-fn late(
+pub fn late(
     stage: Stage,
     doing: String,
     begun: Instant,
@@ -38,6 +38,24 @@ fn late(
     let after = (deadline.saturating_duration_since(begun) + Duration::from_micros(500)).as_millis();
     let after = Duration::from_millis(u64::try_from(after).unwrap_or(u64::MAX));
     move |_| Failure::TimedOut { stage, doing, after }
+}
+
+/// Takes up TLS where the link has it, with what was connected to since `begun`.
+pub async fn secure(
+    link: &Link,
+    stream: Stream,
+    endpoint: &Endpoint,
+    shown: &str,
+    begun: Instant,
+    deadline: Instant,
+) -> Result<Stream, Failure> {
+    match &link.tls {
+        None => Ok(stream),
+        Some(tls) => timeout_at(deadline, Box::pin(tls.connect(stream, endpoint)))
+            .await
+            .map_err(late(Stage::Tls, format!("the TLS handshake with {shown}"), begun, deadline))?
+            .map_err(|error| by_target(error, shown, link)),
+    }
 }
 
 /// How long an address has for itself before the next one of the same name is tried beside it (RFC 8305, 5).
@@ -184,13 +202,7 @@ impl Dialler {
         {
             place.note_address(address);
         }
-        let stream = match &link.tls {
-            None => stream,
-            Some(tls) => timeout_at(deadline, Box::pin(tls.connect(stream, &backend.endpoint)))
-                .await
-                .map_err(late(Stage::Tls, format!("the TLS handshake with {shown}"), begun, deadline))?
-                .map_err(|error| by_target(error, &shown, link))?,
-        };
+        let stream = secure(link, stream, &backend.endpoint, &shown, begun, deadline).await?;
         match &link.redis {
             None => Ok(Upstream::of_plain_tunnel(stream)),
             Some(redis) => {

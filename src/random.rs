@@ -15,6 +15,12 @@ pub fn below(bound: u64) -> u64 {
     RandomState::new().hash_one(()) % bound
 }
 
+/// A word that nobody has for a password.
+pub fn word() -> String {
+    let half = || RandomState::new().hash_one(());
+    format!("{:016x}{:016x}", half(), half())
+}
+
 /// A duration within a quarter of this one.
 pub fn jittered(duration: Duration) -> Duration {
     duration.mul_f64(0.75 + fraction() / 2.0)

@@ -4,6 +4,7 @@
 //! watch (`Watched`). What comes out of a handshake is a kind of [`Stream`], [`stream::TlsStream`], that everything else
 //! uses like any other. [`explain`] turns what went wrong into words, `verify` decides who is believed.
 
+pub mod certificate;
 pub mod explain;
 pub mod stream;
 mod verify;

@@ -60,24 +60,26 @@ pub(super) async fn follow(
     service: &str,
 ) {
     let none = Access::default();
-    let redis = link.redis.as_ref();
-    let sentinels = Sentinels {
-        backends,
-        dialler,
-        link,
-        access: redis.map_or(&none, |redis| &redis.sentinel),
-        role: redis.and_then(|redis| redis.role).unwrap_or(Role::Master),
-        places: sentinels,
-        service,
-        announcement: Mutex::default(),
-        heard: Notify::new(),
-    };
+    let sentinels = Sentinels::of(dialler, link, sentinels, service, &none);
     let listening = join_all(sentinels.places.iter().map(|sentinel| sentinels.listen(sentinel)));
-    join(sentinels.ask_again_and_again(), listening).await;
+    join(sentinels.ask_again_and_again(backends), listening).await;
+}
+
+/// Asks once; an error says why no Sentinel gave an answer.
+pub(super) async fn ask_once(
+    dialler: &Dialler,
+    link: &Link,
+    sentinels: &[Endpoint],
+    service: &str,
+) -> Result<Vec<Endpoint>, String> {
+    let none = Access::default();
+    let sentinels = Sentinels::of(dialler, link, sentinels, service, &none);
+    let answers = sentinels.ask_all().await;
+    let believed = believe(&answers, service, &mut 0)?;
+    Ok(sentinels.endpoints(&believed))
 }
 
 struct Sentinels<'a> {
-    backends: &'a Backends,
     dialler: &'a Dialler,
     link: &'a Link,
     access: &'a Access,
@@ -102,8 +104,36 @@ struct Answer {
 /// The answers of one time of asking, by the Sentinels' names.
 type Answers = Vec<(String, Result<Answer, String>)>;
 
-impl Sentinels<'_> {
-    async fn ask_again_and_again(&self) {
+impl<'a> Sentinels<'a> {
+    fn of(
+        dialler: &'a Dialler,
+        link: &'a Link,
+        places: &'a [Endpoint],
+        service: &'a str,
+        none: &'a Access,
+    ) -> Self {
+        let redis = link.redis.as_ref();
+        Self {
+            dialler,
+            link,
+            access: redis.map_or(none, |redis| &redis.sentinel),
+            role: redis.and_then(|redis| redis.role).unwrap_or(Role::Master),
+            places,
+            service,
+            announcement: Mutex::default(),
+            heard: Notify::new(),
+        }
+    }
+
+    /// What those who are believed name, the first of them first.
+    fn endpoints(&self, believed: &[(&str, &Answer)]) -> Vec<Endpoint> {
+        match self.role {
+            Role::Replica => believed[0].1.replicas.clone(),
+            Role::Master => believed.iter().map(|(_, answer)| answer.primary.clone()).collect(),
+        }
+    }
+
+    async fn ask_again_and_again(&self, backends: &Backends) {
         let mut epoch = 0;
         loop {
             let asked = Instant::now();
@@ -111,24 +141,20 @@ impl Sentinels<'_> {
             let announcement = lock(&self.announcement).take();
             let pause = match believe(&answers, self.service, &mut epoch) {
                 Ok(believed) => {
-                    let (name, answer) = &believed[0];
-                    let endpoints: Vec<Endpoint> = match self.role {
-                        Role::Replica => answer.replicas.clone(),
-                        Role::Master => believed.iter().map(|(_, answer)| answer.primary.clone()).collect(),
-                    };
-                    let why = announcement.unwrap_or_else(|| format!("Sentinel {name} names it"));
-                    self.backends.publish(endpoints.into_iter().map(Listing::in_order).collect(), &why);
+                    let why = announcement.unwrap_or_else(|| format!("Sentinel {} names it", believed[0].0));
+                    let endpoints = self.endpoints(&believed).into_iter();
+                    backends.publish(endpoints.map(Listing::in_order).collect(), &why);
                     EVERY
                 }
                 Err(reason) => {
-                    self.backends.unknown(&reason);
+                    backends.unknown(&reason);
                     EVERY_IN_TROUBLE
                 }
             };
             tokio::select! {
                 () = sleep(jittered(pause)) => {}
                 () = self.heard.notified() => {}
-                () = self.backends.wanted() => {}
+                () = backends.wanted() => {}
             }
             sleep_until(asked + SOONEST).await;
         }

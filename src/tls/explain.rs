@@ -317,16 +317,19 @@ fn refused_certificate(alert: AlertDescription) -> Option<&'static str> {
     })
 }
 
-/// The names of a certificate, as rustls shows them: `DnsName("a.example")`, `IpAddress(10.0.0.1)`.
+/// A name of a certificate without the wrapping that it has in rustls' errors: `DnsName("a.example")`,
+/// `IpAddress(10.0.0.1)`.
+pub(super) fn bare_name(name: &str) -> String {
+    let inner = name.split_once('(').map_or(name, |(_, inner)| inner.trim_end_matches(')'));
+    one_line(inner.trim_matches('"').as_bytes())
+}
+
+/// The names of a certificate in one line.
 fn names(presented: &[String]) -> String {
-    let bare = |name: &String| {
-        let inner = name.split_once('(').map_or(name.as_str(), |(_, inner)| inner.trim_end_matches(')'));
-        one_line(inner.trim_matches('"').as_bytes())
-    };
     match presented {
         [] => "no name at all".to_owned(),
         names => {
-            let mut shown: Vec<_> = names.iter().take(MOST_NAMES).map(bare).collect();
+            let mut shown: Vec<_> = names.iter().take(MOST_NAMES).map(|name| bare_name(name)).collect();
             if names.len() > MOST_NAMES {
                 shown.push(format!("{} more", names.len() - MOST_NAMES));
             }

@@ -10,7 +10,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use rustls::pki_types::CertificateDer;
-use rustls::{Connection, HandshakeKind, IoState};
+use rustls::{Connection, HandshakeKind, IoState, ProtocolVersion};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::verify;
@@ -70,8 +70,18 @@ impl TlsStream {
         self.connection.handshake_kind() == Some(HandshakeKind::Resumed)
     }
 
+    /// The version of TLS that is spoken, as people write it.
+    pub fn version(&self) -> Option<&'static str> {
+        match self.connection.protocol_version()? {
+            ProtocolVersion::TLSv1_2 => Some("1.2"),
+            ProtocolVersion::TLSv1_3 => Some("1.3"),
+            // No other is offered.
+            _ => None,
+        }
+    }
+
     /// What the other side has shown of itself: its own certificate, then those between it and its authority.
-    pub(super) fn peer_certificates(&self) -> &[CertificateDer<'static>] {
+    pub fn peer_certificates(&self) -> &[CertificateDer<'static>] {
         self.connection.peer_certificates().unwrap_or_default()
     }
 
