@@ -1,5 +1,6 @@
 //! The command line.
 
+pub mod check;
 pub mod links;
 
 use std::io::Write;
@@ -34,6 +35,12 @@ pub enum Command {
     Run,
     /// Show the wiring: what listens where and what it dials; needs no network
     Links {
+        /// How to show it
+        #[arg(long, value_enum, default_value_t = Format::Table)]
+        format: Format,
+    },
+    /// Dial every link, and say what it found; exit code 1 if something is wrong
+    Check {
         /// How to show it
         #[arg(long, value_enum, default_value_t = Format::Table)]
         format: Format,

@@ -47,12 +47,14 @@ enum Asked {
     Auth,
     Select,
     Role(Question),
+    Ping,
 }
 
 impl Asked {
     fn stage(self) -> Stage {
         match self {
-            Self::Reset | Self::Auth => Stage::Auth,
+            // Whoever has no password to send is told so by the first answer.
+            Self::Reset | Self::Auth | Self::Ping => Stage::Auth,
             Self::Select => Stage::Select,
             Self::Role(_) => Stage::Role,
         }
@@ -198,17 +200,8 @@ pub async fn greet(
         return Ok(Upstream::of_plain_tunnel(stream));
     }
 
-    let mut greeting = Greeting {
-        stream,
-        buffer: BytesMut::with_capacity(128),
-        // To who speaks TLS only our first words are nonsense, and Redis then leaves without one of its own.
-        hint: if link.tls.is_none() { ", as a server that speaks TLS only does" } else { "" },
-        endpoint,
-        link,
-        redis,
-        probe,
-        password: password.clone(),
-    };
+    let mut greeting = Greeting::begin(stream, endpoint, link, redis, probe);
+    greeting.password.clone_from(&password);
     let mut told = greeting.exchange(&commands, &asked).await?;
     if password.is_some() {
         metrics.secret_used(Which::Current);
@@ -261,7 +254,34 @@ struct Greeting<'a> {
     password: Option<Arc<Secret>>,
 }
 
-impl Greeting<'_> {
+impl<'a> Greeting<'a> {
+    fn begin(
+        stream: Stream,
+        endpoint: &'a str,
+        link: &'a Link,
+        redis: &'a Redis,
+        probe: &'a Probe,
+    ) -> Self {
+        Self {
+            stream,
+            buffer: BytesMut::with_capacity(128),
+            // To who speaks TLS only our first words are nonsense, and Redis then leaves without one of its own.
+            hint: if link.tls.is_none() { ", as a server that speaks TLS only does" } else { "" },
+            endpoint,
+            link,
+            redis,
+            probe,
+            password: None,
+        }
+    }
+
+    /// Writes all commands at once.
+    async fn write(&mut self, commands: &[Vec<&[u8]>]) -> std::io::Result<()> {
+        self.stream.write_all(resp::commands(commands).expose()).await?;
+        // A stream that buffers (TLS) may still hold some of it.
+        self.stream.flush().await
+    }
+
     /// Writes all commands at once and takes as many replies; returns the first answer to a question for the role.
     async fn exchange(
         &mut self,
@@ -269,11 +289,7 @@ impl Greeting<'_> {
         asked: &[Asked],
     ) -> Result<Option<(Question, String)>, Failure> {
         // A server may refuse and close before it has read anything; its words then wait to be read all the same.
-        let mut written = self.stream.write_all(resp::commands(commands).expose()).await;
-        if written.is_ok() {
-            // A stream that buffers (TLS) may still hold some of it.
-            written = self.stream.flush().await;
-        }
+        let mut written = self.write(commands).await;
         let mut told = None;
         for asked in asked {
             match *asked {
@@ -290,14 +306,14 @@ impl Greeting<'_> {
                     };
                     *self.probe.reset() = knows;
                 }
-                Asked::Auth | Asked::Select => {
+                Asked::Auth | Asked::Select | Asked::Ping => {
                     let reply = self.take(asked.stage(), &mut written, resp::reply).await?;
                     if let Reply::Error(words) = reply {
                         self.judge(*asked, &words)?;
                     }
                 }
                 Asked::Role(question) => {
-                    let whole = |buffer: &mut BytesMut| resp::value(buffer, LONGEST_ROLE);
+                    let whole = |buffer: &mut BytesMut| resp::value(buffer, LONGEST_ANSWER);
                     match self.take(Stage::Role, &mut written, whole).await? {
                         // Another question may be answered.
                         BytesFrame::Error(words) if is_not_understood(&words) => {}
@@ -398,6 +414,9 @@ impl Greeting<'_> {
                 "the target has too many clients",
                 "raise maxclients on the Redis server, or close idle clients".to_owned(),
             ),
+            _ if words.contains("cluster mode") => {
+                ("the target refused SELECT", format!("remove {alias}_DB: a Redis Cluster has database 0 only"))
+            }
             _ if words.contains("wrong number of arguments") => {
                 ("the target knows no ACL users", format!("remove {alias}_USERNAME, or use Redis 6 or later"))
             }
@@ -412,6 +431,9 @@ impl Greeting<'_> {
                     "the target does not tell its role",
                     format!("check the target of {}", self.link.variable),
                 ),
+                Asked::Ping => {
+                    ("the target does not answer PING", format!("check the target of {}", self.link.variable))
+                }
             },
         };
         Err(Failure::Refused { stage: asked.stage(), what, words: self.mask(words.as_bytes()), remedy })
@@ -435,8 +457,91 @@ impl Greeting<'_> {
     }
 }
 
-/// The longest answer to a question for the role: ROLE lists a master's replicas, HELLO the modules.
-const LONGEST_ROLE: usize = 256 * 1024;
+/// The handshake one step after the other, for who wants to know how each of them goes. Nothing that comes of it can be
+/// relayed to.
+pub struct Interview<'a>(Greeting<'a>);
+
+impl<'a> Interview<'a> {
+    /// Before the first step.
+    pub fn begin(
+        stream: Stream,
+        endpoint: &'a str,
+        link: &'a Link,
+        redis: &'a Redis,
+        probe: &'a Probe,
+    ) -> Self {
+        Self(Greeting::begin(stream, endpoint, link, redis, probe))
+    }
+
+    /// AUTH as the link has it.
+    pub async fn authenticate(&mut self) -> Result<(), Failure> {
+        let redis = self.0.redis;
+        let Some(password) = &redis.password else {
+            return Ok(());
+        };
+        let password = password.current().await?;
+        self.0.password = Some(Arc::clone(&password));
+        let username = match &redis.username {
+            Some(source) => Some(source.current().await?),
+            None => None,
+        };
+        let username = username.as_ref().map(|username| username.expose());
+        let command = [Some(&b"AUTH"[..]), username, Some(password.expose())];
+        self.0.exchange(&[command.into_iter().flatten().collect()], &[Asked::Auth]).await.map(drop)
+    }
+
+    /// AUTH with something that is nobody's password.
+    pub async fn bluff(&mut self, username: Option<&[u8]>, nonsense: &str) -> Result<Bluff, Failure> {
+        let command = [Some(&b"AUTH"[..]), username, Some(nonsense.as_bytes())];
+        let command: Vec<_> = command.into_iter().flatten().collect();
+        Ok(match self.ask(&command).await? {
+            BytesFrame::Error(words) if wants_no_password(&words) => Bluff::NoPasswordWanted,
+            BytesFrame::Error(_) => Bluff::Refused,
+            _ => Bluff::Taken,
+        })
+    }
+
+    /// SELECT.
+    pub async fn select(&mut self, database: u32) -> Result<(), Failure> {
+        let database = database.to_string();
+        self.0.exchange(&[vec![b"SELECT", database.as_bytes()]], &[Asked::Select]).await.map(drop)
+    }
+
+    /// PING.
+    pub async fn ping(&mut self) -> Result<(), Failure> {
+        match self.ask(&[b"PING"]).await? {
+            // Whoever is told that it may not do so is being served.
+            BytesFrame::Error(words) if words.starts_with("NOPERM") => Ok(()),
+            BytesFrame::Error(words) => self.0.judge(Asked::Ping, &words),
+            _ => Ok(()),
+        }
+    }
+
+    /// Any question, and its answer, which may be an error.
+    pub async fn ask(&mut self, command: &[&[u8]]) -> Result<BytesFrame, Failure> {
+        let mut written = self.0.write(&[command.to_vec()]).await;
+        self.0.take(Stage::Auth, &mut written, |buffer| resp::value(buffer, LONGEST_ANSWER)).await
+    }
+
+    /// The target's words on one line, with nothing in them that was sent to it in confidence.
+    pub fn mask(&self, words: &str) -> String {
+        self.0.mask(words.as_bytes())
+    }
+}
+
+/// What a server says to nobody's password.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bluff {
+    /// That it is none.
+    Refused,
+    /// That it is welcome.
+    Taken,
+    /// That it wants no password at all.
+    NoPasswordWanted,
+}
+
+/// The longest answer to a question: ROLE lists a master's replicas, HELLO the modules, INFO everything.
+const LONGEST_ANSWER: usize = 256 * 1024;
 
 /// Whether a server does not know a command, or does not permit it to this user.
 fn is_not_understood(words: &str) -> bool {

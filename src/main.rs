@@ -1,12 +1,13 @@
 //! Arguments → configuration → log → bind → run → exit code.
 
 use std::error::Error;
-use std::io;
+use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 
 use clap::Parser;
 use redis_ambassador::app::App;
-use redis_ambassador::cli::{self, Arguments, Command, links};
+use redis_ambassador::cli::check::Report;
+use redis_ambassador::cli::{self, Arguments, Command, Format, links};
 use redis_ambassador::config::{Config, Env};
 use redis_ambassador::{log, workers};
 
@@ -22,7 +23,7 @@ fn main() -> ExitCode {
             Ok(())
         }
         Command::Man => cli::man(&mut io::stdout()).map_err(Into::into),
-        Command::Run | Command::Links { .. } => {
+        Command::Run | Command::Links { .. } | Command::Check { .. } => {
             // A statement of its own, so that the environment is forgotten before anything runs.
             let loaded = Config::load(&Env::new(std::env::vars_os()), &arguments.process);
             match loaded {
@@ -34,6 +35,12 @@ fn main() -> ExitCode {
                     Command::Links { format } => {
                         links::show(&config, format, &mut io::stdout()).map_err(Into::into)
                     }
+                    Command::Check { format } => match check(&config, format) {
+                        Ok(true) => Ok(()),
+                        // What is wrong has been said.
+                        Ok(false) => return ExitCode::FAILURE,
+                        Err(error) => Err(error),
+                    },
                     _ => run(config),
                 },
             }
@@ -64,4 +71,17 @@ fn run(config: Config) -> Result<(), Box<dyn Error>> {
     // A file system that hangs must not keep the process from ending.
     runtime.shutdown_background();
     ended
+}
+
+/// Dials every link; returns whether all is well.
+fn check(config: &Config, format: Format) -> Result<bool, Box<dyn Error>> {
+    let runtime = workers::runtime()?;
+    let report = runtime.block_on(Report::make(config));
+    // A file system that hangs must not keep the process from ending.
+    runtime.shutdown_background();
+    let mut out = io::stdout();
+    let is_coloured = out.is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let width = rustix::termios::tcgetwinsize(&out).ok().map(|size| size.ws_col).filter(|width| *width > 0);
+    report.show(format, width, is_coloured, &mut out)?;
+    Ok(report.is_fine())
 }

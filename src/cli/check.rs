@@ -1,0 +1,124 @@
+//! `check`: dials every link as a client's connection would, one step after the other, and says what it found.
+//!
+//! [`examine`] goes through the steps with one backend, [`findings`] says what is wrong and what to do about it,
+//! [`server`] reads what a server tells of itself, [`show`] makes a table or JSON of it all.
+
+mod examine;
+mod findings;
+mod server;
+mod show;
+
+use std::io::{self, Write};
+
+use futures_util::future::join_all;
+use serde::Serialize;
+use tokio::time::timeout;
+
+use self::examine::{Examined, State, examine};
+use self::findings::{Finding, Level};
+use super::Format;
+use crate::backends;
+use crate::config::{Config, Link};
+use crate::dial::Dialler;
+use crate::failure::Failure;
+use crate::resolve::Resolver;
+
+/// Backends of one link that are looked at; who has more wants a sample, not a flood.
+const MOST_BACKENDS: usize = 32;
+
+/// What was found. The field names are those of `check --format json`.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    /// Whether there is no problem; warnings and notes are none.
+    ok: bool,
+    links: Vec<CheckedLink>,
+    findings: Vec<Finding>,
+}
+
+/// One link, and each of its backends.
+#[derive(Debug, Serialize)]
+struct CheckedLink {
+    link: String,
+    variable: String,
+    kind: &'static str,
+    target: String,
+    state: Level,
+    backends: Vec<Examined>,
+}
+
+impl Report {
+    /// Dials every link, all of them together.
+    pub async fn make(config: &Config) -> Self {
+        let dialler = Dialler {
+            resolver: Resolver::new(config.process.dns.as_deref()),
+            keepalive: config.process.keepalive,
+        };
+        let mut findings: Vec<_> = config.warnings.iter().map(Finding::of_configuration).collect();
+        let mut links = Vec::new();
+        for (link, found) in join_all(config.links.iter().map(|link| check(link, &dialler))).await {
+            links.push(link);
+            findings.extend(found);
+        }
+        findings.sort_by_key(|finding| std::cmp::Reverse(finding.level));
+        let ok = findings.iter().all(|finding| finding.level < Level::Problem);
+        Self { ok, links, findings }
+    }
+
+    /// Whether there is no problem.
+    pub fn is_fine(&self) -> bool {
+        self.ok
+    }
+
+    /// Shows it on `out`, which is a terminal `width` columns wide, if any.
+    pub fn show(
+        &self,
+        format: Format,
+        width: Option<u16>,
+        is_coloured: bool,
+        out: &mut impl Write,
+    ) -> io::Result<()> {
+        match format {
+            Format::Json => {
+                serde_json::to_writer_pretty(&mut *out, self)?;
+                writeln!(out)
+            }
+            Format::Table => show::table(self, width, is_coloured, out),
+        }
+    }
+}
+
+async fn check(link: &Link, dialler: &Dialler) -> (CheckedLink, Vec<Finding>) {
+    let mut findings = Vec::new();
+    let looked_up = timeout(link.connect_timeout, backends::look_up(link, dialler));
+    let endpoints = looked_up.await.unwrap_or_else(|_| Err("no answer in time".to_owned()));
+    let endpoints = endpoints.unwrap_or_else(|reason| {
+        findings.push(Finding::of_failure(link, None, "resolve", &Failure::NoBackend { reason }));
+        Vec::new()
+    });
+    if endpoints.len() > MOST_BACKENDS {
+        findings.push(Finding::too_many(link, endpoints.len() - MOST_BACKENDS));
+    }
+    let examining = endpoints.iter().take(MOST_BACKENDS).map(|endpoint| examine(link, dialler, endpoint));
+    let (mut backends, found): (Vec<_>, Vec<_>) = join_all(examining).await.into_iter().unzip();
+    findings.extend(found.into_iter().flatten());
+    if backends.iter().any(|backend| backend.state_of("role") == Some(State::Ok)) {
+        // That others have another role is what the setting is for.
+        for finding in findings.iter_mut().filter(|finding| finding.is_wrong_role) {
+            finding.level = Level::Note;
+        }
+    }
+    for backend in &mut backends {
+        let own = findings.iter().filter(|finding| finding.backend.as_ref() == Some(&backend.backend));
+        backend.state = own.map(|finding| finding.level).max().unwrap_or(Level::Ok);
+    }
+    let state = findings.iter().map(|finding| finding.level).max().unwrap_or(Level::Ok);
+    let checked = CheckedLink {
+        link: link.name.clone(),
+        variable: link.variable.clone(),
+        kind: if link.redis.is_some() { "redis" } else { "tcp" },
+        target: link.target.to_string(),
+        state,
+        backends,
+    };
+    (checked, findings)
+}

@@ -1,0 +1,347 @@
+//! One backend, step by step.
+
+use std::net::IpAddr;
+use std::time::{Duration, SystemTime};
+
+use serde::{Serialize, Serializer};
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::findings::{Finding, Level};
+use super::server::Server;
+use crate::config::Link;
+use crate::config::link::{Redis, Role};
+use crate::config::target::{Endpoint, Host};
+use crate::dial::{Dialler, late, secure};
+use crate::failure::{Failure, Stage};
+use crate::greet::{Interview, Probe};
+use crate::net::Stream;
+use crate::random;
+use crate::tls::certificate::Summary;
+
+/// A port that is silent for so long after a TLS greeting may be a plain Redis, which waits for the rest of a command.
+const SILENCE: Duration = Duration::from_secs(1);
+
+/// What was found out about one backend.
+#[derive(Debug, Serialize)]
+pub(super) struct Examined {
+    pub(super) backend: String,
+    pub(super) state: Level,
+    /// Those of its name.
+    pub(super) addresses: Vec<IpAddr>,
+    /// The one that took the connection.
+    pub(super) address: Option<IpAddr>,
+    pub(super) steps: Vec<Step>,
+    pub(super) tls: Option<Tls>,
+    pub(super) auth: Option<Auth>,
+    pub(super) db: Option<u32>,
+    /// How long PING took.
+    pub(super) latency_ms: Option<f64>,
+    pub(super) server: Option<Server>,
+}
+
+/// A step on the way to a connection that serves.
+#[derive(Debug, Serialize)]
+pub(super) struct Step {
+    pub(super) step: &'static str,
+    pub(super) state: State,
+    pub(super) ms: Option<f64>,
+}
+
+/// How a step went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum State {
+    /// As it should.
+    Ok,
+    /// Not as it should.
+    Failed,
+    /// One before it failed.
+    NotReached,
+}
+
+/// The TLS with a backend.
+#[derive(Debug, Serialize)]
+pub(super) struct Tls {
+    pub(super) version: Option<&'static str>,
+    /// Whether somebody vouches for the certificate.
+    pub(super) verified: bool,
+    pub(super) certificate: Option<Certificate>,
+}
+
+/// The certificate that a backend shows.
+#[derive(Debug, Serialize)]
+pub(super) struct Certificate {
+    pub(super) names: Vec<String>,
+    pub(super) issuer: Option<String>,
+    #[serde(serialize_with = "as_text")]
+    pub(super) ends: SystemTime,
+}
+
+fn as_text<S: Serializer>(time: &SystemTime, to: S) -> Result<S::Ok, S::Error> {
+    to.collect_str(&humantime::format_rfc3339_seconds(*time))
+}
+
+/// As whom a link authenticates.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct Auth {
+    pub(super) username: Option<String>,
+    /// Where the password comes from.
+    pub(super) source: &'static str,
+    pub(super) variable: Option<String>,
+}
+
+impl Auth {
+    fn of(redis: &Redis) -> Option<Self> {
+        let password = redis.password.as_ref()?;
+        let username = redis.username.as_ref();
+        Some(Self {
+            username: username.map(|name| String::from_utf8_lossy(name.last().expose()).into_owned()),
+            source: password.kind(),
+            variable: redis.password_variable.clone(),
+        })
+    }
+}
+
+impl Examined {
+    fn of(link: &Link, endpoint: &Endpoint) -> Self {
+        let redis = link.redis.as_ref();
+        let auth = redis.and_then(Auth::of);
+        let db = redis.and_then(|redis| redis.database);
+        let has_name = matches!(endpoint, Endpoint::Tcp(Host::Name(_) | Host::Linked { .. }, _));
+        let steps = [
+            (has_name, "resolve"),
+            (true, "connect"),
+            (link.tls.is_some(), "tls"),
+            (auth.is_some(), "auth"),
+            (db.is_some(), "select"),
+            (redis.is_some(), "ping"),
+            (redis.is_some_and(|redis| redis.role.is_some()), "role"),
+        ];
+        let step = |step| Step { step, state: State::NotReached, ms: None };
+        Self {
+            backend: endpoint.to_string(),
+            state: Level::Ok,
+            addresses: Vec::new(),
+            address: None,
+            steps: steps.into_iter().filter(|(is_taken, _)| *is_taken).map(|(_, name)| step(name)).collect(),
+            tls: None,
+            auth,
+            db,
+            latency_ms: None,
+            server: None,
+        }
+    }
+
+    fn step(&mut self, name: &str) -> Option<&mut Step> {
+        self.steps.iter_mut().find(|step| step.step == name)
+    }
+
+    /// How a step went, if the link has it.
+    pub(super) fn state_of(&self, name: &str) -> Option<State> {
+        self.steps.iter().find(|step| step.step == name).map(|step| step.state)
+    }
+}
+
+/// Goes through the steps of a dial, and says what was found on the way.
+pub(super) async fn examine(link: &Link, dialler: &Dialler, endpoint: &Endpoint) -> (Examined, Vec<Finding>) {
+    let deadline = Instant::now() + link.connect_timeout;
+    let examined = Examined::of(link, endpoint);
+    let mut examination = Examination { link, dialler, endpoint, deadline, examined, findings: Vec::new() };
+    // It ends where a step fails that the others build upon.
+    let _ = examination.go_through().await;
+    (examination.examined, examination.findings)
+}
+
+struct Examination<'a> {
+    link: &'a Link,
+    dialler: &'a Dialler,
+    endpoint: &'a Endpoint,
+    deadline: Instant,
+    examined: Examined,
+    findings: Vec<Finding>,
+}
+
+impl Examination<'_> {
+    async fn go_through(&mut self) -> Option<()> {
+        let (stream, shown) = self.connect().await?;
+        let stream = self.secure(stream, &shown).await?;
+        let redis = self.link.redis.as_ref()?;
+        let probe = Probe::default();
+        let mut interview = Interview::begin(stream, &shown, self.link, redis, &probe);
+        if redis.password.is_some() {
+            let step = self.within(Instant::now(), &shown, interview.authenticate());
+            let step = step.await;
+            self.note("auth", step)?;
+        }
+        if let Some(database) = redis.database {
+            let step = self.within(Instant::now(), &shown, interview.select(database)).await;
+            self.note_and_go_on("select", step)?;
+        }
+        let step = self.within(Instant::now(), &shown, interview.ping()).await;
+        if let Ok((_, took)) = &step {
+            self.examined.latency_ms = Some(milliseconds(*took));
+        }
+        let is_served = step.is_ok();
+        self.note_and_go_on("ping", step)?;
+        // What it does not tell in time, or not like this, it does not tell.
+        let asked = self.within(Instant::now(), &shown, Server::ask(&mut interview)).await;
+        let server = asked.map(|(server, _)| server).unwrap_or_default();
+        self.judge_server(&server, &shown, redis);
+        let is_sentinel = server.mode.as_deref() == Some("sentinel");
+        self.examined.server = Some(server);
+        drop(interview);
+        if is_sentinel {
+            // Everything else that it refuses comes from that.
+            self.findings.retain(|finding| finding.about == "sentinel");
+        } else if redis.password.is_some() {
+            let stranger = timeout_at(self.deadline, self.come_as_a_stranger(redis)).await;
+            self.findings.extend(stranger.ok().flatten());
+        } else if is_served {
+            self.findings.push(Finding::of_open_server(self.link, &self.examined.backend));
+        }
+        Some(())
+    }
+
+    async fn connect(&mut self) -> Option<(Stream, String)> {
+        let begun = Instant::now();
+        let mut found = None;
+        let opened = self
+            .dialler
+            .open(self.endpoint, self.deadline, |addresses| found = Some((Instant::now(), addresses.to_vec())))
+            .await;
+        let resolved = found.as_ref().map_or(begun, |(at, _)| *at);
+        if let Some((_, addresses)) = found {
+            self.examined.addresses = addresses;
+            self.note("resolve", Ok(((), resolved - begun)));
+        }
+        let step = match &opened {
+            Err(failure) if failure.stage() == Stage::Resolve => "resolve",
+            _ => "connect",
+        };
+        let (stream, shown) = self.note(step, opened.map(|opened| (opened, resolved.elapsed())))?;
+        self.examined.address = stream.peer();
+        Some((stream, shown))
+    }
+
+    async fn secure(&mut self, stream: Stream, shown: &str) -> Option<Stream> {
+        let Some(connector) = &self.link.tls else {
+            return Some(stream);
+        };
+        let begun = Instant::now();
+        let secured = tokio::select! {
+            secured = secure(self.link, stream, self.endpoint, shown, begun, self.deadline) => secured,
+            plain = self.speak_plainly(shown) => Err(plain),
+        };
+        let stream = self.note("tls", secured.map(|stream| (stream, begun.elapsed())))?;
+        if let Stream::Tls(tls) = &stream {
+            let summary = tls.peer_certificates().first().and_then(Summary::of);
+            let finding =
+                summary.as_ref().and_then(|end| Finding::of_certificate(self.link, &self.examined.backend, end));
+            self.findings.extend(finding);
+            self.examined.tls = Some(Tls {
+                version: tls.version(),
+                verified: !connector.is_insecure,
+                certificate: summary.map(|Summary { names, issuer, ends }| Certificate { names, issuer, ends }),
+            });
+        }
+        Some(stream)
+    }
+
+    /// Finds out whether a port that is silent in TLS speaks Redis without; returns only if it does.
+    async fn speak_plainly(&self, shown: &str) -> Failure {
+        sleep(SILENCE.min(self.link.connect_timeout / 2)).await;
+        if let Some(redis) = &self.link.redis
+            && let Ok((stream, _)) = self.dialler.open(self.endpoint, self.deadline, |_| {}).await
+            && let Ok(()) | Err(Failure::Refused { .. }) =
+                Interview::begin(stream, shown, self.link, redis, &Probe::default()).ping().await
+        {
+            let Link { alias, variable, .. } = self.link;
+            return Failure::Tls {
+                what: format!("{shown} does not speak TLS, but plain Redis"),
+                remedy: format!(
+                    "name its TLS port in {variable}, or turn TLS off: redis:// or tcp://, without {alias}_TLS"
+                ),
+            };
+        }
+        std::future::pending().await
+    }
+
+    /// Comes once more, as one who knows no password.
+    async fn come_as_a_stranger(&self, redis: &Redis) -> Option<Finding> {
+        let begun = Instant::now();
+        let (stream, shown) = self.dialler.open(self.endpoint, self.deadline, |_| {}).await.ok()?;
+        let stream = secure(self.link, stream, self.endpoint, &shown, begun, self.deadline).await.ok()?;
+        let probe = Probe::default();
+        let mut stranger = Interview::begin(stream, &shown, self.link, redis, &probe);
+        let is_served = stranger.ping().await.is_ok();
+        let username = redis.username.as_ref().map(|username| username.last());
+        let username = username.as_ref().map(|username| username.expose());
+        // Some servers close the connection instead of an answer; that is no welcome.
+        let bluff = stranger.bluff(username, &random::word()).await.ok();
+        Finding::of_stranger(self.link, &self.examined.backend, bluff, is_served)
+    }
+
+    fn judge_server(&mut self, server: &Server, shown: &str, redis: &Redis) {
+        self.findings.extend(Finding::of_server(self.link, &self.examined.backend, server));
+        let Some(wanted) = redis.role else {
+            return;
+        };
+        let has = match server.role.as_deref() {
+            Some("master") => Some(Role::Master),
+            Some("replica") => Some(Role::Replica),
+            _ => None,
+        };
+        let step = if has == Some(wanted) {
+            Ok(((), Duration::ZERO))
+        } else {
+            let role = has.map_or_else(|| "of a role that it does not tell".to_owned(), |has| format!("a {has}"));
+            Err(Failure::WrongRole { endpoint: shown.to_owned(), role, wanted })
+        };
+        self.note("role", step);
+    }
+
+    /// One step of the handshake, and how long it took.
+    async fn within<T>(
+        &self,
+        begun: Instant,
+        shown: &str,
+        step: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<(T, Duration), Failure> {
+        let since = self.deadline - self.link.connect_timeout;
+        let done = timeout_at(self.deadline, step).await.map_err(late(
+            Stage::Auth,
+            format!("the handshake with {shown}"),
+            since,
+            self.deadline,
+        ))??;
+        Ok((done, begun.elapsed()))
+    }
+
+    /// Notes how a step went.
+    fn note<T>(&mut self, name: &'static str, step: Result<(T, Duration), Failure>) -> Option<T> {
+        let (state, ms) = match &step {
+            Ok((_, took)) => (State::Ok, Some(milliseconds(*took))),
+            Err(failure) => {
+                let backend = Some(self.examined.backend.as_str());
+                self.findings.push(Finding::of_failure(self.link, backend, name, failure));
+                (State::Failed, None)
+            }
+        };
+        if let Some(step) = self.examined.step(name) {
+            (step.state, step.ms) = (state, ms);
+        }
+        step.ok().map(|(done, _)| done)
+    }
+
+    /// The same for a step after whose refusal the server still answers; `None` where it does not.
+    fn note_and_go_on<T>(&mut self, name: &'static str, step: Result<(T, Duration), Failure>) -> Option<()> {
+        let is_over = matches!(&step, Err(failure) if !matches!(failure, Failure::Refused { .. }));
+        self.note(name, step);
+        (!is_over).then_some(())
+    }
+}
+
+/// In milliseconds, to the hundredth.
+fn milliseconds(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 100_000.0).round() / 100.0
+}

@@ -1,0 +1,197 @@
+//! What is wrong or odd, in plain sentences, and what to do about it.
+
+use std::time::{Duration, SystemTime};
+
+use serde::Serialize;
+
+use super::server::Server;
+use crate::config::{Link, Warning};
+use crate::failure::Failure;
+use crate::greet::Bluff;
+use crate::tls::certificate::Summary;
+
+/// How bad it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Level {
+    /// Nothing.
+    Ok,
+    /// Worth knowing.
+    Note,
+    /// It works, and somebody should look at it.
+    Warning,
+    /// It does not work, or not as it is meant to.
+    Problem,
+}
+
+impl Level {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Note => "note",
+            Self::Warning => "warning",
+            Self::Problem => "problem",
+        }
+    }
+}
+
+/// One thing that was found.
+#[derive(Debug, Serialize)]
+pub(super) struct Finding {
+    pub(super) level: Level,
+    /// The step at which it was found, or what it is about.
+    pub(super) about: &'static str,
+    pub(super) link: Option<String>,
+    pub(super) backend: Option<String>,
+    pub(super) what: String,
+    pub(super) remedy: Option<String>,
+    #[serde(skip)]
+    pub(super) is_wrong_role: bool,
+}
+
+/// A certificate that ends so soon should be renewed by now.
+const MONTH: Duration = Duration::from_hours(30 * 24);
+
+impl Finding {
+    fn new(
+        level: Level,
+        about: &'static str,
+        link: &Link,
+        backend: Option<&str>,
+        what: String,
+        remedy: String,
+    ) -> Self {
+        Self {
+            level,
+            about,
+            link: Some(link.name.clone()),
+            backend: backend.map(str::to_owned),
+            what,
+            remedy: Some(remedy),
+            is_wrong_role: false,
+        }
+    }
+
+    /// What the configuration itself warns of.
+    pub(super) fn of_configuration(Warning { variable, message }: &Warning) -> Self {
+        Self {
+            level: Level::Warning,
+            about: "configuration",
+            link: None,
+            backend: None,
+            what: format!("{variable}: {message}"),
+            remedy: None,
+            is_wrong_role: false,
+        }
+    }
+
+    /// A step that failed, in the words that the log and the client of a link would read.
+    pub(super) fn of_failure(link: &Link, backend: Option<&str>, step: &'static str, failure: &Failure) -> Self {
+        let is_wrong_role = matches!(failure, Failure::WrongRole { .. });
+        Self {
+            is_wrong_role,
+            ..Self::new(Level::Problem, step, link, backend, failure.to_string(), failure.remedy(link))
+        }
+    }
+
+    pub(super) fn too_many(link: &Link, more: usize) -> Self {
+        let what = format!("{more} more backends were not looked at");
+        let remedy = "look at them with a link of their own, if they are in doubt".to_owned();
+        Self::new(Level::Note, "backends", link, None, what, remedy)
+    }
+
+    /// The end of a certificate, if it is near or past; past it can only be where nobody verifies.
+    pub(super) fn of_certificate(link: &Link, backend: &str, certificate: &Summary) -> Option<Self> {
+        let ends = humantime::format_rfc3339_seconds(certificate.ends);
+        let what = match certificate.ends.duration_since(SystemTime::now()) {
+            Ok(left) if left > MONTH => return None,
+            Ok(left) => {
+                let days = left.as_secs() / (24 * 60 * 60);
+                format!("the certificate of {backend} ends on {ends}, in {days} days")
+            }
+            Err(_) => format!("the certificate of {backend} has expired on {ends}"),
+        };
+        let remedy = "renew it; new connections see the new one as soon as the server shows it".to_owned();
+        Some(Self::new(Level::Warning, "certificate", link, Some(backend), what, remedy))
+    }
+
+    /// What a server is, where it is not what a link can do everything with.
+    pub(super) fn of_server(link: &Link, backend: &str, server: &Server) -> Option<Self> {
+        let variable = &link.variable;
+        let is_wanted = link.redis.as_ref().is_some_and(|redis| redis.role.is_some());
+        let finding = |level, about, what, remedy| {
+            Some(Self::new(level, about, link, Some(backend), what, remedy))
+        };
+        match (server.mode.as_deref(), server.role.as_deref()) {
+            (Some("sentinel"), _) => finding(
+                Level::Problem,
+                "sentinel",
+                format!("{backend} is a Sentinel, which knows where Redis is and is none itself"),
+                format!(
+                    "write {variable}=redis+sentinel://{backend}/SERVICE to be led to the primary, or name the port \
+                     of Redis itself"
+                ),
+            ),
+            (Some("cluster"), _) => finding(
+                Level::Warning,
+                "cluster",
+                format!(
+                    "{backend} is a node of a Redis Cluster: for keys of other nodes it answers MOVED with an address, \
+                     which is passed on unchanged, and the client has to reach that node by itself"
+                ),
+                "use a Redis without cluster mode, or let the client speak to the cluster itself".to_owned(),
+            ),
+            (_, Some("replica")) if !is_wanted => finding(
+                Level::Note,
+                "replica",
+                format!("{backend} is a replica, which answers READONLY to writes"),
+                format!(
+                    "name the master in {variable}, or set {alias}_ROLE to master or replica, whichever is meant",
+                    alias = link.alias
+                ),
+            ),
+            _ => None,
+        }
+    }
+
+    /// A server that a stranger can speak to, though we send it a password.
+    pub(super) fn of_stranger(
+        link: &Link,
+        backend: &str,
+        bluff: Option<Bluff>,
+        is_served: bool,
+    ) -> Option<Self> {
+        let redis = link.redis.as_ref()?;
+        let variable = redis.password_variable.as_deref().unwrap_or(&link.variable);
+        let remedy =
+            "see whether it is the right server, and give it a password (requirepass, or ACL SETUSER default)";
+        let (level, what) = match (bluff, is_served) {
+            (Some(Bluff::NoPasswordWanted), _) => (
+                Level::Problem,
+                format!("{backend} lets anyone in: it wants no password, though {variable} is set"),
+            ),
+            (Some(Bluff::Taken), _) => (
+                Level::Problem,
+                format!("{backend} lets anyone in: it takes any password, a random one too"),
+            ),
+            (_, true) => (
+                Level::Warning,
+                format!("{backend} serves anyone without a password too, as the user \"default\""),
+            ),
+            _ => return None,
+        };
+        Some(Self::new(level, "open", link, Some(backend), what, remedy.to_owned()))
+    }
+
+    /// A server without a password on a link without one.
+    pub(super) fn of_open_server(link: &Link, backend: &str) -> Self {
+        Self::new(
+            Level::Note,
+            "open",
+            link,
+            Some(backend),
+            format!("{backend} wants no password: whoever reaches it is let in"),
+            "give it one (requirepass) and set it here, unless the network keeps others away".to_owned(),
+        )
+    }
+}

@@ -1,0 +1,179 @@
+//! The findings for people: a table, what the certificates say, and below it what is wrong.
+
+use std::fmt::Write as _;
+use std::io::{self, Write};
+
+use comfy_table::presets::UTF8_FULL_CONDENSED;
+use comfy_table::{ContentArrangement, Table};
+
+use super::examine::{Examined, State};
+use super::findings::{Finding, Level};
+use super::{CheckedLink, Report};
+
+/// Narrower than this no table can be read.
+const NARROWEST: u16 = 60;
+
+/// Names of a certificate that are shown.
+const MOST_NAMES: usize = 5;
+
+const HEADER: [&str; 11] =
+    ["", "link", "dials", "address", "connect", "tls", "auth", "db", "ping", "server", "role"];
+
+/// Where a link has no such step, or did not come so far.
+const NOTHING: &str = "-";
+const FAILED: &str = "failed";
+const NOT_TOLD: &str = "not told";
+
+pub(super) fn table(
+    report: &Report,
+    width: Option<u16>,
+    is_coloured: bool,
+    out: &mut impl Write,
+) -> io::Result<()> {
+    let mut table = Table::new();
+    table.load_style(UTF8_FULL_CONDENSED);
+    table.set_header(HEADER);
+    if let Some(width) = width {
+        table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width.max(NARROWEST));
+    }
+    for link in &report.links {
+        for backend in &link.backends {
+            table.add_row(row(link, backend));
+        }
+        if link.backends.is_empty() {
+            let mut row = vec![NOTHING.to_owned(); HEADER.len()];
+            (row[0], row[1], row[2]) =
+                (link.state.name().to_owned(), link.link.clone(), link.target.clone());
+            table.add_row(row);
+        }
+    }
+    for line in table.lines() {
+        writeln!(out, "{}", if is_coloured { coloured_line(&line) } else { line })?;
+    }
+    for link in &report.links {
+        for backend in &link.backends {
+            if let Some(line) = certificate(link, backend) {
+                writeln!(out, "{line}")?;
+            }
+        }
+    }
+    for Finding { level, link, backend, what, remedy, .. } in &report.findings {
+        let name = level.name();
+        let name = if is_coloured { coloured(name) } else { name.to_owned() };
+        let place = match (link, backend) {
+            // Most sentences name the backend themselves.
+            (Some(link), Some(backend)) if !what.contains(backend) => format!("{link}: {backend}: "),
+            (Some(link), _) => format!("{link}: "),
+            _ => String::new(),
+        };
+        writeln!(out, "\n{name}: {place}{what}")?;
+        if let Some(remedy) = remedy {
+            writeln!(out, "  remedy: {remedy}")?;
+        }
+    }
+    writeln!(out, "\n{}", summary(report))
+}
+
+fn row(link: &CheckedLink, backend: &Examined) -> Vec<String> {
+    let timed = |name: &str| match backend.steps.iter().find(|step| step.step == name) {
+        Some(step) if step.state == State::Failed => FAILED.to_owned(),
+        Some(step) => step.ms.map_or_else(|| NOTHING.to_owned(), |ms| format!("{ms} ms")),
+        None => NOTHING.to_owned(),
+    };
+    let done = |name: &str, shown: Option<String>| match backend.state_of(name) {
+        Some(State::Failed) => FAILED.to_owned(),
+        Some(State::Ok) => shown.unwrap_or_else(|| NOTHING.to_owned()),
+        Some(State::NotReached) | None => NOTHING.to_owned(),
+    };
+    let address = backend.address.map(|address| match backend.addresses.len() {
+        0 | 1 => address.to_string(),
+        several => format!("{address} (1 of {several})"),
+    });
+    let tls = backend.tls.as_ref().map(|tls| {
+        let version = tls.version.unwrap_or(NOT_TOLD);
+        if tls.verified { version.to_owned() } else { format!("{version}, unverified") }
+    });
+    let auth = backend.auth.as_ref().map(|auth| match &auth.username {
+        Some(username) => format!("{username} ({})", auth.source),
+        None => auth.source.to_owned(),
+    });
+    let told = |word: Option<String>| match &backend.server {
+        Some(_) => word.unwrap_or_else(|| NOT_TOLD.to_owned()),
+        None => NOTHING.to_owned(),
+    };
+    let server = backend.server.as_ref();
+    let kind = server.and_then(|server| {
+        let kind = server.kind.clone()?;
+        Some(server.version.as_ref().map_or_else(|| kind.clone(), |version| format!("{kind} {version}")))
+    });
+    let resolved = backend.state_of("resolve") != Some(State::Failed);
+    vec![
+        backend.state.name().to_owned(),
+        link.link.clone(),
+        backend.backend.clone(),
+        if resolved { address.unwrap_or_else(|| NOTHING.to_owned()) } else { FAILED.to_owned() },
+        timed("connect"),
+        done("tls", tls),
+        done("auth", auth),
+        done("select", backend.db.map(|db| db.to_string())),
+        timed("ping"),
+        told(kind),
+        told(server.and_then(|server| server.role.clone())),
+    ]
+}
+
+fn certificate(link: &CheckedLink, backend: &Examined) -> Option<String> {
+    let certificate = backend.tls.as_ref()?.certificate.as_ref()?;
+    let names: Vec<_> = certificate.names.iter().take(MOST_NAMES).map(String::as_str).collect();
+    let mut line = format!("{}: {}: its certificate is for ", link.link, backend.backend);
+    line += &if names.is_empty() { "no name".to_owned() } else { names.join(", ") };
+    let more = certificate.names.len() - names.len();
+    if more > 0 {
+        // Writing to a string can't fail.
+        let _ = write!(line, " and {more} more");
+    }
+    if let Some(issuer) = &certificate.issuer {
+        let _ = write!(line, ", from \"{issuer}\"");
+    }
+    let _ = write!(line, ", and ends on {}", humantime::format_rfc3339_seconds(certificate.ends));
+    Some(line)
+}
+
+fn summary(report: &Report) -> String {
+    let count = |level| report.findings.iter().filter(|finding| finding.level == level).count();
+    let number = |count: usize, of: &str| match count {
+        1 => format!("1 {of}"),
+        count => format!("{count} {of}s"),
+    };
+    let backends = report.links.iter().map(|link| link.backends.len()).sum();
+    format!(
+        "{}, {}: {}, {}, {}",
+        number(report.links.len(), "link"),
+        number(backends, "backend"),
+        number(count(Level::Problem), "problem"),
+        number(count(Level::Warning), "warning"),
+        number(count(Level::Note), "note"),
+    )
+}
+
+/// A word in the colour of its meaning.
+fn coloured(word: &str) -> String {
+    let colour = match word {
+        "ok" => "32",
+        "note" => "36",
+        "warning" => "33",
+        "problem" | FAILED => "1;31",
+        _ => return word.to_owned(),
+    };
+    format!("\x1b[{colour}m{word}\x1b[0m")
+}
+
+/// A line of the table with its telling cells coloured.
+fn coloured_line(line: &str) -> String {
+    let mut coloured_cells = String::new();
+    for cell in line.split_inclusive(['│', '┆']) {
+        let word = cell.trim_matches([' ', '│', '┆']);
+        coloured_cells += &cell.replacen(word, &coloured(word), usize::from(!word.is_empty()));
+    }
+    coloured_cells
+}
