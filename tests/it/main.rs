@@ -2,6 +2,7 @@
 //! plays byte by byte. A file a capability; every test is named as a promise.
 
 mod backends;
+mod check;
 mod handshake;
 mod links;
 mod moving;

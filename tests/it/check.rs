@@ -1,0 +1,496 @@
+//! `check`: what an operator is told about every link before, or instead of, the first client.
+
+use std::process::Command;
+use std::time::{Duration, SystemTime};
+
+use rcgen::KeyPair;
+use serde_json::{Value, json};
+
+use crate::support::{
+    Authority, BlackHole, Launch, Quorum, RedisServer, Served, Target, TlsPeer, command_is_missing, password,
+    play_sentinel,
+};
+use crate::tls::{launch_over_tls, redis_over_tls};
+
+/// What `check --format json` says, and that its exit code agrees with it.
+#[track_caller]
+fn check(launch: Launch) -> Value {
+    let finished = launch.argument("check").argument("--format").argument("json").finish();
+    let report: Value = serde_json::from_str(&finished.stdout)
+        .unwrap_or_else(|error| panic!("{error}: {}{}", finished.stdout, finished.stderr));
+    assert_eq!(finished.code, Some(i32::from(report["ok"] != true)), "{report:#}");
+    report
+}
+
+/// The one finding at this level, which has these words and this remedy; other levels are not looked at.
+#[track_caller]
+fn expect(report: &Value, level: &str, about: &str, words: &[&str], remedy: &str) {
+    let findings: Vec<_> =
+        report["findings"].as_array().unwrap().iter().filter(|finding| finding["level"] == level).collect();
+    assert_eq!(findings.len(), 1, "{report:#}");
+    assert_eq!(findings[0]["about"], about, "{report:#}");
+    for words in words {
+        assert!(findings[0]["what"].as_str().unwrap().contains(words), "no {words}: {report:#}");
+    }
+    assert!(findings[0]["remedy"].as_str().unwrap().contains(remedy), "no {remedy}: {report:#}");
+    assert_eq!(report["ok"], level != "problem", "{report:#}");
+}
+
+/// How each step with the first backend went.
+fn steps(report: &Value) -> Vec<(&str, &str)> {
+    let steps = report["links"][0]["backends"][0]["steps"].as_array().expect("steps");
+    steps.iter().map(|step| (step["step"].as_str().unwrap(), step["state"].as_str().unwrap())).collect()
+}
+
+/// A server that answers each command with what `answer` has for its name.
+fn scripted(answer: impl Fn(&str) -> String + Send + Sync + 'static) -> Served {
+    Target::start().serve(move |peer| play_sentinel(peer, &answer))
+}
+
+/// Every fact that scripts read, under names that last.
+#[test]
+fn a_link_that_serves_is_described_in_json() {
+    let secret = password();
+    let Some(server) = RedisServer::start(&format!("user app on >{secret} ~* +@all\nuser default off")) else {
+        return;
+    };
+    let mut report = check(
+        Launch::redis(server.address())
+            .variable("REDIS_AUTH", &secret)
+            .variable("REDIS_USERNAME", "app")
+            .variable("REDIS_DB", "3"),
+    );
+    assert_eq!(
+        steps(&report),
+        [("connect", "ok"), ("auth", "ok"), ("select", "ok"), ("ping", "ok")],
+        "{report:#}"
+    );
+    let backend = &mut report["links"][0]["backends"][0];
+    assert!(backend["latency_ms"].as_f64().is_some_and(|time| time > 0.0), "{backend}");
+    assert!(backend["server"]["version"].as_str().is_some_and(|version| version.contains('.')), "{backend}");
+    backend["latency_ms"] = Value::Null;
+    backend["server"]["version"] = Value::Null;
+    backend["steps"] = Value::Null;
+    let address = server.address();
+    assert_eq!(
+        report,
+        json!({
+            "ok": true,
+            "links": [{
+                "link": "redis:6379",
+                "variable": "REDIS_PORT_6379_TCP",
+                "kind": "redis",
+                "target": format!("redis://{address}"),
+                "state": "ok",
+                "backends": [{
+                    "backend": address.to_string(),
+                    "state": "ok",
+                    "addresses": [address.ip()],
+                    "address": address.ip(),
+                    "steps": null,
+                    "tls": null,
+                    "auth": {"username": "app", "source": "env", "variable": "REDIS_AUTH"},
+                    "db": 3,
+                    "latency_ms": null,
+                    "server": {"kind": "Redis", "version": null, "mode": "standalone", "role": "master"}
+                }]
+            }],
+            "findings": []
+        })
+    );
+}
+
+/// The same for people; without colour where nobody looks.
+#[test]
+fn the_table_tells_it_at_a_glance() {
+    let secret = password();
+    let Some(server) = RedisServer::start(&format!("requirepass {secret}")) else {
+        return;
+    };
+    let launch = Launch::redis(server.address()).variable("REDIS_AUTH", &secret);
+    let finished = launch.plain_link("DB", "127.0.0.1:1").argument("check").finish();
+    assert_eq!(finished.code, Some(1), "{}", finished.stderr);
+    let row = |link: &str| finished.stdout.lines().find(|line| line.contains(link)).expect("a row");
+    let cells: Vec<_> = row("redis:6379").split(['│', '┆']).map(str::trim).collect();
+    assert_eq!(cells[1..4], ["ok", "redis:6379", &server.address().to_string()]);
+    assert_eq!(cells[7], "env");
+    assert!(cells[10].starts_with("Redis "), "{cells:?}");
+    assert_eq!(cells[11], "master");
+    let cells: Vec<_> = row("db:5432").split(['│', '┆']).map(str::trim).collect();
+    assert_eq!(cells[1..4], ["problem", "db:5432", "127.0.0.1:1"]);
+    assert_eq!(cells[5], "failed");
+    for words in
+        ["problem: db:5432: can't connect to 127.0.0.1:1: Connection refused", "  remedy: check", "1 problem"]
+    {
+        assert!(finished.stdout.contains(words), "no {words}: {}", finished.stdout);
+    }
+    assert!(!finished.stdout.contains('\x1b'), "{}", finished.stdout);
+}
+
+/// Colour is for terminals, and not for those who do not want it.
+#[test]
+fn a_terminal_sees_colour_unless_no_color_is_set() {
+    if command_is_missing("script") {
+        return;
+    }
+    let on_a_terminal = |no_color: Option<&str>| {
+        let mut command = Command::new("script");
+        let run = format!("{} check", env!("CARGO_BIN_EXE_redis-ambassador"));
+        command.args(["--quiet", "--command", &run, "/dev/null"]).env_clear();
+        command.env("DB_PORT_5432_TCP", "tcp://127.0.0.1:1").env("SHELL", "/bin/sh");
+        if let Some(value) = no_color {
+            command.env("NO_COLOR", value);
+        }
+        let output = command.stdin(std::process::Stdio::null()).output().expect("script runs");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let coloured = on_a_terminal(None);
+    assert!(coloured.contains("\x1b[1;31mproblem\x1b[0m"), "{coloured}");
+    let plain = on_a_terminal(Some("1"));
+    assert!(plain.contains("problem") && !plain.contains("\x1b["), "{plain}");
+}
+
+#[test]
+fn a_mistake_in_the_configuration_is_exit_code_2() {
+    Launch::redis("127.0.0.1:1")
+        .variable("REDIS_DB", "x")
+        .argument("check")
+        .finish()
+        .expect_mistake("REDIS_DB");
+}
+
+#[test]
+fn a_refused_password_is_told_with_the_variable_that_has_it() {
+    let Some(server) = RedisServer::start(&format!("requirepass {}", password())) else {
+        return;
+    };
+    let report = check(Launch::redis(server.address()).variable("REDIS_AUTH", password()));
+    expect(&report, "problem", "auth", &["refused the password", "WRONGPASS"], "REDIS_AUTH");
+    assert_eq!(steps(&report), [("connect", "ok"), ("auth", "failed"), ("ping", "not_reached")]);
+}
+
+#[test]
+fn a_password_that_is_wanted_and_not_set_is_told() {
+    let Some(server) = RedisServer::start(&format!("requirepass {}", password())) else {
+        return;
+    };
+    let report = check(Launch::redis(server.address()));
+    expect(&report, "problem", "ping", &["wants a password", "NOAUTH"], "REDIS_AUTH_FILE");
+}
+
+/// Whoever sets a password takes the server for a protected one.
+#[test]
+fn a_server_that_wants_no_password_is_a_problem_where_one_is_set() {
+    let Some(server) = RedisServer::start("") else {
+        return;
+    };
+    let with_password = || Launch::redis(server.address()).variable("REDIS_AUTH", password());
+    let words = ["lets anyone in", "wants no password", "REDIS_AUTH"];
+    expect(&check(with_password()), "problem", "open", &words, "requirepass");
+    // As its own user it says nothing of the kind, and takes anything.
+    let report = check(with_password().variable("REDIS_USERNAME", "default"));
+    expect(&report, "problem", "open", &["lets anyone in", "takes any password"], "requirepass");
+    // And where none is set it is only worth knowing.
+    expect(&check(Launch::redis(server.address())), "note", "open", &["wants no password"], "requirepass");
+}
+
+/// As Dragonfly without a password does.
+#[test]
+fn a_server_that_takes_any_password_is_found_out() {
+    let server = scripted(|name| match name {
+        "AUTH" => "+OK\r\n".to_owned(),
+        "PING" => "+PONG\r\n".to_owned(),
+        "INFO" => "$26\r\ndragonfly_version:df-v1.0\r\n\r\n".to_owned(),
+        _ => "-ERR unknown command\r\n".to_owned(),
+    });
+    let report = check(Launch::redis(server.address()).variable("REDIS_AUTH", password()));
+    expect(&report, "problem", "open", &["takes any password"], "requirepass");
+    assert_eq!(report["links"][0]["backends"][0]["server"]["kind"], "Dragonfly", "{report:#}");
+}
+
+/// A server where strangers are the user "default", and our own user has a password.
+#[test]
+fn a_server_that_serves_strangers_beside_our_user_is_a_warning() {
+    let secret = password();
+    let Some(server) = RedisServer::start(&format!("user app on >{secret} ~* +@all")) else {
+        return;
+    };
+    let launch = Launch::redis(server.address()).variable("REDIS_AUTH", secret);
+    let report = check(launch.variable("REDIS_USERNAME", "app"));
+    expect(&report, "warning", "open", &["serves anyone without a password"], "ACL SETUSER default");
+}
+
+/// One line a server: the operator has to be able to find the others.
+#[test]
+fn the_log_of_acls_gets_one_entry() {
+    let secret = password();
+    let Some(server) = RedisServer::start(&format!("requirepass {secret}")) else {
+        return;
+    };
+    check(Launch::redis(server.address()).variable("REDIS_AUTH", &secret));
+    let mut administrator = server.administrator(&secret);
+    let log: Vec<redis::Value> = redis::cmd("ACL").arg("LOG").query(&mut administrator).expect("ACL LOG");
+    assert_eq!(log.len(), 1, "{log:?}");
+}
+
+/// AUTH was good; it is SELECT that fails.
+#[test]
+fn a_user_that_may_not_select_is_told_from_a_wrong_password() {
+    let secret = password();
+    let Some(server) = RedisServer::start(&format!("user app on >{secret} ~* +@all -select\nuser default off"))
+    else {
+        return;
+    };
+    let launch = Launch::redis(server.address()).variable("REDIS_AUTH", secret).variable("REDIS_DB", "1");
+    let report = check(launch.variable("REDIS_USERNAME", "app"));
+    expect(&report, "problem", "select", &["NOPERM"], "+select");
+    let went = [("connect", "ok"), ("auth", "ok"), ("select", "failed"), ("ping", "ok")];
+    assert_eq!(steps(&report), went);
+}
+
+/// Most users of applications may not send INFO.
+#[test]
+fn a_server_is_recognised_where_info_is_forbidden() {
+    let secret = password();
+    let Some(server) =
+        RedisServer::start(&format!("user app on >{secret} ~* +@all -@dangerous\nuser default off"))
+    else {
+        return;
+    };
+    let launch = Launch::redis(server.address()).variable("REDIS_AUTH", secret);
+    let report = check(launch.variable("REDIS_USERNAME", "app"));
+    let told = &report["links"][0]["backends"][0]["server"];
+    assert_eq!([&told["kind"], &told["role"]], ["Redis", "master"], "{report:#}");
+    assert_eq!(report["ok"], true, "{report:#}");
+}
+
+#[test]
+fn what_a_server_does_not_tell_is_not_told() {
+    let server = scripted(|name| match name {
+        "PING" => "+PONG\r\n".to_owned(),
+        _ => "-ERR unknown command\r\n".to_owned(),
+    });
+    let finished = Launch::redis(server.address()).argument("check").finish();
+    assert_eq!(finished.code, Some(0), "{}{}", finished.stdout, finished.stderr);
+    assert!(finished.stdout.contains("not told"), "{}", finished.stdout);
+}
+
+#[test]
+fn a_sentinel_is_not_taken_for_redis_and_leads_to_it() {
+    let secret = password();
+    let Some(quorum) = Quorum::start(&secret) else {
+        return;
+    };
+    let address = quorum.sentinels[0].address();
+    let launch = || Launch::redis(address).variable("REDIS_AUTH", &secret);
+    for launch in [launch(), launch().variable("REDIS_DB", "0"), Launch::redis(address)] {
+        let remedy = format!("redis+sentinel://{address}/SERVICE");
+        expect(&check(launch), "problem", "sentinel", &["is a Sentinel"], &remedy);
+    }
+    let report = check(launch().variable("REDIS_PORT_6379_TCP", quorum.target()));
+    let backend = &report["links"][0]["backends"][0];
+    assert_eq!([&backend["server"]["role"], &report["ok"]], [&json!("master"), &json!(true)], "{report:#}");
+}
+
+#[test]
+fn tls_that_is_spoken_to_a_plain_port_is_told_before_the_timeout() {
+    let Some(server) = RedisServer::start(&format!("requirepass {}", password())) else {
+        return;
+    };
+    let authority = Authority::new("Test CA");
+    let launch = launch_over_tls(server.address(), &authority).variable("REDIS_CONNECT_TIMEOUT", "20s");
+    expect(&check(launch), "problem", "tls", &["does not speak TLS, but plain Redis"], "redis://");
+}
+
+#[test]
+fn a_plain_link_to_a_port_that_speaks_tls_is_told() {
+    let authority = Authority::new("Test CA");
+    let Some((_server, address)) = redis_over_tls(&authority, "") else {
+        return;
+    };
+    for launch in [Launch::redis(address), Launch::redis(address).variable("REDIS_AUTH", password())] {
+        let report = check(launch);
+        let about = if report["links"][0]["backends"][0]["auth"].is_null() { "ping" } else { "auth" };
+        expect(&report, "problem", about, &["speaks TLS"], "rediss://");
+    }
+}
+
+/// What the certificate says, and that it ends soon.
+#[test]
+fn the_certificate_is_described_and_its_end_announced() {
+    const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+    let authority = Authority::new("Test CA");
+    for (days, soon) in [(20, true), (100, false)] {
+        let ends = SystemTime::now() + DAY * days;
+        let names = ["127.0.0.1", "redis.example", "*.redis.example"];
+        let identity = authority.issue_with(&names, &KeyPair::generate().unwrap(), |params| {
+            params.not_after = ends.into();
+        });
+        let config = authority.server(&identity, false, rustls::ALL_VERSIONS);
+        let server = Target::start().serve(move |peer| drop(TlsPeer::accept(peer, &config)));
+        let launch = Launch::new()
+            .variable("DB_PORT_5432_TCP", format!("tls://{}", server.address()))
+            .variable("DB_TLS_CA_FILE", authority.file());
+        let report = check(launch);
+        let tls = &report["links"][0]["backends"][0]["tls"];
+        let certificate = &tls["certificate"];
+        assert_eq!(tls["version"], "1.3", "{report:#}");
+        assert_eq!(tls["verified"], true, "{report:#}");
+        let mut told: Vec<_> = certificate["names"].as_array().expect("names").clone();
+        told.sort_by_key(ToString::to_string);
+        assert_eq!(told, ["*.redis.example", "127.0.0.1", "redis.example"], "{report:#}");
+        assert_eq!(certificate["issuer"], "Test CA", "{report:#}");
+        let date = humantime::format_rfc3339_seconds(ends).to_string();
+        assert_eq!(certificate["ends"], date, "{report:#}");
+        assert_eq!(steps(&report), [("connect", "ok"), ("tls", "ok")], "{report:#}");
+        if soon {
+            expect(&report, "warning", "certificate", &[&date, "in 19 days"], "renew");
+        } else {
+            assert_eq!(report["findings"], json!([]), "{report:#}");
+        }
+    }
+}
+
+#[test]
+fn a_link_that_verifies_nobody_is_a_warning() {
+    let authority = Authority::new("Test CA");
+    let Some((_server, address)) = redis_over_tls(&authority, "") else {
+        return;
+    };
+    let launch = launch_over_tls(address, &authority)
+        .without("REDIS_TLS_CA_FILE")
+        .without("REDIS_TLS_SERVER_NAME")
+        .variable("REDIS_TLS_INSECURE", "true");
+    let report = check(launch);
+    assert_eq!(report["links"][0]["backends"][0]["tls"]["verified"], false, "{report:#}");
+    let findings = report["findings"].as_array().unwrap();
+    let warns = |finding: &Value| finding["level"] == "warning" && finding.to_string().contains("TLS_INSECURE");
+    assert!(findings.iter().any(warns), "{report:#}");
+    assert_eq!(report["ok"], true, "{report:#}");
+}
+
+/// An error of TLS has the same words as in the log.
+#[test]
+fn a_certificate_that_nobody_vouches_for_is_a_problem() {
+    let (known, unknown) = (Authority::new("Known CA"), Authority::new("Some Other CA"));
+    let Some((_server, address)) = redis_over_tls(&unknown, "") else {
+        return;
+    };
+    let report = check(launch_over_tls(address, &known));
+    expect(&report, "problem", "tls", &["unknown authority", "Some Other CA"], known.file().to_str().unwrap());
+}
+
+#[test]
+fn a_node_of_a_cluster_is_a_warning_and_its_database_a_problem() {
+    let Some(server) = RedisServer::start("cluster-enabled yes") else {
+        return;
+    };
+    let report = check(Launch::redis(server.address()));
+    expect(&report, "warning", "cluster", &["MOVED"], "without cluster mode");
+    let report = check(Launch::redis(server.address()).variable("REDIS_DB", "1"));
+    expect(&report, "problem", "select", &["cluster mode"], "remove REDIS_DB");
+}
+
+/// What a Redis answers to strangers from other hosts, and then hangs up.
+#[test]
+fn protected_mode_is_recognised() {
+    let server = Target::start().serve(|mut peer| {
+        let _ = peer.try_send(b"-DENIED Redis is running in protected mode because protected mode is enabled.\r\n");
+        let _ = peer.try_finish_sending();
+    });
+    for launch in [Launch::redis(server.address()), Launch::redis(server.address()).variable("REDIS_DB", "0")] {
+        let report = check(launch);
+        let about = if report["links"][0]["backends"][0]["db"].is_null() { "ping" } else { "select" };
+        let findings = report["findings"].as_array().unwrap();
+        let first = &findings[0];
+        assert_eq!(first["about"], about, "{report:#}");
+        assert!(first["what"].as_str().unwrap().contains("protected mode"), "{report:#}");
+        assert!(first["remedy"].as_str().unwrap().contains("requirepass"), "{report:#}");
+    }
+}
+
+#[test]
+fn a_server_that_is_loading_is_not_ready() {
+    let server = scripted(|name| match name {
+        "AUTH" => "+OK\r\n".to_owned(),
+        "PING" => "-LOADING Redis is loading the dataset in memory\r\n".to_owned(),
+        _ => "-ERR unknown command\r\n".to_owned(),
+    });
+    expect(&check(Launch::redis(server.address())), "problem", "ping", &["not ready", "LOADING"], "wait");
+}
+
+#[test]
+fn a_replica_is_noted_and_a_role_decides() {
+    let (Some(master), Some(other)) = (RedisServer::start(""), RedisServer::start("")) else {
+        return;
+    };
+    let replica = RedisServer::start(&format!("replicaof {} {}", other.address().ip(), other.address().port()));
+    let replica = replica.expect("a server");
+    let notes = |report: &Value, words: &str| {
+        let findings = report["findings"].as_array().unwrap();
+        findings.iter().any(|found| found["level"] == "note" && found["what"].as_str().unwrap().contains(words))
+    };
+    let report = check(Launch::redis(replica.address()));
+    assert!(notes(&report, "is a replica") && report["ok"] == true, "{report:#}");
+    let both = format!("{},{}", replica.address(), master.address());
+    let report = check(Launch::redis(both).variable("REDIS_ROLE", "master"));
+    assert!(notes(&report, "is a replica, not a master") && report["ok"] == true, "{report:#}");
+    let report = check(Launch::redis(replica.address()).variable("REDIS_ROLE", "master"));
+    expect(&report, "problem", "role", &["is a replica, not a master"], "REDIS_ROLE");
+}
+
+#[test]
+fn a_name_that_does_not_resolve_is_told() {
+    // Nobody answers there.
+    let launch = Launch::redis("redis.invalid:6379").variable("AMBASSADOR_DNS", "127.0.0.1:1");
+    let report = check(launch);
+    expect(&report, "problem", "resolve", &["redis.invalid can't be resolved"], "REDIS_PORT_6379_TCP");
+    assert_eq!(steps(&report)[..2], [("resolve", "failed"), ("connect", "not_reached")]);
+}
+
+/// One that hangs, at any step, holds nobody up for longer, and the others not at all.
+#[test]
+fn a_target_that_hangs_ends_at_the_connect_timeout() {
+    let hole = BlackHole::start();
+    let silent = Target::start();
+    let report = check(
+        Launch::redis(silent.address())
+            .plain_link("DB", hole.address())
+            .variable("AMBASSADOR_CONNECT_TIMEOUT", "700ms"),
+    );
+    let what = report["findings"].to_string();
+    assert!(what.contains("connecting to") && what.contains("the handshake with"), "{report:#}");
+    assert!(what.matches("took longer than 700ms").count() == 2, "{report:#}");
+}
+
+/// A plain tunnel is dialled, and nothing is said on it.
+#[test]
+fn a_plain_tunnel_is_only_dialled() {
+    let target = Target::start();
+    let report = check(Launch::plain(target.address()));
+    assert_eq!(steps(&report), [("connect", "ok")]);
+    assert_eq!(report["findings"], json!([]), "{report:#}");
+    assert!(target.accept().expect_rest().is_empty());
+}
+
+/// A server may quote what it is sent.
+#[test]
+fn a_password_that_the_target_repeats_is_masked() {
+    let secret = password();
+    let quoted = secret.clone();
+    let server = scripted(move |name| match name {
+        "AUTH" => format!("-ERR what is '{quoted}'?\r\n"),
+        _ => "-ERR unknown command\r\n".to_owned(),
+    });
+    let report = check(Launch::redis(server.address()).variable("REDIS_AUTH", secret));
+    expect(&report, "problem", "auth", &["***"], "REDIS_AUTH");
+}
+
+/// Near misses are often the answer to what the target says.
+#[test]
+fn what_the_configuration_warns_of_is_among_the_findings() {
+    let server = Target::start();
+    let report = check(Launch::plain(server.address()).variable("DB_ALOW", "10.0.0.0/8"));
+    let findings = report["findings"].to_string();
+    assert!(findings.contains("DB_ALLOW") && findings.contains("configuration"), "{report:#}");
+}
