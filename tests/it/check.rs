@@ -354,7 +354,7 @@ fn the_certificate_is_described_and_its_end_announced() {
 #[test]
 fn a_link_that_verifies_nobody_is_a_warning() {
     let authority = Authority::new("Test CA");
-    let Some((_server, address)) = redis_over_tls(&authority, "") else {
+    let Some((_server, address)) = redis_over_tls(&authority, "tls-auth-clients no") else {
         return;
     };
     let launch = launch_over_tls(address, &authority)
@@ -367,6 +367,18 @@ fn a_link_that_verifies_nobody_is_a_warning() {
     let warns = |finding: &Value| finding["level"] == "warning" && finding.to_string().contains("TLS_INSECURE");
     assert!(findings.iter().any(warns), "{report:#}");
     assert_eq!(report["ok"], true, "{report:#}");
+}
+
+/// In TLS 1.3 the server says so only when the handshake is over for us.
+#[test]
+fn a_client_certificate_that_is_demanded_is_a_matter_of_tls() {
+    let authority = Authority::new("Test CA");
+    let Some((_server, address)) = redis_over_tls(&authority, "") else {
+        return;
+    };
+    let report = check(launch_over_tls(address, &authority));
+    expect(&report, "problem", "tls", &["demands a client certificate"], "REDIS_TLS_CERT_FILE");
+    assert_eq!(steps(&report), [("connect", "ok"), ("tls", "failed"), ("ping", "not_reached")]);
 }
 
 /// An error of TLS has the same words as in the log.

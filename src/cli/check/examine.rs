@@ -16,6 +16,7 @@ use crate::failure::{Failure, Stage};
 use crate::greet::{Interview, Probe};
 use crate::net::Stream;
 use crate::random;
+use crate::secret::Source;
 use crate::tls::certificate::Summary;
 
 /// A port that is silent for so long after a TLS greeting may be a plain Redis, which waits for the rest of a command.
@@ -42,7 +43,8 @@ pub(super) struct Examined {
 /// A step on the way to a connection that serves.
 #[derive(Debug, Serialize)]
 pub(super) struct Step {
-    pub(super) step: &'static str,
+    #[serde(rename = "step")]
+    pub(super) name: &'static str,
     pub(super) state: State,
     pub(super) ms: Option<f64>,
 }
@@ -117,7 +119,7 @@ impl Examined {
             (redis.is_some(), "ping"),
             (redis.is_some_and(|redis| redis.role.is_some()), "role"),
         ];
-        let step = |step| Step { step, state: State::NotReached, ms: None };
+        let step = |name| Step { name, state: State::NotReached, ms: None };
         Self {
             backend: endpoint.to_string(),
             state: Level::Ok,
@@ -133,12 +135,12 @@ impl Examined {
     }
 
     fn step(&mut self, name: &str) -> Option<&mut Step> {
-        self.steps.iter_mut().find(|step| step.step == name)
+        self.steps.iter_mut().find(|step| step.name == name)
     }
 
     /// How a step went, if the link has it.
     pub(super) fn state_of(&self, name: &str) -> Option<State> {
-        self.steps.iter().find(|step| step.step == name).map(|step| step.state)
+        self.steps.iter().find(|step| step.name == name).map(|step| step.state)
     }
 }
 
@@ -169,8 +171,7 @@ impl Examination<'_> {
         let probe = Probe::default();
         let mut interview = Interview::begin(stream, &shown, self.link, redis, &probe);
         if redis.password.is_some() {
-            let step = self.within(Instant::now(), &shown, interview.authenticate());
-            let step = step.await;
+            let step = self.within(Instant::now(), &shown, interview.authenticate()).await;
             self.note("auth", step)?;
         }
         if let Some(database) = redis.database {
@@ -178,7 +179,7 @@ impl Examination<'_> {
             self.note_and_go_on("select", step)?;
         }
         let step = self.within(Instant::now(), &shown, interview.ping()).await;
-        if let Ok((_, took)) = &step {
+        if let Ok(((), took)) = &step {
             self.examined.latency_ms = Some(milliseconds(*took));
         }
         let is_served = step.is_ok();
@@ -274,7 +275,7 @@ impl Examination<'_> {
         let probe = Probe::default();
         let mut stranger = Interview::begin(stream, &shown, self.link, redis, &probe);
         let is_served = stranger.ping().await.is_ok();
-        let username = redis.username.as_ref().map(|username| username.last());
+        let username = redis.username.as_ref().map(Source::last);
         let username = username.as_ref().map(|username| username.expose());
         // Some servers close the connection instead of an answer; that is no welcome.
         let bluff = stranger.bluff(username, &random::word()).await.ok();
@@ -318,10 +319,14 @@ impl Examination<'_> {
     }
 
     /// Notes how a step went.
-    fn note<T>(&mut self, name: &'static str, step: Result<(T, Duration), Failure>) -> Option<T> {
+    fn note<T>(&mut self, mut name: &'static str, step: Result<(T, Duration), Failure>) -> Option<T> {
         let (state, ms) = match &step {
             Ok((_, took)) => (State::Ok, Some(milliseconds(*took))),
             Err(failure) => {
+                if failure.stage() == Stage::Tls {
+                    // A server looks at our certificate when for us the handshake is over already.
+                    name = "tls";
+                }
                 let backend = Some(self.examined.backend.as_str());
                 self.findings.push(Finding::of_failure(self.link, backend, name, failure));
                 (State::Failed, None)

@@ -52,8 +52,8 @@ pub(super) fn table(
     }
     for link in &report.links {
         for backend in &link.backends {
-            if let Some(line) = certificate(link, backend) {
-                writeln!(out, "{line}")?;
+            if let Some(sentence) = certificate(link, backend) {
+                writeln!(out, "{sentence}")?;
             }
         }
     }
@@ -75,7 +75,7 @@ pub(super) fn table(
 }
 
 fn row(link: &CheckedLink, backend: &Examined) -> Vec<String> {
-    let timed = |name: &str| match backend.steps.iter().find(|step| step.step == name) {
+    let timed = |name: &str| match backend.steps.iter().find(|step| step.name == name) {
         Some(step) if step.state == State::Failed => FAILED.to_owned(),
         Some(step) => step.ms.map_or_else(|| NOTHING.to_owned(), |ms| format!("{ms} ms")),
         None => NOTHING.to_owned(),
@@ -125,18 +125,18 @@ fn row(link: &CheckedLink, backend: &Examined) -> Vec<String> {
 fn certificate(link: &CheckedLink, backend: &Examined) -> Option<String> {
     let certificate = backend.tls.as_ref()?.certificate.as_ref()?;
     let names: Vec<_> = certificate.names.iter().take(MOST_NAMES).map(String::as_str).collect();
-    let mut line = format!("{}: {}: its certificate is for ", link.link, backend.backend);
-    line += &if names.is_empty() { "no name".to_owned() } else { names.join(", ") };
+    let mut text = format!("{}: {}: its certificate is for ", link.link, backend.backend);
+    text += &if names.is_empty() { "no name".to_owned() } else { names.join(", ") };
     let more = certificate.names.len() - names.len();
     if more > 0 {
         // Writing to a string can't fail.
-        let _ = write!(line, " and {more} more");
+        let _ = write!(text, " and {more} more");
     }
     if let Some(issuer) = &certificate.issuer {
-        let _ = write!(line, ", from \"{issuer}\"");
+        let _ = write!(text, ", from \"{issuer}\"");
     }
-    let _ = write!(line, ", and ends on {}", humantime::format_rfc3339_seconds(certificate.ends));
-    Some(line)
+    let _ = write!(text, ", and ends on {}", humantime::format_rfc3339_seconds(certificate.ends));
+    Some(text)
 }
 
 fn summary(report: &Report) -> String {
