@@ -255,13 +255,7 @@ struct Greeting<'a> {
 }
 
 impl<'a> Greeting<'a> {
-    fn begin(
-        stream: Stream,
-        endpoint: &'a str,
-        link: &'a Link,
-        redis: &'a Redis,
-        probe: &'a Probe,
-    ) -> Self {
+    fn begin(stream: Stream, endpoint: &'a str, link: &'a Link, redis: &'a Redis, probe: &'a Probe) -> Self {
         Self {
             stream,
             buffer: BytesMut::with_capacity(128),
@@ -414,9 +408,10 @@ impl<'a> Greeting<'a> {
                 "the target has too many clients",
                 "raise maxclients on the Redis server, or close idle clients".to_owned(),
             ),
-            _ if words.contains("cluster mode") => {
-                ("the target refused SELECT", format!("remove {alias}_DB: a Redis Cluster has database 0 only"))
-            }
+            _ if words.contains("cluster mode") => (
+                "the target refused SELECT",
+                format!("remove {alias}_DB: a Redis Cluster has database 0 only"),
+            ),
             _ if words.contains("wrong number of arguments") => {
                 ("the target knows no ACL users", format!("remove {alias}_USERNAME, or use Redis 6 or later"))
             }

@@ -20,6 +20,8 @@
 //! *publishes* a list; and what connections sit at is looked after: does the name still have that address, the server
 //! that role? Whoever sits where nobody should sit any more is asked to leave, spread over the link's grace.
 //!
+//! [`cli::check`] goes the same way one step after the other, to say how each of them goes: [`greet::Interview`].
+//!
 //! What fails on the way is a [`failure::Failure`]: it names the stage and the remedy, once for the operator's log and
 //! once for the client, in a RESP error line.
 //!

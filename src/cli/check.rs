@@ -1,6 +1,6 @@
 //! `check`: dials every link as a client's connection would, one step after the other, and says what it found.
 //!
-//! [`examine`] goes through the steps with one backend, [`findings`] says what is wrong and what to do about it,
+//! [`mod@examine`] goes through the steps with one backend, [`findings`] says what is wrong and what to do about it,
 //! [`server`] reads what a server tells of itself, [`show`] makes a table or JSON of it all.
 
 mod examine;

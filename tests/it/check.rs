@@ -51,7 +51,8 @@ fn scripted(answer: impl Fn(&str) -> String + Send + Sync + 'static) -> Served {
 #[test]
 fn a_link_that_serves_is_described_in_json() {
     let secret = password();
-    let Some(server) = RedisServer::start(&format!("user app on >{secret} ~* +@all\nuser default off")) else {
+    let Some(server) = RedisServer::start(&format!("user app on >{secret} ~* +@all\nuser default off"))
+    else {
         return;
     };
     let mut report = check(
@@ -237,7 +238,8 @@ fn the_log_of_acls_gets_one_entry() {
 #[test]
 fn a_user_that_may_not_select_is_told_from_a_wrong_password() {
     let secret = password();
-    let Some(server) = RedisServer::start(&format!("user app on >{secret} ~* +@all -select\nuser default off"))
+    let Some(server) =
+        RedisServer::start(&format!("user app on >{secret} ~* +@all -select\nuser default off"))
     else {
         return;
     };
@@ -318,7 +320,7 @@ fn a_plain_link_to_a_port_that_speaks_tls_is_told() {
 /// What the certificate says, and that it ends soon.
 #[test]
 fn the_certificate_is_described_and_its_end_announced() {
-    const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+    const DAY: Duration = Duration::from_hours(24);
     let authority = Authority::new("Test CA");
     for (days, soon) in [(20, true), (100, false)] {
         let ends = SystemTime::now() + DAY * days;
@@ -364,7 +366,8 @@ fn a_link_that_verifies_nobody_is_a_warning() {
     let report = check(launch);
     assert_eq!(report["links"][0]["backends"][0]["tls"]["verified"], false, "{report:#}");
     let findings = report["findings"].as_array().unwrap();
-    let warns = |finding: &Value| finding["level"] == "warning" && finding.to_string().contains("TLS_INSECURE");
+    let warns =
+        |finding: &Value| finding["level"] == "warning" && finding.to_string().contains("TLS_INSECURE");
     assert!(findings.iter().any(warns), "{report:#}");
     assert_eq!(report["ok"], true, "{report:#}");
 }
@@ -389,7 +392,13 @@ fn a_certificate_that_nobody_vouches_for_is_a_problem() {
         return;
     };
     let report = check(launch_over_tls(address, &known));
-    expect(&report, "problem", "tls", &["unknown authority", "Some Other CA"], known.file().to_str().unwrap());
+    expect(
+        &report,
+        "problem",
+        "tls",
+        &["unknown authority", "Some Other CA"],
+        known.file().to_str().unwrap(),
+    );
 }
 
 #[test]
@@ -407,10 +416,12 @@ fn a_node_of_a_cluster_is_a_warning_and_its_database_a_problem() {
 #[test]
 fn protected_mode_is_recognised() {
     let server = Target::start().serve(|mut peer| {
-        let _ = peer.try_send(b"-DENIED Redis is running in protected mode because protected mode is enabled.\r\n");
+        let _ = peer
+            .try_send(b"-DENIED Redis is running in protected mode because protected mode is enabled.\r\n");
         let _ = peer.try_finish_sending();
     });
-    for launch in [Launch::redis(server.address()), Launch::redis(server.address()).variable("REDIS_DB", "0")] {
+    for launch in [Launch::redis(server.address()), Launch::redis(server.address()).variable("REDIS_DB", "0")]
+    {
         let report = check(launch);
         let about = if report["links"][0]["backends"][0]["db"].is_null() { "ping" } else { "select" };
         let findings = report["findings"].as_array().unwrap();
@@ -436,11 +447,14 @@ fn a_replica_is_noted_and_a_role_decides() {
     let (Some(master), Some(other)) = (RedisServer::start(""), RedisServer::start("")) else {
         return;
     };
-    let replica = RedisServer::start(&format!("replicaof {} {}", other.address().ip(), other.address().port()));
+    let replica =
+        RedisServer::start(&format!("replicaof {} {}", other.address().ip(), other.address().port()));
     let replica = replica.expect("a server");
     let notes = |report: &Value, words: &str| {
         let findings = report["findings"].as_array().unwrap();
-        findings.iter().any(|found| found["level"] == "note" && found["what"].as_str().unwrap().contains(words))
+        findings
+            .iter()
+            .any(|found| found["level"] == "note" && found["what"].as_str().unwrap().contains(words))
     };
     let report = check(Launch::redis(replica.address()));
     assert!(notes(&report, "is a replica") && report["ok"] == true, "{report:#}");

@@ -208,7 +208,9 @@ impl Examination<'_> {
         let mut found = None;
         let opened = self
             .dialler
-            .open(self.endpoint, self.deadline, |addresses| found = Some((Instant::now(), addresses.to_vec())))
+            .open(self.endpoint, self.deadline, |addresses| {
+                found = Some((Instant::now(), addresses.to_vec()));
+            })
             .await;
         let resolved = found.as_ref().map_or(begun, |(at, _)| *at);
         if let Some((_, addresses)) = found {
@@ -236,13 +238,18 @@ impl Examination<'_> {
         let stream = self.note("tls", secured.map(|stream| (stream, begun.elapsed())))?;
         if let Stream::Tls(tls) = &stream {
             let summary = tls.peer_certificates().first().and_then(Summary::of);
-            let finding =
-                summary.as_ref().and_then(|end| Finding::of_certificate(self.link, &self.examined.backend, end));
+            let finding = summary
+                .as_ref()
+                .and_then(|end| Finding::of_certificate(self.link, &self.examined.backend, end));
             self.findings.extend(finding);
             self.examined.tls = Some(Tls {
                 version: tls.version(),
                 verified: !connector.is_insecure,
-                certificate: summary.map(|Summary { names, issuer, ends }| Certificate { names, issuer, ends }),
+                certificate: summary.map(|Summary { names, issuer, ends }| Certificate {
+                    names,
+                    issuer,
+                    ends,
+                }),
             });
         }
         Some(stream)
@@ -295,7 +302,8 @@ impl Examination<'_> {
         let step = if has == Some(wanted) {
             Ok(((), Duration::ZERO))
         } else {
-            let role = has.map_or_else(|| "of a role that it does not tell".to_owned(), |has| format!("a {has}"));
+            let role =
+                has.map_or_else(|| "of a role that it does not tell".to_owned(), |has| format!("a {has}"));
             Err(Failure::WrongRole { endpoint: shown.to_owned(), role, wanted })
         };
         self.note("role", step);

@@ -86,7 +86,12 @@ impl Finding {
     }
 
     /// A step that failed, in the words that the log and the client of a link would read.
-    pub(super) fn of_failure(link: &Link, backend: Option<&str>, step: &'static str, failure: &Failure) -> Self {
+    pub(super) fn of_failure(
+        link: &Link,
+        backend: Option<&str>,
+        step: &'static str,
+        failure: &Failure,
+    ) -> Self {
         let is_wrong_role = matches!(failure, Failure::WrongRole { .. });
         Self {
             is_wrong_role,
@@ -119,9 +124,8 @@ impl Finding {
     pub(super) fn of_server(link: &Link, backend: &str, server: &Server) -> Option<Self> {
         let variable = &link.variable;
         let is_wanted = link.redis.as_ref().is_some_and(|redis| redis.role.is_some());
-        let finding = |level, about, what, remedy| {
-            Some(Self::new(level, about, link, Some(backend), what, remedy))
-        };
+        let finding =
+            |level, about, what, remedy| Some(Self::new(level, about, link, Some(backend), what, remedy));
         match (server.mode.as_deref(), server.role.as_deref()) {
             (Some("sentinel"), _) => finding(
                 Level::Problem,
@@ -163,17 +167,15 @@ impl Finding {
     ) -> Option<Self> {
         let redis = link.redis.as_ref()?;
         let variable = redis.password_variable.as_deref().unwrap_or(&link.variable);
-        let remedy =
-            "see whether it is the right server, and give it a password (requirepass, or ACL SETUSER default)";
+        let remedy = "see whether it is the right server, and give it a password (requirepass, or ACL SETUSER default)";
         let (level, what) = match (bluff, is_served) {
             (Some(Bluff::NoPasswordWanted), _) => (
                 Level::Problem,
                 format!("{backend} lets anyone in: it wants no password, though {variable} is set"),
             ),
-            (Some(Bluff::Taken), _) => (
-                Level::Problem,
-                format!("{backend} lets anyone in: it takes any password, a random one too"),
-            ),
+            (Some(Bluff::Taken), _) => {
+                (Level::Problem, format!("{backend} lets anyone in: it takes any password, a random one too"))
+            }
             (_, true) => (
                 Level::Warning,
                 format!("{backend} serves anyone without a password too, as the user \"default\""),

@@ -42,8 +42,7 @@ pub(super) fn table(
         }
         if link.backends.is_empty() {
             let mut row = vec![NOTHING.to_owned(); HEADER.len()];
-            (row[0], row[1], row[2]) =
-                (link.state.name().to_owned(), link.link.clone(), link.target.clone());
+            (row[0], row[1], row[2]) = (link.state.name().to_owned(), link.link.clone(), link.target.clone());
             table.add_row(row);
         }
     }
