@@ -448,3 +448,17 @@ cargo run --release --manifest-path benches/micro/Cargo.toml --target-dir target
 Ten thousand connections through one process take a limit of 20,400 file descriptors (`ulimit -Hn`). The best figures
 come from a machine that does nothing else meanwhile.
 ";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whatever was there is replaced, and nothing else touched.
+    #[test]
+    fn the_figures_take_their_place_in_the_readme() {
+        let empty = "# Title\n<!-- bench -->\n<!-- /bench -->\nMore\n";
+        let filled = with_section(empty, "figures\n").expect("a place");
+        assert_eq!(filled, "# Title\n<!-- bench -->\n\nfigures\n\n<!-- /bench -->\nMore\n");
+        assert_eq!(with_section(&filled, "figures\n").expect("a place"), filled);
+    }
+}

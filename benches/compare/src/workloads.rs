@@ -106,3 +106,21 @@ fn bytes(size: usize) -> String {
 pub fn connections(number: usize) -> String {
     format!("{} connection{}", count(number), if number == 1 { "" } else { "s" })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// In five rounds everyone of five comes first once and follows more than one other.
+    #[test]
+    fn the_order_gives_nobody_the_same_place() {
+        let peers = [0, 1, 2, 3, 4];
+        let rounds: Vec<Vec<_>> = (0..5).map(|round| in_turn(&peers, round).copied().collect()).collect();
+        for peer in peers {
+            assert_eq!(rounds.iter().filter(|order| order[0] == peer).count(), 1);
+            let followed =
+                |other| rounds.iter().any(|order| order.windows(2).any(|two| two == [other, peer]));
+            assert_eq!(peers.into_iter().filter(|other| followed(*other)).count(), 2);
+        }
+    }
+}
