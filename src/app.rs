@@ -21,6 +21,7 @@ use crate::leave::{Connections, Leave, Reason};
 use crate::metrics::Metrics;
 use crate::net::Listener;
 use crate::resolve::Resolver;
+use crate::warm::{self, Pool};
 use crate::workers::Workers;
 
 /// Descriptors for all that is not a connection: standard streams, the runtime's own, lookups, files that are read.
@@ -66,6 +67,15 @@ impl App {
         let mut metrics = Metrics::new();
         let mut bound = Vec::new();
         let mut errors = Vec::new();
+        let warm = config.links.iter().map(Link::warm).fold(0, usize::saturating_add);
+        if !descriptors.carry(warm) {
+            let error = io::Error::other(format!(
+                "{warm} connections are to be kept ready, and there are {} file descriptors",
+                descriptors.0
+            ));
+            let remedy = "lower WARM, or raise the limit on open files (ulimit -n)".to_owned();
+            errors.push(("WARM".to_owned(), error, remedy));
+        }
         for link in config.links {
             match Listener::bind(&link.listen, config.process.keepalive) {
                 Ok(listener) => {
@@ -73,11 +83,12 @@ impl App {
                     let metrics = Arc::new(metrics.link(&link.name));
                     let service = Arc::new(Service {
                         backends: Backends::of(&link, Arc::clone(&connections), Arc::clone(&metrics)),
-                        link,
                         dialler: Arc::clone(&dialler),
                         health: Health::default(),
+                        warm: Pool::of(&link),
                         connections,
                         metrics,
+                        link,
                     });
                     bound.push((listener, service));
                 }
@@ -103,7 +114,8 @@ impl App {
 
     /// Serves until a signal says otherwise, then drains.
     pub async fn run(mut self) {
-        let process_limit = Arc::new(Semaphore::new(self.descriptors.connections(self.bound.len())));
+        let warm = self.bound.iter().map(|(_, service)| service.link.warm()).sum();
+        let process_limit = Arc::new(Semaphore::new(self.descriptors.connections(self.bound.len(), warm)));
         let refusals = Arc::new(Semaphore::new(self.descriptors.refusals()));
         let (stop, stopped) = watch::channel(false);
         let mut services = Vec::new();
@@ -121,6 +133,8 @@ impl App {
             services.push(Arc::clone(&service));
             let followed = Arc::clone(&service);
             tokio::spawn(async move { backends::follow(&followed).await });
+            let (ready, stopped_too) = (Arc::clone(&service), stopped.clone());
+            tokio::spawn(async move { warm::keep(&ready, stopped_too).await });
             accepting.push(tokio::spawn(accept(
                 listener,
                 service,
@@ -211,13 +225,18 @@ impl Descriptors {
         Self(limit.unwrap_or(u64::MAX))
     }
 
+    /// Whether they carry so many connections that are kept ready, and as many that are used.
+    fn carry(self, warm: usize) -> bool {
+        warm as u64 <= self.0 / 4
+    }
+
     fn refusals(self) -> usize {
         usize::try_from(REFUSALS.min(self.0 / 8)).unwrap_or(1)
     }
 
-    /// Connections that they carry: two descriptors each.
-    fn connections(self, listeners: usize) -> usize {
-        let others = OTHER_DESCRIPTORS + listeners as u64 + self.refusals() as u64;
+    /// Connections that they carry beside those that are kept ready: two descriptors each, a client's and a target's.
+    fn connections(self, listeners: usize, warm: usize) -> usize {
+        let others = OTHER_DESCRIPTORS + listeners as u64 + self.refusals() as u64 + warm as u64;
         let connections = self.0.saturating_sub(others) / 2;
         usize::try_from(connections).unwrap_or(usize::MAX).clamp(1, Semaphore::MAX_PERMITS)
     }

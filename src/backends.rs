@@ -296,6 +296,22 @@ impl Backends {
         Failure::NoBackend { reason }
     }
 
+    /// Whether a dial made now might lead to this place too: it is not left behind, and nothing that goes before it
+    /// serves again.
+    pub fn lead_to(&self, place: &Place) -> bool {
+        let list = self.list();
+        let Some(at) = list.iter().position(|entry| Arc::ptr_eq(&entry.backend, &place.backend)) else {
+            return false;
+        };
+        let own = &list[at];
+        let goes_before = |(number, other): (usize, &Entry)| {
+            let in_order = other.priority == own.priority && number < at && self.balance.goes_by_order(own);
+            (other.priority < own.priority || in_order) && !other.backend.fails.load(Ordering::Relaxed)
+        };
+        let has_role = place.backend.has_role.load(Ordering::Relaxed);
+        has_role && !place.is_abandoned() && !list.iter().enumerate().any(goes_before)
+    }
+
     /// A dial came to nothing: the list may be old.
     pub fn look_again(&self) {
         self.wanted.notify_one();

@@ -2,15 +2,13 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::mem::MaybeUninit;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::ready;
+use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::accept::Admitted;
 use crate::backends::{Backend, Backends, Place};
@@ -19,13 +17,14 @@ use crate::config::link::Redis;
 use crate::dial::{Dialler, Health};
 use crate::failure::Failure;
 use crate::greet::Upstream;
-use crate::leave::{Connections, Leave, Reason};
+use crate::leave::{Connections, Leave, Reason, Seat};
 use crate::metrics::LinkMetrics;
 use crate::net::{Accepted, Client, Stream};
 use crate::random::fraction;
 use crate::relay::{End, Limits, Outcome, Party, Relay, Side};
 use crate::tls::Unaccepted;
 use crate::tls::explain::{by_client, is_no_tls, late_refusal, slow_client};
+use crate::warm::{Pool, Warm};
 
 /// A link at work: what all of its connections share.
 pub struct Service {
@@ -37,6 +36,8 @@ pub struct Service {
     pub backends: Backends,
     /// What dials have found out about the target.
     pub health: Health,
+    /// The upstreams that are ready.
+    pub warm: Pool,
     /// The connections that are being served.
     pub connections: Arc<Connections>,
     /// What is counted.
@@ -90,20 +91,30 @@ impl Service {
         admitted: Admitted,
     ) -> Option<Box<Established>> {
         let mut stream = self.take_in(accepted, client).await?;
-        let begun = Instant::now();
+        let limits = self.limits();
         let mut early = Vec::new();
-        let dialled = tokio::select! {
-            biased;
-            dialled = self.upstream() => dialled,
-            () = client_leaves(&mut stream, &mut early, self.link.redis.is_some()) => Err(Failure::ClientLeft),
+        let held = match self.warm.take(&self) {
+            Some(warm) => {
+                Box::pin(self.hold(warm, &mut stream, &mut early, &admitted.seat, limits.reached_at())).await
+            }
+            None => None,
         };
-        match dialled {
+        let begun = Instant::now();
+        let upstream = match held {
+            Some(warm) => Ok(warm.serve(&self)),
+            None => tokio::select! {
+                biased;
+                upstream = self.upstream() => upstream,
+                () = client_leaves(&mut stream, &mut early, self.link.redis.is_some()) => Err(Failure::ClientLeft),
+            },
+        };
+        match upstream {
             Ok((upstream, place)) => {
                 self.metrics.dialled(begun.elapsed());
                 let (upstream, leading) = upstream.into_parts();
                 tracing::debug!(link = self.link.name, %client, backend = %place.backend(), "connection opened");
                 self.backends.seat(&admitted.seat, place);
-                let mut relay = Relay::new(early, leading, self.limits());
+                let mut relay = Relay::new(early, leading, limits);
                 if self.link.redis.as_ref().is_some_and(Redis::minds_reset) {
                     relay = relay.watch();
                 }
@@ -118,9 +129,51 @@ impl Service {
         }
     }
 
-    /// An upstream that nobody uses.
-    async fn upstream(&self) -> Result<(Upstream, Place), Failure> {
-        self.dialler.dial(&self.link, &self.backends, &self.health).await
+    /// An upstream for one client: one that is ready, or else one that is dialled now.
+    pub async fn upstream(&self) -> Result<(Upstream, Place), Failure> {
+        if let Some(warm) = self.warm.take(self) {
+            return Ok(warm.serve(self));
+        }
+        self.warm.missed(self);
+        let dialled = self.dialler.dial(&self.link, &self.backends, &self.health).await;
+        if dialled.is_ok() {
+            self.warm.encourage();
+        }
+        dialled
+    }
+
+    /// Holds a warm upstream until the client says its first word, or there is another reason to begin. While not a byte
+    /// has gone to it, one that ends or spoils can be replaced as if it had never been: then there is none any more.
+    async fn hold(
+        &self,
+        warm: Warm,
+        client: &mut Stream,
+        early: &mut Vec<u8>,
+        seat: &Seat,
+        latest: Option<Instant>,
+    ) -> Option<Warm> {
+        let mut held = Some(warm);
+        loop {
+            let target_says = poll_fn(|cx| match &mut held {
+                Some(warm) => warm.poll_says(cx),
+                None => Poll::Pending,
+            });
+            tokio::select! {
+                biased;
+                read = read_some(client, early) => return match read {
+                    Ok(1..) => held.filter(|warm| warm.serves(self)),
+                    // It has left, or has nothing to say: the relay tells the target.
+                    Ok(0) | Err(_) => held,
+                },
+                said = target_says => match said {
+                    Ok(1..) => return held,
+                    // What the client has no use for yet is got when it has.
+                    Ok(0) | Err(_) => held = None,
+                },
+                () = poll_fn(|cx| seat.poll_leave(cx).map(drop)) => return held,
+                () = sleep_until(latest.unwrap_or_else(Instant::now)), if latest.is_some() => return held,
+            }
+        }
     }
 
     /// Tells a client that came when it could not be taken; `linger` is zero where there is no room to wait for its
@@ -199,6 +252,7 @@ impl Service {
         let now = Instant::now();
         Limits {
             idle: self.link.idle_timeout,
+            idle_since: now,
             lifetime: self.link.max_lifetime.map(|lifetime| {
                 // Connections that came together don't have to go together: up to a tenth earlier. A tenth later
                 // it is over in any case.
@@ -336,14 +390,7 @@ async fn client_leaves(client: &mut Stream, early: &mut Vec<u8>, is_redis: bool)
 
 /// Reads what is there, without holding memory while nothing is.
 async fn read_some(stream: &mut Stream, bytes: &mut Vec<u8>) -> io::Result<usize> {
-    poll_fn(|cx| {
-        let mut chunk = [MaybeUninit::uninit(); 4096];
-        let mut chunk = ReadBuf::uninit(&mut chunk);
-        ready!(Pin::new(&mut *stream).poll_read(cx, &mut chunk))?;
-        bytes.extend_from_slice(chunk.filled());
-        Ok(chunk.filled().len()).into()
-    })
-    .await
+    poll_fn(|cx| stream.poll_read_more(cx, bytes)).await
 }
 
 /// Says a last line, and closes so that it arrives: a socket closed while bytes of its peer are unread is reset, and

@@ -141,6 +141,22 @@ impl Dialler {
         }
     }
 
+    /// One try at each backend, for those who are not waited for. That it fails takes no patience from the clients.
+    pub async fn dial_once(
+        &self,
+        link: &Link,
+        backends: &Backends,
+        health: &Health,
+    ) -> Result<(Upstream, Place), Failure> {
+        let deadline = Instant::now() + link.connect_timeout;
+        let dialled = self.try_each(link, backends, &mut Vec::new(), deadline).await;
+        match dialled {
+            Ok(_) => health.works(),
+            Err(_) => backends.look_again(),
+        }
+        dialled
+    }
+
     /// One try at each backend, in the balance's order, until one serves. Those whose answer is final are given up.
     async fn try_each(
         &self,

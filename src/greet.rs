@@ -3,8 +3,10 @@
 //! [`Upstream`] has no other constructors than [`greet`], which has seen every reply be good, and
 //! [`Upstream::of_plain_tunnel`]: relaying before authentication does not compile.
 
+use std::io;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -37,6 +39,22 @@ impl Upstream {
     /// A plain tunnel needs no handshake.
     pub fn of_plain_tunnel(stream: Stream) -> Self {
         Self { stream, leading: Vec::new() }
+    }
+
+    /// Makes it an upstream of the current runtime, whichever one it belonged to.
+    pub fn into_this_runtime(self) -> io::Result<Self> {
+        Ok(Self { stream: self.stream.into_this_runtime()?, ..self })
+    }
+
+    /// Whether the target is there, and has said nothing since the handshake, as far as the kernel knows now.
+    pub fn is_quiet(&self) -> bool {
+        self.leading.is_empty() && self.stream.is_quiet()
+    }
+
+    /// Ready when the target has said something, with how many bytes that was, or has ended the stream. The bytes
+    /// belong to the client.
+    pub fn poll_says(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        self.stream.poll_read_more(cx, &mut self.leading)
     }
 }
 
@@ -140,6 +158,11 @@ impl Probe {
             _ => *knows = KnowsReset::Asking,
         }
         *knows == KnowsReset::Asking
+    }
+
+    /// Whether somebody needs to know if the server knows RESET, and no greeting since has asked.
+    pub fn asks_about_reset(&self) -> bool {
+        *self.reset() == KnowsReset::Asking
     }
 
     /// Whether the server has said that it knows no RESET.

@@ -61,6 +61,7 @@
 //! | [`metrics`] | what is counted, as Prometheus reads it |
 //! | [`leave`] | who is here, and the one way to ask them to go |
 //! | [`tls`] | TLS on either side: certificates and their reload, the stream, its errors in words |
+//! | [`warm`] | upstreams that are kept ready |
 //! | [`net`] | sockets and listeners |
 //! | [`random`] | chance, to spread what would happen at once |
 //! | [`failure`] | what can go wrong for a client, in words |
@@ -93,4 +94,5 @@ pub mod resolve;
 pub mod resp;
 pub mod secret;
 pub mod tls;
+pub mod warm;
 pub mod workers;

@@ -1,15 +1,17 @@
 //! Sockets: listening, connecting, and the one kind of stream that everything else works on.
 
 use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use rustix::net::{SocketFlags, acceptfrom_with};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SocketFlags, acceptfrom_with, recv};
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
@@ -49,6 +51,36 @@ impl Stream {
             Self::Tcp(stream) => stream.peer_addr().ok().map(|address| address.ip()),
             Self::Unix(_) | Self::Tls(_) => None,
         }
+    }
+
+    /// Makes it a stream of the current runtime, whichever one it belonged to.
+    pub fn into_this_runtime(self) -> io::Result<Self> {
+        match self {
+            Self::Tcp(stream) => TcpStream::from_std(stream.into_std()?).map(Self::Tcp),
+            Self::Unix(stream) => UnixStream::from_std(stream.into_std()?).map(Self::Unix),
+            Self::Tls(stream) => Ok(Self::Tls(Box::new(stream.into_this_runtime()?))),
+        }
+    }
+
+    /// Whether the peer is there, and has said nothing that was not read: as the kernel knows it at this moment, while
+    /// the runtime learns it at its next turn.
+    pub fn is_quiet(&self) -> bool {
+        let socket = match self {
+            Self::Tcp(stream) => stream.as_fd(),
+            Self::Unix(stream) => stream.as_fd(),
+            Self::Tls(stream) => return stream.is_quiet(),
+        };
+        let looked = recv(socket, &mut [0_u8; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT);
+        looked.is_err_and(|error| error == Errno::AGAIN)
+    }
+
+    /// Reads what is there to the end of `bytes`, without holding memory while nothing is; ready with how much it was.
+    pub fn poll_read_more(&mut self, cx: &mut Context<'_>, bytes: &mut Vec<u8>) -> Poll<io::Result<usize>> {
+        let mut chunk = [MaybeUninit::uninit(); 4096];
+        let mut chunk = ReadBuf::uninit(&mut chunk);
+        ready!(Pin::new(self).poll_read(cx, &mut chunk))?;
+        bytes.extend_from_slice(chunk.filled());
+        Poll::Ready(Ok(chunk.filled().len()))
     }
 
     /// Closes so that the peer sees a reset, as far as the kind of socket has one: a Unix socket's peer sees a reset

@@ -735,7 +735,7 @@ mod tests {
     }
 
     async fn run(early: &[u8], client: &mut Played, target: &mut Played) -> End {
-        let limits = Limits { idle: None, lifetime: None };
+        let limits = Limits { idle: None, idle_since: Instant::now(), lifetime: None };
         let seat = Arc::new(Connections::default()).enter();
         Relay::new(early.to_vec(), Vec::new(), limits).run(client, target, &seat).await.end
     }
@@ -759,7 +759,7 @@ mod tests {
         let mut client = Played { says: VecDeque::from([Ok(&b"y"[..])]), ..Played::default() };
         let refuses = Some(io::ErrorKind::BrokenPipe);
         let mut target = Played { says: VecDeque::new(), refuses, ..Played::default() };
-        let limits = Limits { idle: None, lifetime: None };
+        let limits = Limits { idle: None, idle_since: Instant::now(), lifetime: None };
         let seat = Arc::new(Connections::default()).enter();
         let mut relay = Relay::new(Vec::new(), Vec::new(), limits);
         let first = poll_fn(|cx| Poll::Ready(relay.poll(cx, &mut client, &mut target, &seat))).await;

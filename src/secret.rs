@@ -33,6 +33,11 @@ impl Secret {
         self.0.expose_secret()
     }
 
+    /// Whether both are the same bytes. How long that takes tells how they begin: not for what a stranger has sent.
+    pub fn equals(&self, other: &Self) -> bool {
+        self.expose() == other.expose()
+    }
+
     /// `text` with every trace of this secret masked: a server may quote what it was sent, whole or cut short.
     ///
     /// Any run of at least six bytes that begins like the secret is masked, and so is a shorter secret as a whole. The

@@ -30,6 +30,11 @@ impl FromStr for Balance {
 }
 
 impl Balance {
+    /// Whether of two entries the one that is listed first is always chosen first.
+    pub(super) fn goes_by_order(self, entry: &Entry) -> bool {
+        self == Self::First && entry.weight.is_none()
+    }
+
     /// Chooses one of `usable`, which is not empty and in the order of the list. Every dial has another `turn`.
     pub(super) fn choose<'a>(self, usable: &[&'a Entry], turn: usize) -> &'a Entry {
         let best = usable.iter().map(|entry| entry.priority).min().unwrap_or_default();

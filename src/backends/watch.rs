@@ -26,8 +26,8 @@ const TOGETHER: usize = 16;
 
 /// Looks again and again, for as long as the process runs.
 pub(super) async fn watch(service: &Service) {
-    // Where nobody would ever be asked to leave, there is nothing to look for.
-    if service.backends.grace.is_none() {
+    // Where nobody would ever be asked to leave, and nobody is kept ready, there is nothing to look for.
+    if service.backends.grace.is_none() && service.link.warm() == 0 {
         return;
     }
     loop {

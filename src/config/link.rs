@@ -59,6 +59,13 @@ pub struct Link {
     pub max_connections: Option<usize>,
 }
 
+impl Link {
+    /// How many connections to keep ready.
+    pub fn warm(&self) -> usize {
+        self.redis.as_ref().map_or(0, |redis| redis.warm)
+    }
+}
+
 /// How a Redis connection is prepared before a client's bytes may pass.
 #[derive(Debug)]
 pub struct Redis {
@@ -74,6 +81,8 @@ pub struct Redis {
     pub role: Option<Role>,
     /// What a client's RESET leads to.
     pub reset: Reset,
+    /// How many connections to keep ready.
+    pub warm: usize,
     /// How Sentinels are asked, where they are.
     pub sentinel: Access,
 }

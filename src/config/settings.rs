@@ -70,6 +70,10 @@ pub const SETTINGS: &[Setting] = &[
         "when a target moves or is demoted, its old connections are closed at a quiet moment, at the latest after this; \
          `0s` at once, `off` never [default: 5s]",
     ),
+    redis(
+        "WARM",
+        "how many connections to keep ready, authenticated, for clients to come [default: 0]",
+    ),
     any(
         "LISTEN",
         "listen here instead of `AMBASSADOR_BIND` and the port in the name: `ADDRESS:PORT` or `unix:/PATH`",
@@ -112,7 +116,6 @@ pub const NOT_YET: &[&str] = &[
     "CLIENT_PASSWORD",
     "CLIENT_PASSWORD_FILE",
     "CLIENT_USERNAME",
-    "WARM",
 ];
 
 /// The setting of that name.

@@ -28,8 +28,19 @@ const LOOK: Duration = Duration::from_secs(2);
 pub struct Limits {
     /// How long it may move nothing.
     pub idle: Option<Duration>,
+    /// Since when it has moved nothing.
+    pub idle_since: Instant,
     /// When it is asked to go by its age.
     pub lifetime: Option<(Instant, Leave)>,
+}
+
+impl Limits {
+    /// When the first of them is reached by a connection that has moved nothing.
+    pub fn reached_at(&self) -> Option<Instant> {
+        let idle = self.idle.map(|idle| self.idle_since + idle);
+        let age = self.lifetime.map(|(at, _)| at);
+        [idle, age].into_iter().flatten().min()
+    }
 }
 
 /// What the clock wants to know when it counts.
@@ -70,12 +81,15 @@ pub(super) struct Clock {
 impl Clock {
     /// A clock for those limits; where there are none it takes no room until something else comes up.
     pub(super) fn for_limits(limits: Limits) -> Option<Self> {
-        let Limits { idle, lifetime } = limits;
+        let Limits { idle, idle_since, lifetime } = limits;
         if idle.is_none() && lifetime.is_none() {
             return None;
         }
         let mut clock = Self { idle, lifetime, ..Self::default() };
         clock.count_from(0);
+        let counts = |pace: Duration| idle_since.elapsed().as_nanos().checked_div(pace.as_nanos());
+        let missed = clock.pace().and_then(counts).unwrap_or_default();
+        clock.unchanged = u32::try_from(missed).unwrap_or(IDLE_LOOKS);
         Some(clock)
     }
 

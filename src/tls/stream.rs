@@ -65,6 +65,17 @@ impl TlsStream {
         self.socket
     }
 
+    /// Makes the socket one of the current runtime.
+    pub fn into_this_runtime(self) -> io::Result<Self> {
+        Ok(Self { socket: self.socket.into_this_runtime()?, ..self })
+    }
+
+    /// Whether the peer is there, and has said nothing that was not read. Records that are no bytes of the peer's own
+    /// count too: its goodbye is one.
+    pub fn is_quiet(&self) -> bool {
+        self.broken.is_none() && self.socket.is_quiet()
+    }
+
     /// Whether the handshake took up an earlier session; known once it is done.
     pub(super) fn is_resumed(&self) -> bool {
         self.connection.handshake_kind() == Some(HandshakeKind::Resumed)

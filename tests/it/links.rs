@@ -373,7 +373,6 @@ fn what_is_not_built_yet_is_refused_by_name() {
         "CLIENT_USERNAME",
         "CLIENT_PASSWORD",
         "CLIENT_PASSWORD_FILE",
-        "WARM",
     ] {
         for variable in [format!("REDIS_{setting}"), format!("REDIS_PORT_6379_{setting}")] {
             refused(&[("REDIS_PORT_6379_TCP", "redis://cache"), (&variable, "x")]).expect_mistake(&variable);

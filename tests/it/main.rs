@@ -21,3 +21,4 @@ mod tls_chain;
 mod tls_errors;
 mod tls_rotation;
 mod tunnel;
+mod warm;

@@ -137,6 +137,7 @@ impl<'a> LinkSettings<'a, '_> {
             reset: self
                 .value("RESET", reset, || "write reauth or forward".to_owned())
                 .unwrap_or(Reset::Reauthenticate),
+            warm: self.value("WARM", warm, || "write a number, such as 4".to_owned()).unwrap_or_default(),
             sentinel: self.sentinel_access(asks_sentinel),
         })
     }
@@ -530,6 +531,10 @@ impl<'a> LinkSettings<'a, '_> {
             }
         }
     }
+}
+
+fn warm(text: &str) -> Result<usize, String> {
+    text.parse().map_err(|_| format!("\"{text}\" is not a number from 0 on"))
 }
 
 fn network(word: &str) -> Result<IpNet, String> {

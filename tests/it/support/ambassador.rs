@@ -312,6 +312,13 @@ impl Ambassador {
         found.unwrap_or_else(|| panic!("no log line: {what}"))
     }
 
+    /// The log lines so far for which `predicate` holds.
+    pub(crate) fn logged(&self, predicate: impl Fn(&Value) -> bool) -> Vec<Value> {
+        let log = self.0.stderr.so_far();
+        let lines = log.lines().filter_map(|line| serde_json::from_str(line).ok());
+        lines.filter(predicate).collect()
+    }
+
     /// Lowers the soft limit on file descriptors under the running process, or raises it again.
     pub(crate) fn limit_descriptors(&self, soft: u64) {
         let pid = Pid::from_child(&self.0.child);

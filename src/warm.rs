@@ -1,0 +1,346 @@
+//! Upstreams that are kept ready: dialled, under TLS, authenticated and SELECTed before a client asks for one.
+//!
+//! A link that wants some has one task that makes them, a few at a time, and watches them. Each goes to one client,
+//! once, and never comes back. They are the task's runtime's until they are taken; then the socket becomes one of the
+//! runtime that serves the client. That costs two system calls, where a pool for each runtime would have an upstream
+//! ready on one thread and a client waiting on another.
+//!
+//! One is thrown away when it has anything to read, the end of its stream above all, when it is [old](OLD), when the
+//! secret is another one than it was made with, and when a dial made now would not lead to its backend. All of that is
+//! looked at once more as it is taken.
+//!
+//! They are not kept alive by commands. A server that closes idle connections (Redis' `timeout`) means it, and says so:
+//! an end is seen at once and another upstream made.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, sleep, sleep_until};
+
+use crate::backends::Place;
+use crate::config::Link;
+use crate::connection::Service;
+use crate::failure::Failure;
+use crate::greet::Upstream;
+use crate::metrics::WarmConnection;
+use crate::random::jittered;
+use crate::secret::{Secret, Source};
+
+/// The age, more or less, at which one is replaced. Firewalls and load balancers forget idle connections without a word
+/// to either side, the strictest of them after a minute; and twice a minute is no work for anybody.
+const OLD: Duration = Duration::from_secs(30);
+
+/// How many are made together: enough to follow clients that come one after the other, and no storm on a server that has
+/// just come back.
+const TOGETHER: usize = 4;
+
+/// How often secrets are read and everything is looked through.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// An upstream that ends before it is so old is as good as none: its target does not want to be connected to.
+const YOUNG: Duration = Duration::from_millis(500);
+
+/// The first rest after a failure; each is twice the one before, up to the longest.
+const FIRST_REST: Duration = Duration::from_millis(250);
+/// Seldom enough for a log of refusals; a client's dial that works ends it.
+const LONGEST_REST: Duration = Duration::from_secs(30);
+
+/// The upstreams of one link that are ready.
+#[derive(Debug)]
+pub struct Pool {
+    /// How many there should be.
+    size: usize,
+    state: Mutex<State>,
+    /// Told when there may be something to make.
+    stirred: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    ready: Vec<Warm>,
+    /// Failures in a row.
+    failures: u32,
+    /// Until when none is made.
+    rest: Option<Instant>,
+}
+
+/// An upstream that nobody has used.
+#[derive(Debug)]
+pub struct Warm {
+    upstream: Upstream,
+    place: Place,
+    made_with: Secrets,
+    made: Instant,
+    old: Instant,
+    /// Counts it while it is in the pool.
+    counted: Option<WarmConnection>,
+}
+
+impl Warm {
+    /// Why no client should have it any more, if that is so.
+    fn spoiled(&self, service: &Service) -> Option<&'static str> {
+        if self.old <= Instant::now() {
+            Some("its age")
+        } else if self.made_with != Secrets::of(&service.link) {
+            Some("the secret is another one now")
+        } else if !service.backends.lead_to(&self.place) {
+            Some("its backend is not the right one any more")
+        } else if self.place.backend().probe.asks_about_reset() {
+            // One that is made now asks, and the answer decides what becomes of the client's RESET.
+            Some("its server has not been asked about RESET")
+        } else {
+            None
+        }
+    }
+
+    /// Whether it can serve a client that has said its first word. The answer holds for this moment: nothing may be
+    /// awaited before that word is written.
+    pub fn serves(&self, service: &Service) -> bool {
+        self.spoiled(service).is_none() && self.upstream.is_quiet()
+    }
+
+    /// Ready when the target has said something, with how many bytes that was, or has ended the stream.
+    pub fn poll_says(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Result<usize>> {
+        self.upstream.poll_says(cx)
+    }
+
+    /// For the client that it goes to.
+    pub fn serve(self, service: &Service) -> (Upstream, Place) {
+        service.metrics.warm_hit();
+        (self.upstream, self.place)
+    }
+}
+
+/// What an upstream's handshake was made with.
+#[derive(Debug, Clone)]
+struct Secrets([Option<Arc<Secret>>; 2]);
+
+impl Secrets {
+    /// As they were last read.
+    fn of(link: &Link) -> Self {
+        Self(sources(link).map(|source| source.map(Source::last)))
+    }
+}
+
+impl PartialEq for Secrets {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.iter().zip(&other.0).all(|pair| match pair {
+            (Some(one), Some(other)) => Arc::ptr_eq(one, other) || one.equals(other),
+            (one, other) => one.is_none() && other.is_none(),
+        })
+    }
+}
+
+fn sources(link: &Link) -> [Option<&Source>; 2] {
+    let redis = link.redis.as_ref();
+    [redis.and_then(|redis| redis.username.as_ref()), redis.and_then(|redis| redis.password.as_ref())]
+}
+
+impl Pool {
+    /// As large as the link wants it.
+    pub fn of(link: &Link) -> Self {
+        Self { size: link.warm(), state: Mutex::default(), stirred: Notify::new() }
+    }
+
+    /// The newest that can serve a client, as a stream of the current runtime: of all it is the least likely to end
+    /// soon.
+    pub fn take(&self, service: &Service) -> Option<Warm> {
+        while let Some(warm) = self.newest() {
+            self.stirred.notify_one();
+            if let Some(why) = warm.spoiled(service) {
+                self.thrown_away(service, &warm, why);
+            } else if !warm.upstream.is_quiet() {
+                self.ended(service, &warm);
+            } else {
+                let Warm { upstream, place, made_with, made, old, counted: _ } = warm;
+                // Without the means to watch one more socket there is no upstream either way.
+                let upstream = upstream.into_this_runtime().ok()?;
+                tracing::debug!(link = service.link.name, ready = self.count(), "a warm connection is taken");
+                return Some(Warm { upstream, place, made_with, made, old, counted: None });
+            }
+        }
+        None
+    }
+
+    /// A client has to wait for a dial.
+    pub fn missed(&self, service: &Service) {
+        if self.size > 0 {
+            service.metrics.warm_miss();
+        }
+    }
+
+    /// A client's dial has worked: there is no more reason to rest.
+    pub fn encourage(&self) {
+        if self.size > 0 {
+            self.state().rest = None;
+            self.stirred.notify_one();
+        }
+    }
+
+    fn newest(&self) -> Option<Warm> {
+        self.state().ready.pop()
+    }
+
+    /// How many to begin now, beside those that are being made.
+    fn missing(&self, service: &Service, making: usize) -> usize {
+        let state = self.state();
+        if state.rest.is_some_and(|rest| rest > Instant::now()) {
+            return 0;
+        }
+        let together = if state.failures > 0 { 1 } else { TOGETHER };
+        // The target has no more connections than clients could use.
+        let free = service.link.max_connections.map(|most| most.saturating_sub(service.connections.count()));
+        let wanted = self.size.min(free.unwrap_or(usize::MAX));
+        wanted.saturating_sub(state.ready.len() + making).min(together.saturating_sub(making))
+    }
+
+    fn put(&self, service: &Service, mut warm: Warm) {
+        if warm.upstream.is_quiet() {
+            warm.counted = Some(service.metrics.warm_connection());
+            self.state().ready.push(warm);
+            tracing::debug!(link = service.link.name, ready = self.count(), "a warm connection is ready");
+        } else {
+            self.ended(service, &warm);
+        }
+    }
+
+    /// Takes out those that have something to read, which wake the task when they have.
+    fn poll_ended(&self, cx: &mut Context<'_>) -> Poll<Vec<Warm>> {
+        let ended: Vec<_> =
+            self.state().ready.extract_if(.., |warm| warm.poll_says(cx).is_ready()).collect();
+        if ended.is_empty() { Poll::Pending } else { Poll::Ready(ended) }
+    }
+
+    /// Throws those away that no client should have any more.
+    fn look_through(&self, service: &Service) {
+        let spoiled = |warm: &mut Warm| warm.spoiled(service).is_some();
+        let spoiled: Vec<_> = self.state().ready.extract_if(.., spoiled).collect();
+        for warm in spoiled {
+            self.thrown_away(service, &warm, warm.spoiled(service).unwrap_or_default());
+        }
+        let mut state = self.state();
+        if state.failures > 0 && state.ready.iter().any(|warm| warm.made.elapsed() >= YOUNG) {
+            state.failures = 0;
+            drop(state);
+            tracing::info!(link = service.link.name, "connections can be kept ready again");
+        }
+    }
+
+    /// The target has spoken or ended the stream, though it was asked for nothing.
+    fn ended(&self, service: &Service, warm: &Warm) {
+        self.thrown_away(service, warm, "the target has ended it");
+        if warm.made.elapsed() < YOUNG {
+            self.fails(service, &"the target ends them at once", "see the Redis server's own log");
+        }
+    }
+
+    fn fails(&self, service: &Service, error: &dyn std::fmt::Display, remedy: &str) {
+        let now = Instant::now();
+        let mut state = self.state();
+        // Those that were under way together count as one.
+        if state.rest.is_some_and(|rest| rest > now) {
+            return;
+        }
+        let rest = LONGEST_REST.min(FIRST_REST * 2_u32.saturating_pow(state.failures));
+        state.rest = Some(now + jittered(rest));
+        state.failures = state.failures.saturating_add(1);
+        if state.failures == 1 {
+            drop(state);
+            let link = &service.link.name;
+            tracing::warn!(link, %error, remedy, "connections can't be kept ready; clients wait for theirs");
+        }
+    }
+
+    fn thrown_away(&self, service: &Service, warm: &Warm, why: &str) {
+        let (link, ready, age) = (&service.link.name, self.count(), warm.made.elapsed());
+        tracing::debug!(link, ready, backend = %warm.place.backend(), ?age, why, "a warm connection is thrown away");
+    }
+
+    /// How many are ready.
+    fn count(&self) -> usize {
+        self.state().ready.len()
+    }
+
+    fn rest(&self) -> Option<Instant> {
+        self.state().rest.filter(|rest| *rest > Instant::now())
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing that holds it can leave half a change behind, so a panic elsewhere does not spoil it.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Keeps a link's upstreams ready until `stop` says so; then closes them.
+pub async fn keep(service: &Service, mut stop: watch::Receiver<bool>) {
+    let pool = &service.warm;
+    if pool.size == 0 {
+        return;
+    }
+    tokio::select! {
+        () = make_and_watch(service) => {}
+        // The sender lives as long as the process; without it nobody is left to be ready for.
+        _ = stop.wait_for(|stop| *stop) => {}
+    }
+    pool.state().ready.clear();
+}
+
+async fn make_and_watch(service: &Service) {
+    let pool = &service.warm;
+    let mut making = FuturesUnordered::new();
+    let mut news = service.backends.news();
+    let mut looking = Box::pin(look(service));
+    let mut secrets = Secrets::of(&service.link);
+    loop {
+        for _ in 0..pool.missing(service, making.len()) {
+            making.push(make(service));
+        }
+        let rest = pool.rest();
+        tokio::select! {
+            Some(made) = making.next() => match made {
+                Ok(warm) => pool.put(service, warm),
+                Err(failure) => pool.fails(service, &failure, &failure.remedy(&service.link)),
+            },
+            () = pool.stirred.notified() => {}
+            ended = std::future::poll_fn(|cx| pool.poll_ended(cx)) => {
+                ended.iter().for_each(|warm| pool.ended(service, warm));
+            }
+            () = news.another_list() => {
+                pool.encourage();
+                pool.look_through(service);
+            }
+            () = &mut looking => {
+                looking.set(look(service));
+                let read = Secrets::of(&service.link);
+                if read != secrets {
+                    secrets = read;
+                    pool.encourage();
+                }
+                pool.look_through(service);
+            }
+            () = sleep_until(rest.unwrap_or_else(Instant::now)), if rest.is_some() => {}
+        }
+    }
+}
+
+async fn make(service: &Service) -> Result<Warm, Failure> {
+    // Before the dial: where the file changes meanwhile, one too many is thrown away.
+    let made_with = Secrets::of(&service.link);
+    let Service { link, dialler, backends, health, .. } = service;
+    let (upstream, place) = dialler.dial_once(link, backends, health).await?;
+    let made = Instant::now();
+    Ok(Warm { upstream, place, made_with, made, old: made + jittered(OLD), counted: None })
+}
+
+/// Reads the secrets again after a while.
+async fn look(service: &Service) {
+    sleep(LOOK).await;
+    for source in sources(&service.link).into_iter().flatten() {
+        // A file that can't be read is told of by its source, and its last value serves on.
+        let _ = source.current().await;
+    }
+}
