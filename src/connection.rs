@@ -100,13 +100,14 @@ impl Service {
             None => None,
         };
         let begun = Instant::now();
-        let upstream = match held {
-            Some(warm) => Ok(warm.serve(&self)),
-            None => tokio::select! {
+        let upstream = if let Some(warm) = held {
+            Ok(warm.serve(&self))
+        } else {
+            tokio::select! {
                 biased;
                 upstream = self.upstream() => upstream,
                 () = client_leaves(&mut stream, &mut early, self.link.redis.is_some()) => Err(Failure::ClientLeft),
-            },
+            }
         };
         match upstream {
             Ok((upstream, place)) => {

@@ -16,6 +16,10 @@
 //! and says how it ended. Where a client sends RESET, which takes away the authentication that it does not know of, the relay
 //! stops right there ([`commands`] knows where commands end) and goes on with a fresh upstream. Dropping the seat and the permits is the end, whatever path led to it.
 //!
+//! A link may keep some upstreams ready ([`warm`]). A client that gets one of those is waited for: until its first word
+//! nothing has gone to the target, so that an upstream that ends meanwhile is replaced without a trace. The relay begins
+//! with that word.
+//!
 //! Where a link's backends are is found out in the background: from SRV records, a file or Sentinels, each of which
 //! *publishes* a list; and what connections sit at is looked after: does the name still have that address, the server
 //! that role? Whoever sits where nobody should sit any more is asked to leave, spread over the link's grace.

@@ -1,4 +1,5 @@
-//! Upstreams that are kept ready: dialled, under TLS, authenticated and SELECTed before a client asks for one.
+//! Upstreams that are kept ready: dialled, under TLS, authenticated and at their database before a client asks
+//! for one.
 //!
 //! A link that wants some has one task that makes them, a few at a time, and watches them. Each goes to one client,
 //! once, and never comes back. They are the task's runtime's until they are taken; then the socket becomes one of the
@@ -210,8 +211,7 @@ impl Pool {
 
     /// Takes out those that have something to read, which wake the task when they have.
     fn poll_ended(&self, cx: &mut Context<'_>) -> Poll<Vec<Warm>> {
-        let ended: Vec<_> =
-            self.state().ready.extract_if(.., |warm| warm.poll_says(cx).is_ready()).collect();
+        let ended: Vec<_> = self.state().ready.extract_if(.., |warm| warm.poll_says(cx).is_ready()).collect();
         if ended.is_empty() { Poll::Pending } else { Poll::Ready(ended) }
     }
 
@@ -307,7 +307,9 @@ async fn make_and_watch(service: &Service) {
             },
             () = pool.stirred.notified() => {}
             ended = std::future::poll_fn(|cx| pool.poll_ended(cx)) => {
-                ended.iter().for_each(|warm| pool.ended(service, warm));
+                for warm in &ended {
+                    pool.ended(service, warm);
+                }
             }
             () = news.another_list() => {
                 pool.encourage();

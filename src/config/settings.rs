@@ -70,10 +70,7 @@ pub const SETTINGS: &[Setting] = &[
         "when a target moves or is demoted, its old connections are closed at a quiet moment, at the latest after this; \
          `0s` at once, `off` never [default: 5s]",
     ),
-    redis(
-        "WARM",
-        "how many connections to keep ready, authenticated, for clients to come [default: 0]",
-    ),
+    redis("WARM", "how many connections to keep ready, authenticated, for clients to come [default: 0]"),
     any(
         "LISTEN",
         "listen here instead of `AMBASSADOR_BIND` and the port in the name: `ADDRESS:PORT` or `unix:/PATH`",

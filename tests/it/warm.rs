@@ -25,7 +25,6 @@ struct Warmed {
     ambassador: Ambassador,
     administrator: Connection,
     server: RedisServer,
-    password: String,
 }
 
 impl Warmed {
@@ -43,7 +42,7 @@ impl Warmed {
         let ambassador = change(launch).start();
         let administrator = server.administrator(&password);
         expect_ready(&ambassador, size);
-        Some(Self { ambassador, administrator, server, password })
+        Some(Self { ambassador, administrator, server })
     }
 
     fn connect(&self) -> Peer {
@@ -143,7 +142,9 @@ fn id(client: &mut Peer) -> u64 {
 /// There are as many as are asked for, authenticated and at their database, before any client comes and after each.
 #[test]
 fn as_many_are_ready_as_are_asked_for() {
-    let Some(mut warmed) = Warmed::start_with(3, "", |launch| launch.variable("REDIS_DB", "2")) else { return };
+    let Some(mut warmed) = Warmed::start_with(3, "", |launch| launch.variable("REDIS_DB", "2")) else {
+        return;
+    };
     let ready = warmed.connections();
     let mut client = warmed.connect();
     let own = id(&mut client);
@@ -274,7 +275,12 @@ fn a_rotated_secret_replaces_what_was_made_with_the_old_one() {
     expect_ready(&ambassador, 3);
     let ready = connections(&mut administrator);
     let mut silent = connect_silently(&ambassador);
-    redis::cmd("CONFIG").arg("SET").arg("requirepass").arg(&new).exec(&mut administrator).expect("a password");
+    redis::cmd("CONFIG")
+        .arg("SET")
+        .arg("requirepass")
+        .arg(&new)
+        .exec(&mut administrator)
+        .expect("a password");
     let next = directory.path().join("next");
     fs::write(&next, &new).expect("a file");
     replace(&next, &path);
@@ -286,6 +292,26 @@ fn a_rotated_secret_replaces_what_was_made_with_the_old_one() {
     let own = id(&mut silent);
     assert!(!ready.contains(&own), "{own} was made with the old secret");
     assert!(!ready.contains(&id(&mut ambassador.connect("redis:6379"))));
+}
+
+/// A RESET leads to a connection that is ready, once one has found out whether the server knows RESET.
+#[test]
+fn a_reset_leads_to_one_that_is_ready() {
+    let Some(mut warmed) = Warmed::start(2, "") else { return };
+    let mut client = warmed.connect();
+    let first = id(&mut client);
+    for _ in 0..2 {
+        warmed.expect_ready(2);
+        let ready = warmed.connections();
+        client.send(b"RESET\r\n");
+        client.expect(b"+RESET\r\n");
+        let next = id(&mut client);
+        assert_ne!(next, first);
+        if ready.contains(&next) {
+            return;
+        }
+    }
+    panic!("a dial after each RESET");
 }
 
 /// TLS towards the target: they are ready behind the handshake, and a goodbye is noticed as an end.
@@ -304,8 +330,8 @@ fn they_are_ready_over_tls_too() {
     let mut administrator = server.administrator(&password);
     for _ in 0..5 {
         expect_ready(&ambassador, 3);
-        let ready = connections(&mut administrator);
         let mut clients: Vec<_> = (0..3).map(|_| connect_silently(&ambassador)).collect();
+        let ready = connections(&mut administrator);
         let mut last = clients.pop().expect("a client");
         assert!(ready.contains(&id(&mut last)));
         let kill = redis::cmd("CLIENT").arg("KILL").arg("TYPE").arg("normal").clone();
@@ -337,6 +363,7 @@ fn what_was_said_once_is_never_said_again() {
     let (target, ambassador, password) = played();
     let mut server = target.accept();
     handshake(&mut server, &password);
+    expect_ready(&ambassador, 1);
     let mut client = ambassador.connect("redis:6379");
     client.send(b"INCR n\r\n");
     server.expect(b"INCR n\r\n");
@@ -353,6 +380,7 @@ fn what_the_target_says_first_reaches_the_client() {
     let (target, ambassador, password) = played();
     let mut server = target.accept();
     handshake(&mut server, &password);
+    expect_ready(&ambassador, 1);
     let mut client = connect_silently(&ambassador);
     server.send(b"+hello\r\n");
     client.expect(b"+hello\r\n");
@@ -383,6 +411,7 @@ fn a_client_that_says_nothing_and_leaves_frees_its_connection() {
     let (target, ambassador, password) = played();
     let mut server = target.accept();
     handshake(&mut server, &password);
+    expect_ready(&ambassador, 1);
     let mut client = ambassador.connect("redis:6379");
     client.finish_sending();
     server.expect_end();
@@ -393,7 +422,8 @@ fn a_client_that_says_nothing_and_leaves_frees_its_connection() {
 /// The limits of a connection hold for one that has not spoken yet.
 #[test]
 fn a_silent_client_is_subject_to_the_limits_too() {
-    for (variable, reason) in [("REDIS_IDLE_TIMEOUT", "idle timeout"), ("REDIS_MAX_LIFETIME", "max lifetime")] {
+    for (variable, reason) in [("REDIS_IDLE_TIMEOUT", "idle timeout"), ("REDIS_MAX_LIFETIME", "max lifetime")]
+    {
         let limited = |launch: Launch| launch.variable(variable, "500ms");
         let Some(warmed) = Warmed::start_with(1, "", limited) else { return };
         warmed.connect().expect_end();
@@ -420,7 +450,8 @@ fn times_of_five(script: impl Fn(&mut Peer)) -> Duration {
 fn a_target_that_refuses_is_not_asked_all_the_time() {
     let auth = command(&[b"AUTH", b"unused"]);
     thread::scope(|scope| {
-        for says in [&b"-WRONGPASS invalid username-password pair\r\n"[..], b"+OK\r\n", b"+OK\r\n+hello\r\n"] {
+        for says in [&b"-WRONGPASS invalid username-password pair\r\n"[..], b"+OK\r\n", b"+OK\r\n+hello\r\n"]
+        {
             let auth = &auth;
             scope.spawn(move || {
                 let time = times_of_five(|server| {
@@ -554,7 +585,8 @@ fn a_demoted_primary_is_not_kept_ready() {
         .variable("REDIS_WARM", "2")
         .variable("AMBASSADOR_LOG", "debug")
         .start();
-    eventually("connections ready", || ready_for_clients(&first) == 2);
+    expect_ready(&ambassador, 2);
+    eventually("connections ready at the first", || ready_for_clients(&first) >= 2);
     let mut silent = connect_silently(&ambassador);
     redis::cmd("REPLICAOF").arg("NO").arg("ONE").exec(&mut administrator(&second)).expect("a primary");
     follow(&first, &second);
@@ -563,12 +595,17 @@ fn a_demoted_primary_is_not_kept_ready() {
         client.send(b"SET k v\r\n");
         client.expect(b"+OK\r\n");
     }
-    eventually("connections ready", || ready_for_clients(&second) >= 2);
+    eventually("connections ready at the second", || ready_for_clients(&second) >= 2);
 }
 
 /// Connections that have asked for the role and nothing else.
 fn ready_for_clients(server: &RedisServer) -> usize {
-    let list: String = redis::cmd("CLIENT").arg("LIST").arg("TYPE").arg("normal").query(&mut administrator(server)).expect("a list");
+    let list: String = redis::cmd("CLIENT")
+        .arg("LIST")
+        .arg("TYPE")
+        .arg("normal")
+        .query(&mut administrator(server))
+        .expect("a list");
     list.lines().filter(|line| line.contains("cmd=role") || line.contains("cmd=hello")).count()
 }
 
@@ -598,7 +635,8 @@ fn no_more_are_ready_than_clients_could_use() {
 /// They need file descriptors, which clients then do not have.
 #[test]
 fn they_count_in_the_limit_of_open_files() {
-    let finished = Launch::redis("127.0.0.1:6379").variable("REDIS_WARM", "40").descriptors(128, 128).finish();
+    let finished =
+        Launch::redis("127.0.0.1:6379").variable("REDIS_WARM", "40").descriptors(128, 128).finish();
     assert_eq!(finished.code, Some(1));
     assert!(finished.stderr.contains("40 connections are to be kept ready"), "{}", finished.stderr);
     let few = |launch: Launch| launch.descriptors(128, 128);
