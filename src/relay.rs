@@ -14,6 +14,8 @@
 
 mod clock;
 mod goodbye;
+#[cfg(test)]
+mod model;
 
 use std::cell::RefCell;
 use std::future::poll_fn;

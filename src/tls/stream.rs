@@ -46,8 +46,8 @@ pub(super) fn refusal(error: rustls::Error) -> io::Error {
 
 /// A socket with TLS on it.
 #[derive(Debug)]
-pub struct TlsStream {
-    socket: Stream,
+pub struct TlsStream<S = Stream> {
+    socket: S,
     connection: Connection,
     said_goodbye: bool,
     /// An error that came right behind bytes, for the read after theirs.
@@ -55,13 +55,20 @@ pub struct TlsStream {
 }
 
 impl TlsStream {
+    /// Closes the socket so that the peer sees a reset.
+    pub fn reset(self) {
+        self.socket.reset();
+    }
+}
+
+impl<S: Side> TlsStream<S> {
     /// Before the handshake.
-    pub(super) fn new(socket: Stream, connection: Connection) -> Self {
+    pub(crate) fn new(socket: S, connection: Connection) -> Self {
         Self { socket, connection, said_goodbye: false, broken: None }
     }
 
     /// The socket without the TLS.
-    pub(super) fn into_socket(self) -> Stream {
+    pub(super) fn into_socket(self) -> S {
         self.socket
     }
 
@@ -97,7 +104,7 @@ impl TlsStream {
     }
 
     /// Goes on until both sides know that they may speak. The end of the stream before that is an error.
-    pub(super) async fn handshake(&mut self) -> io::Result<()> {
+    pub(crate) async fn handshake(&mut self) -> io::Result<()> {
         poll_fn(|cx| {
             loop {
                 ready!(self.poll_write_records(cx))?;
@@ -117,16 +124,6 @@ impl TlsStream {
     pub(super) async fn send_alert(&mut self) {
         // Nobody waits for a peer that has broken the rules.
         let _ = poll_fn(|cx| Poll::Ready(self.poll_write_records(cx))).await;
-    }
-
-    /// The error that waits on the socket, if it broke.
-    pub fn take_error(&self) -> Option<io::Error> {
-        self.socket.take_error()
-    }
-
-    /// Closes the socket so that the peer sees a reset.
-    pub fn reset(self) {
-        self.socket.reset();
     }
 
     /// Reads once from the socket, and hands on the bytes in it as far as `plain` has room. Returns how many bytes
@@ -190,7 +187,13 @@ impl TlsStream {
     }
 }
 
-impl AsyncRead for TlsStream {
+impl<S: Side> Side for TlsStream<S> {
+    fn take_error(&self) -> Option<io::Error> {
+        self.socket.take_error()
+    }
+}
+
+impl<S: Side> AsyncRead for TlsStream<S> {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -219,7 +222,7 @@ impl AsyncRead for TlsStream {
     }
 }
 
-impl AsyncWrite for TlsStream {
+impl<S: Side> AsyncWrite for TlsStream<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         // What was taken before goes first, so that a slow reader's connection holds no more than was taken at once.
@@ -250,12 +253,12 @@ impl AsyncWrite for TlsStream {
 }
 
 /// A socket as rustls writes to it.
-struct Blocking<'a, 'b> {
-    socket: &'a mut Stream,
+struct Blocking<'a, 'b, S> {
+    socket: &'a mut S,
     cx: &'a mut Context<'b>,
 }
 
-impl Write for Blocking<'_, '_> {
+impl<S: Side> Write for Blocking<'_, '_, S> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         now(Pin::new(&mut *self.socket).poll_write(self.cx, bytes))
     }
