@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,8 +13,9 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::accept::{Admission, accept};
+use crate::admin::{self, Admin};
 use crate::backends::{self, Backends};
-use crate::config::{Config, Link, Process};
+use crate::config::{Config, Link, Listen, Process};
 use crate::connection::Service;
 use crate::dial::{Dialler, Health};
 use crate::failure::words;
@@ -36,6 +38,8 @@ const LAST_MOMENT: Duration = Duration::from_millis(100);
 /// A program whose listeners are bound.
 pub struct App {
     bound: Vec<(Listener, Arc<Service>)>,
+    admin: Option<Listener>,
+    metrics: Metrics,
     process: Process,
     descriptors: Descriptors,
     signals: Signals,
@@ -98,6 +102,12 @@ impl App {
                 }
             }
         }
+        let admin = config.process.admin.and_then(|address| {
+            let listener = Listener::bind(&Listen::Address(address), config.process.keepalive);
+            let error =
+                |error| errors.push((format!("{address} (AMBASSADOR_ADMIN)"), error, admin_remedy(address)));
+            listener.map_err(error).ok()
+        });
         metrics.watch(bound.iter().map(|(_, service)| Arc::clone(service)).collect());
         let own = |what: &str, error| {
             let remedy = "raise the limits on open files (ulimit -n) and processes (ulimit -u)".to_owned();
@@ -106,7 +116,15 @@ impl App {
         let signals = Signals::listen().map_err(|error| own("signals", error))?;
         let workers = Workers::start(config.process.threads).map_err(|error| own("threads", error))?;
         if errors.is_empty() {
-            Ok(Self { bound, process: config.process, descriptors, signals, workers: Arc::new(workers) })
+            Ok(Self {
+                bound,
+                admin,
+                metrics,
+                process: config.process,
+                descriptors,
+                signals,
+                workers: Arc::new(workers),
+            })
         } else {
             Err(BindErrors(errors))
         }
@@ -115,9 +133,12 @@ impl App {
     /// Serves until a signal says otherwise, then drains.
     pub async fn run(mut self) {
         let warm = self.bound.iter().map(|(_, service)| service.link.warm()).sum();
-        let process_limit = Arc::new(Semaphore::new(self.descriptors.connections(self.bound.len(), warm)));
+        let listeners = self.bound.len() + usize::from(self.admin.is_some());
+        let process_limit = Arc::new(Semaphore::new(self.descriptors.connections(listeners, warm)));
         let refusals = Arc::new(Semaphore::new(self.descriptors.refusals()));
         let (stop, stopped) = watch::channel(false);
+        let links = self.bound.iter().map(|(listener, service)| (listener.address(), Arc::clone(service)));
+        let admin = Arc::new(Admin::new(links.collect(), self.metrics));
         let mut services = Vec::new();
         let mut accepting = Vec::new();
         for (listener, service) in self.bound {
@@ -143,10 +164,15 @@ impl App {
                 stopped.clone(),
             )));
         }
+        if let Some(listener) = self.admin {
+            tracing::info!(listen = listener.address(), "admin endpoint");
+            tokio::spawn(admin::serve(listener, Arc::clone(&admin), self.descriptors.admin()));
+        }
         tracing::info!(links = services.len(), "ready");
 
         let signal = self.signals.next().await;
         let connections = || services.iter().map(|service| service.connections.count()).sum::<usize>();
+        admin.drain();
         tracing::info!(signal, connections = connections(), "draining");
         tokio::select! {
             () = drain(&self.process, &stop, accepting, &services) => {}
@@ -212,6 +238,14 @@ fn bind_remedy(link: &Link, error: &io::Error) -> String {
     }
 }
 
+fn admin_remedy(address: SocketAddr) -> String {
+    let other = SocketAddr::new(address.ip(), address.port().checked_add(1).unwrap_or(9180));
+    format!(
+        "give each ambassador in one network an admin address of its own, as in AMBASSADOR_ADMIN={other}, \
+         or do without: AMBASSADOR_ADMIN=off"
+    )
+}
+
 /// How many file descriptors there are to be had.
 #[derive(Debug, Clone, Copy)]
 struct Descriptors(u64);
@@ -234,9 +268,15 @@ impl Descriptors {
         usize::try_from(REFUSALS.min(self.0 / 8)).unwrap_or(1)
     }
 
+    /// What the admin endpoint may take; where there are few, it has few clients too.
+    fn admin(self) -> usize {
+        let most = usize::try_from(self.0 / 16).unwrap_or(usize::MAX);
+        most.clamp(1, admin::CONNECTIONS)
+    }
+
     /// Connections that they carry beside those that are kept ready: two descriptors each, a client's and a target's.
     fn connections(self, listeners: usize, warm: usize) -> usize {
-        let others = OTHER_DESCRIPTORS + listeners as u64 + self.refusals() as u64 + warm as u64;
+        let others = OTHER_DESCRIPTORS + (listeners + self.refusals() + self.admin() + warm) as u64;
         let connections = self.0.saturating_sub(others) / 2;
         usize::try_from(connections).unwrap_or(usize::MAX).clamp(1, Semaphore::MAX_PERMITS)
     }

@@ -1,6 +1,7 @@
 //! The command line.
 
 pub mod check;
+pub mod health;
 pub mod links;
 
 use std::io::Write;
@@ -29,7 +30,7 @@ pub struct Arguments {
 }
 
 /// What the program can do.
-#[derive(Debug, Clone, Copy, Subcommand)]
+#[derive(Debug, Clone, Subcommand)]
 pub enum Command {
     /// Listen and forward (the default)
     Run,
@@ -45,6 +46,14 @@ pub enum Command {
         #[arg(long, value_enum, default_value_t = Format::Table)]
         format: Format,
     },
+    /// Ask the running process whether it is ready; exit code 0 if it is
+    Health {
+        /// Ask, too, whether every link can be dialled and authenticated
+        // The process-wide flag of this name takes aliases. It shares its id with this one, so that clap leaves it out
+        // here, and therefore its type too.
+        #[arg(long, num_args = 0, default_missing_value = DIALLED)]
+        links: Option<String>,
+    },
     /// Print a completion script
     Completions {
         /// The shell to complete for
@@ -53,6 +62,9 @@ pub enum Command {
     /// Print the manual page
     Man,
 }
+
+/// What `health --links` is told apart by from `AMBASSADOR_LINKS`: no alias is called like this.
+pub const DIALLED: &str = "*";
 
 /// How a subcommand shows its findings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

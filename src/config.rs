@@ -12,6 +12,7 @@ pub mod target;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
+use std::net::SocketAddr;
 use std::os::unix::ffi::OsStringExt;
 use std::time::Duration;
 
@@ -133,6 +134,13 @@ impl Findings {
 }
 
 impl Config {
+    /// Where the admin endpoint of the process that has these settings listens, or a mistake; `None` if it has none.
+    pub fn admin(arguments: &ProcessArguments) -> Result<Option<SocketAddr>, ConfigErrors> {
+        let mut findings = Findings::default();
+        let admin = process::admin(arguments, &mut findings);
+        if findings.mistakes.is_empty() { Ok(admin) } else { Err(ConfigErrors(findings.mistakes)) }
+    }
+
     /// Reads it all.
     ///
     /// # Errors

@@ -177,6 +177,12 @@ impl Service {
         }
     }
 
+    /// Finds out whether a client could be served now, and remembers it in the link's health.
+    pub async fn find_out(&self, within: Duration) {
+        // Whatever came of it, the health knows.
+        let _ = self.dialler.dial_once(&self.link, &self.backends, &self.health, within).await;
+    }
+
     /// Tells a client that came when it could not be taken; `linger` is zero where there is no room to wait for its
     /// end of the connection.
     pub async fn turn_away(&self, accepted: Accepted, client: Client, failure: &Failure, linger: Duration) {

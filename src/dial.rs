@@ -6,13 +6,14 @@
 //! that a long outage fails fast.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::time::{Instant, sleep, timeout_at};
 
+use crate::admin::{DialFailure, DialState};
 use crate::backends::{Backend, Backends, Place};
 use crate::config::Link;
 use crate::config::target::{Endpoint, Host};
@@ -63,22 +64,42 @@ const HEAD_START: Duration = Duration::from_millis(250);
 
 /// What a link's dials know of their target.
 #[derive(Debug, Default)]
-pub struct Health {
-    failing_since: Mutex<Option<Instant>>,
+pub struct Health(Mutex<Known>);
+
+#[derive(Debug, Default)]
+struct Known {
+    failing_since: Option<Instant>,
+    last: Option<(Instant, Option<DialFailure>)>,
 }
 
 impl Health {
     fn works(&self) {
-        *self.lock() = None;
+        *self.lock() = Known { failing_since: None, last: Some((Instant::now(), None)) };
     }
 
-    /// Notes a failure, and returns since when there have been nothing but failures.
+    /// Notes what a dial, or one try of it, came to.
+    fn note(&self, failure: &Failure, link: &Link) {
+        let told = DialFailure {
+            stage: failure.stage().name().to_owned(),
+            error: failure.to_string(),
+            remedy: failure.remedy(link),
+        };
+        self.lock().last = Some((Instant::now(), Some(told)));
+    }
+
+    /// Returns since when there have been nothing but failures, of which this is one.
     fn fails(&self) -> Instant {
-        *self.lock().get_or_insert_with(Instant::now)
+        *self.lock().failing_since.get_or_insert_with(Instant::now)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
-        self.failing_since.lock().unwrap_or_else(PoisonError::into_inner)
+    /// How the last dial ended, if there was any.
+    pub fn last_dial(&self) -> Option<DialState> {
+        let (at, failure) = self.lock().last.clone()?;
+        Some(DialState { worked: failure.is_none(), seconds_ago: at.elapsed().as_secs_f64(), failure })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -117,6 +138,7 @@ impl Dialler {
                 }
                 Err(failure) => failure,
             };
+            health.note(&failure, link);
             backends.look_again();
             if !failure.is_passing() {
                 // Where the deadline cut the last try short, what ended those before it says more.
@@ -141,18 +163,22 @@ impl Dialler {
         }
     }
 
-    /// One try at each backend, for those who are not waited for. That it fails takes no patience from the clients.
+    /// One try at each backend, for those who are not waited for, within that time and the link's own. That it fails takes no patience from the clients.
     pub async fn dial_once(
         &self,
         link: &Link,
         backends: &Backends,
         health: &Health,
+        within: Duration,
     ) -> Result<(Upstream, Place), Failure> {
-        let deadline = Instant::now() + link.connect_timeout;
+        let deadline = Instant::now() + within.min(link.connect_timeout);
         let dialled = self.try_each(link, backends, &mut Vec::new(), deadline).await;
-        match dialled {
+        match &dialled {
             Ok(_) => health.works(),
-            Err(_) => backends.look_again(),
+            Err(failure) => {
+                health.note(failure, link);
+                backends.look_again();
+            }
         }
         dialled
     }

@@ -53,6 +53,7 @@
 //! | [`secret`] | secrets and where they come from |
 //! | [`app`] | the order of life and death: bind, serve, drain |
 //! | [`accept`] | the accept loop, limits, allow lists |
+//! | [`admin`] | the endpoint for probes and scrapes |
 //! | [`workers`] | the threads, a runtime each, and who serves what |
 //! | [`connection`] | one connection, top to bottom |
 //! | [`dial`] | candidates, connect, TLS, greet, within one deadline |
@@ -79,6 +80,7 @@
 //! - Whatever else has to know a client's commands learns it from [`commands`], which sees their boundaries and no payload.
 
 pub mod accept;
+pub mod admin;
 pub mod app;
 pub mod backends;
 pub mod cli;

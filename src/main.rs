@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use redis_ambassador::app::App;
 use redis_ambassador::cli::check::Report;
-use redis_ambassador::cli::{self, Arguments, Command, Format, links};
+use redis_ambassador::cli::{self, Arguments, Command, Format, health, links};
 use redis_ambassador::config::{Config, Env};
 use redis_ambassador::{log, workers};
 
@@ -23,6 +23,15 @@ fn main() -> ExitCode {
             Ok(())
         }
         Command::Man => cli::man(&mut io::stdout()).map_err(Into::into),
+        Command::Health { links } => match Config::admin(&arguments.process) {
+            Err(mistakes) => {
+                eprint!("redis-ambassador: {mistakes}");
+                return ExitCode::from(MISCONFIGURED);
+            }
+            Ok(admin) => health::ask(admin, links.as_deref() == Some(cli::DIALLED))
+                .map(|answer| println!("{answer}"))
+                .map_err(Into::into),
+        },
         Command::Run | Command::Links { .. } | Command::Check { .. } => {
             // A statement of its own, so that the environment is forgotten before anything runs.
             let loaded = Config::load(&Env::new(std::env::vars_os()), &arguments.process);

@@ -333,7 +333,7 @@ async fn make(service: &Service) -> Result<Warm, Failure> {
     // Before the dial: where the file changes meanwhile, one too many is thrown away.
     let made_with = Secrets::of(&service.link);
     let Service { link, dialler, backends, health, .. } = service;
-    let (upstream, place) = dialler.dial_once(link, backends, health).await?;
+    let (upstream, place) = dialler.dial_once(link, backends, health, link.connect_timeout).await?;
     let made = Instant::now();
     Ok(Warm { upstream, place, made_with, made, old: made + jittered(OLD), counted: None })
 }

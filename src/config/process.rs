@@ -1,7 +1,7 @@
 //! The process-wide settings: each is a flag and a variable.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -22,6 +22,9 @@ pub struct ProcessArguments {
     /// Take only these aliases, separated by commas [default: all]
     #[arg(long, global = true, env = "AMBASSADOR_LINKS", value_name = "ALIASES")]
     pub links: Option<String>,
+    /// Answer probes and scrapes on this address; or off [default: 127.0.0.1:9180]
+    #[arg(long, global = true, env = "AMBASSADOR_ADMIN", value_name = "ADDRESS:PORT")]
+    pub admin: Option<String>,
     /// Time to resolve, connect, take up TLS and authenticate, together [default: 5s]
     #[arg(long, global = true, env = "AMBASSADOR_CONNECT_TIMEOUT", value_name = "DURATION")]
     pub connect_timeout: Option<String>,
@@ -57,9 +60,6 @@ pub struct ProcessArguments {
     pub log_format: Option<String>,
 }
 
-/// Process-wide names that this version refuses rather than ignores.
-const NOT_YET: &[&str] = &["AMBASSADOR_ADMIN"];
-
 /// The form of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
@@ -88,6 +88,8 @@ pub struct Process {
     pub bind: Option<IpAddr>,
     /// The aliases to take, in lower case; `None` takes all.
     pub aliases: Option<Vec<String>>,
+    /// Where the admin endpoint listens, if it is to.
+    pub admin: Option<SocketAddr>,
     /// The time for a dial, from the name to the last reply of the handshake.
     pub connect_timeout: Duration,
     /// How long a connection may move nothing.
@@ -159,6 +161,7 @@ pub(super) fn parse(env: &Env, arguments: &ProcessArguments, findings: &mut Find
             let aliases = list.split([',', ' ']).filter(|alias| !alias.is_empty());
             aliases.map(str::to_lowercase).collect()
         }),
+        admin: admin(arguments, findings),
         connect_timeout: value(
             arguments.connect_timeout.as_ref(),
             "AMBASSADOR_CONNECT_TIMEOUT",
@@ -244,6 +247,18 @@ pub(super) fn parse(env: &Env, arguments: &ProcessArguments, findings: &mut Find
     }
 }
 
+/// By default the container itself and its neighbours in a pod can ask, and nobody else.
+const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9180);
+
+pub(super) fn admin(arguments: &ProcessArguments, findings: &mut Findings) -> Option<SocketAddr> {
+    let parse = |text: &str| match text.trim() {
+        "off" => Ok(None),
+        text => text.parse().map(Some).map_err(|_| format!("\"{text}\" is neither ADDRESS:PORT nor off")),
+    };
+    let remedy = "write an address and a port, such as 127.0.0.1:9180 or 0.0.0.0:9180, or off";
+    value(arguments.admin.as_ref(), "AMBASSADOR_ADMIN", parse, Some(ADMIN), remedy, findings)
+}
+
 fn address(text: &str) -> Result<IpAddr, String> {
     let inner = text.strip_prefix('[').and_then(|text| text.strip_suffix(']'));
     inner.unwrap_or(text).parse().map_err(|_| format!("\"{text}\" is not an IP address"))
@@ -303,9 +318,7 @@ pub fn variables() -> Vec<String> {
 fn warn_of_near_misses(env: &Env, findings: &mut Findings) {
     let known = variables();
     for name in env.names().filter(|name| name.starts_with("AMBASSADOR_")) {
-        if NOT_YET.contains(&name) {
-            findings.mistake(name, "this version does not know the setting yet", format!("remove {name}"));
-        } else if !known.iter().any(|known| known == name)
+        if !known.iter().any(|known| known == name)
             && let Some(meant) = nearest(name, known.iter().map(String::as_str))
         {
             findings.warning(name, format!("nothing reads this variable; did you mean {meant}?"));

@@ -378,5 +378,4 @@ fn what_is_not_built_yet_is_refused_by_name() {
             refused(&[("REDIS_PORT_6379_TCP", "redis://cache"), (&variable, "x")]).expect_mistake(&variable);
         }
     }
-    refused(&[REDIS, ("AMBASSADOR_ADMIN", "127.0.0.1:9180")]).expect_mistake("AMBASSADOR_ADMIN");
 }

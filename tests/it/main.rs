@@ -1,9 +1,11 @@
 //! The ambassador as its users meet it: the real binary, in front of real Redis servers and of servers that a test
 //! plays byte by byte. A file a capability; every test is named as a promise.
 
+mod admin;
 mod backends;
 mod check;
 mod handshake;
+mod health;
 mod links;
 mod moving;
 mod names;

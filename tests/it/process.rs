@@ -13,9 +13,10 @@ use crate::support::{
 };
 
 /// Every process-wide setting of this version.
-const PROCESS_WIDE: [&str; 12] = [
+const PROCESS_WIDE: [&str; 13] = [
     "bind",
     "links",
+    "admin",
     "connect-timeout",
     "idle-timeout",
     "max-lifetime",
@@ -207,7 +208,7 @@ fn help_names_every_flag_and_its_variable() {
         assert!(help.contains(&format!("--{name} ")), "--{name} in {help}");
         assert!(help.contains(&variable), "{variable} in {help}");
     }
-    for subcommand in ["run", "links", "completions", "man"] {
+    for subcommand in ["run", "links", "health", "completions", "man"] {
         assert!(help.contains(&format!("  {subcommand} ")), "{subcommand} in {help}");
     }
 }
@@ -234,6 +235,7 @@ fn a_flag_wins_over_its_variable() {
 fn malformed_process_wide_settings_are_mistakes() {
     for (name, value) in [
         ("bind", "everywhere"),
+        ("admin", "on"),
         ("connect-timeout", "soon"),
         ("idle-timeout", "5"),
         ("max-lifetime", "x"),
@@ -340,7 +342,7 @@ fn as_many_clients_are_served_as_the_descriptors_carry() {
         return;
     }
     let target = Target::start().echo();
-    let ambassador = Launch::redis(target.address()).descriptors(64, 64).start();
+    let ambassador = Launch::redis(target.address()).descriptors(80, 80).start();
     let mut clients = Vec::new();
     let refused = loop {
         let mut client = ambassador.connect("redis:6379");
@@ -351,10 +353,10 @@ fn as_many_clients_are_served_as_the_descriptors_carry() {
             break client.expect_rest();
         }
         clients.push(client);
-        assert!(clients.len() < 64, "more connections than descriptors");
+        assert!(clients.len() < 80, "more connections than descriptors");
     };
     assert_eq!(String::from_utf8_lossy(&refused), "max number of clients reached\r\n");
-    assert!(clients.len() >= 10, "{} clients with 64 descriptors", clients.len());
+    assert!(clients.len() >= 10, "{} clients with 80 descriptors", clients.len());
     for client in &mut clients {
         exchange(client);
     }

@@ -159,6 +159,8 @@ fn ambassador_command(instance: &Instance<'_>) -> Result<Command> {
     let mut command = Command::new(instance.program);
     // A variable of the caller's might be a link.
     command.env_clear();
+    // Counting is part of what is measured; its port is any that is free.
+    command.env("AMBASSADOR_ADMIN", "127.0.0.1:0");
     let Some(password) = &target.password else {
         command.env("BULK_PORT_7000_TCP", format!("tcp://{address}")).env("BULK_LISTEN", listen);
         return Ok(command);

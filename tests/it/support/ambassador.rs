@@ -28,7 +28,11 @@ pub(crate) struct Launch {
 impl Launch {
     pub(crate) fn new() -> Self {
         Self {
-            variables: vec![("AMBASSADOR_LOG_FORMAT".into(), "json".into())],
+            variables: vec![
+                ("AMBASSADOR_LOG_FORMAT".into(), "json".into()),
+                // Many run at the same time.
+                ("AMBASSADOR_ADMIN".into(), "127.0.0.1:0".into()),
+            ],
             arguments: Vec::new(),
             descriptors: None,
             mounts: Vec::new(),
@@ -284,6 +288,13 @@ impl Ambassador {
     pub(crate) fn address(&self, link: &str) -> SocketAddr {
         let address = self.listens(link);
         address.parse().unwrap_or_else(|error| panic!("{address}: {error}"))
+    }
+
+    /// Where the admin endpoint listens.
+    #[track_caller]
+    pub(crate) fn admin(&self) -> SocketAddr {
+        let announced = self.wait_for("admin endpoint");
+        announced["listen"].as_str().and_then(|text| text.parse().ok()).expect("an address")
     }
 
     /// A new client of a link.

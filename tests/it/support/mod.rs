@@ -3,6 +3,7 @@
 
 mod ambassador;
 mod dns;
+mod http;
 mod named;
 mod peer;
 mod redis_server;
@@ -16,6 +17,7 @@ use std::time::{Duration, Instant};
 
 pub(crate) use ambassador::{Ambassador, Finished, Launch, lines};
 pub(crate) use dns::{Dnsmasq, Manner, NameServer};
+pub(crate) use http::{get, metric, request};
 pub(crate) use named::{Named, try_whom, whom};
 pub(crate) use peer::Peer;
 pub(crate) use redis_server::{RedisServer, command_is_missing};

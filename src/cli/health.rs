@@ -1,0 +1,131 @@
+//! `health`: asks the running process how it does, as Docker's HEALTHCHECK wants to know.
+
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use crate::admin::{LinkState, Links};
+use crate::failure::words;
+
+/// How long the process may take to say whether it is ready.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The same, where it has to dial its links first: more than it takes for that itself.
+const PATIENCE_FOR_DIALS: Duration = Duration::from_secs(25);
+
+/// The longest answer in bytes: links by the thousand.
+const LONGEST: usize = 8 * 1024 * 1024;
+
+/// Why the process is not well, or can't be asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Unwell {
+    /// There is nobody to ask.
+    #[error("AMBASSADOR_ADMIN=off leaves nothing to ask; remove it, or set AMBASSADOR_ADMIN=127.0.0.1:9180")]
+    Off,
+    /// The process chose a port that nobody else can know.
+    #[error("AMBASSADOR_ADMIN={0} is any free port; name one, as in AMBASSADOR_ADMIN=127.0.0.1:9180")]
+    AnyPort(SocketAddr),
+    /// The process does not answer.
+    #[error(
+        "no answer from {address}: {}; is AMBASSADOR_ADMIN the same as for the running process?",
+        words(source)
+    )]
+    Silent {
+        /// Where it should listen.
+        address: SocketAddr,
+        /// What happened.
+        source: io::Error,
+    },
+    /// Somebody else answers.
+    #[error(
+        "{0} does not answer like redis-ambassador; is AMBASSADOR_ADMIN the same as for the running process?"
+    )]
+    Stranger(SocketAddr),
+    /// It says that it is not ready.
+    #[error("not ready: {0}")]
+    NotReady(String),
+    /// Some links can't be used.
+    #[error("{failing} of {all} links can't be dialled: {reasons}")]
+    Links {
+        /// How many can't.
+        failing: usize,
+        /// How many there are.
+        all: usize,
+        /// Why, each with its remedy.
+        reasons: String,
+    },
+}
+
+/// Asks the process whose admin endpoint is there; with `links`, whether every link can be dialled too.
+pub fn ask(admin: Option<SocketAddr>, links: bool) -> Result<String, Unwell> {
+    let admin = admin.ok_or(Unwell::Off)?;
+    if admin.port() == 0 {
+        return Err(Unwell::AnyPort(admin));
+    }
+    let address = reachable(admin);
+    let (path, patience) = if links { ("/links?dial", PATIENCE_FOR_DIALS) } else { ("/readyz", PATIENCE) };
+    let answer = get(address, path, patience).map_err(|source| Unwell::Silent { address, source })?;
+    let stranger = || Unwell::Stranger(address);
+    let answer = String::from_utf8(answer).map_err(|_| stranger())?;
+    let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(stranger)?;
+    match (head.split(' ').nth(1), links) {
+        (Some("200"), false) if body == "ready\n" => Ok("ready".to_owned()),
+        (Some("503"), false) => Err(Unwell::NotReady(body.trim().to_owned())),
+        (Some("200"), true) => judge(&serde_json::from_str(body).map_err(|_| stranger())?),
+        _ => Err(stranger()),
+    }
+}
+
+fn judge(found: &Links) -> Result<String, Unwell> {
+    if !found.ready {
+        return Err(Unwell::NotReady("draining".to_owned()));
+    }
+    let all = found.links.len();
+    let failure = |link: &LinkState| match &link.last_dial {
+        Some(dial) if dial.worked => None,
+        Some(dial) => dial.failure.as_ref().map(|failure| {
+            format!("{}: {}: {} (remedy: {})", link.link, failure.stage, failure.error, failure.remedy)
+        }),
+        None => Some(format!("{}: it was not dialled", link.link)),
+    };
+    let reasons: Vec<_> = found.links.iter().filter_map(failure).collect();
+    match reasons.len() {
+        0 => Ok(format!("ready, and every link can be dialled ({all})")),
+        failing => Err(Unwell::Links { failing, all, reasons: reasons.join("; ") }),
+    }
+}
+
+/// The whole answer to one request.
+fn get(address: SocketAddr, path: &str, patience: Duration) -> io::Result<Vec<u8>> {
+    let begun = Instant::now();
+    let mut stream = TcpStream::connect_timeout(&address, patience)?;
+    // In version 1.0 an answer ends where the connection does.
+    stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes())?;
+    let mut answer = Vec::new();
+    let mut chunk = [0; 4096];
+    while answer.len() < LONGEST {
+        // No time left is no timeout to the kernel, but an error to the library.
+        let left = patience.saturating_sub(begun.elapsed()).max(Duration::from_millis(1));
+        stream.set_read_timeout(Some(left))?;
+        match stream.read(&mut chunk) {
+            Ok(0) => return Ok(answer),
+            Ok(read) => answer.extend_from_slice(&chunk[..read]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Err(io::ErrorKind::FileTooLarge.into())
+}
+
+/// Who listens on every address can be asked on the loopback one.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, address.port())
+}
