@@ -64,6 +64,12 @@ impl App {
     /// Binds every listener, or says of each one that can't be bound why. Must be called within a runtime.
     pub fn bind(config: Config) -> Result<Self, BindErrors> {
         let descriptors = Descriptors::raise();
+        let own = |what: &str, error| {
+            let remedy = "raise the limits on open files (ulimit -n) and processes (ulimit -u)".to_owned();
+            BindErrors(vec![(what.to_owned(), error, remedy)])
+        };
+        // Before anything can be seen from outside: who sees it may send one.
+        let signals = Signals::listen().map_err(|error| own("signals", error))?;
         let dialler = Arc::new(Dialler {
             resolver: Resolver::new(config.process.dns.as_deref()),
             keepalive: config.process.keepalive,
@@ -109,11 +115,6 @@ impl App {
             listener.map_err(error).ok()
         });
         metrics.watch(bound.iter().map(|(_, service)| Arc::clone(service)).collect());
-        let own = |what: &str, error| {
-            let remedy = "raise the limits on open files (ulimit -n) and processes (ulimit -u)".to_owned();
-            BindErrors(vec![(what.to_owned(), error, remedy)])
-        };
-        let signals = Signals::listen().map_err(|error| own("signals", error))?;
         let workers = Workers::start(config.process.threads).map_err(|error| own("threads", error))?;
         if errors.is_empty() {
             Ok(Self {
