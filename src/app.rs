@@ -52,7 +52,7 @@ pub struct BindErrors(Vec<(String, io::Error, String)>);
 
 impl fmt::Display for BindErrors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "can't listen:")?;
+        write!(f, "can't start:")?;
         for (what, error, remedy) in &self.0 {
             write!(f, "\n\n{what}: {}\n  remedy: {remedy}", words(error))?;
         }

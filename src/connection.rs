@@ -313,6 +313,14 @@ impl Established {
         }
         relay.part();
         let outcome = relay.run(stream, upstream, &admitted.seat).await;
+        let dialled = match (&outcome.end, dialled) {
+            // The old one may have taken its time, longer than the target lets the fresh one idle.
+            (End::Parted, Ok((mut fresh, place))) => match poll_fn(|cx| fresh.poll_says(cx)).now_or_never() {
+                Some(Ok(0) | Err(_)) => service.upstream().await,
+                Some(Ok(1..)) | None => Ok((fresh, place)),
+            },
+            (_, dialled) => dialled,
+        };
         match (outcome.end, dialled) {
             (End::Parted, Ok((fresh, place))) => {
                 let (fresh, leading) = fresh.into_parts();

@@ -10,6 +10,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::BytesMut;
+use futures_util::FutureExt;
 use redis_protocol::resp2::types::BytesFrame;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
@@ -49,6 +50,12 @@ impl Upstream {
     /// Whether the target is there, and has said nothing since the handshake, as far as the kernel knows now.
     pub fn is_quiet(&self) -> bool {
         self.leading.is_empty() && self.stream.is_quiet()
+    }
+
+    /// Says goodbye, as far as the target takes it at once.
+    pub fn close(mut self) {
+        // Nobody waits for a target that is not needed.
+        let _ = self.stream.shutdown().now_or_never();
     }
 
     /// Ready when the target has said something, with how many bytes that was, or has ended the stream. The bytes

@@ -65,6 +65,8 @@ struct State {
     ready: Vec<Warm>,
     /// Failures in a row.
     failures: u32,
+    /// Whether the last one could be made. Where that is not known one is tried, so that a wrong password is refused once.
+    works: bool,
     /// Until when none is made.
     rest: Option<Instant>,
 }
@@ -153,9 +155,9 @@ impl Pool {
         while let Some(warm) = self.newest() {
             self.stirred.notify_one();
             if let Some(why) = warm.spoiled(service) {
-                self.thrown_away(service, &warm, why);
+                self.throw_away(service, warm, why);
             } else if !warm.upstream.is_quiet() {
-                self.ended(service, &warm);
+                self.ended(service, warm);
             } else {
                 let Warm { upstream, place, made_with, made, old, counted: _ } = warm;
                 // Without the means to watch one more socket there is no upstream either way.
@@ -192,7 +194,7 @@ impl Pool {
         if state.rest.is_some_and(|rest| rest > Instant::now()) {
             return 0;
         }
-        let together = if state.failures > 0 { 1 } else { TOGETHER };
+        let together = if state.works { TOGETHER } else { 1 };
         // The target has no more connections than clients could use.
         let free = service.link.max_connections.map(|most| most.saturating_sub(service.connections.count()));
         let wanted = self.size.min(free.unwrap_or(usize::MAX));
@@ -202,10 +204,13 @@ impl Pool {
     fn put(&self, service: &Service, mut warm: Warm) {
         if warm.upstream.is_quiet() {
             warm.counted = Some(service.metrics.warm_connection());
-            self.state().ready.push(warm);
+            let mut state = self.state();
+            state.ready.push(warm);
+            state.works = true;
+            drop(state);
             tracing::debug!(link = service.link.name, ready = self.count(), "a warm connection is ready");
         } else {
-            self.ended(service, &warm);
+            self.ended(service, warm);
         }
     }
 
@@ -220,7 +225,8 @@ impl Pool {
         let spoiled = |warm: &mut Warm| warm.spoiled(service).is_some();
         let spoiled: Vec<_> = self.state().ready.extract_if(.., spoiled).collect();
         for warm in spoiled {
-            self.thrown_away(service, &warm, warm.spoiled(service).unwrap_or_default());
+            let why = warm.spoiled(service).unwrap_or_default();
+            self.throw_away(service, warm, why);
         }
         let mut state = self.state();
         if state.failures > 0 && state.ready.iter().any(|warm| warm.made.elapsed() >= YOUNG) {
@@ -231,9 +237,10 @@ impl Pool {
     }
 
     /// The target has spoken or ended the stream, though it was asked for nothing.
-    fn ended(&self, service: &Service, warm: &Warm) {
-        self.thrown_away(service, warm, "the target has ended it");
-        if warm.made.elapsed() < YOUNG {
+    fn ended(&self, service: &Service, warm: Warm) {
+        let is_young = warm.made.elapsed() < YOUNG;
+        self.throw_away(service, warm, "the target has ended it");
+        if is_young {
             self.fails(service, &"the target ends them at once", "see the Redis server's own log");
         }
     }
@@ -248,6 +255,7 @@ impl Pool {
         let rest = LONGEST_REST.min(FIRST_REST * 2_u32.saturating_pow(state.failures));
         state.rest = Some(now + jittered(rest));
         state.failures = state.failures.saturating_add(1);
+        state.works = false;
         if state.failures == 1 {
             drop(state);
             let link = &service.link.name;
@@ -255,9 +263,10 @@ impl Pool {
         }
     }
 
-    fn thrown_away(&self, service: &Service, warm: &Warm, why: &str) {
+    fn throw_away(&self, service: &Service, warm: Warm, why: &str) {
         let (link, ready, age) = (&service.link.name, self.count(), warm.made.elapsed());
         tracing::debug!(link, ready, backend = %warm.place.backend(), ?age, why, "a warm connection is thrown away");
+        warm.upstream.close();
     }
 
     /// How many are ready.
@@ -286,7 +295,9 @@ pub async fn keep(service: &Service, mut stop: watch::Receiver<bool>) {
         // The sender lives as long as the process; without it nobody is left to be ready for.
         _ = stop.wait_for(|stop| *stop) => {}
     }
-    pool.state().ready.clear();
+    while let Some(warm) = pool.newest() {
+        warm.upstream.close();
+    }
 }
 
 async fn make_and_watch(service: &Service) {
@@ -307,7 +318,7 @@ async fn make_and_watch(service: &Service) {
             },
             () = pool.stirred.notified() => {}
             ended = std::future::poll_fn(|cx| pool.poll_ended(cx)) => {
-                for warm in &ended {
+                for warm in ended {
                     pool.ended(service, warm);
                 }
             }
