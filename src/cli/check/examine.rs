@@ -348,7 +348,14 @@ impl Examination<'_> {
 
     /// The same for a step after whose refusal the server still answers; `None` where it does not.
     fn note_and_go_on<T>(&mut self, name: &'static str, step: Result<(T, Duration), Failure>) -> Option<()> {
-        let is_over = matches!(&step, Err(failure) if !matches!(failure, Failure::Refused { .. }));
+        let is_over = match &step {
+            Ok(_) => false,
+            // Who says this hangs up.
+            Err(Failure::Refused { words, .. }) => {
+                words.starts_with("DENIED") || words.contains("max number of clients")
+            }
+            Err(_) => true,
+        };
         self.note(name, step);
         (!is_over).then_some(())
     }

@@ -23,15 +23,19 @@ pub(super) struct Server {
 }
 
 impl Server {
-    /// Asks: INFO says most, but not every user may send it; HELLO nobody can be forbidden, since there is one.
+    /// Asks: INFO says most, but not every user may send it; HELLO nobody can be forbidden, since there is one; ROLE is
+    /// what is left for servers that are older than HELLO and have renamed INFO.
     pub(super) async fn ask(interview: &mut Interview<'_>) -> Result<Self, Failure> {
-        let mut server = match interview.ask(&[b"INFO"]).await? {
-            BytesFrame::Error(_) => match interview.ask(&[b"HELLO", b"2"]).await? {
-                BytesFrame::Error(_) => Self::default(),
-                answer => Self::of_hello(&answer),
-            },
-            answer => Self::of_info(resp::text(&answer).unwrap_or_default()),
-        };
+        let mut server = Self::of_info(&interview.ask(&[b"INFO"]).await?);
+        if server == Self::default() {
+            server = Self::of_hello(&interview.ask(&[b"HELLO", b"2"]).await?);
+        }
+        if server == Self::default() {
+            let told = interview.ask(&[b"ROLE"]).await?;
+            if let BytesFrame::Array(items) = told {
+                server.role = items.first().and_then(resp::text).map(role);
+            }
+        }
         let words = [&mut server.kind, &mut server.version, &mut server.mode, &mut server.role];
         for word in words.into_iter().flatten() {
             *word = interview.mask(word).chars().take(LONGEST).collect();
@@ -39,7 +43,8 @@ impl Server {
         Ok(server)
     }
 
-    fn of_info(info: &str) -> Self {
+    fn of_info(answer: &BytesFrame) -> Self {
+        let info = resp::text(answer).unwrap_or_default();
         let field = |name: &str| {
             info.lines()
                 .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
@@ -49,7 +54,7 @@ impl Server {
         let (kind, version) = if let Some(version) = field("valkey_version") {
             ("Valkey", Some(version))
         } else if let Some(version) = field("dragonfly_version") {
-            ("Dragonfly", Some(version.trim_start_matches("df-").to_owned()))
+            ("Dragonfly", Some(version.trim_start_matches("df-v").to_owned()))
         } else if field("mvcc_depth").is_some() {
             ("KeyDB", field("redis_version"))
         } else {
@@ -59,7 +64,7 @@ impl Server {
             kind: version.is_some().then(|| kind.to_owned()),
             version,
             mode: field("redis_mode"),
-            role: field("role").map(role),
+            role: field("role").as_deref().map(role),
         }
     }
 
@@ -70,13 +75,18 @@ impl Server {
             "valkey" => "Valkey".to_owned(),
             _ => name,
         });
-        Self { kind, version: field("version"), mode: field("mode"), role: field("role").map(role) }
+        Self {
+            kind,
+            version: field("version"),
+            mode: field("mode"),
+            role: field("role").as_deref().map(role),
+        }
     }
 }
 
 /// The role as we call it; servers still say `slave`.
-fn role(told: String) -> String {
-    if told == "slave" { "replica".to_owned() } else { told }
+fn role(told: &str) -> String {
+    if told == "slave" { "replica" } else { told }.to_owned()
 }
 
 #[cfg(test)]
@@ -85,15 +95,17 @@ mod tests {
 
     #[test]
     fn servers_are_told_apart_by_what_they_add_to_info() {
-        for (info, kind, version) in [
+        let info = |info: &'static str| Server::of_info(&BytesFrame::BulkString(info.into()));
+        for (told, kind, version) in [
             ("# Server\r\nredis_version:7.0.15\r\nredis_mode:standalone\r\n", "Redis", "7.0.15"),
             ("redis_version:7.2.4\r\nserver_name:valkey\r\nvalkey_version:8.1.1\r\n", "Valkey", "8.1.1"),
-            ("redis_version:7.4.0\r\ndragonfly_version:df-v1.30.0\r\n", "Dragonfly", "v1.30.0"),
+            ("redis_version:7.4.0\r\ndragonfly_version:df-v1.30.0\r\n", "Dragonfly", "1.30.0"),
             ("redis_version:6.3.4\r\n# KeyDB\r\nmvcc_depth:0\r\n", "KeyDB", "6.3.4"),
         ] {
-            let server = Server::of_info(info);
+            let server = info(told);
             assert_eq!((server.kind.as_deref(), server.version.as_deref()), (Some(kind), Some(version)));
         }
-        assert_eq!(Server::of_info("nothing:of the kind\r\n"), Server::default());
+        assert_eq!(info("nothing:of the kind\r\n"), Server::default());
+        assert_eq!(Server::of_info(&BytesFrame::Error("NOPERM".into())), Server::default());
     }
 }
