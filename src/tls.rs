@@ -31,6 +31,7 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, Server
 use tokio::sync::Mutex;
 use zeroize::Zeroizing;
 
+use self::certificate::Summary;
 use self::stream::TlsStream;
 use self::verify::{Anyone, Noting};
 use crate::config::target::{Endpoint, Host};
@@ -312,6 +313,12 @@ fn listening(material: Material) -> Result<Listening, String> {
 }
 
 impl Files {
+    /// What the certificate says that this side shows, as it is now; `None` if there is none that can be read.
+    pub fn own_certificate(&self) -> Option<Summary> {
+        let path = &self.identity.as_ref()?.certificate;
+        Summary::of(&CertificateDer::from_pem_file(path).ok()?)
+    }
+
     fn paths(&self) -> impl Iterator<Item = (Part, &Path)> {
         let authorities = self.authorities.iter().map(|path| (Part::Authorities, path.as_path()));
         let identity = self.identity.iter().flat_map(|identity| {

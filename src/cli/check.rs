@@ -88,7 +88,7 @@ impl Report {
 }
 
 async fn check(link: &Link, dialler: &Dialler) -> (CheckedLink, Vec<Finding>) {
-    let mut findings = Vec::new();
+    let mut findings = Finding::of_own_certificates(link);
     let looked_up = timeout(link.connect_timeout, backends::look_up(link, dialler));
     let endpoints = looked_up.await.unwrap_or_else(|_| Err("no answer in time".to_owned()));
     let endpoints = endpoints.unwrap_or_else(|reason| {

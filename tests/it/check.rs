@@ -111,15 +111,33 @@ fn the_table_tells_it_at_a_glance() {
     let launch = Launch::redis(server.address()).variable("REDIS_AUTH", &secret);
     let finished = launch.plain_link("DB", "127.0.0.1:1").argument("check").finish();
     assert_eq!(finished.code, Some(1), "{}", finished.stderr);
-    let row = |link: &str| finished.stdout.lines().find(|line| line.contains(link)).expect("a row");
-    let cells: Vec<_> = row("redis:6379").split(['│', '┆']).map(str::trim).collect();
-    assert_eq!(cells[1..4], ["ok", "redis:6379", &server.address().to_string()]);
-    assert_eq!(cells[7], "env");
-    assert!(cells[10].starts_with("Redis "), "{cells:?}");
-    assert_eq!(cells[11], "master");
-    let cells: Vec<_> = row("db:5432").split(['│', '┆']).map(str::trim).collect();
-    assert_eq!(cells[1..4], ["problem", "db:5432", "127.0.0.1:1"]);
-    assert_eq!(cells[5], "failed");
+    let cells = |part: &str| -> Vec<_> {
+        let line = finished.stdout.lines().find(|line| line.contains(part)).expect("a line of the table");
+        line.split(['│', '┆']).map(|cell| cell.trim().to_owned()).collect()
+    };
+    let header = cells(" state ");
+    let cell = |link: &str, column: &str| {
+        let at = header
+            .iter()
+            .position(|name| name == column)
+            .unwrap_or_else(|| panic!("no {column}: {header:?}"));
+        cells(link)[at].clone()
+    };
+    let address = server.address().to_string();
+    for (column, shown) in
+        [("state", "ok"), ("link", "redis:6379"), ("dials", &address), ("auth", "env"), ("role", "master")]
+    {
+        assert_eq!(cell("redis:6379", column), shown, "{column}: {}", finished.stdout);
+    }
+    assert!(cell("redis:6379", "server").starts_with("Redis "), "{}", finished.stdout);
+    assert!(cell("redis:6379", "ping").ends_with(" ms"), "{}", finished.stdout);
+    for (column, shown) in
+        [("state", "problem"), ("dials", "127.0.0.1:1"), ("connect", "failed"), ("ping", "-")]
+    {
+        assert_eq!(cell("db:5432", column), shown, "{column}: {}", finished.stdout);
+    }
+    // What no link has needs no column.
+    assert!(!header.contains(&"tls".to_owned()), "{header:?}");
     for words in
         ["problem: db:5432: can't connect to 127.0.0.1:1: Connection refused", "  remedy: check", "1 problem"]
     {
@@ -351,6 +369,31 @@ fn the_certificate_is_described_and_its_end_announced() {
             assert_eq!(report["findings"], json!([]), "{report:#}");
         }
     }
+}
+
+/// Ours as well: those that clients and the target are shown.
+#[test]
+fn the_end_of_our_own_certificates_is_announced() {
+    let authority = Authority::new("Test CA");
+    let ending = |ends: SystemTime| {
+        authority.issue_with(&["127.0.0.1"], &KeyPair::generate().unwrap(), |params| {
+            params.not_after = ends.into()
+        })
+    };
+    let target = Target::start();
+    let soon = ending(SystemTime::now() + Duration::from_hours(48));
+    let report = check(Launch::plain(target.address()).listen_tls("DB", &soon));
+    let path = soon.certificate.to_str().unwrap();
+    expect(&report, "warning", "certificate", &["shown to clients", "in a day"], path);
+    let past = ending(SystemTime::now() - Duration::from_hours(48));
+    let report = check(Launch::plain(target.address()).listen_tls("DB", &past));
+    expect(
+        &report,
+        "problem",
+        "certificate",
+        &["shown to clients has expired"],
+        past.certificate.to_str().unwrap(),
+    );
 }
 
 #[test]

@@ -105,19 +105,28 @@ impl Finding {
         Self::new(Level::Note, "backends", link, None, what, remedy)
     }
 
-    /// The end of a certificate, if it is near or past; past it can only be where nobody verifies.
+    /// The end of a target's certificate, if it is near or past; past it can only be where nobody verifies.
     pub(super) fn of_certificate(link: &Link, backend: &str, certificate: &Summary) -> Option<Self> {
-        let ends = humantime::format_rfc3339_seconds(certificate.ends);
-        let what = match certificate.ends.duration_since(SystemTime::now()) {
-            Ok(left) if left > MONTH => return None,
-            Ok(left) => {
-                let days = left.as_secs() / (24 * 60 * 60);
-                format!("the certificate of {backend} ends on {ends}, in {days} days")
-            }
-            Err(_) => format!("the certificate of {backend} has expired on {ends}"),
-        };
-        let remedy = "renew it; new connections see the new one as soon as the server shows it".to_owned();
-        Some(Self::new(Level::Warning, "certificate", link, Some(backend), what, remedy))
+        let (level, ends) = end(certificate, Level::Warning)?;
+        let what = format!("the certificate of {backend} {ends}");
+        let remedy = "renew it on the server".to_owned();
+        Some(Self::new(level, "certificate", link, Some(backend), what, remedy))
+    }
+
+    /// The ends of the certificates that a link shows to its target and to its clients, if they are near or past.
+    pub(super) fn of_own_certificates(link: &Link) -> Vec<Self> {
+        let to_target = link.tls.as_ref().map(|tls| (&tls.files, "to the target"));
+        let to_clients = link.listen_tls.as_ref().map(|tls| (&tls.files, "to clients"));
+        let shown = [to_target, to_clients].into_iter().flatten();
+        shown
+            .filter_map(|(files, to)| {
+                let path = files.identity.as_ref()?.certificate.display();
+                let (level, ends) = end(&files.own_certificate()?, Level::Problem)?;
+                let what = format!("the certificate that is shown {to} {ends}");
+                let remedy = format!("put a new one into {path}; it serves the next connection");
+                Some(Self::new(level, "certificate", link, None, what, remedy))
+            })
+            .collect()
     }
 
     /// What a server is, where it is not what a link can do everything with.
@@ -195,5 +204,22 @@ impl Finding {
             format!("{backend} wants no password: whoever reaches it is let in"),
             "give it one (requirepass) and set it here, unless the network keeps others away".to_owned(),
         )
+    }
+}
+
+/// When a certificate ends, in words, if that is near; `past` is how bad it is if it is over.
+fn end(certificate: &Summary, past: Level) -> Option<(Level, String)> {
+    let date = humantime::format_rfc3339_seconds(certificate.ends);
+    match certificate.ends.duration_since(SystemTime::now()) {
+        Ok(left) if left > MONTH => None,
+        Ok(left) => {
+            let days = match left.as_secs() / (24 * 60 * 60) {
+                0 => "in less than a day".to_owned(),
+                1 => "in a day".to_owned(),
+                days => format!("in {days} days"),
+            };
+            Some((Level::Warning, format!("ends on {date}, {days}")))
+        }
+        Err(_) => Some((past, format!("has expired on {date}"))),
     }
 }

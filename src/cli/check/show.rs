@@ -17,7 +17,7 @@ const NARROWEST: u16 = 60;
 const MOST_NAMES: usize = 5;
 
 const HEADER: [&str; 11] =
-    ["", "link", "dials", "address", "connect", "tls", "auth", "db", "ping", "server", "role"];
+    ["state", "link", "dials", "address", "connect", "tls", "auth", "db", "ping", "server", "role"];
 
 /// Where a link has no such step, or did not come so far.
 const NOTHING: &str = "-";
@@ -30,21 +30,24 @@ pub(super) fn table(
     is_coloured: bool,
     out: &mut impl Write,
 ) -> io::Result<()> {
-    let mut table = Table::new();
-    table.load_style(UTF8_FULL_CONDENSED);
-    table.set_header(HEADER);
-    if let Some(width) = width {
-        table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width.max(NARROWEST));
-    }
+    let mut rows = Vec::new();
     for link in &report.links {
-        for backend in &link.backends {
-            table.add_row(row(link, backend));
-        }
+        rows.extend(link.backends.iter().map(|backend| row(link, backend)));
         if link.backends.is_empty() {
             let mut row = vec![NOTHING.to_owned(); HEADER.len()];
             (row[0], row[1], row[2]) = (link.state.name().to_owned(), link.link.clone(), link.target.clone());
-            table.add_row(row);
+            rows.push(row);
         }
+    }
+    // What no link has needs no column.
+    let has_news = |column: &usize| rows.iter().any(|row| row[*column] != NOTHING);
+    let columns: Vec<_> = (0..HEADER.len()).filter(has_news).collect();
+    let mut table = Table::new();
+    table.load_style(UTF8_FULL_CONDENSED);
+    table.set_header(columns.iter().map(|column| HEADER[*column]));
+    table.add_rows(rows.iter().map(|row| columns.iter().map(|column| &row[*column])));
+    if let Some(width) = width {
+        table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width.max(NARROWEST));
     }
     for line in table.lines() {
         writeln!(out, "{}", if is_coloured { coloured_line(&line) } else { line })?;
