@@ -469,7 +469,7 @@ async fn relay<C: Side, T: Side>(scenario: &Scenario, client: C, target: T) -> R
     let early = words(Party::Client)[..scenario.client.early].to_vec();
     let leading = words(Party::Target)[..scenario.target.early].to_vec();
     let (early_length, leading_length) = (early.len(), leading.len());
-    let mut relay = Relay::new(early, leading, Limits { idle: None, lifetime: None });
+    let mut relay = Relay::new(early, leading, Limits { idle: None, idle_since: begun, lifetime: None });
     if scenario.watched {
         relay = relay.watch();
     }

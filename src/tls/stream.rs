@@ -55,6 +55,17 @@ pub struct TlsStream<S = Stream> {
 }
 
 impl TlsStream {
+    /// Makes the socket one of the current runtime.
+    pub fn into_this_runtime(self) -> io::Result<Self> {
+        Ok(Self { socket: self.socket.into_this_runtime()?, ..self })
+    }
+
+    /// Whether the peer is there, and has said nothing that was not read. Records that are no bytes of the peer's own
+    /// count too: its goodbye is one.
+    pub fn is_quiet(&self) -> bool {
+        self.broken.is_none() && self.socket.is_quiet()
+    }
+
     /// Closes the socket so that the peer sees a reset.
     pub fn reset(self) {
         self.socket.reset();
@@ -70,17 +81,6 @@ impl<S: Side> TlsStream<S> {
     /// The socket without the TLS.
     pub(super) fn into_socket(self) -> S {
         self.socket
-    }
-
-    /// Makes the socket one of the current runtime.
-    pub fn into_this_runtime(self) -> io::Result<Self> {
-        Ok(Self { socket: self.socket.into_this_runtime()?, ..self })
-    }
-
-    /// Whether the peer is there, and has said nothing that was not read. Records that are no bytes of the peer's own
-    /// count too: its goodbye is one.
-    pub fn is_quiet(&self) -> bool {
-        self.broken.is_none() && self.socket.is_quiet()
     }
 
     /// Whether the handshake took up an earlier session; known once it is done.
