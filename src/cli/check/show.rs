@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::io::{self, Write};
 
 use comfy_table::presets::UTF8_FULL_CONDENSED;
-use comfy_table::{ContentArrangement, Table};
+use comfy_table::{ColumnConstraint, ContentArrangement, Table};
 
 use super::examine::{Examined, State};
 use super::findings::{Finding, Level};
@@ -18,6 +18,9 @@ const MOST_NAMES: usize = 5;
 
 const HEADER: [&str; 11] =
     ["state", "link", "dials", "address", "connect", "tls", "auth", "db", "ping", "server", "role"];
+
+/// The columns of names.
+const LONG: [&str; 3] = ["dials", "address", "auth"];
 
 /// Where a link has no such step, or did not come so far.
 const NOTHING: &str = "-";
@@ -48,6 +51,12 @@ pub(super) fn table(
     table.add_rows(rows.iter().map(|row| columns.iter().map(|column| &row[*column])));
     if let Some(width) = width {
         table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width.max(NARROWEST));
+        // Names may be long and broken into lines; words and numbers stay whole.
+        for (index, column) in table.column_iter_mut().enumerate() {
+            if !LONG.contains(&HEADER[columns[index]]) {
+                column.set_constraint(ColumnConstraint::ContentWidth);
+            }
+        }
     }
     for line in table.lines() {
         writeln!(out, "{}", if is_coloured { coloured_line(&line) } else { line })?;
