@@ -357,7 +357,7 @@ static WORDS: LazyLock<Vec<u8>> = LazyLock::new(|| {
     let mut words = Vec::with_capacity(2 * MOST);
     while words.len() < MOST {
         let key: Vec<u8> = (0..byte()).map(|_| byte()).collect();
-        let command = if key.len() % 16 == 0 { vec![&b"RESET"[..]] } else { vec![&b"GET"[..], &key] };
+        let command = if key.len().is_multiple_of(16) { vec![&b"RESET"[..]] } else { vec![&b"GET"[..], &key] };
         words.extend_from_slice(crate::resp::commands(&[command]).expose());
     }
     words.truncate(MOST);
@@ -507,7 +507,7 @@ async fn relay<C: Side, T: Side>(scenario: &Scenario, client: C, target: T) -> R
             polled
         });
         tokio::select! {
-            outcome = timeout(Duration::from_secs(1200), watched) => outcome.expect("it goes on for ever"),
+            outcome = timeout(Duration::from_mins(20), watched) => outcome.expect("it goes on for ever"),
             () = asking => unreachable!("it is pending for ever"),
         }
     };
@@ -523,10 +523,10 @@ async fn relay<C: Side, T: Side>(scenario: &Scenario, client: C, target: T) -> R
 
 /// Plays a scenario; `None` where a party left before its TLS was there.
 async fn perform(scenario: &Scenario, tls: bool) -> Option<(Relayed, Played, Played)> {
-    let manners = |script: &Script| match tls {
-        false => script.line.clone(),
+    let manners = |script: &Script| {
+        let line = script.line.clone();
         // As sockets are: there is room for what both sides of a handshake say at once, and nothing is held back.
-        true => Manners { room: script.line.room.max(8 * 1024), holds: 0, ..script.line.clone() },
+        if tls { Manners { room: line.room.max(8 * 1024), holds: 0, ..line } } else { line }
     };
     let (our_client, their_client) = line(&manners(&scenario.client));
     let (our_target, their_target) = line(&manners(&scenario.target));
@@ -571,7 +571,7 @@ fn judge(scenario: &Scenario, tls: bool) {
         .build()
         .expect("a runtime");
     let performed =
-        runtime.block_on(async { timeout(Duration::from_secs(7200), perform(scenario, tls)).await });
+        runtime.block_on(async { timeout(Duration::from_hours(2), perform(scenario, tls)).await });
     let Some((relayed, client, target)) = performed.expect("a party waits for ever") else {
         return;
     };
