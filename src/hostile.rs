@@ -1,0 +1,554 @@
+//! What strangers may send, and what must hold whatever they do: the bodies of the fuzz targets in `fuzz/`, and of the
+//! property tests here that every run of the tests has.
+//!
+//! A body takes bytes and panics where a promise is broken.
+
+use std::ffi::OsString;
+use std::fmt::{Debug, Write};
+use std::os::unix::ffi::OsStringExt;
+
+use bytes::BytesMut;
+use hickory_resolver::proto::op::Message;
+use redis_protocol::resp2::types::BytesFrame;
+
+use crate::backends::{file, sentinel};
+use crate::cli::{Format, links};
+use crate::commands::Commands;
+use crate::config::target::{Backends, Endpoint, Target, endpoint};
+use crate::config::{Config, Env, ProcessArguments};
+use crate::resp::{self, NotReply};
+use crate::secret::Secret;
+
+/// The first byte says into what pieces the rest is cut; the same for a seed, whatever the rest.
+fn pieces(data: &[u8]) -> (&[u8], impl Iterator<Item = &[u8]>) {
+    let (seed, rest) = data.split_first().map_or((0, data), |(seed, rest)| (*seed, rest));
+    let mut left = rest;
+    let mut state = u32::from(seed) + 1;
+    let pieces = std::iter::from_fn(move || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        // Mostly a few bytes, sometimes thousands.
+        let length = 1 + (state >> 16) as usize % if state & 0x1000 == 0 { 7 } else { 5000 };
+        (!left.is_empty()).then(|| {
+            let (piece, more) = left.split_at(length.min(left.len()));
+            left = more;
+            piece
+        })
+    });
+    (rest, pieces)
+}
+
+/// Everything that a decoder takes off bytes that come in pieces, and whether it still stands at the end.
+fn decode_all<'a, T>(
+    pieces: impl Iterator<Item = &'a [u8]>,
+    decode: impl Fn(&mut BytesMut) -> Result<Option<T>, NotReply>,
+) -> (Vec<T>, Option<NotReply>) {
+    let mut buffer = BytesMut::new();
+    let mut taken = Vec::new();
+    for piece in pieces {
+        buffer.extend_from_slice(piece);
+        loop {
+            match decode(&mut buffer) {
+                Ok(Some(value)) => taken.push(value),
+                Ok(None) => break,
+                Err(error) => return (taken, Some(error)),
+            }
+        }
+    }
+    (taken, None)
+}
+
+/// Replies of a server: in whatever pieces they come, they are the same.
+pub fn replies(data: &[u8]) {
+    fn same<T: PartialEq + Debug>(
+        data: &[u8],
+        decode: impl Fn(&mut BytesMut) -> Result<Option<T>, NotReply>,
+    ) {
+        let (whole, pieces) = pieces(data);
+        assert_eq!(decode_all(pieces, &decode), decode_all(std::iter::once(whole), &decode));
+    }
+    same(data, resp::reply);
+    for longest in [64, 1024, 256 * 1024] {
+        same(data, |buffer| resp::value(buffer, longest));
+    }
+}
+
+/// Commands of a client: in whatever pieces they come, the same RESETs are found.
+pub fn commands(data: &[u8]) {
+    fn resets<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> Vec<usize> {
+        let mut commands = Commands::default();
+        let (mut ends, mut before) = (Vec::new(), 0);
+        for piece in pieces {
+            let mut rest = piece;
+            while let Some(end) = commands.find_reset(rest) {
+                assert!(end > 0 && end <= rest.len(), "a RESET ends outside of the bytes");
+                ends.push(before + piece.len() - rest.len() + end);
+                rest = &rest[end..];
+            }
+            before += piece.len();
+        }
+        ends
+    }
+    let (whole, pieces) = pieces(data);
+    assert_eq!(resets(pieces), resets(std::iter::once(whole)));
+}
+
+/// A target: what is printed is read again as the same, on one line, without user and password.
+pub fn target(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let Ok(target) = text.parse::<Target>() else { return };
+    let shown = target.to_string();
+    assert_one_line(&shown);
+    let again: Target =
+        shown.parse().unwrap_or_else(|error| panic!("{text:?} is shown as {shown:?}: {error}"));
+    assert_eq!(again.to_string(), shown, "{text:?}");
+    assert!(again.username.is_none() && again.password.is_none(), "{text:?} is shown as {shown:?}");
+    assert_eq!((again.scheme, again.database), (target.scheme, target.database));
+    assert_eq!(without_dots(again.backends), without_dots(target.backends), "{text:?} is shown as {shown:?}");
+}
+
+/// The root's dot at the end of a name is not shown.
+fn without_dots(backends: Backends) -> Backends {
+    use crate::config::target::Host;
+
+    let undotted = |endpoints: Vec<Endpoint>| {
+        let undotted = |endpoint| match endpoint {
+            Endpoint::Tcp(Host::Name(name), port) => {
+                Endpoint::Tcp(Host::Name(name.trim_end_matches('.').to_owned()), port)
+            }
+            other => other,
+        };
+        endpoints.into_iter().map(undotted).collect()
+    };
+    match backends {
+        Backends::Listed(endpoints) => Backends::Listed(undotted(endpoints)),
+        Backends::Sentinel { sentinels, service } => {
+            Backends::Sentinel { sentinels: undotted(sentinels), service }
+        }
+        other => other,
+    }
+}
+
+/// In every secret that [`environment`] sets, and in nothing else.
+const TOKEN: &str = "hush-Q7vX2zK9";
+
+/// The environment, a variable a line: whatever it says, no secret is in what people get to see.
+pub fn environment(data: &[u8]) {
+    let mut variables = Vec::new();
+    let mut arguments = ProcessArguments::default();
+    for line in data.split(|byte| *byte == b'\n').take(64) {
+        let (name, value) = match line.iter().position(|byte| *byte == b'=') {
+            Some(at) => (&line[..at], &line[at + 1..]),
+            None => (line, &[][..]),
+        };
+        let name = String::from_utf8_lossy(name).into_owned();
+        // Files are read at start; what is in those of this machine is no part of a test.
+        if name.contains('\0') || value.starts_with(b"/") {
+            continue;
+        }
+        set_argument(&mut arguments, &name, &String::from_utf8_lossy(value));
+        let value = with_token(&name, value);
+        variables.push((OsString::from(name), OsString::from_vec(value)));
+    }
+    let mut shown = String::new();
+    match Config::load(&Env::new(variables), &arguments) {
+        Ok(config) => {
+            let mut out = Vec::new();
+            for format in [Format::Json, Format::Table] {
+                links::show(&config, format, &mut out).expect("memory takes everything");
+            }
+            shown.push_str(&String::from_utf8_lossy(&out));
+            // Writing to a string can't fail.
+            let _ = write!(shown, "{config:?}");
+        }
+        Err(mistakes) => {
+            let _ = write!(shown, "{mistakes}{mistakes:?}");
+        }
+    }
+    assert!(!shown.contains(TOKEN), "a secret is shown:\n{shown}");
+}
+
+/// A value with the token in it, where the variable may hold a secret.
+fn with_token(name: &str, value: &[u8]) -> Vec<u8> {
+    let secret = ["AUTH", "PASSWORD", "PASS", "SECRET", "REQUIREPASS"];
+    if secret.iter().any(|secret| name.ends_with(secret)) {
+        return [value, TOKEN.as_bytes()].concat();
+    }
+    match value.windows(3).position(|part| part == b"://") {
+        // As a password, and where nobody may write one.
+        Some(at) if name.ends_with("_TCP") => {
+            [&value[..at], b"://u:", TOKEN.as_bytes(), b"@", &value[at + 3..]].concat()
+        }
+        _ => value.to_vec(),
+    }
+}
+
+fn set_argument(arguments: &mut ProcessArguments, name: &str, value: &str) {
+    let argument = match name {
+        "AMBASSADOR_BIND" => &mut arguments.bind,
+        "AMBASSADOR_LINKS" => &mut arguments.links,
+        "AMBASSADOR_CONNECT_TIMEOUT" => &mut arguments.connect_timeout,
+        "AMBASSADOR_IDLE_TIMEOUT" => &mut arguments.idle_timeout,
+        "AMBASSADOR_MAX_LIFETIME" => &mut arguments.max_lifetime,
+        "AMBASSADOR_KEEPALIVE" => &mut arguments.keepalive,
+        "AMBASSADOR_MAX_CONNECTIONS" => &mut arguments.max_connections,
+        "AMBASSADOR_DRAIN_DELAY" => &mut arguments.drain_delay,
+        "AMBASSADOR_DRAIN_TIMEOUT" => &mut arguments.drain_timeout,
+        "AMBASSADOR_DNS" => &mut arguments.dns,
+        "AMBASSADOR_THREADS" => &mut arguments.threads,
+        "AMBASSADOR_LOG" => &mut arguments.log,
+        "AMBASSADOR_LOG_FORMAT" => &mut arguments.log_format,
+        _ => return,
+    };
+    *argument = Some(value.to_owned());
+}
+
+/// A message of a name server: its SRV records become services that can be shown on one line.
+pub fn service_records(data: &[u8]) {
+    let Ok(message) = Message::from_vec(data) else { return };
+    for service in crate::resolve::services(&message.answers).records {
+        assert_one_line(&Endpoint::Tcp(service.host, service.port).to_string());
+    }
+}
+
+/// Words of a Sentinel: what it names is a place that can be dialled and shown on one line, or nothing.
+pub fn sentinel_replies(data: &[u8]) {
+    let (_, pieces) = pieces(data);
+    let (frames, _) = decode_all(pieces, |buffer| resp::value(buffer, 64 * 1024));
+    for frame in frames {
+        let mut places = sentinel::healthy(&frame).unwrap_or_default();
+        if let BytesFrame::Array(items) = &frame {
+            places.extend(sentinel::endpoint(items.first(), items.get(1)));
+        }
+        for place in places {
+            assert_same_place(&place);
+        }
+    }
+}
+
+/// A file of backends: the lines that it means are read again as the same.
+pub fn backends_file(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    match file::parse(text, Some(6379)) {
+        Ok(endpoints) => {
+            for endpoint in &endpoints {
+                assert_same_place(endpoint);
+            }
+            let shown: String = endpoints.iter().map(|endpoint| format!("{endpoint}\n")).collect();
+            let again = file::parse(&shown, None).expect("what was shown");
+            assert_eq!(again.len(), endpoints.len());
+        }
+        Err((line, reason)) => {
+            assert!((1..=text.lines().count()).contains(&line), "line {line}");
+            assert_one_line(&reason);
+        }
+    }
+}
+
+/// A secret and a text that may hold it: afterwards it does not.
+pub fn masked(data: &[u8]) {
+    let Some(at) = data.iter().position(|byte| *byte == 0) else { return };
+    let (secret, text) = (resp::one_line(&data[..at]), resp::one_line(&data[at + 1..]));
+    // What it is masked with may make up a secret of stars.
+    if secret.is_empty() || secret.contains('*') {
+        return;
+    }
+    let quoting = format!("{text}{secret}{text}");
+    for text in [text, quoting] {
+        let masked = Secret::new(secret.clone().into_bytes()).mask(&text);
+        assert!(!masked.contains(&secret), "{secret:?} in {masked:?}");
+    }
+}
+
+fn assert_one_line(text: &str) {
+    assert!(!text.chars().any(char::is_control), "{text:?}");
+}
+
+fn assert_same_place(place: &Endpoint) {
+    let shown = place.to_string();
+    assert_one_line(&shown);
+    let again =
+        endpoint(&shown, None).unwrap_or_else(|error| panic!("{place:?} is shown as {shown:?}: {error}"));
+    assert_eq!(again.to_string(), shown);
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use proptest::sample::select;
+
+    use super::*;
+
+    /// Pieces of what is expected, in any order, with some of anything between them.
+    fn soup(tokens: &'static [&'static str]) -> impl Strategy<Value = Vec<u8>> {
+        let piece = prop_oneof![
+            12 => select(tokens).prop_map(|token| token.as_bytes().to_vec()),
+            1 => vec(any::<u8>(), 0..6),
+            1 => any::<u16>().prop_map(|number| number.to_string().into_bytes()),
+        ];
+        (any::<u8>(), vec(piece, 0..24)).prop_map(|(seed, pieces)| [&[seed][..], &pieces.concat()].concat())
+    }
+
+    /// The same without the byte that says how to cut.
+    fn text(tokens: &'static [&'static str]) -> impl Strategy<Value = Vec<u8>> {
+        soup(tokens).prop_map(|soup| soup[1..].to_vec())
+    }
+
+    const RESP: &[&str] = &[
+        "+OK\r\n",
+        "-ERR no\r\n",
+        "+",
+        "-",
+        ":7\r\n",
+        ":",
+        "$3\r\nabc\r\n",
+        "$-1\r\n",
+        "$0\r\n\r\n",
+        "$",
+        "*2\r\n",
+        "*0\r\n",
+        "*-1\r\n",
+        "*1\r\n",
+        "*",
+        "\r\n",
+        "\r",
+        "\n",
+        "99999999999999999999",
+        "-",
+        "master",
+        "x",
+        "$2000\r\n",
+        "$+5\r\nhello\r\n",
+        "*+1\r\n",
+        "ip",
+        "port",
+        "$2\r\nip\r\n$3\r\n::1\r\n",
+        "$4\r\nport\r\n$4\r\n6379\r\n",
+        "$5\r\nflags\r\n$5\r\nslave\r\n",
+        "*6\r\n",
+        "*4\r\n",
+    ];
+
+    const COMMANDS: &[&str] = &[
+        "*1\r\n$5\r\nRESET\r\n",
+        "*2\r\n",
+        "$3\r\nGET\r\n",
+        "$5\r\nreset\r\n",
+        "RESET\r\n",
+        "reset\n",
+        "\"",
+        "'",
+        "\\x52",
+        " ",
+        "\r\n",
+        "*",
+        "$",
+        "5",
+        "-1",
+        "0",
+        "*0\r\n",
+        "\0",
+        "PING\r\n",
+    ];
+
+    const TARGETS: &[&str] = &[
+        "tcp",
+        "redis",
+        "rediss",
+        "tls",
+        "unix",
+        "http",
+        "+srv",
+        "+file",
+        "+sentinel",
+        "+unix",
+        "://",
+        ":",
+        "/",
+        "@",
+        ",",
+        ".",
+        "[::1]",
+        "[",
+        "]",
+        "host",
+        "my_db",
+        "10.0.0.1",
+        ":6379",
+        ":0",
+        ":65536",
+        "/3",
+        "/mymaster",
+        "%41",
+        "%",
+        "%25",
+        "%40",
+        "%2f",
+        "%0a",
+        "%ff",
+        "user:pass@",
+        ":pass@",
+        " ",
+        "é",
+        "\n",
+        "-",
+        "*",
+    ];
+
+    const ENVIRONMENT: &[&str] = &[
+        "REDIS_PORT_6379_TCP=",
+        "DB_PORT_5432_TCP=",
+        "REDIS_",
+        "DB_",
+        "REDIS_PORT_6379_",
+        "PORT_6379_TCP",
+        "_ENV_",
+        "AUTH=",
+        "AUTH_FILE=",
+        "USERNAME=",
+        "DB=",
+        "BALANCE=",
+        "ROLE=",
+        "MOVE_GRACE=",
+        "LISTEN=",
+        "ALLOW=",
+        "TLS=",
+        "TLS_CA_FILE=",
+        "CONNECT_TIMEOUT=",
+        "PASSWORD=",
+        "AUHT=",
+        "SENTINEL_AUTH=",
+        "RESET=",
+        "WARM=",
+        "CLIENT_AUTH=",
+        "CLIENT_PASSWORD=",
+        "MAX_CONNECTIONS=",
+        "\n",
+        "\n",
+        "\n",
+        "\n",
+        "=",
+        "redis://",
+        "tcp://",
+        "rediss://",
+        "redis+sentinel://",
+        "tcp+srv://",
+        "unix://",
+        "host:6379",
+        "a:1,b:2",
+        ":",
+        "@",
+        "/",
+        "%",
+        "5s",
+        "off",
+        "true",
+        "first",
+        "master",
+        "10.0.0.0/8",
+        "127.0.0.1:0",
+        "unix:",
+        "AMBASSADOR_LINKS=",
+        "AMBASSADOR_THREADS=",
+        "AMBASSADOR_LOG=",
+        "AMBASSADOR_DNS=",
+        "AMBASSADOR_",
+        "\u{ff}",
+        "0",
+        "99999999999999999999",
+    ];
+
+    const BACKENDS: &[&str] = &[
+        "a:1",
+        "b",
+        "[::1]:2",
+        "10.0.0.1:6379",
+        "#",
+        "\n",
+        "\r\n",
+        " ",
+        "\t",
+        ":",
+        "x_y.z.",
+        "\u{feff}",
+        "[",
+        "]",
+        ",",
+        ":0",
+    ];
+
+    fn cases() -> ProptestConfig {
+        ProptestConfig { failure_persistence: None, ..ProptestConfig::default() }
+    }
+
+    proptest! {
+        #![proptest_config(cases())]
+
+        #[test]
+        fn replies_are_the_same_in_whatever_pieces_they_come(data in soup(RESP)) {
+            replies(&data);
+        }
+
+        #[test]
+        fn resets_are_the_same_in_whatever_pieces_they_come(data in soup(COMMANDS)) {
+            commands(&data);
+        }
+
+        #[test]
+        fn targets_are_shown_as_they_are_read(data in text(TARGETS)) {
+            target(&data);
+        }
+
+        #[test]
+        fn no_environment_shows_a_secret(data in text(ENVIRONMENT)) {
+            environment(&data);
+        }
+
+        #[test]
+        fn answers_of_name_servers_are_shown_on_one_line(data in message()) {
+            service_records(&data);
+        }
+
+        #[test]
+        fn sentinels_name_places_or_nothing(data in soup(RESP)) {
+            sentinel_replies(&data);
+        }
+
+        #[test]
+        fn files_of_backends_are_shown_as_they_are_read(data in text(BACKENDS)) {
+            backends_file(&data);
+        }
+
+        #[test]
+        fn a_secret_in_a_text_is_masked(data in text(&["a", "b", "ab", "\0", "hunter2", "hunt", "é", " "])) {
+            masked(&data);
+        }
+    }
+
+    /// An answer with SRV records whose targets are made of any bytes, at times cut or changed.
+    fn message() -> impl Strategy<Value = Vec<u8>> {
+        let label = prop_oneof![vec(any::<u8>(), 1..12), Just(b"redis".to_vec())];
+        let record = (vec(label, 0..4), any::<[u8; 6]>()).prop_map(|(labels, numbers)| {
+            let mut name: Vec<u8> =
+                labels.iter().flat_map(|label| [&[label.len() as u8][..], label].concat()).collect();
+            name.push(0);
+            // The question's name, type SRV, class IN, a TTL.
+            let mut record = vec![0xc0, 12, 0, 33, 0, 1, 0, 0, 0, 60];
+            record.extend(((numbers.len() + name.len()) as u16).to_be_bytes());
+            record.extend(numbers);
+            record.extend(name);
+            record
+        });
+        let damage = prop_oneof![3 => Just(None), 1 => any::<(prop::sample::Index, u8)>().prop_map(Some)];
+        (vec(record, 0..4), damage).prop_map(|(records, damage)| {
+            let mut message = vec![0, 1, 0x81, 0x80, 0, 1, 0, records.len() as u8, 0, 0, 0, 0];
+            message.extend(b"\x01s\x00\x00\x21\x00\x01");
+            message.extend(records.concat());
+            if let Some((at, byte)) = damage {
+                let at = at.index(message.len());
+                message[at] = byte;
+            }
+            message
+        })
+    }
+}
