@@ -23,8 +23,10 @@ use crate::targets::{Target, free_port};
 pub const DIRECT: &str = "direct";
 pub const DIRECT_RESUMED: &str = "direct, resuming";
 pub const OURS: &str = "redis-ambassador";
-pub const COLD: &str = "redis-ambassador, WARM=0";
-pub const UNWATCHED: &str = "redis-ambassador, RESET=forward";
+/// Ours without connections kept ready.
+pub const COLD: &str = "WARM=0";
+/// Ours that does not watch for RESET.
+pub const UNWATCHED: &str = "RESET=forward";
 pub const HAPROXY: &str = "HAProxy";
 pub const NGINX: &str = "nginx";
 pub const SOCAT: &str = "socat";
