@@ -169,6 +169,33 @@ fn a_terminal_sees_colour_unless_no_color_is_set() {
     assert!(plain.contains("problem") && !plain.contains("\x1b["), "{plain}");
 }
 
+/// A table that is broken into pieces is none.
+#[test]
+fn a_narrow_terminal_sees_lines_instead_of_a_table() {
+    if command_is_missing("script") || command_is_missing("stty") {
+        return;
+    }
+    let run = |columns: u32| {
+        let script = format!("stty cols {columns}; {} check", env!("CARGO_BIN_EXE_redis-ambassador"));
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let output = Command::new("script")
+            .args(["--quiet", "--command", &script, "/dev/null"])
+            .env_clear()
+            .env("PATH", path)
+            .env("SHELL", "/bin/sh")
+            .env("NO_COLOR", "1")
+            .env("DB_PORT_5432_TCP", "tcp://127.0.0.1:1")
+            .stdin(std::process::Stdio::null())
+            .output()
+            .expect("script runs");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let (wide, narrow) = (run(80), run(30));
+    assert!(wide.contains("┌"), "{wide}");
+    assert!(!narrow.contains("┌") && narrow.contains("problem │ db:5432 127.0.0.1:1"), "{narrow}");
+    assert!(narrow.contains("connect failed"), "{narrow}");
+}
+
 #[test]
 fn a_mistake_in_the_configuration_is_exit_code_2() {
     Launch::redis("127.0.0.1:1")

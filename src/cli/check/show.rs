@@ -3,24 +3,18 @@
 use std::fmt::Write as _;
 use std::io::{self, Write};
 
+use comfy_table::Table;
 use comfy_table::presets::UTF8_FULL_CONDENSED;
-use comfy_table::{ColumnConstraint, ContentArrangement, Table};
 
 use super::examine::{Examined, State};
 use super::findings::{Finding, Level};
 use super::{CheckedLink, Report};
-
-/// Narrower than this no table can be read.
-const NARROWEST: u16 = 60;
 
 /// Names of a certificate that are shown.
 const MOST_NAMES: usize = 5;
 
 const HEADER: [&str; 11] =
     ["state", "link", "dials", "address", "connect", "tls", "auth", "db", "ping", "server", "role"];
-
-/// The columns of names.
-const LONG: [&str; 3] = ["dials", "address", "auth"];
 
 /// Where a link has no such step, or did not come so far.
 const NOTHING: &str = "-";
@@ -49,16 +43,12 @@ pub(super) fn table(
     table.load_style(UTF8_FULL_CONDENSED);
     table.set_header(columns.iter().map(|column| HEADER[*column]));
     table.add_rows(rows.iter().map(|row| columns.iter().map(|column| &row[*column])));
-    if let Some(width) = width {
-        table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width.max(NARROWEST));
-        // Names may be long and broken into lines; words and numbers stay whole.
-        for (index, column) in table.column_iter_mut().enumerate() {
-            if !LONG.contains(&HEADER[columns[index]]) {
-                column.set_constraint(ColumnConstraint::ContentWidth);
-            }
-        }
+    let mut lines: Vec<_> = table.lines().collect();
+    let fits = |width| lines.iter().all(|line| line.chars().count() <= usize::from(width));
+    if !width.is_none_or(fits) {
+        lines = rows.iter().flat_map(|row| stacked(row)).collect();
     }
-    for line in table.lines() {
+    for line in lines {
         writeln!(out, "{}", if is_coloured { coloured_line(&line) } else { line })?;
     }
     for link in &report.links {
@@ -83,6 +73,17 @@ pub(super) fn table(
         }
     }
     writeln!(out, "\n{}", summary(report))
+}
+
+/// A row as lines, for terminals that the table is too wide for.
+fn stacked(row: &[String]) -> Vec<String> {
+    let named = HEADER.iter().zip(row).skip(3).filter(|(_, cell)| *cell != NOTHING);
+    let rest: Vec<_> = named.map(|(name, cell)| format!("{name} {cell}")).collect();
+    let mut lines = vec![format!("{:<8}│ {} {}", row[0], row[1], row[2])];
+    if !rest.is_empty() {
+        lines.push(format!("{:<8}│   {}", "", rest.join(", ")));
+    }
+    lines
 }
 
 fn row(link: &CheckedLink, backend: &Examined) -> Vec<String> {
