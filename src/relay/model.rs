@@ -357,7 +357,8 @@ static WORDS: LazyLock<Vec<u8>> = LazyLock::new(|| {
     let mut words = Vec::with_capacity(2 * MOST);
     while words.len() < MOST {
         let key: Vec<u8> = (0..byte()).map(|_| byte()).collect();
-        let command = if key.len().is_multiple_of(16) { vec![&b"RESET"[..]] } else { vec![&b"GET"[..], &key] };
+        let command =
+            if key.len().is_multiple_of(16) { vec![&b"RESET"[..]] } else { vec![&b"GET"[..], &key] };
         words.extend_from_slice(crate::resp::commands(&[command]).expose());
     }
     words.truncate(MOST);

@@ -70,17 +70,6 @@ impl TlsStream {
     pub fn reset(self) {
         self.socket.reset();
     }
-
-    /// Makes the socket one of the current runtime.
-    pub fn into_this_runtime(self) -> io::Result<Self> {
-        Ok(Self { socket: self.socket.into_this_runtime()?, ..self })
-    }
-
-    /// Whether the peer is there, and has said nothing that was not read. Records that are no bytes of the peer's own
-    /// count too: its goodbye is one.
-    pub fn is_quiet(&self) -> bool {
-        self.broken.is_none() && self.socket.is_quiet()
-    }
 }
 
 impl<S: Side> TlsStream<S> {
