@@ -4,7 +4,10 @@
 //! one ends. [`Commands`] follows the framing as Redis does (`processMultibulkBuffer`, `processInlineBuffer` and
 //! `sdssplitargs` in its sources), in whatever pieces the bytes come: it goes over the few bytes between arguments, skips
 //! arguments by their lengths, keeps no byte and changes none. What is no command to Redis ends the watch and nothing
-//! else; Redis itself closes such a connection.
+//! else; Redis itself closes such a connection. [`first`] takes a stream's first command apart, for who has to know what
+//! it says.
+
+use std::borrow::Cow;
 
 /// What is looked for, in the letters that it is compared in.
 const RESET: &[u8; 5] = b"reset";
@@ -80,6 +83,11 @@ impl Default for Commands {
 }
 
 impl Commands {
+    /// One that finds nothing.
+    pub fn unwatched() -> Self {
+        Self { at: At::Unwatched, ..Self::default() }
+    }
+
     /// Follows `bytes`, which came behind all those before, up to the end of the first RESET among them. Returns where that
     /// is; the bytes behind it are to be shown next.
     pub fn find_reset(&mut self, bytes: &[u8]) -> Option<usize> {
@@ -269,6 +277,173 @@ impl Commands {
     }
 }
 
+/// What a stream begins with, as far as it is there. It may hold a password, so it has no `Debug`.
+#[derive(PartialEq)]
+pub enum First<'a> {
+    /// Part of a command; its name, if that is there.
+    Partial(Option<&'a [u8]>),
+    /// A command, and how long it is. Empty lines and arrays are commands without arguments, which Redis passes over.
+    Command(Vec<Cow<'a, [u8]>>, usize),
+    /// None, in the words with which Redis closes such a connection.
+    Broken(String),
+}
+
+/// How much a command may be.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Arguments.
+    pub arguments: i64,
+    /// Bytes of one of them.
+    pub length: i64,
+}
+
+/// What Redis takes from clients that have not authenticated.
+pub const UNAUTHENTICATED: Limits = Limits { arguments: 10, length: 16 * 1024 };
+
+/// Takes apart the first command of a stream.
+pub fn first(stream: &[u8], limits: Limits) -> First<'_> {
+    let parsed = if stream.first() == Some(&b'*') { array(stream, limits) } else { line(stream) };
+    parsed.unwrap_or_else(First::Broken)
+}
+
+fn array(stream: &[u8], limits: Limits) -> Result<First<'_>, String> {
+    let invalid = "invalid multibulk length";
+    let Some((count, mut at)) = number(stream, invalid)? else {
+        return Ok(First::Partial(None));
+    };
+    if i32::try_from(count).is_err() {
+        return Err(invalid.to_owned());
+    }
+    if count > limits.arguments {
+        return Err("unauthenticated multibulk length".to_owned());
+    }
+    let mut arguments = Vec::new();
+    for _ in 0..count {
+        let partial = match arguments.first() {
+            Some(Cow::Borrowed(name)) => First::Partial(Some(*name)),
+            _ => First::Partial(None),
+        };
+        match stream.get(at) {
+            None => return Ok(partial),
+            Some(b'$') => {}
+            Some(other) => return Err(format!("expected '$', got '{}'", other.escape_ascii())),
+        }
+        let invalid = "invalid bulk length";
+        let Some((length, header)) = number(&stream[at..], invalid)? else {
+            return Ok(partial);
+        };
+        if length > limits.length {
+            return Err("unauthenticated bulk length".to_owned());
+        }
+        let start = at + header;
+        let end = usize::try_from(length).ok().and_then(|length| start.checked_add(length));
+        let end = end.ok_or(invalid)?;
+        let Some(ending) = stream.get(end..end.saturating_add(2)) else {
+            return Ok(partial);
+        };
+        if ending != b"\r\n" {
+            return Err(invalid.to_owned());
+        }
+        arguments.push(Cow::Borrowed(&stream[start..end]));
+        at = end + 2;
+    }
+    Ok(First::Command(arguments, at))
+}
+
+/// The number between the first byte and the line ending, if that is there, and what is behind it.
+fn number(stream: &[u8], invalid: &str) -> Result<Option<(i64, usize)>, String> {
+    // A sign, nineteen digits.
+    const LONGEST: usize = 20;
+    let Some(end) = stream.iter().position(|byte| *byte == b'\r') else {
+        return if stream.len() <= 1 + LONGEST { Ok(None) } else { Err(invalid.to_owned()) };
+    };
+    let digits = std::str::from_utf8(&stream[1..end]).map_err(|_| invalid)?;
+    let number: i64 = digits.parse().map_err(|_| invalid)?;
+    // Redis takes no other way to write it.
+    if number.to_string() != digits {
+        return Err(invalid.to_owned());
+    }
+    match stream.get(end + 1) {
+        None => Ok(None),
+        Some(b'\n') => Ok(Some((number, end + 2))),
+        Some(_) => Err(invalid.to_owned()),
+    }
+}
+
+fn line(stream: &[u8]) -> Result<First<'_>, String> {
+    let Some(end) = stream.iter().position(|byte| *byte == b'\n') else {
+        let is_too_long = u32::try_from(stream.len()).is_ok_and(|length| length > LONGEST_LINE);
+        return if is_too_long { Err("too big inline request".to_owned()) } else { Ok(First::Partial(None)) };
+    };
+    let arguments = split_arguments(&stream[..end]).ok_or("unbalanced quotes in request")?;
+    Ok(First::Command(arguments.into_iter().map(Cow::Owned).collect(), end + 1))
+}
+
+/// The arguments of an inline command, as `sdssplitargs` finds them.
+fn split_arguments(line: &[u8]) -> Option<Vec<Vec<u8>>> {
+    // To Redis a line with a zero byte in it never ends.
+    if line.contains(&0) {
+        return None;
+    }
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    let mut rest = line;
+    let mut arguments = Vec::new();
+    loop {
+        rest = rest.trim_ascii_start();
+        // Which is no blank to Rust.
+        while let [0x0b, blank @ ..] = rest {
+            rest = blank.trim_ascii_start();
+        }
+        if rest.is_empty() {
+            return Some(arguments);
+        }
+        let (argument, behind) = split_argument(rest)?;
+        arguments.push(argument);
+        rest = behind;
+    }
+}
+
+/// One argument, and what is behind it.
+fn split_argument(mut rest: &[u8]) -> Option<(Vec<u8>, &[u8])> {
+    let mut argument = Vec::new();
+    let mut quote = None;
+    loop {
+        let (taken, byte) = match (quote, rest) {
+            (None, [] | [b' ' | b'\t' | b'\r', ..]) => return Some((argument, rest)),
+            (None, [b'"' | b'\'', ..]) => {
+                quote = Some(rest[0]);
+                rest = &rest[1..];
+                continue;
+            }
+            (Some(b'"'), [b'\\', b'x', first, second, ..])
+                if first.is_ascii_hexdigit() && second.is_ascii_hexdigit() =>
+            {
+                (4, hex(*first) << 4 | hex(*second))
+            }
+            (Some(b'"'), [b'\\', escaped, ..]) => (
+                2,
+                match escaped {
+                    b'n' => b'\n',
+                    b'r' => b'\r',
+                    b't' => b'\t',
+                    b'b' => 0x08,
+                    b'a' => 0x07,
+                    other => *other,
+                },
+            ),
+            (Some(b'\''), [b'\\', b'\'', ..]) => (2, b'\''),
+            (Some(quote), [end, behind @ ..]) if *end == quote => {
+                let is_over = matches!(behind, [] | [b' ' | b'\t' | b'\r' | 0x0b | 0x0c, ..]);
+                return is_over.then_some((argument, behind));
+            }
+            (Some(_), []) => return None,
+            (_, [byte, ..]) => (1, *byte),
+        };
+        argument.push(byte);
+        rest = &rest[taken..];
+    }
+}
+
 /// The value of a digit of base 16.
 fn hex(digit: u8) -> u8 {
     match digit {
@@ -299,121 +474,23 @@ mod tests {
         ends
     }
 
-    /// The same by a parser that has the whole stream, takes commands apart as Redis' sources do, and compares arguments.
+    /// The same by the parser that has the whole stream, takes commands apart and compares arguments.
     fn reference(stream: &[u8]) -> Vec<usize> {
+        let limits = Limits { arguments: i32::MAX.into(), length: i64::MAX };
         let mut ends = Vec::new();
         let mut at = 0;
-        while let Some((arguments, length)) = command(&stream[at..]) {
+        while let First::Command(arguments, length) = first(&stream[at..], limits) {
             at += length;
-            if arguments.len() == 1 && arguments[0].eq_ignore_ascii_case(RESET) {
+            if let [name] = &arguments[..]
+                && name.eq_ignore_ascii_case(RESET)
+            {
                 ends.push(at);
             }
         }
         ends
     }
 
-    fn command(stream: &[u8]) -> Option<(Vec<Vec<u8>>, usize)> {
-        if stream.first()? != &b'*' {
-            let end = stream.iter().position(|byte| *byte == b'\n')?;
-            return Some((split_arguments(&stream[..end])?, end + 1));
-        }
-        let (count, mut at) = number(stream, b'*')?;
-        let mut arguments = Vec::new();
-        for _ in 0..count {
-            let (length, start) = number(&stream[at..], b'$')?;
-            let start = at + start;
-            let end = start.checked_add(usize::try_from(length).ok()?)?;
-            arguments.push(stream.get(start..end)?.to_vec());
-            stream[end..].starts_with(b"\r\n").then_some(())?;
-            at = end + 2;
-        }
-        Some((arguments, at))
-    }
-
-    fn number(stream: &[u8], kind: u8) -> Option<(i64, usize)> {
-        let end = stream.windows(2).position(|pair| pair == b"\r\n")?;
-        let digits = std::str::from_utf8(stream[..end].strip_prefix(&[kind])?).ok()?;
-        let number: i64 = digits.parse().ok()?;
-        // Redis takes no other way to write it.
-        let fits = number.to_string() == digits && (kind != b'*' || number <= i64::from(i32::MAX));
-        fits.then_some((number, end + 2))
-    }
-
-    /// `sdssplitargs`, line by line.
-    fn split_arguments(line: &[u8]) -> Option<Vec<Vec<u8>>> {
-        let is_blank = |byte: u8| matches!(byte, b' ' | b'\t' | b'\r' | b'\n' | 0x0b | 0x0c);
-        if line.contains(&0) {
-            return None;
-        }
-        let line = line.strip_suffix(b"\r").unwrap_or(line);
-        let byte = |at: usize| line.get(at).copied().unwrap_or_default();
-        let mut at = 0;
-        let mut arguments = Vec::new();
-        loop {
-            while is_blank(byte(at)) {
-                at += 1;
-            }
-            if at >= line.len() {
-                return Some(arguments);
-            }
-            let (mut argument, mut double, mut single) = (Vec::new(), false, false);
-            loop {
-                let next = byte(at);
-                if double {
-                    let hex = |at| byte(at).is_ascii_hexdigit().then(|| hex(byte(at)));
-                    match next {
-                        b'\\' if byte(at + 1) == b'x' && hex(at + 2).is_some() && hex(at + 3).is_some() => {
-                            argument.push(hex(at + 2)? << 4 | hex(at + 3)?);
-                            at += 3;
-                        }
-                        b'\\' if byte(at + 1) != 0 => {
-                            at += 1;
-                            argument.push(match byte(at) {
-                                b'n' => b'\n',
-                                b'r' => b'\r',
-                                b't' => b'\t',
-                                b'b' => 8,
-                                b'a' => 7,
-                                other => other,
-                            });
-                        }
-                        b'"' if byte(at + 1) != 0 && !is_blank(byte(at + 1)) => return None,
-                        b'"' => {
-                            at += 1;
-                            break;
-                        }
-                        0 => return None,
-                        other => argument.push(other),
-                    }
-                } else if single {
-                    match next {
-                        b'\\' if byte(at + 1) == b'\'' => {
-                            at += 1;
-                            argument.push(b'\'');
-                        }
-                        b'\'' if byte(at + 1) != 0 && !is_blank(byte(at + 1)) => return None,
-                        b'\'' => {
-                            at += 1;
-                            break;
-                        }
-                        0 => return None,
-                        other => argument.push(other),
-                    }
-                } else {
-                    match next {
-                        b' ' | b'\n' | b'\r' | b'\t' | 0 => break,
-                        b'"' => double = true,
-                        b'\'' => single = true,
-                        other => argument.push(other),
-                    }
-                }
-                at += 1;
-            }
-            arguments.push(argument);
-        }
-    }
-
-    fn array(arguments: &[Vec<u8>]) -> Vec<u8> {
+    fn command(arguments: &[Vec<u8>]) -> Vec<u8> {
         let arguments = arguments.iter().map(Vec::as_slice).collect();
         crate::resp::commands(&[arguments]).expose().to_vec()
     }
@@ -451,7 +528,7 @@ mod tests {
             0..12,
         );
         prop_oneof![
-            6 => proptest::collection::vec(argument, 1..4).prop_map(|arguments| array(&arguments)),
+            6 => proptest::collection::vec(argument, 1..4).prop_map(|arguments| command(&arguments)),
             6 => proptest::sample::select(SAID).prop_map(<[u8]>::to_vec),
             2 => line.prop_map(|mut line| { line.push(b'\n'); line }),
             1 => proptest::collection::vec(any::<u8>(), 0..20),

@@ -12,8 +12,8 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::accept::Admitted;
 use crate::backends::{Backend, Backends, Place};
+use crate::client_auth::{ClientAuth, Required, require};
 use crate::config::Link;
-use crate::config::link::Redis;
 use crate::dial::{Dialler, Health};
 use crate::failure::Failure;
 use crate::greet::Upstream;
@@ -93,7 +93,20 @@ impl Service {
         let mut stream = self.take_in(accepted, client).await?;
         let limits = self.limits();
         let mut early = Vec::new();
-        let held = match self.warm.take(&self) {
+        if let Some(required) = self.required() {
+            let limit = self.link.connect_timeout;
+            let shown = tokio::select! {
+                shown = require(&mut stream, &mut early, required, limit) => shown,
+                // Nothing is under way that would have to be waited for.
+                _ = poll_fn(|cx| admitted.seat.poll_leave(cx)) => return None,
+            };
+            if let Err(failure) = shown {
+                self.refuse(stream, client, &failure, LINGER).await;
+                return None;
+            }
+        }
+        // A client that has spoken already is served at once.
+        let held = match early.is_empty().then(|| self.warm.take(&self)).flatten() {
             Some(warm) => {
                 Box::pin(self.hold(warm, &mut stream, &mut early, &admitted.seat, limits.reached_at())).await
             }
@@ -116,8 +129,8 @@ impl Service {
                 tracing::debug!(link = self.link.name, %client, backend = %place.backend(), "connection opened");
                 self.backends.seat(&admitted.seat, place);
                 let mut relay = Relay::new(early, leading, limits);
-                if self.link.redis.as_ref().is_some_and(Redis::minds_reset) {
-                    relay = relay.watch();
+                if let Some(redis) = &self.link.redis {
+                    relay = relay.watch(redis.minds_reset(), redis.absorbs_auth());
                 }
                 Some(Box::new(Established { service: self, client, stream, upstream, relay, admitted }))
             }
@@ -183,6 +196,14 @@ impl Service {
         let _ = self.dialler.dial_once(&self.link, &self.backends, &self.health, within).await;
     }
 
+    /// What a client has to show before it is served.
+    fn required(&self) -> Option<&Required> {
+        match self.link.redis.as_ref().map(|redis| &redis.client_auth) {
+            Some(ClientAuth::Require(required)) => Some(required),
+            _ => None,
+        }
+    }
+
     /// Tells a client that came when it could not be taken; `linger` is zero where there is no room to wait for its
     /// end of the connection.
     pub async fn turn_away(&self, accepted: Accepted, client: Client, failure: &Failure, linger: Duration) {
@@ -240,7 +261,7 @@ impl Service {
     /// Tells the log and the metrics why a client is not served.
     fn report(&self, client: Client, failure: &Failure) {
         let link = &self.link.name;
-        if matches!(failure, Failure::ClientLeft) {
+        if matches!(failure, Failure::ClientLeft | Failure::ClientQuit) {
             tracing::debug!(link, %client, "the client left before it could be served");
         } else {
             self.metrics.failed(failure.stage());
@@ -313,6 +334,17 @@ impl Established {
         }
         relay.part();
         let outcome = relay.run(stream, upstream, &admitted.seat).await;
+        if let (End::Parted, Some(required)) = (&outcome.end, service.required()) {
+            // As new as a connection is after a RESET.
+            let limit = service.link.connect_timeout;
+            let shown = tokio::select! {
+                shown = require(stream, relay.ahead(), required, limit) => shown,
+                _ = poll_fn(|cx| admitted.seat.poll_leave(cx)) => return Some(Ending { outcome, failure: None }),
+            };
+            if let Err(failure) = shown {
+                return Some(Ending { outcome, failure: Some(failure) });
+            }
+        }
         let dialled = match (&outcome.end, dialled) {
             // The old one may have taken its time, longer than the target lets the fresh one idle.
             (End::Parted, Ok((mut fresh, place))) => match poll_fn(|cx| fresh.poll_says(cx)).now_or_never() {
@@ -404,7 +436,7 @@ async fn client_leaves(client: &mut Stream, early: &mut Vec<u8>, is_redis: bool)
 }
 
 /// Reads what is there, without holding memory while nothing is.
-async fn read_some(stream: &mut Stream, bytes: &mut Vec<u8>) -> io::Result<usize> {
+pub async fn read_some(stream: &mut Stream, bytes: &mut Vec<u8>) -> io::Result<usize> {
     poll_fn(|cx| stream.poll_read_more(cx, bytes)).await
 }
 

@@ -204,6 +204,17 @@ pub enum Failure {
     /// The client left before it was served.
     #[error("the client left before it could be served")]
     ClientLeft,
+    /// The client said QUIT before it was served.
+    #[error("the client quit before it was served")]
+    ClientQuit,
+    /// The client did not show what the link requires.
+    #[error("the client has not authenticated: {reason}")]
+    NotAuthenticated {
+        /// What it did instead.
+        reason: String,
+        /// What Redis says to that, if it says anything.
+        line: Option<String>,
+    },
     /// The link carries as many connections as it may.
     #[error("max number of clients reached")]
     Full,
@@ -238,6 +249,7 @@ impl Failure {
             Self::WrongRole { .. } => Stage::Role,
             Self::NoneServes { last, .. } => last.stage(),
             Self::Connect { .. } | Self::ClientLeft => Stage::Connect,
+            Self::ClientQuit | Self::NotAuthenticated { .. } => Stage::ClientAuth,
             Self::TimedOut { stage, .. }
             | Self::Broken { stage, .. }
             | Self::Closed { stage, .. }
@@ -309,7 +321,11 @@ impl Failure {
             Self::Secret(error) => {
                 format!("let user {} read {}", rustix::process::geteuid().as_raw(), error.path.display())
             }
-            Self::ClientLeft => "nothing".to_owned(),
+            Self::ClientLeft | Self::ClientQuit => "nothing".to_owned(),
+            Self::NotAuthenticated { .. } => format!(
+                "give the client the password of {}_CLIENT_PASSWORD_FILE, or look who it is",
+                link.alias
+            ),
             Self::Full => {
                 format!("raise {}_MAX_CONNECTIONS or the limit on open files (ulimit -n)", link.alias)
             }
@@ -324,6 +340,8 @@ impl Failure {
         match self {
             // The words that clients know from Redis itself.
             Self::Full => format!("-ERR {self}\r\n"),
+            Self::ClientQuit => "+OK\r\n".to_owned(),
+            Self::NotAuthenticated { line: Some(words), .. } => words.clone(),
             _ => format!("-ERR redis-ambassador: {link}: {self}\r\n"),
         }
     }

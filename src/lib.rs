@@ -6,15 +6,16 @@
 //! ## The story of a connection
 //!
 //! [`accept`] takes a place among the connections and a [seat](leave::Seat), and spawns the connection.
-//! [`connection`] runs from top to bottom on one page: take up the client's TLS where the link has it, ask [`dial`] for
-//! an upstream within one deadline, meanwhile take in what the client says (and notice if it leaves), [`relay`], one line
+//! [`connection`] runs from top to bottom on one page: take up the client's TLS where the link has it, have it
+//! show a password where the link [requires](client_auth) one, ask [`dial`] for an upstream within one deadline, meanwhile take in what the client says (and notice if it leaves), [`relay`], one line
 //! in the log. [`dial`] goes through the link's [`backends`], in the order of their balance, until one serves: it
 //! resolves the name ([`resolve`]), connects ([`net`]), takes up [TLS](tls), and for a Redis link [greets](greet): the
 //! secret is read *now*, AUTH, SELECT and the question for the role go out in one write, and exactly that many replies
 //! are awaited. Only then is there a [`greet::Upstream`], the one type that can be relayed to, with a
 //! [place](backends::Place) at the backend it leads to. The relay copies both ways, passes each end of stream on by itself,
-//! and says how it ended. Where a client sends RESET, which takes away the authentication that it does not know of, the relay
-//! stops right there ([`commands`] knows where commands end) and goes on with a fresh upstream. Dropping the seat and the permits is the end, whatever path led to it.
+//! and says how it ended. Where a client sends RESET, which takes away the authentication that it does not know of, the
+//! relay stops right there ([`commands`] knows where commands end) and goes on with a fresh upstream. Dropping the seat and
+//! the permits is the end, whatever path led to it.
 //!
 //! A link may keep some upstreams ready ([`warm`]). A client that gets one of those is waited for: until its first word
 //! nothing has gone to the target, so that an upstream that ends meanwhile is replaced without a trace. The relay begins
@@ -61,6 +62,7 @@
 //! | [`resolve`] | names to addresses and services; the only door to DNS |
 //! | [`greet`] | the Redis handshake |
 //! | [`resp`] | commands out, replies in |
+//! | [`client_auth`] | clients that authenticate themselves |
 //! | [`commands`] | where a client's commands end, and which of them is a RESET |
 //! | [`relay`] | the bytes |
 //! | [`metrics`] | what is counted, as Prometheus reads it |
@@ -84,6 +86,7 @@ pub mod admin;
 pub mod app;
 pub mod backends;
 pub mod cli;
+pub mod client_auth;
 pub mod commands;
 pub mod config;
 pub mod connection;

@@ -8,7 +8,8 @@
 //! - A side that breaks while nothing is read from it, because it had ended its stream or because the other side does
 //!   not keep up, is found out too, by looking ([`Side::take_error`]).
 //! - On request the client's bytes are watched on their way, unchanged: where a RESET ends the relay stops and says so
-//!   ([`End::Cut`]), and can then go on with the same target or with another one.
+//!   ([`End::Cut`]), and can then go on with the same target or with another one. Only what they begin with may be kept from
+//!   the target, if it is a client's own authentication and the link absorbs that.
 //! - An idle connection holds no buffer. Bytes are read into one buffer a thread, and written straight out; only what
 //!   the other side would not take at once is kept by the connection.
 
@@ -31,8 +32,10 @@ use tokio::time::Instant;
 pub use self::clock::Limits;
 use self::clock::{Activity, Clock, Event};
 use self::goodbye::{Goodbye, QUIT};
+use crate::client_auth::{Leading, absorb};
 use crate::commands::Commands;
 use crate::leave::{Moved, Reason, Seat};
+use crate::resp;
 
 /// What is read at once at first, and always by a connection whose peer does not keep up: what a slow reader pins a
 /// direction.
@@ -47,6 +50,9 @@ const TURN: usize = 1024 * 1024;
 /// How much of what a client says behind a RESET is taken in while nobody is there to hear it. It has to be read to see that
 /// a client has left.
 const AHEAD: usize = 16 * 1024;
+
+/// The longest reply to a HELLO: it lists the server's modules.
+const LONGEST_HELLO: usize = 256 * 1024;
 
 /// How long what a broken side had sent may take to reach the other side.
 const LAST_WORDS: Duration = Duration::from_secs(5);
@@ -136,12 +142,24 @@ impl Relay {
         }
     }
 
-    /// Watches for RESET from now on, which is to be before the first run.
+    /// Watches the client's bytes, which is to be said before the first run: for RESET, and for the authentication with which
+    /// they may begin and which is not for the target.
     #[must_use]
-    pub fn watch(mut self) -> Self {
-        let early = std::mem::take(&mut self.to_target.kept);
-        self.to_target.watch = Some(Box::new(Watch { ahead: early, ..Watch::default() }));
+    pub fn watch(mut self, resets: bool, absorbs: bool) -> Self {
+        if resets || absorbs {
+            self.to_target.watch = Some(Box::new(Watch {
+                commands: if resets { Commands::default() } else { Commands::unwatched() },
+                beginning: if absorbs { Beginning::Watched } else { Beginning::Ignored },
+                ahead: std::mem::take(&mut self.to_target.kept),
+                ..Watch::default()
+            }));
+        }
         self
+    }
+
+    /// After a parting: what the client has said already, and the next target has to hear.
+    pub fn ahead(&mut self) -> &mut Vec<u8> {
+        &mut self.to_target.watch.get_or_insert_default().ahead
     }
 
     /// Whether the client's bytes wait behind a RESET. While a relay runs that was cut, either side may end it, and with
@@ -169,6 +187,9 @@ impl Relay {
         self.to_client.goodbye = None;
         self.to_client.kept.extend_from_slice(leading);
         self.to_client.phase = Phase::Flowing;
+        if let Some(watch) = &mut self.to_target.watch {
+            watch.begin();
+        }
         self.to_target.resume();
     }
 
@@ -212,6 +233,7 @@ impl Relay {
         if self.to_target.is_over() && self.to_client.is_over() {
             return Poll::Ready(self.end(End::Closed));
         }
+        self.answer(cx);
         if self.to_target.phase == Phase::Cut {
             self.to_target.phase = Phase::Waiting;
             self.to_client.goodbye = Some(Box::default());
@@ -223,7 +245,7 @@ impl Relay {
         {
             self.to_target.kept.extend_from_slice(QUIT);
             if let Some(watch) = &mut self.to_target.watch {
-                watch.is_last = true;
+                watch.last_end = LastEnd::Due;
             }
             cx.waker().wake_by_ref();
         }
@@ -235,7 +257,7 @@ impl Relay {
             self.to_client.phase = Phase::Ending;
             cx.waker().wake_by_ref();
         }
-        if self.to_client.is_over() && self.to_target.phase == Phase::Waiting {
+        if self.to_client.is_over() && matches!(self.to_target.phase, Phase::Waiting | Phase::Awaiting) {
             // This target was the client's last: it would not hear another one.
             self.to_target.resume_unwatched();
             cx.waker().wake_by_ref();
@@ -264,6 +286,25 @@ impl Relay {
                 return Poll::Ready(self.end(End::Closed));
             }
         }
+    }
+
+    /// Answers what the client says to the ambassador alone: behind the reply to a HELLO, if one is still to come.
+    fn answer(&mut self, cx: &mut Context<'_>) {
+        self.to_target.phase = match self.to_target.phase {
+            Phase::Answering => {
+                if let Some(watch) = &mut self.to_target.watch {
+                    self.to_client.kept.append(&mut watch.answer);
+                }
+                Phase::Flowing
+            }
+            Phase::Asking => {
+                self.to_client.reply = Some(Box::default());
+                Phase::Awaiting
+            }
+            Phase::Awaiting if self.to_client.reply.is_none() => Phase::Flowing,
+            _ => return,
+        };
+        cx.waker().wake_by_ref();
     }
 
     /// Bytes so far, both ways.
@@ -350,30 +391,68 @@ struct Direction {
     read_size: usize,
     moved: u64,
     phase: Phase,
-    /// Looks for RESET in what passes.
+    /// Looks at what passes.
     watch: Option<Box<Watch>>,
     /// Knows the last words of a target, from a RESET on.
     goodbye: Option<Box<Goodbye>>,
+    /// What has come of a reply that is waited for.
+    reply: Option<Box<Reply>>,
 }
 
-/// What looks for RESET.
+/// The beginning of a reply.
+#[derive(Debug, Default)]
+struct Reply(Vec<u8>);
+
+/// What looks at a client's commands.
 #[derive(Debug, Default)]
 struct Watch {
     commands: Commands,
+    beginning: Beginning,
+    /// Part of a command which that may be.
+    partial: Vec<u8>,
+    /// What the client is to be answered.
+    answer: Vec<u8>,
     /// Bytes that were read and not looked at yet; they go before what is read next.
     ahead: Vec<u8>,
     /// Whether the reader has ended its stream behind them.
     has_ended: bool,
-    /// Whether the writer hears nothing more than that end.
-    is_last: bool,
-    /// Whether it has heard it.
-    knows_end: bool,
+    last_end: LastEnd,
+}
+
+/// Whether the client's own authentication is looked for in what it says.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Beginning {
+    /// Never.
+    #[default]
+    Ignored,
+    /// Now.
+    Watched,
+    /// Not until the next beginning.
+    Over,
+}
+
+/// Whether a target that hears nothing more hears that the client has ended its stream.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum LastEnd {
+    /// Not yet: more may come before.
+    #[default]
+    Open,
+    /// As soon as there is one.
+    Due,
+    /// It has.
+    Told,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     /// Bytes flow.
     Flowing,
+    /// There is an answer for the reader that is not the writer's.
+    Answering,
+    /// A HELLO has been passed on; nobody knows it yet.
+    Asking,
+    /// Nothing passes before the reply to it is there.
+    Awaiting,
     /// A RESET has been passed on; nobody knows it yet.
     Cut,
     /// Whoever knows it decides how it goes on.
@@ -400,6 +479,7 @@ impl Direction {
             phase: Phase::Flowing,
             watch: None,
             goodbye: None,
+            reply: None,
         }
     }
 
@@ -407,7 +487,7 @@ impl Direction {
     fn is_reading(&self) -> bool {
         let reads = match self.phase {
             Phase::Flowing => true,
-            Phase::Waiting => self.watch.as_ref().is_some_and(|watch| watch.has_room()),
+            Phase::Waiting | Phase::Awaiting => self.watch.as_ref().is_some_and(|watch| watch.has_room()),
             _ => false,
         };
         reads && self.kept.is_empty()
@@ -432,14 +512,14 @@ impl Direction {
             self.phase = Phase::Flowing;
         }
         if let Some(watch) = &mut self.watch {
-            (watch.is_last, watch.knows_end) = (false, false);
+            watch.last_end = LastEnd::Open;
         }
     }
 
     fn resume_unwatched(&mut self) {
         self.phase = Phase::Flowing;
         if let Some(watch) = self.watch.take() {
-            self.kept.extend_from_slice(&watch.ahead);
+            self.kept.extend([watch.partial, watch.ahead].concat());
             if watch.has_ended {
                 self.phase = Phase::Ending;
             }
@@ -453,7 +533,7 @@ impl Direction {
 
     /// Whether bytes wait that were read ahead.
     fn is_ahead(&self) -> bool {
-        self.watch.as_ref().is_some_and(|watch| !watch.ahead.is_empty())
+        self.watch.as_ref().is_some_and(|watch| !(watch.ahead.is_empty() && watch.partial.is_empty()))
     }
 
     /// Moves what can be moved now. Ready when the direction is over, or when one half failed.
@@ -473,8 +553,8 @@ impl Direction {
             ready!(self.poll_kept(cx, writer))?;
             match self.phase {
                 Phase::Flowing => {}
-                Phase::Cut | Phase::Parted => return Poll::Pending,
-                Phase::Waiting => {
+                Phase::Answering | Phase::Asking | Phase::Cut | Phase::Parted => return Poll::Pending,
+                Phase::Waiting | Phase::Awaiting => {
                     ready!(self.poll_ahead(cx, reader, writer))?;
                     continue;
                 }
@@ -502,7 +582,7 @@ impl Direction {
                     continue;
                 }
                 if watch.has_ended {
-                    self.phase = Phase::Ending;
+                    self.end(cx, writer)?;
                     continue;
                 }
             }
@@ -531,7 +611,7 @@ impl Direction {
                 self.write_out(cx, writer, &goodbye.into_held())?;
             }
             result.map_err(Failed::Read)?;
-            self.phase = Phase::Ending;
+            self.end(cx, writer)?;
         }
     }
 
@@ -542,12 +622,24 @@ impl Direction {
         writer: &mut W,
         bytes: &[u8],
     ) -> Result<(), Failed> {
-        if let Some(watch) = &mut self.watch
-            && let Some(end) = watch.commands.find_reset(bytes)
-        {
-            watch.ahead = bytes[end..].to_vec();
-            self.phase = Phase::Cut;
-            return self.write_out(cx, writer, &bytes[..end]);
+        if let Some(watch) = &mut self.watch {
+            if watch.beginning == Beginning::Watched {
+                return self.pass_leading(cx, writer, bytes);
+            }
+            if let Some(end) = watch.commands.find_reset(bytes) {
+                watch.ahead = bytes[end..].to_vec();
+                self.phase = Phase::Cut;
+                return self.write_out(cx, writer, &bytes[..end]);
+            }
+        }
+        if let Some(mut reply) = self.reply.take() {
+            reply.0.extend_from_slice(bytes);
+            // What is no reply is the client's all the same.
+            if reply.0.len() < LONGEST_HELLO && resp::length(&reply.0) == Ok(None) {
+                self.reply = Some(reply);
+                return Ok(());
+            }
+            return self.write_out(cx, writer, &reply.0);
         }
         match &mut self.goodbye {
             Some(goodbye) => {
@@ -558,7 +650,48 @@ impl Direction {
         }
     }
 
-    /// While bytes wait behind a RESET: takes in a few more, to see whether the reader is still there. Ready when it has
+    /// Lets the client's first words pass, but for what is not for the target.
+    fn pass_leading<W: AsyncWrite + Unpin>(
+        &mut self,
+        cx: &mut Context<'_>,
+        writer: &mut W,
+        bytes: &[u8],
+    ) -> Result<(), Failed> {
+        let Some(watch) = &mut self.watch else { return Ok(()) };
+        watch.partial.extend_from_slice(bytes);
+        let mut all = std::mem::take(&mut watch.partial);
+        match absorb(&all) {
+            Leading::Partial => watch.partial = all,
+            Leading::Answered(length, answer) => {
+                watch.ahead = all.split_off(length);
+                watch.answer = answer.into_bytes();
+                self.phase = Phase::Answering;
+            }
+            Leading::Hello(length, command) => {
+                watch.ahead = all.split_off(length);
+                self.phase = Phase::Asking;
+                return self.write_out(cx, writer, &command);
+            }
+            Leading::Other => {
+                watch.ahead = all;
+                watch.beginning = Beginning::Over;
+            }
+        }
+        Ok(())
+    }
+
+    /// The reader has ended its stream, whatever it was about to say.
+    fn end<W: AsyncWrite + Unpin>(&mut self, cx: &mut Context<'_>, writer: &mut W) -> Result<(), Failed> {
+        self.phase = Phase::Ending;
+        let partial = self.watch.as_mut().map(|watch| std::mem::take(&mut watch.partial));
+        let reply = self.reply.take().map(|reply| reply.0);
+        match partial.or(reply) {
+            Some(rest) => self.write_out(cx, writer, &rest),
+            None => Ok(()),
+        }
+    }
+
+    /// While bytes wait behind a RESET or a HELLO: takes in a few more, to see whether the reader is still there. Ready when it has
     /// ended its stream and nothing waits any more.
     fn poll_ahead<R, W>(
         &mut self,
@@ -587,9 +720,9 @@ impl Direction {
                 return Poll::Ready(Ok(()));
             }
             // A target that is left while a command blocks in it ends that as for any client that has gone.
-            if watch.is_last && !watch.knows_end {
+            if watch.last_end == LastEnd::Due {
                 ready!(Pin::new(&mut *writer).poll_shutdown(cx)).map_err(Failed::Write)?;
-                watch.knows_end = true;
+                watch.last_end = LastEnd::Told;
             }
         }
         Poll::Pending
@@ -667,6 +800,13 @@ impl Direction {
 }
 
 impl Watch {
+    /// Behind a RESET all is as in the beginning.
+    fn begin(&mut self) {
+        if self.beginning == Beginning::Over {
+            self.beginning = Beginning::Watched;
+        }
+    }
+
     fn has_room(&self) -> bool {
         self.ahead.len() < AHEAD && !self.has_ended
     }
@@ -677,7 +817,11 @@ mod tests {
     use std::collections::VecDeque;
     use std::sync::Arc;
 
+    use proptest::prelude::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+
     use super::*;
+    use crate::commands::{First, UNAUTHENTICATED, first};
     use crate::leave::Connections;
 
     /// A side that plays what it is told to, and holds back what is written until it is flushed, as TLS may.
@@ -770,6 +914,135 @@ mod tests {
         match relay.run(&mut client, &mut target, &seat).await.end {
             End::Broken(Party::Target, error) => assert_eq!(error.kind(), io::ErrorKind::InvalidData),
             other => panic!("{other}"),
+        }
+    }
+
+    impl Side for DuplexStream {
+        fn take_error(&self) -> Option<io::Error> {
+            None
+        }
+    }
+
+    #[derive(Debug, Clone)]
+    enum Say {
+        Auth(Vec<u8>),
+        Hello { version: u8, auth: bool, name: bool },
+        Other(Vec<u8>),
+    }
+
+    fn say() -> impl Strategy<Value = Say> {
+        let bytes = || proptest::collection::vec(any::<u8>(), 0..30);
+        prop_oneof![
+            bytes().prop_map(Say::Auth),
+            (2_u8..4, any::<bool>(), any::<bool>()).prop_map(|(version, auth, name)| Say::Hello {
+                version,
+                auth,
+                name
+            }),
+            bytes().prop_map(Say::Other),
+        ]
+    }
+
+    /// What a client says that way, or what the target hears of it.
+    fn spoken(say: &Say, with_auth: bool) -> Vec<u8> {
+        let version;
+        let mut words: Vec<&[u8]> = Vec::new();
+        match say {
+            Say::Auth(password) => words.extend([&b"AUTH"[..], password]),
+            Say::Hello { version: number, auth, name } => {
+                version = [b'0' + number];
+                words.extend([&b"HELLO"[..], &version]);
+                if *auth && with_auth {
+                    words.extend([&b"AUTH"[..], b"user", b"password"]);
+                }
+                if *name {
+                    words.extend([&b"SETNAME"[..], b"me"]);
+                }
+            }
+            Say::Other(value) => words.extend([&b"SET"[..], b"AUTH", value]),
+        }
+        resp::commands(&[words]).expose().to_vec()
+    }
+
+    /// What the target answers to the command of that number.
+    fn reply(number: usize, command: &[u8]) -> Vec<u8> {
+        match command {
+            b"HELLO" => format!("%1\r\n$5\r\nproto\r\n*2\r\n:{number}\r\n_\r\n"),
+            _ => format!(":{number}\r\n"),
+        }
+        .into_bytes()
+    }
+
+    /// Has a client say all that in pieces of these sizes; returns what the target heard and what the client read.
+    async fn absorbed(said: Vec<u8>, sizes: Vec<usize>) -> (Vec<u8>, Vec<u8>) {
+        let (client, mut near) = duplex(64);
+        let (mut far, mut target) = duplex(64);
+        let (mut listening, mut speaking) = tokio::io::split(client);
+        let speaks = async move {
+            let mut rest = &said[..];
+            for size in sizes.iter().cycle() {
+                let (piece, more) = rest.split_at((*size).min(rest.len()));
+                speaking.write_all(piece).await.unwrap();
+                tokio::task::yield_now().await;
+                rest = more;
+                if rest.is_empty() {
+                    break;
+                }
+            }
+            speaking.shutdown().await.unwrap();
+        };
+        let listens = async move {
+            let mut read = Vec::new();
+            listening.read_to_end(&mut read).await.unwrap();
+            read
+        };
+        let answers = async move {
+            let (mut heard, mut at, mut number) = (Vec::new(), 0, 0);
+            while target.read_buf(&mut heard).await.unwrap() > 0 {
+                while let First::Command(words, length) = first(&heard[at..], UNAUTHENTICATED) {
+                    target.write_all(&reply(number, &words[0])).await.unwrap();
+                    (at, number) = (at + length, number + 1);
+                }
+            }
+            target.shutdown().await.unwrap();
+            heard
+        };
+        let relays = async move {
+            let limits = Limits { idle: None, idle_since: Instant::now(), lifetime: None };
+            let seat = Arc::new(Connections::default()).enter();
+            Relay::new(Vec::new(), Vec::new(), limits)
+                .watch(true, true)
+                .run(&mut near, &mut far, &seat)
+                .await;
+            // So that both ends see the end.
+            drop((near, far));
+        };
+        let ((), read, heard, ()) = tokio::join!(speaks, listens, answers, relays);
+        (heard, read)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(100))]
+        #[test]
+        fn what_is_absorbed_is_what_comes_first_and_is_a_clients_own_authentication(
+            said in proptest::collection::vec(say(), 0..12),
+            sizes in proptest::collection::vec(1_usize..50, 1..6),
+        ) {
+            let (mut heard, mut read, mut number, mut is_leading) = (Vec::new(), Vec::new(), 0, true);
+            for say in &said {
+                is_leading &= !matches!(say, Say::Other(_));
+                if is_leading && matches!(say, Say::Auth(_)) {
+                    read.extend(b"+OK\r\n");
+                    continue;
+                }
+                heard.extend(spoken(say, !is_leading));
+                let name: &[u8] = if matches!(say, Say::Hello { .. }) { b"HELLO" } else { b"" };
+                read.extend(reply(number, name));
+                number += 1;
+            }
+            let stream: Vec<u8> = said.iter().flat_map(|say| spoken(say, true)).collect();
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+            prop_assert_eq!(runtime.block_on(absorbed(stream, sizes)), (heard, read));
         }
     }
 }

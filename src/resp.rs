@@ -83,12 +83,16 @@ pub fn value(buffer: &mut BytesMut, longest: usize) -> Result<Option<BytesFrame>
     }
 }
 
-/// How long the reply is that `bytes` begin with, if all of it is there.
+/// How long the reply is that `bytes` begin with, in RESP2 or RESP3, if all of it is there.
+pub fn length(bytes: &[u8]) -> Result<Option<usize>, NotReply> {
+    extent(bytes, DEEPEST)
+}
+
 fn extent(bytes: &[u8], depth: usize) -> Result<Option<usize>, NotReply> {
     let Some(kind) = bytes.first() else {
         return Ok(None);
     };
-    if !b"+-:$*".contains(kind) {
+    if !b"+-:$*_#,(!=%~".contains(kind) {
         return Err(NotReply);
     }
     let Some(end) = bytes.windows(2).position(|pair| pair == b"\r\n") else {
@@ -101,17 +105,19 @@ fn extent(bytes: &[u8], depth: usize) -> Result<Option<usize>, NotReply> {
         if digits == "-1" { Ok(None) } else { digits.parse().map(Some).map_err(|_| NotReply) }
     };
     match kind {
-        b'$' => {
+        b'$' | b'!' | b'=' => {
             let length = number()?.map_or(0, |length| length.saturating_add(2));
             let whole = after_line.saturating_add(length);
             Ok((whole <= bytes.len()).then_some(whole))
         }
-        b'*' => {
+        b'*' | b'~' | b'%' => {
             let Some(depth) = depth.checked_sub(1) else {
                 return Err(NotReply);
             };
             let mut at = after_line;
-            for _ in 0..number()?.unwrap_or_default() {
+            let items = number()?.unwrap_or_default();
+            // A map has a key and a value for each.
+            for _ in 0..items.saturating_mul(if *kind == b'%' { 2 } else { 1 }) {
                 match extent(&bytes[at..], depth)? {
                     Some(length) => at += length,
                     None => return Ok(None),

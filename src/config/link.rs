@@ -16,6 +16,7 @@ use self::variables::Settings;
 use super::target::{Backends, Endpoint, Malformed, Target};
 use super::{Env, Findings, Process, count, duration, duration_or_off};
 use crate::backends::Balance;
+use crate::client_auth::ClientAuth;
 use crate::secret::Source;
 use crate::tls::{Acceptor, Connector};
 
@@ -81,6 +82,8 @@ pub struct Redis {
     pub role: Option<Role>,
     /// What a client's RESET leads to.
     pub reset: Reset,
+    /// What becomes of a client's own authentication.
+    pub client_auth: ClientAuth,
     /// How many connections to keep ready.
     pub warm: usize,
     /// How Sentinels are asked, where they are.
@@ -90,7 +93,15 @@ pub struct Redis {
 impl Redis {
     /// Whether a RESET would take away what a client does not know of.
     pub fn minds_reset(&self) -> bool {
-        self.reset == Reset::Reauthenticate && (self.password.is_some() || self.database.is_some())
+        let has_something = self.password.is_some()
+            || self.database.is_some()
+            || matches!(self.client_auth, ClientAuth::Require(_));
+        self.reset == Reset::Reauthenticate && has_something
+    }
+
+    /// Whether a client's AUTH is not for the target.
+    pub fn absorbs_auth(&self) -> bool {
+        !matches!(self.client_auth, ClientAuth::Forward)
     }
 }
 

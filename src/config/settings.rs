@@ -54,6 +54,14 @@ pub const SETTINGS: &[Setting] = &[
          (of plain tunnels and replicas) or `least-connections`",
     ),
     redis(
+        "CLIENT_AUTH",
+        "what becomes of a client's own `AUTH`: `forward` to the target (the default); `absorb`: any password is taken, and the target \
+         hears nothing of it; `require`: who does not show the right one is not served",
+    ),
+    redis("CLIENT_USERNAME", "the user that `require` requires; without it `default`"),
+    redis("CLIENT_PASSWORD", "the password that `require` requires"),
+    redis("CLIENT_PASSWORD_FILE", "the file that holds it, read like `AUTH_FILE`"),
+    redis(
         "RESET",
         "`reauth` (the default): a client that sends `RESET` goes on with a fresh authenticated connection; `forward`: it stands \
          without user and database afterwards",
@@ -105,15 +113,7 @@ pub const OF_TLS: &[&str] =
     &["TLS_CA_FILE", "TLS_CERT_FILE", "TLS_KEY_FILE", "TLS_SERVER_NAME", "TLS_INSECURE"];
 
 /// Names of settings that this version refuses rather than ignores.
-pub const NOT_YET: &[&str] = &[
-    "AUTH_COMMAND",
-    "AUTH_COMMAND_TTL",
-    "AUTH_PREVIOUS_FILE",
-    "CLIENT_AUTH",
-    "CLIENT_PASSWORD",
-    "CLIENT_PASSWORD_FILE",
-    "CLIENT_USERNAME",
-];
+pub const NOT_YET: &[&str] = &["AUTH_COMMAND", "AUTH_COMMAND_TTL", "AUTH_PREVIOUS_FILE"];
 
 /// The setting of that name.
 pub fn setting(name: &str) -> Option<&'static Setting> {

@@ -471,9 +471,7 @@ async fn relay<C: Side, T: Side>(scenario: &Scenario, client: C, target: T) -> R
     let leading = words(Party::Target)[..scenario.target.early].to_vec();
     let (early_length, leading_length) = (early.len(), leading.len());
     let mut relay = Relay::new(early, leading, Limits { idle: None, idle_since: begun, lifetime: None });
-    if scenario.watched {
-        relay = relay.watch();
-    }
+    relay = relay.watch(scenario.watched, false);
     let asking = async {
         if let Some((after, grace)) = scenario.leave {
             sleep(Duration::from_millis(after)).await;

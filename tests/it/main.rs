@@ -4,6 +4,7 @@
 mod admin;
 mod backends;
 mod check;
+mod client_auth;
 mod handshake;
 mod health;
 mod links;

@@ -333,6 +333,23 @@ fn a_target_that_does_not_close_is_left() {
     old.expect_end();
 }
 
+/// A fresh connection that ends while the old one still has to answer is replaced before anybody has used it.
+#[test]
+fn a_fresh_connection_that_ends_is_replaced() {
+    let (target, ambassador) = played();
+    let mut client = ambassador.connect("redis:6379");
+    let mut old = accept(&target);
+    client.send(b"BLPOP a 0\r\nRESET\r\nPING\r\n");
+    old.expect(b"BLPOP a 0\r\nRESET\r\n");
+    drop(accept_asked(&target));
+    old.expect(QUIT);
+    old.send(b"*-1\r\n+RESET\r\n+OK\r\n");
+    drop(old);
+    let mut again = accept(&target);
+    again.expect(b"PING\r\n");
+    client.expect(b"*-1\r\n+RESET\r\n");
+}
+
 /// A target that breaks or ends before it has answered ends the connection, as without a RESET.
 #[test]
 fn a_target_that_ends_before_its_answers_ends_the_connection() {

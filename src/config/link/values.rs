@@ -12,6 +12,7 @@ use rustls::RootCertStore;
 use super::variables::Settings;
 use super::{Access, Listen, Redis, Reset, Role, reset, role, text};
 use crate::backends::file;
+use crate::client_auth::{ClientAuth, Required};
 use crate::config::Findings;
 use crate::config::settings::{SETTINGS, Scope, setting};
 use crate::config::target::{Backends, Endpoint, Host, Scheme, Target, database};
@@ -127,6 +128,8 @@ impl<'a> LinkSettings<'a, '_> {
         }
         let asks_sentinel = matches!(target.backends, Backends::Sentinel { .. });
         let role = self.value("ROLE", role, || "write master or replica".to_owned());
+        let reset = self.value("RESET", reset, || "write reauth or forward".to_owned());
+        let reset = reset.unwrap_or(Reset::Reauthenticate);
         Some(Redis {
             username: username_source,
             password: password_source,
@@ -134,12 +137,65 @@ impl<'a> LinkSettings<'a, '_> {
             database,
             // What a Sentinel says may be old; the server itself is asked too.
             role: role.or(asks_sentinel.then_some(Role::Master)),
-            reset: self
-                .value("RESET", reset, || "write reauth or forward".to_owned())
-                .unwrap_or(Reset::Reauthenticate),
+            reset,
+            client_auth: self.client_auth(reset),
             warm: self.value("WARM", warm, || "write a number, such as 4".to_owned()).unwrap_or_default(),
             sentinel: self.sentinel_access(asks_sentinel),
         })
+    }
+
+    /// What becomes of a client's own authentication.
+    fn client_auth(&mut self, reset: Reset) -> ClientAuth {
+        let password = self.one_of("CLIENT_PASSWORD", "CLIENT_PASSWORD_FILE");
+        let username = self.variable("CLIENT_USERNAME").map(|variable| (variable, false));
+        let asked_for = self.variable("CLIENT_AUTH");
+        let manner =
+            self.value("CLIENT_AUTH", Manner::parse, || "write forward, absorb or require".to_owned());
+        match (manner, asked_for) {
+            (Some(Manner::Require), Some(variable)) => {
+                if reset == Reset::Forward {
+                    self.findings.mistake(
+                        variable,
+                        "with RESET=forward a client would have to show the target's own password after a RESET",
+                        format!("remove the setting RESET, or {variable}"),
+                    );
+                }
+                return self.required(variable, password, username);
+            }
+            (None, Some(_)) => return ClientAuth::Forward,
+            _ => {}
+        }
+        for (variable, _) in [password, username].into_iter().flatten() {
+            self.findings.mistake(
+                variable,
+                "the link requires nothing of its clients",
+                format!("set {}_CLIENT_AUTH=require, or remove {variable}", self.alias),
+            );
+        }
+        if manner == Some(Manner::Absorb) { ClientAuth::Absorb } else { ClientAuth::Forward }
+    }
+
+    /// What clients have to show.
+    fn required(
+        &mut self,
+        asked_for: &str,
+        password: Option<(&'a str, bool)>,
+        username: Option<(&'a str, bool)>,
+    ) -> ClientAuth {
+        let mistakes = self.findings.mistakes.len();
+        let username = self.source(username, None, "user");
+        if let Some(password) = self.source(password, None, "password") {
+            return ClientAuth::Require(Required { username, password });
+        }
+        // One that is there, but of no use, has been reported.
+        if self.findings.mistakes.len() == mistakes {
+            self.findings.mistake(
+                asked_for,
+                "there is no password that clients could show",
+                format!("set {}_CLIENT_PASSWORD_FILE to the file that holds it", self.alias),
+            );
+        }
+        ClientAuth::Forward
     }
 
     /// How Sentinels are asked; without any, their settings are mistakes.
@@ -535,6 +591,25 @@ impl<'a> LinkSettings<'a, '_> {
 
 fn warm(text: &str) -> Result<usize, String> {
     text.parse().map_err(|_| format!("\"{text}\" is not a number from 0 on"))
+}
+
+/// The word that says what becomes of a client's own authentication.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Manner {
+    Forward,
+    Absorb,
+    Require,
+}
+
+impl Manner {
+    fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "forward" => Ok(Self::Forward),
+            "absorb" => Ok(Self::Absorb),
+            "require" => Ok(Self::Require),
+            _ => Err(format!("\"{text}\" is neither forward nor absorb nor require")),
+        }
+    }
 }
 
 fn network(word: &str) -> Result<IpNet, String> {

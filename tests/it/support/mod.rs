@@ -20,7 +20,7 @@ pub(crate) use dns::{Dnsmasq, Manner, NameServer};
 pub(crate) use http::{get, metric, request};
 pub(crate) use named::{Named, try_whom, whom};
 pub(crate) use peer::Peer;
-pub(crate) use redis_server::{RedisServer, command_is_missing};
+pub(crate) use redis_server::{RedisServer, command_is_missing, module_is_missing};
 pub(crate) use secret::{every_byte, password, token};
 pub(crate) use sentinel::{Quorum, SERVICE, play_sentinel};
 pub(crate) use target::{BlackHole, Served, Target};

@@ -17,13 +17,23 @@ use super::{PATIENCE, Peer, own_address};
 pub(crate) fn command_is_missing(program: &str) -> bool {
     let search = env::var_os("PATH").unwrap_or_default();
     let found = env::split_paths(&search).any(|directory| directory.join(program).is_file());
+    is_missing(program, found)
+}
+
+/// The same for a module of Python.
+pub(crate) fn module_is_missing(module: &str) -> bool {
+    let import = Command::new("python3").args(["-c", &format!("import {module}")]).output();
+    is_missing(&format!("Python's {module}"), import.is_ok_and(|output| output.status.success()))
+}
+
+fn is_missing(what: &str, found: bool) -> bool {
     if !found {
         assert!(
             env::var_os("CI").is_none_or(|value| value != "true"),
-            "{program} is not installed, and in continuous integration nothing is left out"
+            "{what} is not installed, and in continuous integration nothing is left out"
         );
         let test = thread::current();
-        let line = format!("SKIPPED {}: {program} is not installed\n", test.name().unwrap_or("a test"));
+        let line = format!("SKIPPED {}: {what} is not installed\n", test.name().unwrap_or("a test"));
         // Not eprintln!, whose lines are hidden where a test passes.
         let _ = io::stderr().write_all(line.as_bytes());
     }
