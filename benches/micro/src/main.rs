@@ -15,6 +15,7 @@ use redis_ambassador::resp;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::runtime::{Builder, Runtime};
+use tokio::time::Instant;
 
 fn main() {
     divan::main();
@@ -108,7 +109,7 @@ fn relayed(runtime: &Runtime) -> (UnixStream, UnixStream) {
         let (far, server) = UnixStream::pair().expect("a socket pair");
         tokio::spawn(async move {
             let seat = std::sync::Arc::new(Connections::default()).enter();
-            let limits = Limits { idle: None, lifetime: None };
+            let limits = Limits { idle: None, idle_since: Instant::now(), lifetime: None };
             let (mut near, mut far) = (Stream::Unix(near), Stream::Unix(far));
             Relay::new(Vec::new(), Vec::new(), limits).run(&mut near, &mut far, &seat).await
         });
