@@ -22,7 +22,9 @@ use crate::failure::words;
 use crate::leave::{Connections, Leave, Reason};
 use crate::metrics::Metrics;
 use crate::net::Listener;
+use crate::report::Reports;
 use crate::resolve::Resolver;
+use crate::secret::Source;
 use crate::warm::{self, Pool};
 use crate::workers::Workers;
 
@@ -96,6 +98,7 @@ impl App {
                         dialler: Arc::clone(&dialler),
                         health: Health::default(),
                         warm: Pool::of(&link),
+                        reports: Reports::of(&link),
                         connections,
                         metrics,
                         link,
@@ -179,6 +182,9 @@ impl App {
             () = drain(&self.process, &stop, accepting, &services) => {}
             signal = self.signals.next() => tracing::info!(signal, "a second signal ends the drain"),
         }
+        for service in &services {
+            service.reports.tell_all();
+        }
         tracing::info!(connections_cut = connections(), "stopped");
     }
 }
@@ -204,16 +210,23 @@ async fn drain(
     let _ = timeout_at(leave.latest + LAST_MOMENT, join_all(rooms.iter().map(|room| room.emptied()))).await;
 }
 
-/// The one line at start for every link: what listens, where it goes, as whom.
+/// The one line at start for every link: what listens, where it goes, as whom, and where the secret comes from.
 fn announce(listener: &Listener, link: &Link) {
     let redis = link.redis.as_ref();
     let password = redis.and_then(|redis| redis.password.as_ref());
+    let username = redis.and_then(|redis| redis.username.as_ref()).map(Source::last);
+    let secret = match password {
+        Some(Source::File(file)) => Some(file.path().display().to_string()),
+        _ => redis.and_then(|redis| redis.password_variable.clone()),
+    };
     tracing::info!(
         link = link.name,
         listen = listener.address(),
         target = %link.target,
         kind = if redis.is_some() { "redis" } else { "tcp" },
+        username = username.map(|username| String::from_utf8_lossy(username.expose()).into_owned()),
         auth = password.map_or("none", |source| source.kind()),
+        secret,
         tls = link.tls.is_some(),
         listen_tls = link.listen_tls.is_some(),
         "listening"

@@ -22,6 +22,7 @@ use crate::metrics::LinkMetrics;
 use crate::net::{Accepted, Client, Stream};
 use crate::random::fraction;
 use crate::relay::{End, Limits, Outcome, Party, Relay, Side};
+use crate::report::Reports;
 use crate::tls::Unaccepted;
 use crate::tls::explain::{by_client, is_no_tls, late_refusal, slow_client};
 use crate::warm::{Pool, Warm};
@@ -42,6 +43,8 @@ pub struct Service {
     pub connections: Arc<Connections>,
     /// What is counted.
     pub metrics: Arc<LinkMetrics>,
+    /// What the log says of those who can't be served.
+    pub reports: Arc<Reports>,
 }
 
 /// How much of what a client says before its upstream is there is taken in. It has to be read to see that a client
@@ -90,6 +93,7 @@ impl Service {
         client: Client,
         admitted: Admitted,
     ) -> Option<Box<Established>> {
+        let accepted_at = Instant::now();
         let mut stream = self.take_in(accepted, client).await?;
         let limits = self.limits();
         let mut early = Vec::new();
@@ -126,13 +130,27 @@ impl Service {
             Ok((upstream, place)) => {
                 self.metrics.dialled(begun.elapsed());
                 let (upstream, leading) = upstream.into_parts();
-                tracing::debug!(link = self.link.name, %client, backend = %place.backend(), "connection opened");
+                tracing::debug!(
+                    link = self.link.name,
+                    %client,
+                    backend = %place.backend(),
+                    milliseconds = milliseconds(accepted_at),
+                    "connection opened"
+                );
                 self.backends.seat(&admitted.seat, place);
                 let mut relay = Relay::new(early, leading, limits);
                 if let Some(redis) = &self.link.redis {
                     relay = relay.watch(redis.minds_reset(), redis.absorbs_auth());
                 }
-                Some(Box::new(Established { service: self, client, stream, upstream, relay, admitted }))
+                Some(Box::new(Established {
+                    service: self,
+                    client,
+                    accepted_at,
+                    stream,
+                    upstream,
+                    relay,
+                    admitted,
+                }))
             }
             Err(failure) => {
                 // It holds its place until it is gone: nobody counts descriptors twice, and a drain waits for the line.
@@ -265,14 +283,7 @@ impl Service {
             tracing::debug!(link, %client, "the client left before it could be served");
         } else {
             self.metrics.failed(failure.stage());
-            tracing::warn!(
-                link,
-                %client,
-                stage = failure.stage().name(),
-                error = %failure,
-                remedy = failure.remedy(&self.link),
-                "connection failed"
-            );
+            self.reports.failed(client, failure, &self.link);
         }
     }
 
@@ -295,6 +306,7 @@ impl Service {
 struct Established {
     service: Arc<Service>,
     client: Client,
+    accepted_at: Instant,
     stream: Stream,
     upstream: Stream,
     relay: Relay,
@@ -312,7 +324,7 @@ impl Established {
     /// Goes on behind a RESET, which has taken away the authentication that the client does not know of: with a fresh upstream,
     /// once the old one has answered everything. Returns how the connection ended, if it did meanwhile.
     async fn switch(&mut self) -> Option<Ending> {
-        let Self { service, client, stream, upstream, relay, admitted } = self;
+        let Self { service, client, stream, upstream, relay, admitted, .. } = self;
         service.backends.ask_about_reset();
         let knows_no_reset = |backend: &Backend| backend.probe.knows_no_reset();
         if admitted.seat.backend().is_some_and(|backend| knows_no_reset(&backend)) {
@@ -373,12 +385,13 @@ impl Established {
 
     /// One line in the log, and the end that each side is owed.
     async fn close(self: Box<Self>, Ending { outcome, failure }: Ending) {
-        let Self { service, client, mut stream, mut upstream, admitted, .. } = *self;
+        let Self { service, client, accepted_at, mut stream, mut upstream, admitted, .. } = *self;
         tracing::debug!(
             link = service.link.name,
             %client,
             to_target = outcome.to_target,
             to_client = outcome.to_client,
+            milliseconds = milliseconds(accepted_at),
             ended_by = %outcome.end,
             "connection closed"
         );
@@ -417,6 +430,11 @@ impl Established {
             }
         }
     }
+}
+
+/// How long that is ago, for the log.
+fn milliseconds(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Returns once nobody waits for an answer any more. What the client says meanwhile goes to `early`.

@@ -72,6 +72,7 @@
 //! | [`net`] | sockets and listeners |
 //! | [`random`] | chance, to spread what would happen at once |
 //! | [`failure`] | what can go wrong for a client, in words |
+//! | [`report`] | what the log says of them, held back where it would flood |
 //! | [`log`] | the log |
 //!
 //! ## Where things will go
@@ -99,6 +100,7 @@ pub mod metrics;
 pub mod net;
 pub mod random;
 pub mod relay;
+pub mod report;
 pub mod resolve;
 pub mod resp;
 pub mod secret;

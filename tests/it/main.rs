@@ -8,6 +8,7 @@ mod client_auth;
 mod handshake;
 mod health;
 mod links;
+mod logs;
 mod moving;
 mod names;
 mod process;
