@@ -1,5 +1,6 @@
 //! `check`: what an operator is told about every link before, or instead of, the first client.
 
+use std::collections::HashMap;
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
@@ -275,8 +276,10 @@ fn the_log_of_acls_gets_one_entry() {
     };
     check(Launch::redis(server.address()).variable("REDIS_AUTH", &secret));
     let mut administrator = server.administrator(&secret);
-    let log: Vec<redis::Value> = redis::cmd("ACL").arg("LOG").query(&mut administrator).expect("ACL LOG");
+    let log: Vec<HashMap<String, redis::Value>> =
+        redis::cmd("ACL").arg("LOG").query(&mut administrator).expect("ACL LOG");
     assert_eq!(log.len(), 1, "{log:?}");
+    assert_eq!(log[0]["count"], redis::Value::Int(1), "{log:?}");
 }
 
 /// AUTH was good; it is SELECT that fails.
