@@ -445,6 +445,24 @@ fn a_link_that_verifies_nobody_is_a_warning() {
     assert_eq!(report["ok"], true, "{report:#}");
 }
 
+/// It serves, because nobody looks; somebody should.
+#[test]
+fn a_certificate_that_has_expired_is_told_even_where_nobody_verifies() {
+    let authority = Authority::new("Test CA");
+    let identity = authority.issue_with(&["127.0.0.1"], &KeyPair::generate().unwrap(), |params| {
+        params.not_after = rcgen::date_time_ymd(2021, 3, 4);
+    });
+    let config = authority.server(&identity, false, rustls::ALL_VERSIONS);
+    let server = Target::start().serve(move |peer| drop(TlsPeer::accept(peer, &config)));
+    let launch = Launch::new()
+        .variable("DB_PORT_5432_TCP", format!("tls://{}", server.address()))
+        .variable("DB_TLS_INSECURE", "true");
+    let report = check(launch);
+    let findings = report["findings"].to_string();
+    assert!(findings.contains("has expired on 2021-03-04"), "{report:#}");
+    assert_eq!(report["ok"], true, "{report:#}");
+}
+
 /// In TLS 1.3 the server says so only when the handshake is over for us.
 #[test]
 fn a_client_certificate_that_is_demanded_is_a_matter_of_tls() {
