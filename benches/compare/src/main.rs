@@ -2,6 +2,7 @@
 //!
 //! - [`peers`] is the list of proxies: to compare with another one, add it there.
 //! - [`workloads`] is the list of what is measured: to measure something else, add it there.
+//! - [`certificates`] are what TLS needs, made for the run.
 //! - [`load`] makes the traffic, [`targets`] answers it, [`accounting`] reads what the kernel says about a
 //!   process.
 //! - [`samples`] keeps every figure of every round, [`goals`] judges them, [`report`] and [`charts`] show

@@ -416,6 +416,7 @@ const METHOD: &str = "\
 - Behind the others, and without a proxy, the client authenticates itself; redis-ambassador does it for the
   client.
 - Redis has one thread, a password and no persistence.
+- The certificates are made for the run and removed after it.
 
 ## How to repeat it
 
