@@ -152,9 +152,9 @@ fn of_warm(results: &Results) -> [Goal; 3] {
         ("Warm: time to a client's first PONG, 1 ms each way", warm::LONG_WAY, 0.55),
         ("Warm: time to a client's first PONG, TLS to the target", warm::TLS, 0.3),
     ]
-    .map(|(what, case, bound)| {
-        let bound = Bound::AtMost(bound);
-        ratio_goal(what, bound, DIRECT, results, "warm", Metric::Median, &[case.to_owned()])
+    .map(|(what, target, bound)| {
+        let (bound, cases) = (Bound::AtMost(bound), warm::cases(target));
+        ratio_goal(what, bound, DIRECT, results, "warm", Metric::Median, &cases)
     })
 }
 

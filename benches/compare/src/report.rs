@@ -117,10 +117,14 @@ impl Report<'_> {
         }
         let warm: Vec<_> = [warm::LOOPBACK, warm::LONG_WAY, warm::TLS]
             .into_iter()
-            .filter_map(|case| {
-                let first = |peer| (case, Metric::Median, peer);
-                let ratio = self.results.ratio(warm::WORKLOAD.name, first(OURS), first(DIRECT))?;
-                Some(format!("{} ({case})", number(ratio.median)))
+            .filter_map(|target| {
+                let ratio = |case: String| {
+                    let first = |peer| (case.as_str(), Metric::Median, peer);
+                    Some(self.results.ratio(warm::WORKLOAD.name, first(OURS), first(DIRECT))?.median)
+                };
+                let [one, other] = warm::cases(target).map(ratio);
+                let (one, other) = (one?, other?);
+                Some(format!("{}–{} ({target})", number(one.min(other)), number(one.max(other))))
             })
             .collect();
         if !warm.is_empty() {
