@@ -103,7 +103,7 @@ async fn check(link: &Link, dialler: &Dialler) -> (CheckedLink, Vec<Finding>) {
     findings.extend(found.into_iter().flatten());
     if backends.iter().any(|backend| backend.state_of("role") == Some(State::Ok)) {
         // That others have another role is what the setting is for.
-        for finding in findings.iter_mut().filter(|finding| finding.is_wrong_role) {
+        for finding in findings.iter_mut().filter(|finding| finding.about == "role") {
             finding.level = Level::Note;
         }
     }

@@ -407,7 +407,7 @@ fn the_end_of_our_own_certificates_is_announced() {
     let authority = Authority::new("Test CA");
     let ending = |ends: SystemTime| {
         authority.issue_with(&["127.0.0.1"], &KeyPair::generate().unwrap(), |params| {
-            params.not_after = ends.into()
+            params.not_after = ends.into();
         })
     };
     let target = Target::start();

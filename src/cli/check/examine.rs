@@ -171,23 +171,24 @@ impl Examination<'_> {
         let probe = Probe::default();
         let mut interview = Interview::begin(stream, &shown, self.link, redis, &probe);
         if redis.password.is_some() {
-            let step = self.within(Instant::now(), &shown, interview.authenticate()).await;
+            let step = self.within(&shown, interview.authenticate()).await;
             self.note("auth", step)?;
         }
         if let Some(database) = redis.database {
-            let step = self.within(Instant::now(), &shown, interview.select(database)).await;
+            let step = self.within(&shown, interview.select(database)).await;
             self.note_and_go_on("select", step)?;
         }
-        let step = self.within(Instant::now(), &shown, interview.ping()).await;
+        let step = self.within(&shown, interview.ping()).await;
         if let Ok(((), took)) = &step {
             self.examined.latency_ms = Some(milliseconds(*took));
         }
         let is_served = step.is_ok();
         self.note_and_go_on("ping", step)?;
         // What it does not tell in time, or not like this, it does not tell.
-        let asked = self.within(Instant::now(), &shown, Server::ask(&mut interview)).await;
+        let asked = self.within(&shown, Server::ask(&mut interview)).await;
         let server = asked.map(|(server, _)| server).unwrap_or_default();
-        self.judge_server(&server, &shown, redis);
+        // One that does not serve us has other troubles than its role.
+        self.judge_server(&server, &shown, redis.role.filter(|_| is_served));
         let is_sentinel = server.mode.as_deref() == Some("sentinel");
         self.examined.server = Some(server);
         drop(interview);
@@ -289,9 +290,9 @@ impl Examination<'_> {
         Finding::of_stranger(self.link, &self.examined.backend, bluff, is_served)
     }
 
-    fn judge_server(&mut self, server: &Server, shown: &str, redis: &Redis) {
+    fn judge_server(&mut self, server: &Server, shown: &str, wanted: Option<Role>) {
         self.findings.extend(Finding::of_server(self.link, &self.examined.backend, server));
-        let Some(wanted) = redis.role else {
+        let Some(wanted) = wanted else {
             return;
         };
         let has = match server.role.as_deref() {
@@ -312,10 +313,10 @@ impl Examination<'_> {
     /// One step of the handshake, and how long it took.
     async fn within<T>(
         &self,
-        begun: Instant,
         shown: &str,
         step: impl Future<Output = Result<T, Failure>>,
     ) -> Result<(T, Duration), Failure> {
+        let begun = Instant::now();
         let since = self.deadline - self.link.connect_timeout;
         let done = timeout_at(self.deadline, step).await.map_err(late(
             Stage::Auth,

@@ -45,8 +45,6 @@ pub(super) struct Finding {
     pub(super) backend: Option<String>,
     pub(super) what: String,
     pub(super) remedy: Option<String>,
-    #[serde(skip)]
-    pub(super) is_wrong_role: bool,
 }
 
 /// A certificate that ends so soon should be renewed by now.
@@ -68,7 +66,6 @@ impl Finding {
             backend: backend.map(str::to_owned),
             what,
             remedy: Some(remedy),
-            is_wrong_role: false,
         }
     }
 
@@ -81,7 +78,6 @@ impl Finding {
             backend: None,
             what: format!("{variable}: {message}"),
             remedy: None,
-            is_wrong_role: false,
         }
     }
 
@@ -92,11 +88,7 @@ impl Finding {
         step: &'static str,
         failure: &Failure,
     ) -> Self {
-        let is_wrong_role = matches!(failure, Failure::WrongRole { .. });
-        Self {
-            is_wrong_role,
-            ..Self::new(Level::Problem, step, link, backend, failure.to_string(), failure.remedy(link))
-        }
+        Self::new(Level::Problem, step, link, backend, failure.to_string(), failure.remedy(link))
     }
 
     pub(super) fn too_many(link: &Link, more: usize) -> Self {
