@@ -102,7 +102,10 @@ impl Service {
             let shown = tokio::select! {
                 shown = require(&mut stream, &mut early, required, limit) => shown,
                 // Nothing is under way that would have to be waited for.
-                _ = poll_fn(|cx| admitted.seat.poll_leave(cx)) => return None,
+                _ = poll_fn(|cx| admitted.seat.poll_leave(cx)) => {
+                    let _ = stream.shutdown().now_or_never();
+                    return None;
+                }
             };
             if let Err(failure) = shown {
                 self.refuse(stream, client, &failure, LINGER).await;
@@ -351,7 +354,10 @@ impl Established {
             let limit = service.link.connect_timeout;
             let shown = tokio::select! {
                 shown = require(stream, relay.ahead(), required, limit) => shown,
-                _ = poll_fn(|cx| admitted.seat.poll_leave(cx)) => return Some(Ending { outcome, failure: None }),
+                leave = poll_fn(|cx| admitted.seat.poll_leave(cx)) => {
+                    let outcome = Outcome { end: End::Left(leave.reason), ..outcome };
+                    return Some(Ending { outcome, failure: None });
+                }
             };
             if let Err(failure) = shown {
                 return Some(Ending { outcome, failure: Some(failure) });

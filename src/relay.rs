@@ -257,7 +257,7 @@ impl Relay {
             self.to_client.phase = Phase::Ending;
             cx.waker().wake_by_ref();
         }
-        if self.to_client.is_over() && matches!(self.to_target.phase, Phase::Waiting | Phase::Awaiting) {
+        if self.to_client.is_over() && self.to_target.phase == Phase::Waiting {
             // This target was the client's last: it would not hear another one.
             self.to_target.resume_unwatched();
             cx.waker().wake_by_ref();
@@ -301,7 +301,7 @@ impl Relay {
                 self.to_client.reply = Some(Box::default());
                 Phase::Awaiting
             }
-            Phase::Awaiting if self.to_client.reply.is_none() => Phase::Flowing,
+            Phase::Awaiting if self.to_client.reply.is_none() || self.to_client.is_over() => Phase::Flowing,
             _ => return,
         };
         cx.waker().wake_by_ref();
@@ -516,14 +516,13 @@ impl Direction {
         }
     }
 
+    /// The same for the last time.
     fn resume_unwatched(&mut self) {
-        self.phase = Phase::Flowing;
-        if let Some(watch) = self.watch.take() {
-            self.kept.extend([watch.partial, watch.ahead].concat());
-            if watch.has_ended {
-                self.phase = Phase::Ending;
-            }
+        if let Some(watch) = &mut self.watch {
+            watch.commands = Commands::unwatched();
+            watch.begin();
         }
+        self.resume();
     }
 
     /// Whether all that was read has gone out.
@@ -680,13 +679,12 @@ impl Direction {
         Ok(())
     }
 
-    /// The reader has ended its stream, whatever it was about to say.
+    /// The reader has ended its stream. Of a command that is not whole the writer would hear in vain; of a reply there may
+    /// be more to hear.
     fn end<W: AsyncWrite + Unpin>(&mut self, cx: &mut Context<'_>, writer: &mut W) -> Result<(), Failed> {
         self.phase = Phase::Ending;
-        let partial = self.watch.as_mut().map(|watch| std::mem::take(&mut watch.partial));
-        let reply = self.reply.take().map(|reply| reply.0);
-        match partial.or(reply) {
-            Some(rest) => self.write_out(cx, writer, &rest),
+        match self.reply.take() {
+            Some(reply) => self.write_out(cx, writer, &reply.0),
             None => Ok(()),
         }
     }
