@@ -8,7 +8,7 @@
 mod addresses;
 mod balance;
 pub mod file;
-mod sentinel;
+pub(crate) mod sentinel;
 mod srv;
 mod watch;
 

@@ -2,6 +2,7 @@
 //! property tests here that every run of the tests has.
 //!
 //! A body takes bytes and panics where a promise is broken.
+#![expect(clippy::missing_panics_doc, reason = "it is what all of them are for")]
 
 use std::ffi::OsString;
 use std::fmt::{Debug, Write};
@@ -233,8 +234,8 @@ pub fn backends_file(data: &[u8]) {
             for endpoint in &endpoints {
                 assert_same_place(endpoint);
             }
-            let shown: String = endpoints.iter().map(|endpoint| format!("{endpoint}\n")).collect();
-            let again = file::parse(&shown, None).expect("what was shown");
+            let shown: Vec<_> = endpoints.iter().map(ToString::to_string).collect();
+            let again = file::parse(&shown.join("\n"), None).expect("what was shown");
             assert_eq!(again.len(), endpoints.len());
         }
         Err((line, reason)) => {
@@ -280,18 +281,35 @@ mod tests {
     use super::*;
 
     /// Pieces of what is expected, in any order, with some of anything between them.
-    fn soup(tokens: &'static [&'static str]) -> impl Strategy<Value = Vec<u8>> {
+    fn soup(tokens: &'static [&'static str], most: usize) -> impl Strategy<Value = Vec<u8>> {
         let piece = prop_oneof![
-            12 => select(tokens).prop_map(|token| token.as_bytes().to_vec()),
-            1 => vec(any::<u8>(), 0..6),
-            1 => any::<u16>().prop_map(|number| number.to_string().into_bytes()),
+            24 => select(tokens).prop_map(|token| token.as_bytes().to_vec()),
+            2 => vec(any::<u8>(), 0..6),
+            2 => any::<u16>().prop_map(|number| number.to_string().into_bytes()),
+            1 => (1..9000_usize).prop_map(|length| vec![b'x'; length]),
         ];
-        (any::<u8>(), vec(piece, 0..24)).prop_map(|(seed, pieces)| [&[seed][..], &pieces.concat()].concat())
+        vec(piece, 0..most).prop_map(|pieces| pieces.concat())
     }
 
-    /// The same without the byte that says how to cut.
-    fn text(tokens: &'static [&'static str]) -> impl Strategy<Value = Vec<u8>> {
-        soup(tokens).prop_map(|soup| soup[1..].to_vec())
+    /// The same behind a byte that says how to cut.
+    fn cut(tokens: &'static [&'static str]) -> impl Strategy<Value = Vec<u8>> {
+        (any::<u8>(), soup(tokens, 24)).prop_map(|(seed, soup)| [&[seed][..], &soup].concat())
+    }
+
+    /// A target's value: mostly a scheme that there is, and then anything.
+    fn target_value() -> impl Strategy<Value = Vec<u8>> {
+        (select(SCHEMES), soup(TARGETS, 7)).prop_map(|(scheme, rest)| [scheme.as_bytes(), &rest].concat())
+    }
+
+    /// An environment: names and values that go together, and some that don't.
+    fn variables() -> impl Strategy<Value = Vec<u8>> {
+        let link = (select(LINKS), target_value())
+            .prop_map(|(name, value)| [name.as_bytes(), b"=", &value].concat());
+        let setting = (select(PREFIXES), select(SETTINGS), soup(VALUES, 3))
+            .prop_map(|(prefix, name, value)| [prefix.as_bytes(), name.as_bytes(), b"=", &value].concat());
+        let good = Just(b"REDIS_PORT_6379_TCP=redis://host".to_vec());
+        vec(prop_oneof![2 => good, 3 => link, 6 => setting, 1 => soup(PREFIXES, 4)], 0..8)
+            .prop_map(|lines| lines.join(&b'\n'))
     }
 
     const RESP: &[&str] = &[
@@ -351,18 +369,24 @@ mod tests {
         "PING\r\n",
     ];
 
+    const SCHEMES: &[&str] = &[
+        "tcp://",
+        "redis://",
+        "rediss://",
+        "tls://",
+        "unix:///",
+        "redis+unix:///",
+        "tcp+srv://",
+        "redis+file:///",
+        "tls+file:///",
+        "redis+sentinel://",
+        "rediss+sentinel://s1,s2:26380/",
+        "redis+sentinel://[::1]/",
+        "http://",
+        "",
+    ];
+
     const TARGETS: &[&str] = &[
-        "tcp",
-        "redis",
-        "rediss",
-        "tls",
-        "unix",
-        "http",
-        "+srv",
-        "+file",
-        "+sentinel",
-        "+unix",
-        "://",
         ":",
         "/",
         "@",
@@ -395,51 +419,57 @@ mod tests {
         "*",
     ];
 
-    const ENVIRONMENT: &[&str] = &[
-        "REDIS_PORT_6379_TCP=",
-        "DB_PORT_5432_TCP=",
-        "REDIS_",
-        "DB_",
-        "REDIS_PORT_6379_",
-        "PORT_6379_TCP",
-        "_ENV_",
-        "AUTH=",
-        "AUTH_FILE=",
-        "USERNAME=",
-        "DB=",
-        "BALANCE=",
-        "ROLE=",
-        "MOVE_GRACE=",
-        "LISTEN=",
-        "ALLOW=",
-        "TLS=",
-        "TLS_CA_FILE=",
-        "CONNECT_TIMEOUT=",
-        "PASSWORD=",
-        "AUHT=",
-        "SENTINEL_AUTH=",
-        "RESET=",
-        "WARM=",
-        "CLIENT_AUTH=",
-        "CLIENT_PASSWORD=",
-        "MAX_CONNECTIONS=",
-        "\n",
-        "\n",
-        "\n",
-        "\n",
-        "=",
-        "redis://",
-        "tcp://",
-        "rediss://",
-        "redis+sentinel://",
-        "tcp+srv://",
-        "unix://",
-        "host:6379",
-        "a:1,b:2",
-        ":",
-        "@",
-        "/",
-        "%",
+    const LINKS: &[&str] = &[
+        "REDIS_PORT_6379_TCP",
+        "DB_PORT_5432_TCP",
+        "REDIS_PORT_1_TCP",
+        "REDIS_ENV_A_PORT_1_TCP",
+        "A_PORT_0_TCP",
+    ];
+
+    const PREFIXES: &[&str] =
+        &["REDIS_", "REDIS_PORT_6379_", "DB_", "AMBASSADOR_", "A_", "", "KUBERNETES_PORT_"];
+
+    const SETTINGS: &[&str] = &[
+        "AUTH",
+        "AUTH_FILE",
+        "USERNAME",
+        "DB",
+        "BALANCE",
+        "ROLE",
+        "MOVE_GRACE",
+        "LISTEN",
+        "ALLOW",
+        "TLS",
+        "TLS_CA_FILE",
+        "CONNECT_TIMEOUT",
+        "PASSWORD",
+        "AUHT",
+        "SENTINEL_AUTH",
+        "RESET",
+        "WARM",
+        "CLIENT_AUTH",
+        "CLIENT_PASSWORD",
+        "MAX_CONNECTIONS",
+        "LINKS",
+        "THREADS",
+        "LOG",
+        "DNS",
+        "BIND",
+        "PORT",
+        "NAME",
+        "443_UDP",
+        "REQUIREPASS",
+        "IDLE_TIMEOUT",
+        "KEEPALIVE",
+        "DRAIN_DELAY",
+        "LOG_FORMAT",
+        "AUTH_COMMAND",
+        "CLIENT_USERNAME",
+        "AUTH_PREVIOUS_FILE",
+    ];
+
+    const VALUES: &[&str] = &[
         "5s",
         "off",
         "true",
@@ -447,15 +477,23 @@ mod tests {
         "master",
         "10.0.0.0/8",
         "127.0.0.1:0",
-        "unix:",
-        "AMBASSADOR_LINKS=",
-        "AMBASSADOR_THREADS=",
-        "AMBASSADOR_LOG=",
-        "AMBASSADOR_DNS=",
-        "AMBASSADOR_",
-        "\u{ff}",
+        "unix:/x",
+        "redis,db",
+        "-1",
         "0",
+        "info",
+        "absorb",
+        "require",
+        "forward",
+        "reauth",
         "99999999999999999999",
+        " ",
+        "\u{ff}",
+        "app",
+        "%",
+        "2",
+        "::1",
+        "json",
     ];
 
     const BACKENDS: &[&str] = &[
@@ -485,22 +523,22 @@ mod tests {
         #![proptest_config(cases())]
 
         #[test]
-        fn replies_are_the_same_in_whatever_pieces_they_come(data in soup(RESP)) {
+        fn replies_are_the_same_in_whatever_pieces_they_come(data in cut(RESP)) {
             replies(&data);
         }
 
         #[test]
-        fn resets_are_the_same_in_whatever_pieces_they_come(data in soup(COMMANDS)) {
+        fn resets_are_the_same_in_whatever_pieces_they_come(data in cut(COMMANDS)) {
             commands(&data);
         }
 
         #[test]
-        fn targets_are_shown_as_they_are_read(data in text(TARGETS)) {
+        fn targets_are_shown_as_they_are_read(data in target_value()) {
             target(&data);
         }
 
         #[test]
-        fn no_environment_shows_a_secret(data in text(ENVIRONMENT)) {
+        fn no_environment_shows_a_secret(data in variables()) {
             environment(&data);
         }
 
@@ -510,19 +548,23 @@ mod tests {
         }
 
         #[test]
-        fn sentinels_name_places_or_nothing(data in soup(RESP)) {
+        fn sentinels_name_places_or_nothing(data in cut(RESP)) {
             sentinel_replies(&data);
         }
 
         #[test]
-        fn files_of_backends_are_shown_as_they_are_read(data in text(BACKENDS)) {
+        fn files_of_backends_are_shown_as_they_are_read(data in soup(BACKENDS, 24)) {
             backends_file(&data);
         }
 
         #[test]
-        fn a_secret_in_a_text_is_masked(data in text(&["a", "b", "ab", "\0", "hunter2", "hunt", "é", " "])) {
+        fn a_secret_in_a_text_is_masked(data in soup(&["a", "b", "ab", "\0", "hunter2", "hunt", "é", " "], 24)) {
             masked(&data);
         }
+    }
+
+    fn byte(number: usize) -> u8 {
+        number.try_into().expect("a small number")
     }
 
     /// An answer with SRV records whose targets are made of any bytes, at times cut or changed.
@@ -530,18 +572,18 @@ mod tests {
         let label = prop_oneof![vec(any::<u8>(), 1..12), Just(b"redis".to_vec())];
         let record = (vec(label, 0..4), any::<[u8; 6]>()).prop_map(|(labels, numbers)| {
             let mut name: Vec<u8> =
-                labels.iter().flat_map(|label| [&[label.len() as u8][..], label].concat()).collect();
+                labels.iter().flat_map(|label| [&[byte(label.len())][..], label].concat()).collect();
             name.push(0);
             // The question's name, type SRV, class IN, a TTL.
             let mut record = vec![0xc0, 12, 0, 33, 0, 1, 0, 0, 0, 60];
-            record.extend(((numbers.len() + name.len()) as u16).to_be_bytes());
+            record.extend([0, byte(numbers.len() + name.len())]);
             record.extend(numbers);
             record.extend(name);
             record
         });
         let damage = prop_oneof![3 => Just(None), 1 => any::<(prop::sample::Index, u8)>().prop_map(Some)];
         (vec(record, 0..4), damage).prop_map(|(records, damage)| {
-            let mut message = vec![0, 1, 0x81, 0x80, 0, 1, 0, records.len() as u8, 0, 0, 0, 0];
+            let mut message = vec![0, 1, 0x81, 0x80, 0, 1, 0, byte(records.len()), 0, 0, 0, 0];
             message.extend(b"\x01s\x00\x00\x21\x00\x01");
             message.extend(records.concat());
             if let Some((at, byte)) = damage {

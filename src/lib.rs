@@ -73,6 +73,7 @@
 //! | [`random`] | chance, to spread what would happen at once |
 //! | [`failure`] | what can go wrong for a client, in words |
 //! | [`report`] | what the log says of them, held back where it would flood |
+//! | [`files`] | files that settings name |
 //! | [`log`] | the log |
 //!
 //! ## Where things will go
@@ -93,7 +94,10 @@ pub mod config;
 pub mod connection;
 pub mod dial;
 pub mod failure;
+pub mod files;
 pub mod greet;
+#[cfg(any(test, fuzzing))]
+pub mod hostile;
 pub mod leave;
 pub mod log;
 pub mod metrics;

@@ -197,19 +197,7 @@ impl Resolver {
         let found = timeout(PATIENCE, found)
             .await
             .unwrap_or_else(|_| Err(format!("{self} did not answer within {PATIENCE:?}").into()))?;
-        let ttl = found.iter().map(|record| record.ttl).min().unwrap_or_default();
-        let records = found.iter().filter_map(|record| match &record.data {
-            // RFC 2782: a target of "." means that the service is decidedly not available.
-            RData::SRV(srv) if !srv.target.is_root() => Some(Service {
-                priority: srv.priority,
-                weight: srv.weight,
-                // Fully qualified: search domains have no say in it.
-                host: Host::Name(srv.target.to_ascii()),
-                port: srv.port,
-            }),
-            _ => None,
-        });
-        Ok(Services { records: records.collect(), ttl: Duration::from_secs(ttl.into()) })
+        Ok(services(&found))
     }
 
     /// Asks the name servers, and takes the first answer that is one: records, or that there are none.
@@ -259,6 +247,23 @@ impl Resolver {
             }
         }
     }
+}
+
+/// What the SRV records in an answer say.
+pub(crate) fn services(found: &[Record]) -> Services {
+    let ttl = found.iter().map(|record| record.ttl).min().unwrap_or_default();
+    let records = found.iter().filter_map(|record| match &record.data {
+        // RFC 2782: a target of "." means that the service is decidedly not available.
+        RData::SRV(srv) if !srv.target.is_root() => Some(Service {
+            priority: srv.priority,
+            weight: srv.weight,
+            // Fully qualified: search domains have no say in it.
+            host: Host::Name(srv.target.to_ascii()),
+            port: srv.port,
+        }),
+        _ => None,
+    });
+    Services { records: records.collect(), ttl: Duration::from_secs(ttl.into()) }
 }
 
 /// The name servers, as errors name them.

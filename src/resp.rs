@@ -56,6 +56,8 @@ pub fn reply(buffer: &mut BytesMut) -> Result<Option<Reply>, NotReply> {
         Some(_) => return Err(NotReply),
     }
     match decode_bytes_mut(buffer) {
+        // In whatever pieces it comes, it may not be longer.
+        Ok(Some((_, length, _))) if length > LONGEST_REPLY => Err(NotReply),
         Ok(Some((BytesFrame::SimpleString(_), ..))) => Ok(Some(Reply::Good)),
         Ok(Some((BytesFrame::Error(words), ..))) => Ok(Some(Reply::Error(words.to_string()))),
         Ok(None) if buffer.len() < LONGEST_REPLY => Ok(None),
@@ -95,7 +97,8 @@ fn extent(bytes: &[u8], depth: usize) -> Result<Option<usize>, NotReply> {
     if !b"+-:$*_#,(!=%~".contains(kind) {
         return Err(NotReply);
     }
-    let Some(end) = bytes.windows(2).position(|pair| pair == b"\r\n") else {
+    let line = &bytes[..bytes.len().min(LONGEST_REPLY)];
+    let Some(end) = line.windows(2).position(|pair| pair == b"\r\n") else {
         return if bytes.len() < LONGEST_REPLY { Ok(None) } else { Err(NotReply) };
     };
     let after_line = end + 2;
@@ -229,5 +232,17 @@ mod tests {
         assert_eq!(reply(&mut endless), Ok(None));
         endless.resize(LONGEST_REPLY, b'x');
         assert_eq!(reply(&mut endless), Err(NotReply));
+    }
+
+    #[test]
+    fn a_line_that_is_too_long_is_none_even_if_it_comes_at_once() {
+        let mut line = vec![b'+'];
+        line.resize(LONGEST_REPLY - 2, b'x');
+        line.extend_from_slice(b"\r\n");
+        assert_eq!(reply(&mut BytesMut::from(&line[..])), Ok(Some(Reply::Good)));
+        assert!(matches!(value(&mut BytesMut::from(&line[..]), 2 * LONGEST_REPLY), Ok(Some(_))));
+        line.insert(1, b'x');
+        assert_eq!(reply(&mut BytesMut::from(&line[..])), Err(NotReply));
+        assert_eq!(value(&mut BytesMut::from(&line[..]), 2 * LONGEST_REPLY), Err(NotReply));
     }
 }

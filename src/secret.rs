@@ -5,7 +5,6 @@
 //! through on its way is allocated at its final size (growing would leave copies behind) and zeroed too.
 
 use std::fmt;
-use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,6 +14,7 @@ use tokio::sync::Mutex as AsyncMutex;
 use zeroize::Zeroizing;
 
 use crate::failure::words;
+use crate::files;
 
 /// The longest password a Redis server takes before authentication: its limit for one bulk string, in bytes.
 pub const LONGEST: usize = 16 * 1024;
@@ -190,12 +190,7 @@ impl FileError {
 /// The file's bytes without one trailing line ending.
 fn read(path: &Path) -> Result<Secret, FileError> {
     let error = |reason: String| FileError::unreadable(path, reason);
-    // Opening a pipe that nobody writes to would wait for ever.
-    let kind = std::fs::metadata(path).map_err(|e| error(words(&e)))?;
-    if !kind.is_file() {
-        return Err(error("it is not a regular file".into()));
-    }
-    let file = File::open(path).map_err(|e| error(words(&e)))?;
+    let file = files::open(path).map_err(error)?;
     // One byte more than the longest value and its line ending, so that a longer one shows itself.
     let mut buffer = Zeroizing::new(vec![0; LONGEST + 3]);
     let mut length = 0;

@@ -36,6 +36,7 @@ use self::stream::TlsStream;
 use self::verify::{Anyone, Noting};
 use crate::config::target::{Endpoint, Host};
 use crate::failure::words;
+use crate::files;
 use crate::net::Stream;
 
 /// The cryptography. It is named here and nowhere installed for the whole process, so nothing else can choose another.
@@ -381,7 +382,7 @@ impl Stamp {
 const LONGEST_FILE: u64 = 4 * 1024 * 1024;
 
 fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
-    let file = fs::File::open(path).map_err(|e| words(&e))?;
+    let file = files::open(path)?;
     let size = file.metadata().map_or(0, |found| found.len());
     // Of its final size from the start: a vector that grew would leave parts of a key behind.
     let capacity = usize::try_from(size.min(LONGEST_FILE)).unwrap_or_default() + 1;

@@ -12,6 +12,7 @@ use tokio::time::sleep;
 use super::{Backends, Listing};
 use crate::config::target::{Endpoint, endpoint};
 use crate::failure::words;
+use crate::files;
 
 /// How often the file is looked at.
 const LOOK: Duration = Duration::from_millis(500);
@@ -48,7 +49,7 @@ impl fmt::Display for Line {
 /// Reads the backends of a file; without any it is as broken as with a malformed one.
 pub fn read(path: &Path, default_port: Option<u16>) -> Result<Vec<Endpoint>, FileError> {
     let error = |reason: String| FileError { path: path.to_path_buf(), line: None, reason };
-    let file = std::fs::File::open(path).map_err(|e| error(words(&e)))?;
+    let file = files::open(path).map_err(error)?;
     let mut text = String::new();
     file.take(LARGEST + 1).read_to_string(&mut text).map_err(|e| error(words(&e)))?;
     if text.len() as u64 > LARGEST {
@@ -66,7 +67,7 @@ pub fn read(path: &Path, default_port: Option<u16>) -> Result<Vec<Endpoint>, Fil
 }
 
 /// The backends, or the number of the first line that is none, and why.
-fn parse(text: &str, default_port: Option<u16>) -> Result<Vec<Endpoint>, (usize, String)> {
+pub(crate) fn parse(text: &str, default_port: Option<u16>) -> Result<Vec<Endpoint>, (usize, String)> {
     let mut endpoints = Vec::new();
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     for (number, line) in text.lines().enumerate() {

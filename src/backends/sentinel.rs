@@ -359,7 +359,7 @@ fn believe<'a>(
 }
 
 /// The replicas that are well and follow their primary.
-fn healthy(replies: &BytesFrame) -> Result<Vec<Endpoint>, String> {
+pub(crate) fn healthy(replies: &BytesFrame) -> Result<Vec<Endpoint>, String> {
     let BytesFrame::Array(replicas) = replies else {
         return Err("it does not list replicas".to_owned());
     };
@@ -374,7 +374,7 @@ fn healthy(replies: &BytesFrame) -> Result<Vec<Endpoint>, String> {
 }
 
 /// A host and a port as Sentinels write them: an IPv6 address has no brackets.
-fn endpoint(host: Option<&BytesFrame>, port: Option<&BytesFrame>) -> Option<Endpoint> {
+pub(crate) fn endpoint(host: Option<&BytesFrame>, port: Option<&BytesFrame>) -> Option<Endpoint> {
     let host = resp::text(host?)?;
     let host = match host.parse() {
         Ok(address) => Host::Address(address),

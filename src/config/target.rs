@@ -11,11 +11,11 @@
 use std::ffi::OsString;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::os::unix::ffi::OsStringExt;
-use std::path::PathBuf;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use percent_encoding::percent_decode_str;
+use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, percent_encode};
 use zeroize::Zeroizing;
 
 use crate::secret::Secret;
@@ -352,6 +352,15 @@ fn absolute_path(text: &str) -> Result<PathBuf, Malformed> {
     Ok(PathBuf::from(OsString::from_vec(bytes)))
 }
 
+/// What would be read as something else where a path or a service's name stands, or break the line.
+const ENCODED: &AsciiSet = &CONTROLS.add(b' ').add(b'%').add(b'@');
+const ENCODED_IN_SERVICE: &AsciiSet = &ENCODED.add(b'/');
+
+/// A path as a target has it.
+fn in_target(path: &Path) -> impl fmt::Display {
+    percent_encode(path.as_os_str().as_bytes(), ENCODED)
+}
+
 /// The target without user or password.
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -359,14 +368,15 @@ impl fmt::Display for Target {
         match &self.backends {
             Backends::Listed(endpoints) => match &endpoints[..] {
                 [Endpoint::Unix(path)] if self.scheme == Scheme::Unix => {
-                    write!(f, "unix://{}", path.display())?;
+                    write!(f, "unix://{}", in_target(path))?;
                 }
-                [Endpoint::Unix(path)] => write!(f, "{scheme}+unix://{}", path.display())?,
+                [Endpoint::Unix(path)] => write!(f, "{scheme}+unix://{}", in_target(path))?,
                 endpoints => write!(f, "{scheme}://{}", Commas(endpoints))?,
             },
             Backends::Srv(name) => write!(f, "{scheme}+srv://{name}")?,
-            Backends::File(path) => write!(f, "{scheme}+file://{}", path.display())?,
+            Backends::File(path) => write!(f, "{scheme}+file://{}", in_target(path))?,
             Backends::Sentinel { sentinels, service } => {
+                let service = percent_encode(service.as_bytes(), ENCODED_IN_SERVICE);
                 write!(f, "{scheme}+sentinel://{}/{service}", Commas(sentinels))?;
             }
         }
@@ -413,6 +423,9 @@ mod tests {
             ("tcp://a:1,b:2", "tcp://a:1,b:2"),
             ("tcp+srv://_db._tcp.example", "tcp+srv://_db._tcp.example"),
             ("rediss+file:///etc/backends", "rediss+file:///etc/backends"),
+            ("unix:///run/100%25/%0a", "unix:///run/100%25/%0A"),
+            ("redis+unix:///run/a@b", "redis+unix:///run/a%40b"),
+            ("redis+sentinel://s1/my%2fmas%40ter", "redis+sentinel://s1:26379/my%2Fmas%40ter"),
             ("redis+sentinel://:pw@s1,s2:26380/mymaster/1", "redis+sentinel://s1:26379,s2:26380/mymaster/1"),
         ] {
             let target: Target = value.parse().unwrap_or_else(|e| panic!("{value}: {e}"));

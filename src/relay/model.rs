@@ -479,7 +479,7 @@ async fn relay<C: Side, T: Side>(scenario: &Scenario, client: C, target: T) -> R
             let latest = now + Duration::from_millis(grace);
             connections.ask_all(Leave { reason: Reason::Moved, from: now, latest });
         }
-        std::future::pending().await
+        std::future::pending::<()>().await;
     };
     let outcome = {
         let mut running = Box::pin(async {
