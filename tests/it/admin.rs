@@ -366,3 +366,105 @@ fn asking_for_dials_is_no_way_to_make_many() {
     assert!(target.accepted() <= most, "{} dials", target.accepted());
     assert!(metric(admin, "connections_accepted_total{link=\"db:5432\"}").abs() < 0.5, "no client came");
 }
+
+/// So are those of TLS, of roles, of the number of clients and of what clients have to show.
+#[test]
+fn failures_before_and_after_the_password_are_counted_too() {
+    let password = password();
+    let Some(redis) = RedisServer::start(&format!("requirepass {password}")) else { return };
+    let link = |launch: Launch, alias: &str| {
+        let launch =
+            launch.variable(format!("{alias}_PORT_6379_TCP"), format!("redis://{}", redis.address()));
+        launch
+            .variable(format!("{alias}_LISTEN"), "127.0.0.1:0")
+            .variable(format!("{alias}_AUTH"), &password)
+            .variable(format!("{alias}_CONNECT_TIMEOUT"), "500ms")
+    };
+    let mut launch = link(Launch::new(), "PLAIN").variable("PLAIN_TLS", "true");
+    launch = link(launch, "REPLICA").variable("REPLICA_ROLE", "replica");
+    launch = link(launch, "SMALL").variable("SMALL_MAX_CONNECTIONS", "1");
+    launch = link(launch, "STRICT")
+        .variable("STRICT_CLIENT_AUTH", "require")
+        .variable("STRICT_CLIENT_PASSWORD", crate::support::password());
+    let ambassador = launch.start();
+    let ping = |link: &str| {
+        let mut client = ambassador.connect(link);
+        client.send(b"PING\r\n");
+        client.expect(b"+PONG\r\n");
+        client
+    };
+    ambassador.connect("plain:6379").expect_refusal("plain:6379");
+    ambassador.connect("replica:6379").expect_refusal("replica:6379");
+    let held = ping("small:6379");
+    ambassador.connect("small:6379").expect(b"-ERR max number of clients reached\r\n");
+    let mut stranger = ambassador.connect("strict:6379");
+    stranger.send(b"AUTH wrong\r\n");
+    stranger.expect(b"-WRONGPASS");
+    drop(stranger);
+    for (link, stage) in [
+        ("plain:6379", "tls"),
+        ("replica:6379", "role"),
+        ("small:6379", "limit"),
+        ("strict:6379", "client_auth"),
+    ] {
+        eventually(&format!("{link} fails at {stage}"), || {
+            (failed(&ambassador, link, stage) - 1.0).abs() < 0.5
+        });
+    }
+    drop(held);
+}
+
+/// A list of backends that becomes another one is a change; the same list again is none.
+#[test]
+fn changes_of_the_target_are_counted() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let file = directory.path().join("backends");
+    let replace = |text: &str| {
+        let next = directory.path().join("next");
+        std::fs::write(&next, text).expect("a file");
+        std::fs::rename(next, &file).expect("a rename");
+    };
+    let (first, second) = (own_address(), own_address());
+    replace(&format!("{first}\n"));
+    let ambassador = Launch::plain("unused:1")
+        .variable("DB_PORT_5432_TCP", format!("tcp+file://{}", file.display()))
+        .start();
+    let admin = ambassador.admin();
+    let changes = "target_changes_total{link=\"db:5432\"}";
+    let up = |address: SocketAddr| format!("backend_up{{link=\"db:5432\",backend=\"{address}\"}}");
+    let before = metric(admin, changes);
+    assert!((metric(admin, &up(first)) - 1.0).abs() < 0.5);
+    replace(&format!("# moved\n{second}\n"));
+    eventually_metric(admin, changes, before + 1.0);
+    assert!((metric(admin, &up(second)) - 1.0).abs() < 0.5);
+    let metrics = get(admin, "/metrics").body;
+    assert!(!metrics.contains(&first.to_string()), "a backend that is gone is still there:\n{metrics}");
+}
+
+/// Connections that are ready are counted, and so is who found one; none of them is left when the link is warm no more.
+#[test]
+fn warm_connections_are_counted() {
+    let password = password();
+    let Some(mut redis) = RedisServer::start(&format!("requirepass {password}")) else { return };
+    let ambassador = Launch::redis(redis.address())
+        .variable("REDIS_AUTH", &password)
+        .variable("REDIS_WARM", "2")
+        .variable("REDIS_CONNECT_TIMEOUT", "200ms")
+        .start();
+    let admin = ambassador.admin();
+    let of_link = |name: &str| format!("{name}{{link=\"redis:6379\"}}");
+    eventually_metric(admin, &of_link("warm_connections"), 2.0);
+    let mut client = ambassador.connect("redis:6379");
+    client.send(b"PING\r\n");
+    client.expect(b"+PONG\r\n");
+    eventually_metric(admin, &of_link("warm_hits_total"), 1.0);
+    eventually_metric(admin, &of_link("warm_connections"), 2.0);
+    redis.stop();
+    eventually_metric(admin, &of_link("warm_connections"), 0.0);
+    let mut refused = ambassador.connect("redis:6379");
+    refused.expect_refusal("redis:6379");
+    assert!(metric(admin, &of_link("warm_misses_total")) > 0.5);
+    assert!(metric(admin, "connections_failed_total{link=\"redis:6379\",stage=\"connect\"}") > 0.5);
+    drop((client, refused));
+    eventually_metric(admin, &of_link("connections_active"), 0.0);
+}
