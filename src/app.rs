@@ -147,6 +147,11 @@ impl App {
         let mut accepting = Vec::new();
         for (listener, service) in self.bound {
             announce(&listener, &service.link);
+            if let Some(credentials) =
+                service.link.redis.as_ref().and_then(|redis| redis.credentials.as_ref())
+            {
+                credentials.start();
+            }
             let admission = Admission {
                 link: service
                     .link
@@ -213,19 +218,19 @@ async fn drain(
 /// The one line at start for every link: what listens, where it goes, as whom, and where the secret comes from.
 fn announce(listener: &Listener, link: &Link) {
     let redis = link.redis.as_ref();
-    let password = redis.and_then(|redis| redis.password.as_ref());
-    let username = redis.and_then(|redis| redis.username.as_ref()).map(Source::last);
-    let secret = match password {
-        Some(Source::File(file)) => Some(file.path().display().to_string()),
-        _ => redis.and_then(|redis| redis.password_variable.clone()),
-    };
+    let credentials = redis.and_then(|redis| redis.credentials.as_ref());
+    let username = credentials.and_then(|credentials| credentials.username.as_ref()?.last());
+    let secret = credentials.map(|credentials| match &credentials.password {
+        Source::File(file) => file.path().display().to_string(),
+        _ => credentials.variable.clone(),
+    });
     tracing::info!(
         link = link.name,
         listen = listener.address(),
         target = %link.target,
         kind = if redis.is_some() { "redis" } else { "tcp" },
         username = username.map(|username| String::from_utf8_lossy(username.expose()).into_owned()),
-        auth = password.map_or("none", |source| source.kind()),
+        auth = credentials.map_or("none", |credentials| credentials.password.kind()),
         secret,
         tls = link.tls.is_some(),
         listen_tls = link.listen_tls.is_some(),

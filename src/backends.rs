@@ -28,6 +28,7 @@ pub use balance::Balance;
 use crate::config::Link;
 use crate::config::target::{Backends as Source, Endpoint};
 use crate::connection::Service;
+use crate::credentials::Standing;
 use crate::dial::Dialler;
 use crate::failure::Failure;
 use crate::greet::Probe;
@@ -91,6 +92,8 @@ pub struct Backend {
     pub endpoint: Endpoint,
     /// How the server tells its role.
     pub probe: Probe,
+    /// What the server said to our passwords.
+    pub standing: Standing,
     /// Connections and dials at this moment.
     active: AtomicUsize,
     /// Whether it is on no list any more.
@@ -131,6 +134,7 @@ impl Backend {
         Arc::new(Self {
             endpoint,
             probe: Probe::default(),
+            standing: Standing::default(),
             active: AtomicUsize::new(0),
             gone: AtomicBool::new(false),
             has_role: AtomicBool::new(false),

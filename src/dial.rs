@@ -2,7 +2,7 @@
 //!
 //! A dial goes through the link's backends once, in the order that their balance gives: who fails is passed over.
 //! A target that refuses or resets is tried again until the deadline: its restart costs a new client a wait, not an
-//! error. One that has failed for longer than the connect timeout gets one try a client until a dial works again, so
+//! error. So does a password that is being changed. One that has failed for longer than the connect timeout gets one try a client until a dial works again, so
 //! that a long outage fails fast.
 
 use std::net::{IpAddr, SocketAddr};
@@ -35,9 +35,7 @@ pub fn late(
     begun: Instant,
     deadline: Instant,
 ) -> impl FnOnce(tokio::time::error::Elapsed) -> Failure {
-    // In whole milliseconds, as people set it.
-    let after = (deadline.saturating_duration_since(begun) + Duration::from_micros(500)).as_millis();
-    let after = Duration::from_millis(u64::try_from(after).unwrap_or(u64::MAX));
+    let after = between(begun, deadline);
     move |_| Failure::TimedOut { stage, doing, after }
 }
 
@@ -57,6 +55,12 @@ pub async fn secure(
             .map_err(late(Stage::Tls, format!("the TLS handshake with {shown}"), begun, deadline))?
             .map_err(|error| by_target(error, shown, link)),
     }
+}
+
+/// In whole milliseconds, as people set it.
+fn between(begun: Instant, deadline: Instant) -> Duration {
+    let milliseconds = (deadline.saturating_duration_since(begun) + Duration::from_micros(500)).as_millis();
+    Duration::from_millis(u64::try_from(milliseconds).unwrap_or(u64::MAX))
 }
 
 /// How long an address has for itself before the next one of the same name is tried beside it (RFC 8305, 5).
@@ -146,11 +150,15 @@ impl Dialler {
                     matches!(failure, Failure::TimedOut { stage: Stage::Resolve | Stage::Connect, .. });
                 return Err(refusal.filter(|_| cut_short).unwrap_or(failure));
             }
-            // Decided once a client: only where the target had failed for so long before it came, it gets one try.
-            let patience_ends = *patience_ends.get_or_insert_with(|| {
-                let long_before = health.fails() + link.connect_timeout <= begun;
-                if long_before { begun } else { deadline }
-            });
+            let patience_ends = if failure.is_rotation() {
+                deadline
+            } else {
+                // Decided once a client: only where the target had failed for so long before it came, it gets one try.
+                *patience_ends.get_or_insert_with(|| {
+                    let long_before = health.fails() + link.connect_timeout <= begun;
+                    if long_before { begun } else { deadline }
+                })
+            };
             if Instant::now() + wait >= patience_ends {
                 return Err(failure);
             }
@@ -212,7 +220,10 @@ impl Dialler {
                 // Not the backend's fault, and no other backend's either.
                 Err(failure @ Failure::Secret(_)) => return Err(failure),
                 Err(failure) => {
-                    backends.fails(&backend, &failure);
+                    // Whoever waits for another password has not failed.
+                    if !failure.is_rotation() {
+                        backends.fails(&backend, &failure);
+                    }
                     if !failure.is_passing() {
                         finals.push(backend);
                     }
@@ -227,7 +238,8 @@ impl Dialler {
         Err(Failure::of_all(failures).unwrap_or_else(|| backends.absence()))
     }
 
-    /// One try at one backend: resolve, connect, TLS, greet. Each step is told by its own name when the deadline ends it.
+    /// One try at one backend: password, resolve, connect, TLS, greet. Each step is told by its own name when the
+    /// deadline ends it.
     pub async fn attempt(
         &self,
         link: &Link,
@@ -237,6 +249,16 @@ impl Dialler {
     ) -> Result<Upstream, Failure> {
         let backend = Arc::clone(place.backend());
         let begun = Instant::now();
+        let credentials = link.redis.as_ref().and_then(|redis| redis.credentials.as_ref());
+        // First of all: a program may take its time, and no server likes to be kept waiting for a password.
+        let login = match credentials {
+            None => None,
+            Some(credentials) => Some(
+                timeout_at(deadline, Box::pin(credentials.login(&backend.standing, &backends.metrics)))
+                    .await
+                    .map_err(|_| credentials.late(between(begun, deadline)))??,
+            ),
+        };
         let (stream, shown) =
             self.open(&backend.endpoint, deadline, |addresses| backends.found(&backend, addresses)).await?;
         if let (Endpoint::Tcp(Host::Name(_) | Host::Linked { .. }, _), Some(address)) =
@@ -247,11 +269,9 @@ impl Dialler {
         let stream = secure(link, stream, &backend.endpoint, &shown, begun, deadline).await?;
         match &link.redis {
             None => Ok(Upstream::of_plain_tunnel(stream)),
-            Some(redis) => {
-                timeout_at(deadline, greet(stream, &shown, link, redis, &backend.probe, &backends.metrics))
-                    .await
-                    .map_err(late(Stage::Auth, format!("the handshake with {shown}"), begun, deadline))?
-            }
+            Some(redis) => timeout_at(deadline, greet(stream, &shown, link, redis, &backend.probe, login))
+                .await
+                .map_err(late(Stage::Auth, format!("the handshake with {shown}"), begun, deadline))?,
         }
     }
 

@@ -9,7 +9,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::config::link::Role;
-use crate::secret::FileError;
+use crate::credentials::REFUSED;
+use crate::secret::Unavailable;
 
 /// The step of a connection's life that failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -158,6 +159,14 @@ pub enum Failure {
         /// What to do about it.
         remedy: String,
     },
+    /// Every password that there is was refused, though one has worked before: it is being changed.
+    #[error("{REFUSED}: {words}")]
+    Rotation {
+        /// The target's own words, masked.
+        words: String,
+        /// What to do about it.
+        remedy: String,
+    },
     /// The target speaks something else.
     #[error("{endpoint} does not answer like a Redis server: {shown}")]
     NotRedis {
@@ -197,10 +206,12 @@ pub enum Failure {
         last: Box<Failure>,
         /// Whether it is worth waiting for one of them.
         passing: bool,
+        /// Whether a password is being changed at one of them.
+        rotating: bool,
     },
     /// A secret can't be had.
-    #[error("the secret can't be read: {0}")]
-    Secret(#[from] FileError),
+    #[error(transparent)]
+    Secret(#[from] Unavailable),
     /// The client left before it was served.
     #[error("the client left before it could be served")]
     ClientLeft,
@@ -235,10 +246,13 @@ impl Failure {
         let tried = failures.len();
         let told: Vec<_> = failures.iter().take(TOLD).map(ToString::to_string).collect();
         let passing = failures.iter().any(Self::is_passing);
+        let rotating = failures.iter().any(Self::is_rotation);
         let last = failures.pop()?;
         Some(match tried {
             1 => last,
-            _ => Self::NoneServes { tried, reasons: told.join("; "), last: Box::new(last), passing },
+            _ => {
+                Self::NoneServes { tried, reasons: told.join("; "), last: Box::new(last), passing, rotating }
+            }
         })
     }
 
@@ -256,7 +270,7 @@ impl Failure {
             | Self::Refused { stage, .. }
             | Self::NotRedis { stage, .. } => *stage,
             Self::Tls { .. } => Stage::Tls,
-            Self::Secret(_) => Stage::Auth,
+            Self::Secret(_) | Self::Rotation { .. } => Stage::Auth,
             Self::Full => Stage::Limit,
             Self::NotAllowed { .. } => Stage::Allow,
         }
@@ -266,11 +280,19 @@ impl Failure {
     /// reset connections, a socket or a name that is not there yet, a primary that is not chosen yet.
     pub fn is_passing(&self) -> bool {
         match self {
-            Self::Resolve { .. } | Self::NoBackend { .. } | Self::WrongRole { .. } => true,
+            Self::Resolve { .. }
+            | Self::NoBackend { .. }
+            | Self::WrongRole { .. }
+            | Self::Rotation { .. } => true,
             Self::NoneServes { passing, .. } => *passing,
             Self::Connect { source, .. } | Self::Broken { source, .. } => is_passing(source),
             _ => false,
         }
+    }
+
+    /// Whether it is worth waiting for another password.
+    pub fn is_rotation(&self) -> bool {
+        matches!(self, Self::Rotation { .. } | Self::NoneServes { rotating: true, .. })
     }
 
     /// What the operator can do about it, in one line.
@@ -316,11 +338,18 @@ impl Failure {
             Self::Broken { .. } | Self::Closed { .. } => {
                 format!("see the target's own log; check that {variable} names the Redis server itself")
             }
-            Self::Tls { remedy, .. } | Self::Refused { remedy, .. } => remedy.clone(),
+            Self::Tls { remedy, .. } | Self::Refused { remedy, .. } | Self::Rotation { remedy, .. } => {
+                remedy.clone()
+            }
             Self::NotRedis { remedy, .. } => (*remedy).to_owned(),
-            Self::Secret(error) => {
+            Self::Secret(Unavailable::File(error)) => {
                 format!("let user {} read {}", rustix::process::geteuid().as_raw(), error.path.display())
             }
+            Self::Secret(Unavailable::Command(error)) => format!(
+                "run the program of {} by hand, as user {}; its own words are in the log",
+                error.variable,
+                rustix::process::geteuid().as_raw()
+            ),
             Self::ClientLeft | Self::ClientQuit => "nothing".to_owned(),
             Self::NotAuthenticated { .. } => format!(
                 "give the client the password of {}_CLIENT_PASSWORD_FILE, or look who it is",

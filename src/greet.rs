@@ -17,8 +17,9 @@ use tokio::time::Instant;
 
 use crate::config::Link;
 use crate::config::link::{Redis, Role};
+use crate::credentials::{Credential, Login, REFUSED, Served, Standing};
 use crate::failure::{Failure, Stage};
-use crate::metrics::{LinkMetrics, Which};
+use crate::metrics::Metrics;
 use crate::net::Stream;
 use crate::resp::{self, Reply};
 use crate::secret::Secret;
@@ -29,9 +30,15 @@ use crate::tls::explain::late_refusal;
 pub struct Upstream {
     stream: Stream,
     leading: Vec<u8>,
+    served: Option<Served>,
 }
 
 impl Upstream {
+    /// What authenticated it, if anything did.
+    pub fn served(&self) -> Option<&Served> {
+        self.served.as_ref()
+    }
+
     /// The connection, and what the target said behind its last handshake reply, which belongs to the client.
     pub fn into_parts(self) -> (Stream, Vec<u8>) {
         (self.stream, self.leading)
@@ -39,7 +46,7 @@ impl Upstream {
 
     /// A plain tunnel needs no handshake.
     pub fn of_plain_tunnel(stream: Stream) -> Self {
-        Self { stream, leading: Vec::new() }
+        Self { stream, leading: Vec::new(), served: None }
     }
 
     /// Makes it an upstream of the current runtime, whichever one it belonged to.
@@ -183,39 +190,32 @@ impl Probe {
     }
 }
 
+/// What an exchange came to.
+enum Exchanged {
+    /// Every reply was good. The first answer to a question for the role.
+    Good(Option<(Question, String)>),
+    /// The password was refused, in these words. The replies to everything else are still to come.
+    Refused(String),
+}
+
+/// How long a server may take to show what is wrong with a password that it has refused; the client is waiting.
+const DIAGNOSIS: Duration = Duration::from_millis(500);
+
 /// Authenticates, selects the database and asks for the role: all commands in one write, then exactly as many replies.
 ///
-/// The secret is read now, so that a rotation needs no restart.
+/// Where the password is refused the login may have another one to offer on the same connection, which goes through
+/// all of it again: a refusal never ends in anything but an acceptance or the end of the connection.
 pub async fn greet(
     stream: Stream,
     endpoint: &str,
     link: &Link,
     redis: &Redis,
     probe: &Probe,
-    metrics: &LinkMetrics,
+    login: Option<Login<'_>>,
 ) -> Result<Upstream, Failure> {
-    let username = match &redis.username {
-        Some(source) => Some(source.current().await?),
-        None => None,
-    };
-    let password = match &redis.password {
-        Some(source) => Some(source.current().await?),
-        None => None,
-    };
     let database = redis.database.map(|number| number.to_string());
-
     let mut asked = Vec::with_capacity(4);
     let mut commands: Vec<Vec<&[u8]>> = Vec::with_capacity(4);
-    if *probe.reset() == KnowsReset::Asking {
-        commands.push(vec![b"RESET"]);
-        asked.push(Asked::Reset);
-    }
-    if let Some(password) = &password {
-        let username = username.as_ref().map(|username| username.expose());
-        let command = [Some(&b"AUTH"[..]), username, Some(password.expose())];
-        commands.push(command.into_iter().flatten().collect());
-        asked.push(Asked::Auth);
-    }
     if let Some(database) = &database {
         commands.push(vec![b"SELECT", database.as_bytes()]);
         asked.push(Asked::Select);
@@ -226,16 +226,12 @@ pub async fn greet(
             asked.push(Asked::Role(question));
         }
     }
-    if asked.is_empty() {
+    if asked.is_empty() && login.is_none() && *probe.reset() != KnowsReset::Asking {
         return Ok(Upstream::of_plain_tunnel(stream));
     }
 
     let mut greeting = Greeting::begin(stream, endpoint, link, redis, probe);
-    greeting.password.clone_from(&password);
-    let mut told = greeting.exchange(&commands, &asked).await?;
-    if password.is_some() {
-        metrics.secret_used(Which::Current);
-    }
+    let (mut told, login) = greeting.offer(login, &commands, &asked).await?;
     if let Some(wanted) = redis.role {
         if told.is_none() {
             // It understands none of what it was asked, or only what it was asked before it was upgraded.
@@ -243,7 +239,9 @@ pub async fn greet(
             let more: Vec<_> = more.collect();
             let commands: Vec<_> = more.iter().map(|question| question.command()).collect();
             let asked: Vec<_> = more.iter().copied().map(Asked::Role).collect();
-            told = greeting.exchange(&commands, &asked).await?;
+            if let Exchanged::Good(answer) = greeting.exchange(&commands, &asked).await? {
+                told = answer;
+            }
         }
         let Some((question, role)) = told else {
             return Err(Failure::Refused {
@@ -267,7 +265,8 @@ pub async fn greet(
             return Err(Failure::WrongRole { endpoint: endpoint.to_owned(), role, wanted });
         }
     }
-    Ok(Upstream { stream: greeting.stream, leading: greeting.buffer.to_vec() })
+    let served = login.and_then(Login::served);
+    Ok(Upstream { stream: greeting.stream, leading: greeting.buffer.to_vec(), served })
 }
 
 /// A handshake under way, and what the words in it are judged by.
@@ -281,7 +280,8 @@ struct Greeting<'a> {
     link: &'a Link,
     redis: &'a Redis,
     probe: &'a Probe,
-    password: Option<Arc<Secret>>,
+    /// The passwords that were sent.
+    sent: Vec<Arc<Secret>>,
 }
 
 impl<'a> Greeting<'a> {
@@ -295,7 +295,7 @@ impl<'a> Greeting<'a> {
             link,
             redis,
             probe,
-            password: None,
+            sent: Vec::new(),
         }
     }
 
@@ -306,12 +306,65 @@ impl<'a> Greeting<'a> {
         self.stream.flush().await
     }
 
-    /// Writes all commands at once and takes as many replies; returns the first answer to a question for the role.
-    async fn exchange(
+    /// Exchanges until the server takes what the login offers, if there is one. Gives the login back.
+    async fn offer<'l>(
         &mut self,
+        mut login: Option<Login<'l>>,
         commands: &[Vec<&[u8]>],
         asked: &[Asked],
-    ) -> Result<Option<(Question, String)>, Failure> {
+    ) -> Result<(Option<(Question, String)>, Option<Login<'l>>), Failure> {
+        let mut credential = None;
+        if let Some(mut offering) = login.take() {
+            match offering.next().await {
+                Some(first) => (credential, login) = (Some(first), Some(offering)),
+                None => return Err(offering.failed(false)),
+            }
+        }
+        loop {
+            let words = match self.introduce(credential.take(), commands, asked).await {
+                Ok(Exchanged::Good(told)) => return Ok((told, login)),
+                Ok(Exchanged::Refused(words)) => words,
+                Err(failure) => {
+                    let login = login.filter(|_| self.sent.len() > 1);
+                    return Err(interrupted(login, failure));
+                }
+            };
+            // A refusal answers an offer, so there is a login.
+            let Some(mut offering) = login.take() else { return Err(self.refusal(words)) };
+            // Boxed, as all that the many who never come here need not carry.
+            credential = Box::pin(offering.refused(words)).await;
+            if credential.is_none() {
+                Box::pin(self.diagnose(&offering, asked)).await;
+                return Err(offering.failed(false));
+            }
+            if let Err(failure) = Box::pin(self.skip(asked)).await {
+                return Err(interrupted(Some(offering), failure));
+            }
+            login = Some(offering);
+        }
+    }
+
+    /// One exchange that begins with this credential, if there is one, and before it with RESET, if that is to be asked.
+    async fn introduce(
+        &mut self,
+        credential: Option<Arc<Credential>>,
+        commands: &[Vec<&[u8]>],
+        asked: &[Asked],
+    ) -> Result<Exchanged, Failure> {
+        let mut leading: Vec<(Vec<&[u8]>, Asked)> = Vec::with_capacity(2);
+        if *self.probe.reset() == KnowsReset::Asking {
+            leading.push((vec![b"RESET"], Asked::Reset));
+        }
+        if let Some(credential) = &credential {
+            self.sent.push(Arc::clone(&credential.password));
+            leading.push((credential.command(), Asked::Auth));
+        }
+        let (leading, leading_asked): (Vec<_>, Vec<_>) = leading.into_iter().unzip();
+        self.exchange(&[&leading, commands].concat(), &[&leading_asked, asked].concat()).await
+    }
+
+    /// Writes all commands at once and takes as many replies.
+    async fn exchange(&mut self, commands: &[Vec<&[u8]>], asked: &[Asked]) -> Result<Exchanged, Failure> {
         // A server may refuse and close before it has read anything; its words then wait to be read all the same.
         let mut written = self.write(commands).await;
         let mut told = None;
@@ -331,9 +384,12 @@ impl<'a> Greeting<'a> {
                     *self.probe.reset() = knows;
                 }
                 Asked::Auth | Asked::Select | Asked::Ping => {
-                    let reply = self.take(asked.stage(), &mut written, resp::reply).await?;
-                    if let Reply::Error(words) = reply {
-                        self.judge(*asked, &words)?;
+                    match self.take(asked.stage(), &mut written, resp::reply).await? {
+                        Reply::Error(words) if *asked == Asked::Auth && is_wrong_password(&words) => {
+                            return Ok(Exchanged::Refused(self.mask(words.as_bytes())));
+                        }
+                        Reply::Error(words) => self.judge(*asked, &words)?,
+                        Reply::Good => {}
                     }
                 }
                 Asked::Role(question) => {
@@ -350,7 +406,35 @@ impl<'a> Greeting<'a> {
                 }
             }
         }
-        Ok(told)
+        Ok(Exchanged::Good(told))
+    }
+
+    /// Takes the replies to what was asked along with a password that was refused, whatever they are.
+    async fn skip(&mut self, asked: &[Asked]) -> Result<(), Failure> {
+        for asked in asked {
+            self.take(asked.stage(), &mut Ok(()), |buffer| resp::value(buffer, LONGEST_ANSWER)).await?;
+        }
+        Ok(())
+    }
+
+    /// Finds out whether the password would do without the white space around it. Whatever comes of it, the connection
+    /// ends here.
+    async fn diagnose(&mut self, login: &Login<'_>, unread: &[Asked]) {
+        let Some(trimmed) = login.trimmed() else { return };
+        self.sent.push(Arc::clone(&trimmed.password));
+        let diagnosis = tokio::time::timeout(DIAGNOSIS, async {
+            self.skip(unread).await?;
+            self.exchange(&[trimmed.command()], &[Asked::Auth]).await
+        });
+        // Of a server that does not answer in time, or not like this, there is nothing to learn.
+        if let Ok(Ok(exchanged)) = diagnosis.await {
+            login.diagnosed(matches!(exchanged, Exchanged::Good(_)));
+        }
+    }
+
+    fn refusal(&self, words: String) -> Failure {
+        let variable = &self.link.variable;
+        Failure::Refused { stage: Stage::Auth, what: REFUSED, words, remedy: format!("check {variable}") }
     }
 
     /// Takes the next reply, as `decode` finds it in what has come.
@@ -391,11 +475,7 @@ impl<'a> Greeting<'a> {
 
     /// The target's words on one line, with nothing in them that was sent to it in confidence.
     fn mask(&self, words: &[u8]) -> String {
-        let words = resp::one_line(words);
-        match &self.password {
-            Some(password) => password.mask(&words),
-            None => words,
-        }
+        self.sent.iter().fold(resp::one_line(words), |words, password| password.mask(&words))
     }
 
     /// An error reply ends the handshake, but for one: a server that wants no password serves those who send one.
@@ -409,13 +489,10 @@ impl<'a> Greeting<'a> {
             return Ok(());
         }
         let alias = &self.link.alias;
-        let variable = self.redis.password_variable.as_deref().unwrap_or(&self.link.variable);
+        let credentials = self.redis.credentials.as_ref();
+        let variable = credentials.map_or(&self.link.variable, |credentials| &credentials.variable);
         let code = words.split(' ').next().unwrap_or_default();
         let (what, remedy) = match code {
-            "WRONGPASS" => (
-                "the target refused the password",
-                format!("check {variable}: is it this target's password, and complete?"),
-            ),
             "DENIED" => (
                 "the target is in protected mode",
                 "set a password on the Redis server (requirepass), or protected-mode no".to_owned(),
@@ -430,10 +507,6 @@ impl<'a> Greeting<'a> {
             "MASTERDOWN" | "LOADING" | "BUSY" => {
                 ("the target is not ready", "wait for it, and see the Redis server's own log".to_owned())
             }
-            _ if words.contains("invalid password") => (
-                "the target refused the password",
-                format!("check {variable}: is it this target's password, and complete?"),
-            ),
             _ if words.contains("max number of clients") => (
                 "the target has too many clients",
                 "raise maxclients on the Redis server, or close idle clients".to_owned(),
@@ -498,21 +571,17 @@ impl<'a> Interview<'a> {
         Self(Greeting::begin(stream, endpoint, link, redis, probe))
     }
 
-    /// AUTH as the link has it.
-    pub async fn authenticate(&mut self) -> Result<(), Failure> {
-        let redis = self.0.redis;
-        let Some(password) = &redis.password else {
-            return Ok(());
+    /// AUTH as the link has it; returns what served.
+    pub async fn authenticate(&mut self) -> Result<Option<Served>, Failure> {
+        let Greeting { link, redis, .. } = self.0;
+        let Some(credentials) = &redis.credentials else {
+            return Ok(None);
         };
-        let password = password.current().await?;
-        self.0.password = Some(Arc::clone(&password));
-        let username = match &redis.username {
-            Some(source) => Some(source.current().await?),
-            None => None,
-        };
-        let username = username.as_ref().map(|username| username.expose());
-        let command = [Some(&b"AUTH"[..]), username, Some(password.expose())];
-        self.0.exchange(&[command.into_iter().flatten().collect()], &[Asked::Auth]).await.map(drop)
+        // Of this one conversation; what is counted here nobody reads.
+        let (standing, metrics) = (Standing::default(), Metrics::new().link(&link.name));
+        let login = credentials.login(&standing, &metrics).await?;
+        let (_, login) = self.0.offer(Some(login), &[], &[]).await?;
+        Ok(login.and_then(Login::served))
     }
 
     /// AUTH with something that is nobody's password.
@@ -568,9 +637,23 @@ pub enum Bluff {
 /// The longest answer to a question: ROLE lists a master's replicas, HELLO the modules, INFO everything.
 const LONGEST_ANSWER: usize = 256 * 1024;
 
+/// What the end of a handshake means. Some servers close the connection when they have refused a password; what else
+/// there is to offer then goes to another connection.
+fn interrupted(login: Option<Login<'_>>, failure: Failure) -> Failure {
+    match (failure, login) {
+        (Failure::Closed { .. } | Failure::Broken { .. }, Some(login)) => login.failed(true),
+        (failure, _) => failure,
+    }
+}
+
 /// Whether a server does not know a command, or does not permit it to this user.
 fn is_not_understood(words: &str) -> bool {
     words.starts_with("NOPERM") || words.starts_with("ERR") && !words.contains("max number of clients")
+}
+
+/// What servers before and since 6.0 say to a password that is not theirs.
+fn is_wrong_password(words: &str) -> bool {
+    words.starts_with("WRONGPASS") || words.contains("invalid password")
 }
 
 /// What servers before and since 6.0 say to `AUTH password` where the default user has none.

@@ -9,9 +9,9 @@
 //! [`connection`] runs from top to bottom on one page: take up the client's TLS where the link has it, have it
 //! show a password where the link [requires](client_auth) one, ask [`dial`] for an upstream within one deadline, meanwhile take in what the client says (and notice if it leaves), [`relay`], one line
 //! in the log. [`dial`] goes through the link's [`backends`], in the order of their balance, until one serves: it
-//! resolves the name ([`resolve`]), connects ([`net`]), takes up [TLS](tls), and for a Redis link [greets](greet): the
-//! secret is read *now*, AUTH, SELECT and the question for the role go out in one write, and exactly that many replies
-//! are awaited. Only then is there a [`greet::Upstream`], the one type that can be relayed to, with a
+//! reads the password of a Redis link *now* ([`credentials`]), resolves the name ([`resolve`]), connects ([`net`]), takes
+//! up [TLS](tls) and [greets](greet): AUTH, SELECT and the question for the role go out in one write, and exactly that many
+//! replies are awaited. A refused password may have a successor, which is offered on the same connection. Only then is there a [`greet::Upstream`], the one type that can be relayed to, with a
 //! [place](backends::Place) at the backend it leads to. The relay copies both ways, passes each end of stream on by itself,
 //! and says how it ended. Where a client sends RESET, which takes away the authentication that it does not know of, the
 //! relay stops right there ([`commands`] knows where commands end) and goes on with a fresh upstream. Dropping the seat and
@@ -60,6 +60,7 @@
 //! | [`dial`] | candidates, connect, TLS, greet, within one deadline |
 //! | [`backends`] | which backends there are, whose turn it is, who rests, who has to leave |
 //! | [`resolve`] | names to addresses and services; the only door to DNS |
+//! | [`credentials`] | which passwords a link has, in which order they are offered, and the rotation of a password |
 //! | [`greet`] | the Redis handshake |
 //! | [`resp`] | commands out, replies in |
 //! | [`client_auth`] | clients that authenticate themselves |
@@ -80,7 +81,7 @@
 //!
 //! - Another way to find backends out is another source beside those in [`backends`]: it publishes lists, and nothing
 //!   else changes.
-//! - Other secrets (a command, a previous file) are kinds of [`secret::Source`].
+//! - Another place where secrets come from is a kind of [`secret::Source`].
 //! - Whatever else has to know a client's commands learns it from [`commands`], which sees their boundaries and no payload.
 
 pub mod accept;
@@ -92,6 +93,7 @@ pub mod client_auth;
 pub mod commands;
 pub mod config;
 pub mod connection;
+pub mod credentials;
 pub mod dial;
 pub mod failure;
 pub mod files;

@@ -3,16 +3,23 @@
 //! A [`Secret`] is zeroed when it is dropped and has no way into a log line: its `Debug` shows nothing, it has no
 //! `Display`, and [`Secret::expose`] is called only where bytes go to the target. Every buffer that a secret passes
 //! through on its way is allocated at its final size (growing would leave copies behind) and zeroed too.
+//!
+//! A [`Source`] is where a secret comes from: a variable, a URL, a file that is read again, or a [program](command).
+
+pub mod command;
 
 use std::fmt;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use secrecy::{ExposeSecret, SecretSlice};
 use tokio::sync::Mutex as AsyncMutex;
+use tokio::time::{Instant, sleep};
 use zeroize::Zeroizing;
 
+use self::command::{CommandError, SecretCommand};
 use crate::failure::words;
 use crate::files;
 
@@ -31,11 +38,6 @@ impl Secret {
     /// The bytes themselves; for the wire, and for nothing else.
     pub fn expose(&self) -> &[u8] {
         self.0.expose_secret()
-    }
-
-    /// Whether both are the same bytes. How long that takes tells how they begin: not for what a stranger has sent.
-    pub fn equals(&self, other: &Self) -> bool {
-        self.expose() == other.expose()
     }
 
     /// `text` with every trace of this secret masked: a server may quote what it was sent, whole or cut short.
@@ -70,6 +72,13 @@ impl fmt::Debug for Secret {
     }
 }
 
+/// How long a comparison takes tells how the two begin: not for what a stranger has sent.
+impl PartialEq for Secret {
+    fn eq(&self, other: &Self) -> bool {
+        self.expose() == other.expose()
+    }
+}
+
 /// Where a value comes from; asked at every dial.
 #[derive(Debug)]
 pub enum Source {
@@ -79,15 +88,36 @@ pub enum Source {
     Url(Arc<Secret>),
     /// A file that is read again whenever the value is needed.
     File(SecretFile),
+    /// A program that prints the value.
+    Command(SecretCommand),
 }
 
 impl Source {
     /// The value as of now.
-    pub async fn current(&self) -> Result<Arc<Secret>, FileError> {
+    pub async fn current(&self) -> Result<Arc<Secret>, Unavailable> {
+        self.recent(Duration::ZERO).await
+    }
+
+    /// The same where many ask again and again: a look that is at most so old will do.
+    pub async fn recent(&self, age: Duration) -> Result<Arc<Secret>, Unavailable> {
         match self {
             Self::Variable(secret) | Self::Url(secret) => Ok(Arc::clone(secret)),
-            Self::File(file) => file.current().await,
+            Self::File(file) => Ok(file.current(age).await?),
+            Self::Command(command) => Ok(command.current().await?),
         }
+    }
+
+    /// The value that has taken the place of `refused`, if there is another one.
+    pub async fn instead_of(&self, refused: &Secret) -> Result<Arc<Secret>, Unavailable> {
+        match self {
+            Self::Command(command) => Ok(command.instead_of(refused).await?),
+            _ => self.current().await,
+        }
+    }
+
+    /// Whether the value can become another one while the process runs.
+    pub fn can_change(&self) -> bool {
+        matches!(self, Self::File(_) | Self::Command(_))
     }
 
     /// How `links` and the log name this source.
@@ -96,17 +126,37 @@ impl Source {
             Self::Variable(_) => "env",
             Self::Url(_) => "url",
             Self::File(_) => "file",
+            Self::Command(_) => "command",
         }
     }
 
-    /// The value as it was last known, without looking again.
-    pub fn last(&self) -> Arc<Secret> {
+    /// The value as it was last known, without looking again; a program that was not run yet has none.
+    pub fn last(&self) -> Option<Arc<Secret>> {
         match self {
-            Self::Variable(secret) | Self::Url(secret) => Arc::clone(secret),
-            Self::File(file) => Arc::clone(&file.lock().secret),
+            Self::Variable(secret) | Self::Url(secret) => Some(Arc::clone(secret)),
+            Self::File(file) => Some(Arc::clone(&file.lock().secret)),
+            Self::Command(command) => command.last(),
         }
     }
 }
+
+/// A secret can't be had.
+#[derive(Debug, thiserror::Error)]
+pub enum Unavailable {
+    /// From its file.
+    #[error("the secret can't be read: {0}")]
+    File(#[from] FileError),
+    /// From its program.
+    #[error("the secret can't be had from its program: {0}")]
+    Command(#[from] CommandError),
+}
+
+/// How long a file must have been left alone before what is new in it is used: whoever writes it in place empties it
+/// first, and may need more than one write. One who waits for this notices nothing.
+const SETTLED: Duration = Duration::from_millis(20);
+
+/// Looks at a file that goes on changing before it is taken as it is.
+const LOOKS: usize = 5;
 
 /// A file with one value, and the last value that could be read from it.
 #[derive(Debug)]
@@ -120,14 +170,17 @@ pub struct SecretFile {
 #[derive(Debug)]
 struct LastRead {
     secret: Arc<Secret>,
-    /// Whether the file could be read the last time that somebody looked.
+    /// When somebody looked, whether the file could be read or not.
+    at: Instant,
+    /// Whether it could.
     readable: bool,
 }
 
 impl SecretFile {
     /// Reads the file for the first time; a file that can't be read at start is a mistake of configuration.
     pub fn open(path: PathBuf) -> Result<Self, FileError> {
-        let last = LastRead { secret: Arc::new(read(&path)?), readable: true };
+        let secret = Arc::new(read(&path)?.secret);
+        let last = LastRead { secret, at: Instant::now(), readable: true };
         Ok(Self { path, last: Mutex::new(last), reading: AsyncMutex::default() })
     }
 
@@ -136,21 +189,40 @@ impl SecretFile {
         &self.path
     }
 
-    /// Reads the file again, away from the threads that serve connections: a file system may hang.
+    /// Reads the file again, unless somebody has done so within `age`.
     ///
     /// A file that can't be read now leaves the last value that could be, with a warning: secrets are often
     /// replaced by removing and writing, and the old one mostly still serves.
-    async fn current(&self) -> Result<Arc<Secret>, FileError> {
+    async fn current(&self, age: Duration) -> Result<Arc<Secret>, FileError> {
         let _reading = self.reading.lock().await;
-        let path = self.path.clone();
-        let result = tokio::task::spawn_blocking(move || read(&path))
-            .await
-            .map_err(|_| FileError::unreadable(&self.path, "the runtime is shutting down"))?;
+        let known = {
+            let last = self.lock();
+            if last.at.elapsed() < age {
+                return Ok(Arc::clone(&last.secret));
+            }
+            Arc::clone(&last.secret)
+        };
+        let mut result = read_away(&self.path).await?;
+        for _ in 1..LOOKS {
+            let is_settled = match &result {
+                Ok(read) => read.secret == *known || !read.is_fresh,
+                // Emptied or removed a moment ago, to be written; or long since, which has been told.
+                Err(_) => !self.lock().readable,
+            };
+            if is_settled {
+                break;
+            }
+            sleep(SETTLED).await;
+            result = read_away(&self.path).await?;
+        }
         let mut last = self.lock();
+        last.at = Instant::now();
         let was_readable = std::mem::replace(&mut last.readable, result.is_ok());
         match result {
-            Ok(secret) => {
-                last.secret = Arc::new(secret);
+            Ok(read) => {
+                if read.secret != *known {
+                    last.secret = Arc::new(read.secret);
+                }
                 if !was_readable {
                     tracing::info!(file = %self.path.display(), "a secret's file can be read again");
                 }
@@ -171,6 +243,28 @@ impl SecretFile {
     }
 }
 
+/// A file whose value is there only for a while: missing or empty, there is none.
+#[derive(Debug)]
+pub struct OccasionalFile(PathBuf);
+
+impl OccasionalFile {
+    /// A file that can't be read at start is a mistake of configuration; an empty one is not.
+    pub fn open(path: PathBuf) -> Result<Self, FileError> {
+        match read(&path) {
+            Err(error) if !error.is_empty => Err(error),
+            _ => Ok(Self(path)),
+        }
+    }
+
+    /// The value as of now.
+    pub async fn current(&self) -> Option<Arc<Secret>> {
+        let read = read_away(&self.0).await.and_then(|result| result);
+        read.inspect_err(|error| tracing::debug!(%error, "no value in this file"))
+            .ok()
+            .map(|r| Arc::new(r.secret))
+    }
+}
+
 /// Why a file gives no value; never quotes what it holds.
 #[derive(Debug, thiserror::Error)]
 #[error("{}: {reason}", path.display())]
@@ -179,16 +273,33 @@ pub struct FileError {
     pub path: PathBuf,
     /// What is wrong with it.
     pub reason: String,
+    /// Whether it could be read, and holds nothing.
+    is_empty: bool,
 }
 
 impl FileError {
-    fn unreadable(path: &Path, reason: impl fmt::Display) -> Self {
-        Self { path: path.to_path_buf(), reason: reason.to_string() }
+    /// A file that can't be read.
+    pub fn unreadable(path: &Path, reason: impl fmt::Display) -> Self {
+        Self { path: path.to_path_buf(), reason: reason.to_string(), is_empty: false }
     }
 }
 
+/// What was found in a file.
+struct Found {
+    secret: Secret,
+    /// Whether the file was written a moment ago, so that there may be more to come.
+    is_fresh: bool,
+}
+
+/// Reads away from the threads that serve connections: a file system may hang.
+async fn read_away(path: &Path) -> Result<Result<Found, FileError>, FileError> {
+    let owned = path.to_path_buf();
+    let reading = tokio::task::spawn_blocking(move || read(&owned)).await;
+    reading.map_err(|_| FileError::unreadable(path, "the runtime is shutting down"))
+}
+
 /// The file's bytes without one trailing line ending.
-fn read(path: &Path) -> Result<Secret, FileError> {
+fn read(path: &Path) -> Result<Found, FileError> {
     let error = |reason: String| FileError::unreadable(path, reason);
     let file = files::open(path).map_err(error)?;
     // One byte more than the longest value and its line ending, so that a longer one shows itself.
@@ -205,12 +316,21 @@ fn read(path: &Path) -> Result<Secret, FileError> {
     }
     let value = without_line_ending(&buffer[..length]);
     if value.is_empty() {
-        return Err(error("it is empty".into()));
+        return Err(FileError { is_empty: true, ..error("it is empty".into()) });
     }
     if value.len() > LONGEST {
         return Err(error(format!("it holds more than {LONGEST} bytes, the most that a Redis server takes")));
     }
-    Ok(Secret::new(value.to_vec()))
+    let modified = file.get_ref().metadata().and_then(|data| data.modified());
+    Ok(Found { secret: Secret::new(value.to_vec()), is_fresh: modified.is_ok_and(is_fresh) })
+}
+
+/// Whether that was a moment ago; the clock that stamps files may be a little ahead or behind.
+fn is_fresh(modified: SystemTime) -> bool {
+    match SystemTime::now().duration_since(modified) {
+        Ok(ago) => ago < SETTLED,
+        Err(ahead) => ahead.duration() < SETTLED,
+    }
 }
 
 /// A value as people write it into files and variables, without one line ending at its end.

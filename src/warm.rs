@@ -25,11 +25,11 @@ use tokio::time::{Instant, sleep, sleep_until};
 use crate::backends::Place;
 use crate::config::Link;
 use crate::connection::Service;
+use crate::credentials::Credential;
 use crate::failure::Failure;
 use crate::greet::Upstream;
 use crate::metrics::WarmConnection;
 use crate::random::jittered;
-use crate::secret::{Secret, Source};
 
 /// The age, more or less, at which one is replaced. Firewalls and load balancers forget idle connections without a word
 /// to either side, the strictest of them after a minute; and twice a minute is no work for anybody.
@@ -76,7 +76,7 @@ struct State {
 pub struct Warm {
     upstream: Upstream,
     place: Place,
-    made_with: Secrets,
+    made_with: Option<Arc<Credential>>,
     made: Instant,
     old: Instant,
     /// Counts it while it is in the pool.
@@ -88,7 +88,7 @@ impl Warm {
     fn spoiled(&self, service: &Service) -> Option<&'static str> {
         if self.old <= Instant::now() {
             Some("its age")
-        } else if self.made_with != Secrets::of(&service.link) {
+        } else if self.made_with != secrets(&service.link) {
             Some("the secret is another one now")
         } else if !service.backends.lead_to(&self.place) {
             Some("its backend is not the right one any more")
@@ -118,29 +118,9 @@ impl Warm {
     }
 }
 
-/// What an upstream's handshake was made with.
-#[derive(Debug, Clone)]
-struct Secrets([Option<Arc<Secret>>; 2]);
-
-impl Secrets {
-    /// As they were last read.
-    fn of(link: &Link) -> Self {
-        Self(sources(link).map(|source| source.map(Source::last)))
-    }
-}
-
-impl PartialEq for Secrets {
-    fn eq(&self, other: &Self) -> bool {
-        self.0.iter().zip(&other.0).all(|pair| match pair {
-            (Some(one), Some(other)) => Arc::ptr_eq(one, other) || one.equals(other),
-            (one, other) => one.is_none() && other.is_none(),
-        })
-    }
-}
-
-fn sources(link: &Link) -> [Option<&Source>; 2] {
-    let redis = link.redis.as_ref();
-    [redis.and_then(|redis| redis.username.as_ref()), redis.and_then(|redis| redis.password.as_ref())]
+/// What the sources gave last: what an upstream's handshake begins with.
+fn secrets(link: &Link) -> Option<Arc<Credential>> {
+    link.redis.as_ref()?.credentials.as_ref()?.last()
 }
 
 impl Pool {
@@ -305,7 +285,7 @@ async fn make_and_watch(service: &Service) {
     let mut making = FuturesUnordered::new();
     let mut news = service.backends.news();
     let mut looking = Box::pin(look(service));
-    let mut secrets = Secrets::of(&service.link);
+    let mut known = secrets(&service.link);
     loop {
         for _ in 0..pool.missing(service, making.len()) {
             making.push(make(service));
@@ -328,9 +308,9 @@ async fn make_and_watch(service: &Service) {
             }
             () = &mut looking => {
                 looking.set(look(service));
-                let read = Secrets::of(&service.link);
-                if read != secrets {
-                    secrets = read;
+                let read = secrets(&service.link);
+                if read != known {
+                    known = read;
                     pool.encourage();
                 }
                 pool.look_through(service);
@@ -342,7 +322,7 @@ async fn make_and_watch(service: &Service) {
 
 async fn make(service: &Service) -> Result<Warm, Failure> {
     // Before the dial: where the file changes meanwhile, one too many is thrown away.
-    let made_with = Secrets::of(&service.link);
+    let made_with = secrets(&service.link);
     let Service { link, dialler, backends, health, .. } = service;
     let (upstream, place) = dialler.dial_once(link, backends, health, link.connect_timeout).await?;
     let made = Instant::now();
@@ -352,8 +332,7 @@ async fn make(service: &Service) -> Result<Warm, Failure> {
 /// Reads the secrets again after a while.
 async fn look(service: &Service) {
     sleep(LOOK).await;
-    for source in sources(&service.link).into_iter().flatten() {
-        // A file that can't be read is told of by its source, and its last value serves on.
-        let _ = source.current().await;
+    if let Some(credentials) = service.link.redis.as_ref().and_then(|redis| redis.credentials.as_ref()) {
+        credentials.look(&service.metrics).await;
     }
 }

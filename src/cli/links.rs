@@ -36,8 +36,8 @@ struct Wiring<'a> {
 impl Row {
     fn of(link: &Link) -> Self {
         let redis = link.redis.as_ref();
-        let password = redis.and_then(|redis| redis.password.as_ref());
-        let username = redis.and_then(|redis| redis.username.as_ref());
+        let credentials = redis.and_then(|redis| redis.credentials.as_ref());
+        let username = credentials.and_then(|credentials| credentials.username.as_ref()?.last());
         Self {
             alias: link.alias.clone(),
             port: link.port,
@@ -48,8 +48,8 @@ impl Row {
             backends: link.endpoints.iter().map(ToString::to_string).collect(),
             tls: link.tls.is_some(),
             listen_tls: link.listen_tls.is_some(),
-            auth: password.map_or("none", |source| source.kind()),
-            username: username.map(|source| String::from_utf8_lossy(source.last().expose()).into_owned()),
+            auth: credentials.map_or("none", |credentials| credentials.password.kind()),
+            username: username.map(|name| String::from_utf8_lossy(name.expose()).into_owned()),
             db: redis.and_then(|redis| redis.database),
         }
     }

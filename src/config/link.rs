@@ -17,6 +17,7 @@ use super::target::{Backends, Endpoint, Malformed, Target};
 use super::{Env, Findings, Process, count, duration, duration_or_off};
 use crate::backends::Balance;
 use crate::client_auth::ClientAuth;
+use crate::credentials::Credentials;
 use crate::secret::Source;
 use crate::tls::{Acceptor, Connector};
 
@@ -70,12 +71,8 @@ impl Link {
 /// How a Redis connection is prepared before a client's bytes may pass.
 #[derive(Debug)]
 pub struct Redis {
-    /// The ACL user.
-    pub username: Option<Source>,
-    /// The password.
-    pub password: Option<Source>,
-    /// The variable that gave the password, for remedies.
-    pub password_variable: Option<String>,
+    /// What authenticates us; without it no password is sent.
+    pub credentials: Option<Credentials>,
     /// The database.
     pub database: Option<u32>,
     /// The role that a backend must have.
@@ -93,7 +90,7 @@ pub struct Redis {
 impl Redis {
     /// Whether a RESET would take away what a client does not know of.
     pub fn minds_reset(&self) -> bool {
-        let has_something = self.password.is_some()
+        let has_something = self.credentials.is_some()
             || self.database.is_some()
             || matches!(self.client_auth, ClientAuth::Require(_));
         self.reset == Reset::Reauthenticate && has_something
@@ -369,7 +366,7 @@ fn warn_of_unused_names(
 ) {
     let unused =
         links.iter().all(|link| link.redis.is_none()) && !taken.iter().any(|link| link.alias == "REDIS");
-    for name in ["REDIS_AUTH", "REDIS_AUTH_FILE"] {
+    for name in ["REDIS_AUTH", "REDIS_AUTH_FILE", "REDIS_AUTH_COMMAND"] {
         if unused && env.contains(name) {
             findings.warning(
                 name,

@@ -45,6 +45,17 @@ pub const SETTINGS: &[Setting] = &[
         Scope::Redis,
         "the file that holds the password; one line ending at its end is cut off. Read again for every connection",
     ),
+    credential(
+        "AUTH_PREVIOUS_FILE",
+        Scope::Redis,
+        "the file that holds the password before this one, to fall back on while the password is changed; it may be empty",
+    ),
+    credential(
+        "AUTH_COMMAND",
+        Scope::Redis,
+        "a program whose standard output is the password, run without a shell: [tokens](#tokens)",
+    ),
+    credential("AUTH_COMMAND_TTL", Scope::Redis, "how long one answer of the program serves [default: 60s]"),
     credential("USERNAME", Scope::RedisCommonName, "the ACL user; without it `AUTH password` alone is sent"),
     credential("USERNAME_FILE", Scope::Redis, "the file that holds the ACL user, read like `AUTH_FILE`"),
     credential("DB", Scope::RedisCommonName, "`SELECT` this database"),
@@ -108,12 +119,15 @@ pub const SETTINGS: &[Setting] = &[
     any("MAX_CONNECTIONS", "instead of `AMBASSADOR_MAX_CONNECTIONS`"),
 ];
 
+/// The ways to give a link its password. One of them makes a Docker link a Redis link.
+pub const PASSWORDS: &[&str] = &["AUTH", "AUTH_FILE", "AUTH_COMMAND"];
+
+/// The settings whose values are secrets themselves.
+pub const SECRETS: &[&str] = &["AUTH", "SENTINEL_AUTH", "CLIENT_PASSWORD"];
+
 /// The settings that mean nothing without TLS towards the target.
 pub const OF_TLS: &[&str] =
     &["TLS_CA_FILE", "TLS_CERT_FILE", "TLS_KEY_FILE", "TLS_SERVER_NAME", "TLS_INSECURE"];
-
-/// Names of settings that this version refuses rather than ignores.
-pub const NOT_YET: &[&str] = &["AUTH_COMMAND", "AUTH_COMMAND_TTL", "AUTH_PREVIOUS_FILE"];
 
 /// The setting of that name.
 pub fn setting(name: &str) -> Option<&'static Setting> {

@@ -361,13 +361,3 @@ fn a_mistake_never_shows_the_password() {
         refused(&[("REDIS_PORT_6379_TCP", &value)]).expect_mistake("REDIS_PORT_6379_TCP");
     }
 }
-
-/// What this version does not do yet is refused by name instead of being passed over.
-#[test]
-fn what_is_not_built_yet_is_refused_by_name() {
-    for setting in ["AUTH_COMMAND", "AUTH_COMMAND_TTL", "AUTH_PREVIOUS_FILE"] {
-        for variable in [format!("REDIS_{setting}"), format!("REDIS_PORT_6379_{setting}")] {
-            refused(&[("REDIS_PORT_6379_TCP", "redis://cache"), (&variable, "x")]).expect_mistake(&variable);
-        }
-    }
-}

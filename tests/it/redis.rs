@@ -362,7 +362,10 @@ fn a_rotated_password_serves_the_next_connection() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let path = directory.path().join("password");
     std::fs::write(&path, &old).unwrap();
-    let ambassador = Launch::redis(redis.address()).variable("REDIS_AUTH_FILE", &path).start();
+    let ambassador = Launch::redis(redis.address())
+        .variable("REDIS_AUTH_FILE", &path)
+        .variable("REDIS_CONNECT_TIMEOUT", "1s")
+        .start();
     let mut before = ambassador.connect("redis:6379");
     before.send(b"PING\r\n");
     before.expect(b"+PONG\r\n");

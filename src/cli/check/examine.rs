@@ -94,12 +94,12 @@ pub(super) struct Auth {
 
 impl Auth {
     fn of(redis: &Redis) -> Option<Self> {
-        let password = redis.password.as_ref()?;
-        let username = redis.username.as_ref();
+        let credentials = redis.credentials.as_ref()?;
+        let username = credentials.username.as_ref().and_then(Source::last);
         Some(Self {
-            username: username.map(|name| String::from_utf8_lossy(name.last().expose()).into_owned()),
-            source: password.kind(),
-            variable: redis.password_variable.clone(),
+            username: username.map(|name| String::from_utf8_lossy(name.expose()).into_owned()),
+            source: credentials.password.kind(),
+            variable: Some(credentials.variable.clone()),
         })
     }
 }
@@ -170,7 +170,7 @@ impl Examination<'_> {
         let redis = self.link.redis.as_ref()?;
         let probe = Probe::default();
         let mut interview = Interview::begin(stream, &shown, self.link, redis, &probe);
-        if redis.password.is_some() {
+        if redis.credentials.is_some() {
             let step = self.within(&shown, interview.authenticate()).await;
             self.note("auth", step)?;
         }
@@ -195,7 +195,7 @@ impl Examination<'_> {
         if is_sentinel {
             // Everything else that it refuses comes from that.
             self.findings.retain(|finding| finding.about == "sentinel");
-        } else if redis.password.is_some() {
+        } else if redis.credentials.is_some() {
             let stranger = timeout_at(self.deadline, self.come_as_a_stranger(redis)).await;
             self.findings.extend(stranger.ok().flatten());
         } else if is_served {
@@ -283,7 +283,8 @@ impl Examination<'_> {
         let probe = Probe::default();
         let mut stranger = Interview::begin(stream, &shown, self.link, redis, &probe);
         let is_served = stranger.ping().await.is_ok();
-        let username = redis.username.as_ref().map(Source::last);
+        let credentials = redis.credentials.as_ref();
+        let username = credentials.and_then(|credentials| credentials.username.as_ref()?.last());
         let username = username.as_ref().map(|username| username.expose());
         // Some servers close the connection instead of an answer; that is no welcome.
         let bluff = stranger.bluff(username, &random::word()).await.ok();

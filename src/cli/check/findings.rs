@@ -167,7 +167,7 @@ impl Finding {
         is_served: bool,
     ) -> Option<Self> {
         let redis = link.redis.as_ref()?;
-        let variable = redis.password_variable.as_deref().unwrap_or(&link.variable);
+        let variable = redis.credentials.as_ref().map_or(&link.variable, |credentials| &credentials.variable);
         let remedy = "see whether it is the right server, and give it a password (requirepass, or ACL SETUSER default)";
         let (level, what) = match (bluff, is_served) {
             (Some(Bluff::NoPasswordWanted), _) => (

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use rustls::RootCertStore;
@@ -13,14 +14,26 @@ use super::variables::Settings;
 use super::{Access, Listen, Redis, Reset, Role, reset, role, text};
 use crate::backends::file;
 use crate::client_auth::{ClientAuth, Required};
-use crate::config::Findings;
-use crate::config::settings::{SETTINGS, Scope, setting};
+use crate::config::settings::{PASSWORDS, SETTINGS, Scope, setting};
 use crate::config::target::{Backends, Endpoint, Host, Scheme, Target, database};
-use crate::secret::{LONGEST, Secret, SecretFile, Source, without_line_ending};
+use crate::config::{Findings, duration};
+use crate::credentials::{Credentials, Memory};
+use crate::secret::command::{Recipe, SecretCommand};
+use crate::secret::{FileError, LONGEST, OccasionalFile, Secret, SecretFile, Source, without_line_ending};
 use crate::tls::{
     Acceptor, Connector, Files, Identity, Part, Trust, Unusable, parse_server_name, server_name,
     system_authorities,
 };
+
+/// A variable that is set, and the setting that it gives.
+#[derive(Clone, Copy)]
+struct Given<'a> {
+    variable: &'a str,
+    name: &'static str,
+}
+
+/// How long an answer of `AUTH_COMMAND` serves, if nothing else is said.
+const COMMAND_TTL: Duration = Duration::from_mins(1);
 
 /// The settings of one link, while it is being built.
 pub(super) struct LinkSettings<'a, 'b> {
@@ -43,28 +56,27 @@ impl<'a> LinkSettings<'a, '_> {
         meant.then(|| self.settings.alias_wide(self.alias, name)).flatten()
     }
 
-    /// Of two variables that say the same in two ways, the one that applies; both on one level is a mistake.
-    fn one_of(&mut self, inline: &'static str, file: &'static str) -> Option<(&'a str, bool)> {
-        let levels = [
-            (
-                self.settings.at_port(self.alias, self.port, inline),
-                self.settings.at_port(self.alias, self.port, file),
-            ),
-            (self.alias_wide(inline), self.alias_wide(file)),
-        ];
-        for level in levels {
-            match level {
-                (Some(inline), Some(file)) => {
+    /// Of variables that say the same in several ways, the one that applies and its setting; two of them on one level
+    /// are a mistake.
+    fn one_of(&mut self, names: &[&'static str]) -> Option<Given<'a>> {
+        let (alias, port, settings) = (self.alias, self.port, self.settings);
+        let at_port = names.iter().map(|name| (settings.at_port(alias, port, name), *name)).collect();
+        let alias_wide = names.iter().map(|name| (self.alias_wide(name), *name)).collect();
+        for level in [at_port, alias_wide] {
+            let level: Vec<(Option<&'a str>, &'static str)> = level;
+            let mut given =
+                level.into_iter().filter_map(|(variable, name)| Some(Given { variable: variable?, name }));
+            match (given.next(), given.next()) {
+                (Some(Given { variable: first, .. }), Some(Given { variable: second, .. })) => {
                     self.findings.mistake(
-                        inline,
-                        format!("{file} is set too, and they say the same thing"),
-                        format!("remove {inline} or {file}"),
+                        first,
+                        format!("{second} is set too, and they say the same thing"),
+                        format!("remove {first} or {second}"),
                     );
                     return None;
                 }
-                (Some(variable), None) => return Some((variable, false)),
-                (None, Some(variable)) => return Some((variable, true)),
-                (None, None) => {}
+                (Some(given), _) => return Some(given),
+                (None, _) => {}
             }
         }
         None
@@ -89,11 +101,11 @@ impl<'a> LinkSettings<'a, '_> {
 
     /// How connections are prepared, if this is a Redis link at all.
     pub(super) fn redis(&mut self, target: &mut Target) -> Option<Redis> {
-        let password = self.one_of("AUTH", "AUTH_FILE");
+        let password = self.one_of(PASSWORDS);
         let scheme = target.scheme;
         let unix_redis = scheme.is_redis();
         if !(unix_redis || scheme == Scheme::Tcp && password.is_some()) {
-            if let (Some((variable, _)), Scheme::Tls | Scheme::Unix) = (password, scheme) {
+            if let (Some(Given { variable, .. }), Scheme::Tls | Scheme::Unix) = (password, scheme) {
                 let (is, should_be) = match scheme {
                     Scheme::Tls => ("tls://", "rediss://"),
                     _ => ("unix://", "redis+unix://"),
@@ -106,34 +118,14 @@ impl<'a> LinkSettings<'a, '_> {
             }
             return None;
         }
-        let password_source = self.source(password, target.password.take().map(Arc::new), "password");
-        let password_variable = password.map(|(variable, _)| variable.to_owned());
-        let username = self.one_of("USERNAME", "USERNAME_FILE");
-        let username_source = self.source(username, target.username.take().map(Arc::new), "user");
+        let credentials = self.credentials(password, target);
         let database = self.database(target.database);
-        if password_source.is_none()
-            && let Some((variable, _)) = username
-        {
-            self.findings.mistake(
-                variable,
-                "a user without a password can't authenticate",
-                format!("set {}_AUTH_FILE, or remove {variable}", self.alias),
-            );
-        } else if password_source.is_none() && username_source.is_some() {
-            self.findings.mistake(
-                &format!("{}_PORT_{}_TCP", self.alias, self.port),
-                "its URL has a user but no password",
-                format!("set {}_AUTH_FILE, or take the user out of the URL", self.alias),
-            );
-        }
         let asks_sentinel = matches!(target.backends, Backends::Sentinel { .. });
         let role = self.value("ROLE", role, || "write master or replica".to_owned());
         let reset = self.value("RESET", reset, || "write reauth or forward".to_owned());
         let reset = reset.unwrap_or(Reset::Reauthenticate);
         Some(Redis {
-            username: username_source,
-            password: password_source,
-            password_variable,
+            credentials,
             database,
             // What a Sentinel says may be old; the server itself is asked too.
             role: role.or(asks_sentinel.then_some(Role::Master)),
@@ -146,8 +138,8 @@ impl<'a> LinkSettings<'a, '_> {
 
     /// What becomes of a client's own authentication.
     fn client_auth(&mut self, reset: Reset) -> ClientAuth {
-        let password = self.one_of("CLIENT_PASSWORD", "CLIENT_PASSWORD_FILE");
-        let username = self.variable("CLIENT_USERNAME").map(|variable| (variable, false));
+        let password = self.one_of(&["CLIENT_PASSWORD", "CLIENT_PASSWORD_FILE"]);
+        let username = self.one_of(&["CLIENT_USERNAME"]);
         let asked_for = self.variable("CLIENT_AUTH");
         let manner =
             self.value("CLIENT_AUTH", Manner::parse, || "write forward, absorb or require".to_owned());
@@ -165,7 +157,7 @@ impl<'a> LinkSettings<'a, '_> {
             (None, Some(_)) => return ClientAuth::Forward,
             _ => {}
         }
-        for (variable, _) in [password, username].into_iter().flatten() {
+        for Given { variable, .. } in [password, username].into_iter().flatten() {
             self.findings.mistake(
                 variable,
                 "the link requires nothing of its clients",
@@ -179,8 +171,8 @@ impl<'a> LinkSettings<'a, '_> {
     fn required(
         &mut self,
         asked_for: &str,
-        password: Option<(&'a str, bool)>,
-        username: Option<(&'a str, bool)>,
+        password: Option<Given<'a>>,
+        username: Option<Given<'a>>,
     ) -> ClientAuth {
         let mistakes = self.findings.mistakes.len();
         let username = self.source(username, None, "user");
@@ -198,12 +190,117 @@ impl<'a> LinkSettings<'a, '_> {
         ClientAuth::Forward
     }
 
+    /// What authenticates the link to its target.
+    fn credentials(&mut self, password: Option<Given<'a>>, target: &mut Target) -> Option<Credentials> {
+        let link_variable = format!("{}_PORT_{}_TCP", self.alias, self.port);
+        let mistakes = self.findings.mistakes.len();
+        let source = self.source(password, target.password.take().map(Arc::new), "password");
+        let username = self.one_of(&["USERNAME", "USERNAME_FILE"]);
+        let username_source = self.source(username, target.username.take().map(Arc::new), "user");
+        let previous = self.previous();
+        if source.is_none()
+            && let Some(Given { variable, .. }) = username
+        {
+            self.findings.mistake(
+                variable,
+                "a user without a password can't authenticate",
+                format!("set {}_AUTH_FILE, or remove {variable}", self.alias),
+            );
+        } else if source.is_none() && username_source.is_some() {
+            self.findings.mistake(
+                &link_variable,
+                "its URL has a user but no password",
+                format!("set {}_AUTH_FILE, or take the user out of the URL", self.alias),
+            );
+        }
+        // A password that is there, but of no use, has been reported.
+        let is_missing = source.is_none() && self.findings.mistakes.len() == mistakes;
+        if let (true, Some(variable)) = (is_missing, self.variable("AUTH_PREVIOUS_FILE")) {
+            self.findings.mistake(
+                variable,
+                "there is no password that this one could have come before",
+                format!("set {}_AUTH_FILE, or remove {variable}", self.alias),
+            );
+        }
+        if let (false, Some(variable)) =
+            (matches!(source, Some(Source::Command(_))), self.variable("AUTH_COMMAND_TTL"))
+            && password.is_none_or(|given| given.name != "AUTH_COMMAND")
+        {
+            self.findings.mistake(
+                variable,
+                "there is no program whose answers could live for so long",
+                format!("set {}_AUTH_COMMAND, or remove {variable}", self.alias),
+            );
+        }
+        Some(Credentials {
+            link: self.name(),
+            username: username_source,
+            password: source?,
+            previous,
+            variable: password.map_or(link_variable, |given| given.variable.to_owned()),
+            memory: Memory::default(),
+        })
+    }
+
+    /// The password to fall back on.
+    fn previous(&mut self) -> Option<OccasionalFile> {
+        let variable = self.variable("AUTH_PREVIOUS_FILE")?;
+        let path = self.path("AUTH_PREVIOUS_FILE")?;
+        OccasionalFile::open(path)
+            .map_err(|error| self.unreadable(variable, &error, "previous password"))
+            .ok()
+    }
+
+    fn unreadable(&mut self, variable: &str, error: &FileError, what: &str) {
+        let user = rustix::process::geteuid().as_raw();
+        self.findings.mistake(
+            variable,
+            error.to_string(),
+            format!("mount a file there that user {user} may read and that holds the {what}"),
+        );
+    }
+
+    /// The program behind `AUTH_COMMAND`.
+    fn command(&mut self, variable: &'a str) -> Option<Source> {
+        let line = text(self.settings.env, variable, self.findings)?;
+        let example = || {
+            format!(
+                "write the program and its arguments, as in {variable}='/usr/local/bin/token --for \"my redis\"'"
+            )
+        };
+        let words = match shlex::split(line) {
+            Some(words) if words.first().is_some_and(|program| !program.is_empty()) => words,
+            Some(_) => {
+                self.findings.mistake(variable, "it names no program", example());
+                return None;
+            }
+            None => {
+                self.findings.mistake(variable, "a quotation mark in it is not closed", example());
+                return None;
+            }
+        };
+        let timeout = || "write a number and a unit, such as 60s or 10m".to_owned();
+        let ttl =
+            self.value("AUTH_COMMAND_TTL", |text| duration(text, false), timeout).unwrap_or(COMMAND_TTL);
+        let hidden = self.settings.secret_variables.iter().map(|name| (*name).to_owned()).collect();
+        let recipe = Recipe { variable: variable.to_owned(), link: self.name(), words, ttl, hidden };
+        if let Err(reason) = recipe.find() {
+            self.findings.mistake(
+                variable,
+                reason,
+                "build an image that has the program: the README shows how, under Tokens",
+            );
+            return None;
+        }
+        Some(Source::Command(SecretCommand::new(recipe)))
+    }
+
     /// How Sentinels are asked; without any, their settings are mistakes.
     fn sentinel_access(&mut self, asks_sentinel: bool) -> Access {
-        let password = self.one_of("SENTINEL_AUTH", "SENTINEL_AUTH_FILE");
-        let username = self.variable("SENTINEL_USERNAME").map(|variable| (variable, false));
+        let password = self.one_of(&["SENTINEL_AUTH", "SENTINEL_AUTH_FILE"]);
+        let username = self.one_of(&["SENTINEL_USERNAME"]);
         if !asks_sentinel {
-            for (variable, _) in [password, username].into_iter().flatten() {
+            for Given { variable, .. } in [password, username].into_iter().flatten() {
                 self.findings.mistake(
                     variable,
                     "the link's target names no Sentinels",
@@ -212,7 +309,7 @@ impl<'a> LinkSettings<'a, '_> {
             }
             return Access::default();
         }
-        if let (None, Some((variable, _))) = (password, username) {
+        if let (None, Some(Given { variable, .. })) = (password, username) {
             self.findings.mistake(
                 variable,
                 "a user without a password can't authenticate",
@@ -270,14 +367,9 @@ impl<'a> LinkSettings<'a, '_> {
     }
 
     /// The source behind a variable or a URL's user information; both is a mistake.
-    fn source(
-        &mut self,
-        variable: Option<(&'a str, bool)>,
-        url: Option<Arc<Secret>>,
-        what: &str,
-    ) -> Option<Source> {
-        let (variable, is_file) = match (variable, url) {
-            (Some((variable, _)), Some(_)) => {
+    fn source(&mut self, given: Option<Given<'a>>, url: Option<Arc<Secret>>, what: &str) -> Option<Source> {
+        let Given { variable, name } = match (given, url) {
+            (Some(Given { variable, .. }), Some(_)) => {
                 self.findings.mistake(
                     variable,
                     format!("the target's URL has a {what} too"),
@@ -286,8 +378,12 @@ impl<'a> LinkSettings<'a, '_> {
                 return None;
             }
             (None, url) => return url.map(Source::Url),
-            (Some(variable), None) => variable,
+            (Some(given), None) => given,
         };
+        if name == "AUTH_COMMAND" {
+            return self.command(variable);
+        }
+        let is_file = name.ends_with("_FILE");
         let value = self.settings.env.bytes(variable)?;
         let value = if is_file { value } else { without_line_ending(value) };
         if value.is_empty() {
@@ -303,14 +399,7 @@ impl<'a> LinkSettings<'a, '_> {
             return match SecretFile::open(path) {
                 Ok(file) => Some(Source::File(file)),
                 Err(error) => {
-                    self.findings.mistake(
-                        variable,
-                        error.to_string(),
-                        format!(
-                            "mount a file there that user {} may read and that holds the {what}",
-                            rustix::process::geteuid().as_raw()
-                        ),
-                    );
+                    self.unreadable(variable, &error, what);
                     None
                 }
             };
@@ -563,7 +652,7 @@ impl<'a> LinkSettings<'a, '_> {
         for setting in SETTINGS.iter().filter(|setting| setting.scope != Scope::Any) {
             let name = setting.name;
             // A password makes a Docker link a Redis link, or has been refused already.
-            if name == "AUTH" || name == "AUTH_FILE" {
+            if PASSWORDS.contains(&name) {
                 continue;
             }
             let Some(variable) = self.variable(name) else {

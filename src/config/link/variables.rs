@@ -7,7 +7,7 @@ use std::sync::Arc;
 use rustls::RootCertStore;
 
 use super::{Candidate, Draft};
-use crate::config::settings::{NOT_YET, OF_TLS, SETTINGS, Scope, near_miss, setting};
+use crate::config::settings::{OF_TLS, PASSWORDS, SECRETS, SETTINGS, Scope, near_miss, setting};
 use crate::config::{Env, Findings};
 
 /// Who a setting's variable speaks to.
@@ -25,6 +25,8 @@ pub(super) struct Settings<'a> {
     variables: BTreeMap<Address<'a>, &'a str>,
     /// The one port of each alias that its alias-wide credentials go to.
     pub(super) credential_ports: BTreeMap<&'a str, u16>,
+    /// The variables that hold secrets of links.
+    pub(super) secret_variables: BTreeSet<&'a str>,
     /// The authorities of the system, read when the first link needs them.
     pub(super) system_authorities: OnceCell<Result<Arc<RootCertStore>, String>>,
 }
@@ -44,11 +46,18 @@ impl<'a> Settings<'a> {
             env,
             variables: BTreeMap::new(),
             credential_ports: BTreeMap::new(),
+            secret_variables: BTreeSet::new(),
             system_authorities: OnceCell::new(),
         };
         for variable in env.names() {
             settings.place(variable, &aliases, taken, findings);
         }
+        let in_settings = settings.variables.iter().filter(|(address, _)| SECRETS.contains(&address.setting));
+        let in_urls = drafts.iter().filter(|draft| draft.target.password.is_some());
+        settings.secret_variables = in_settings
+            .map(|(_, variable)| *variable)
+            .chain(in_urls.filter_map(|draft| env.names().find(|name| *name == draft.variable)))
+            .collect();
         for alias in aliases {
             settings.choose_credential_port(alias, drafts, findings);
         }
@@ -72,14 +81,6 @@ impl<'a> Settings<'a> {
                 Some((port, name)) => (Some(port), name),
                 None => (None, rest),
             };
-            if NOT_YET.contains(&name) {
-                findings.mistake(
-                    variable,
-                    format!("this version does not know the setting {name} yet"),
-                    format!("remove {variable}"),
-                );
-                return;
-            }
             if let Some(setting) = setting(name) {
                 if let Some(port) = port
                     && !taken.iter().any(|link| link.alias == *alias && link.port == port)
@@ -122,9 +123,7 @@ impl<'a> Settings<'a> {
             _ => {
                 let is_redis = of_alias.iter().any(|draft| {
                     draft.target.scheme.is_redis()
-                        || ["AUTH", "AUTH_FILE"]
-                            .iter()
-                            .any(|name| self.at_port(alias, draft.port, name).is_some())
+                        || PASSWORDS.iter().any(|name| self.at_port(alias, draft.port, name).is_some())
                 });
                 self.refuse_credentials_without_port(alias, &of_alias, is_redis, findings);
                 return;

@@ -1,0 +1,588 @@
+//! What a Redis link authenticates with, and what becomes of it while passwords are rotated.
+//!
+//! A rotation changes two things, the server and the file, one after the other, and nobody waits for us in between. So
+//! a refused password is no end: on the same connection a [`Login`] offers, each once, what the file holds *now*, what
+//! `AUTH_PREVIOUS_FILE` holds, and what worked last. If none of them serves though one has served before, a rotation is
+//! under way whose other half is still to come, and [`Failure::Rotation`] has the dial wait for it.
+//!
+//! What a server said to our passwords is its [`Standing`], which all connections share: what is known to be refused
+//! is not offered again by each of them, but by one after growing pauses, or when there is something new to offer. A
+//! server's log is no dumping ground, and some lock an account that is refused too often.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Mutex as AsyncMutex, MutexGuard as AsyncMutexGuard};
+use tokio::time::Instant;
+
+use crate::failure::{Failure, Stage};
+use crate::metrics::{LinkMetrics, Which};
+use crate::secret::{FileError, OccasionalFile, Secret, Source, Unavailable};
+
+/// So many rounds of refusals cost no pause: two changes that cross each other, or a slip that is mended at once.
+const FREE_ROUNDS: u32 = 3;
+/// The first pause before what was refused is offered again; each is twice the one before, up to the longest.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+/// Long enough for any server's log, short enough for whoever mends the server and tries again.
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+/// One connection that offers again has the server for itself for so long, if it does not come to an end before.
+const TRIAL: Duration = Duration::from_secs(1);
+
+/// How long clients are held for the other half of a rotation. Kubernetes takes a minute or two to bring a Secret into a
+/// pod, a person with two windows longer; what lasts for more is a broken configuration, and told at once.
+const LONGEST_ROTATION: Duration = Duration::from_mins(10);
+
+/// How old a look at a file may be for those who are held: thousands of them are no more work than one.
+const HELD_LOOK: Duration = Duration::from_millis(20);
+
+/// A password and the user that it belongs to.
+#[derive(Debug, PartialEq)]
+pub struct Credential {
+    /// The ACL user.
+    pub username: Option<Arc<Secret>>,
+    /// The password.
+    pub password: Arc<Secret>,
+}
+
+impl Credential {
+    /// The command that authenticates with it.
+    pub fn command(&self) -> Vec<&[u8]> {
+        let username = self.username.as_ref().map(|username| username.expose());
+        [Some(&b"AUTH"[..]), username, Some(self.password.expose())].into_iter().flatten().collect()
+    }
+}
+
+/// What a connection was authenticated with.
+#[derive(Debug, Clone)]
+pub struct Served {
+    /// Where it came from.
+    pub which: Which,
+    credential: Arc<Credential>,
+}
+
+/// Where a link's user and password come from.
+#[derive(Debug)]
+pub struct Credentials {
+    /// The link's name, for the log.
+    pub link: String,
+    /// The ACL user.
+    pub username: Option<Source>,
+    /// The password.
+    pub password: Source,
+    /// The password before this one.
+    pub previous: Option<OccasionalFile>,
+    /// The variable that gave the password, for remedies.
+    pub variable: String,
+    /// What became of them so far.
+    pub memory: Memory,
+}
+
+/// What is known of a link's credentials, at whichever backend.
+#[derive(Debug, Default)]
+pub struct Memory {
+    /// What the sources gave last.
+    seen: Mutex<Option<Arc<Credential>>>,
+    /// What worked last.
+    good: Mutex<Option<Arc<Credential>>>,
+}
+
+/// What one server has said to our passwords.
+#[derive(Debug, Default)]
+pub struct Standing {
+    record: Mutex<Record>,
+    /// Held by the one connection that offers what did not work last.
+    trial: AsyncMutex<()>,
+}
+
+#[derive(Debug, Default)]
+struct Record {
+    /// What worked last here.
+    good: Option<Arc<Credential>>,
+    /// What was refused since.
+    refused: Vec<Arc<Credential>>,
+    /// The server's words to that.
+    words: String,
+    /// Rounds of offers that met with a refusal, in a row.
+    rounds: u32,
+    /// When what was refused may be offered again.
+    rests_until: Option<Instant>,
+    /// Since when a rotation has been under way.
+    rotation: Option<Instant>,
+    /// A refused credential that was tried without the white space around its password, and whether that worked.
+    diagnosis: Option<(Arc<Credential>, bool)>,
+}
+
+impl Record {
+    fn is_refused(&self, credential: &Credential) -> bool {
+        self.refused.iter().any(|refused| **refused == *credential)
+    }
+
+    /// Nothing that was refused is offered for a while, a longer one each time.
+    fn rest(&mut self) -> Duration {
+        self.rounds = self.rounds.saturating_add(1);
+        let pause = match self.rounds.saturating_sub(FREE_ROUNDS) {
+            0 => Duration::ZERO,
+            n => LONGEST_PAUSE.min(FIRST_PAUSE * 2_u32.saturating_pow(n - 1)),
+        };
+        self.rests_until = Some(Instant::now() + pause);
+        pause
+    }
+
+    /// Whether what was refused may be offered again; whoever is told so has a moment to do it.
+    fn begins_trial(&mut self) -> bool {
+        let now = Instant::now();
+        let is_due = self.rests_until.is_none_or(|until| until <= now);
+        if is_due {
+            self.rests_until = Some(now + TRIAL);
+        }
+        is_due
+    }
+}
+
+/// Nothing that holds one of these locks can leave half a change behind, so a panic elsewhere does not spoil them.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Credentials {
+    /// Begins what a program needs to begin with, before the first client comes.
+    pub fn start(&self) {
+        if let Source::Command(command) = &self.password {
+            command.start();
+        }
+    }
+
+    /// What to offer to a server, as of now; a failure if all of that has been refused already and it is not time yet
+    /// to offer it again.
+    pub async fn login<'a>(
+        &'a self,
+        standing: &'a Standing,
+        metrics: &'a LinkMetrics,
+    ) -> Result<Login<'a>, Failure> {
+        let are_held = lock(&standing.record).rotation.is_some();
+        let age = if are_held { HELD_LOOK } else { Duration::ZERO };
+        let current = self.current(age, metrics).await?;
+        let mut login = Login {
+            credentials: self,
+            standing,
+            metrics,
+            offers: vec![(Which::Current, current)],
+            tried: Vec::new(),
+            round: None,
+            is_renewed: false,
+            trial: None,
+        };
+        // What worked last works on, mostly; only else it matters what there is besides.
+        let is_good = {
+            let record = lock(&standing.record);
+            let current = &login.offers[0].1;
+            record.good.as_ref().is_some_and(|good| **good == **current) && !record.is_refused(current)
+        };
+        if !is_good {
+            login.add_others().await;
+        }
+        let mut record = lock(&standing.record);
+        let refused = login.offers.iter().filter(|(_, offer)| record.is_refused(offer)).count();
+        if refused > 0 && record.begins_trial() {
+            login.round = Some(record.rounds);
+        } else if refused == login.offers.len() {
+            return Err(self.failure(&record));
+        }
+        drop(record);
+        Ok(login)
+    }
+
+    async fn current(&self, age: Duration, metrics: &LinkMetrics) -> Result<Arc<Credential>, Unavailable> {
+        let before = self.last();
+        let username = match &self.username {
+            Some(source) => Some(source.recent(age).await?),
+            None => None,
+        };
+        let current = Arc::new(Credential { username, password: self.password.recent(age).await? });
+        let mut seen = lock(&self.memory.seen);
+        let known = seen.replace(Arc::clone(&current));
+        if known.or(before).is_some_and(|known| known != current) {
+            metrics.secret_reloaded();
+        }
+        Ok(current)
+    }
+
+    /// Looks the sources up again. What can't be had now is told of by its source, and leaves what was had last.
+    pub async fn look(&self, metrics: &LinkMetrics) {
+        let _ = self.current(Duration::ZERO, metrics).await;
+    }
+
+    /// What the sources gave last, without looking again.
+    pub fn last(&self) -> Option<Arc<Credential>> {
+        let username = self.username.as_ref().and_then(Source::last);
+        self.password.last().map(|password| Arc::new(Credential { username, password }))
+    }
+
+    /// The failure of a password that did not come in time.
+    pub fn late(&self, after: Duration) -> Failure {
+        let reason = format!("it has not come within {}", humantime::format_duration(after));
+        Failure::Secret(match &self.password {
+            Source::Command(command) => command.error(reason).into(),
+            Source::File(file) => FileError::unreadable(file.path(), reason).into(),
+            Source::Variable(_) | Source::Url(_) => {
+                FileError::unreadable(std::path::Path::new(&self.variable), reason).into()
+            }
+        })
+    }
+
+    /// Whether another password may come without a restart.
+    fn can_change(&self) -> bool {
+        self.password.can_change()
+            || self.previous.is_some()
+            || self.username.as_ref().is_some_and(Source::can_change)
+    }
+
+    /// What it comes to when nothing that there is serves.
+    fn failure(&self, record: &Record) -> Failure {
+        let words = record.words.clone();
+        let variable = &self.variable;
+        let works_trimmed = |credential: &Credential| {
+            let diagnosis = record.diagnosis.as_ref();
+            diagnosis.is_some_and(|(known, works)| **known == *credential && *works)
+        };
+        let refused = record.refused.iter().find(|refused| works_trimmed(refused));
+        let hint = refused.filter(|refused| self.is_last(refused)).and_then(|r| surroundings(&r.password));
+        let is_held = record.rotation.is_some_and(|since| since.elapsed() < LONGEST_ROTATION);
+        let remedy = match hint {
+            Some(hint) => format!(
+                "take the white space away: what {variable} gives is {hint}, and without that it works"
+            ),
+            None if is_held => {
+                format!("finish the rotation: give {variable} the password that the server has now")
+            }
+            None => format!("check {variable}: is it this target's password, and complete?"),
+        };
+        let pause = record.rests_until.map(|until| until.saturating_duration_since(Instant::now()).as_secs());
+        let remedy = match pause {
+            Some(seconds @ 1..) => {
+                format!("{remedy} It is not tried again for {seconds}s, unless it changes")
+            }
+            _ => remedy,
+        };
+        if is_held {
+            Failure::Rotation { words, remedy }
+        } else {
+            Failure::Refused { stage: Stage::Auth, what: REFUSED, words, remedy }
+        }
+    }
+
+    /// Whether a connection was authenticated with what is still the password, as far as it is known.
+    pub fn is_current(&self, served: &Served) -> bool {
+        self.is_last(&served.credential)
+    }
+
+    /// Whether the sources had this the last time that somebody looked.
+    fn is_last(&self, credential: &Credential) -> bool {
+        self.last().is_some_and(|last| *last == *credential)
+    }
+
+    /// What is around the password that may not be meant, such as `33 bytes, ends with a newline`.
+    pub fn surroundings(&self) -> Option<String> {
+        surroundings(self.password.last()?.as_ref())
+    }
+}
+
+/// What is refused, in the words that all who read it know.
+pub const REFUSED: &str = "the target refused the password";
+
+/// One connection's offers to a server.
+pub struct Login<'a> {
+    credentials: &'a Credentials,
+    standing: &'a Standing,
+    metrics: &'a LinkMetrics,
+    /// What there is, in the order of preference: first the current credential.
+    offers: Vec<(Which, Arc<Credential>)>,
+    /// What this connection has offered.
+    tried: Vec<Arc<Credential>>,
+    /// What was refused before may be offered again as long as nobody has since: the number of rounds at the beginning.
+    round: Option<u32>,
+    /// Whether the current password was looked up again.
+    is_renewed: bool,
+    trial: Option<AsyncMutexGuard<'a, ()>>,
+}
+
+impl Login<'_> {
+    /// What to offer next; `None` if all of it was refused, to this connection or another one.
+    pub async fn next(&mut self) -> Option<Arc<Credential>> {
+        let standing = self.standing;
+        loop {
+            {
+                let record = lock(&standing.record);
+                let again = self.round == Some(record.rounds);
+                let is_open = |offer: &Arc<Credential>| {
+                    !self.tried.contains(offer) && (again || !record.is_refused(offer))
+                };
+                let offer = self.offers.iter().map(|(_, offer)| offer).find(|offer| is_open(offer))?;
+                // What worked last everybody may offer, and anything where nothing is known. Else it is one after the
+                // other, and whoever has waited looks again.
+                let everybody_may = match &record.good {
+                    Some(good) => good == offer && !record.is_refused(offer),
+                    None => record.refused.is_empty(),
+                };
+                if everybody_may {
+                    self.trial = None;
+                }
+                if everybody_may || self.trial.is_some() {
+                    let offer = Arc::clone(offer);
+                    self.tried.push(Arc::clone(&offer));
+                    return Some(offer);
+                }
+            }
+            self.trial = Some(standing.trial.lock().await);
+            self.add_good();
+        }
+    }
+
+    /// The server refused what was offered last, in these words. Returns what to offer instead, if there is anything.
+    pub async fn refused(&mut self, words: String) -> Option<Arc<Credential>> {
+        let refused = Arc::clone(self.tried.last()?);
+        {
+            let mut record = lock(&self.standing.record);
+            record.words = words;
+            if record.good.as_ref() == Some(&refused) && !record.is_refused(&refused) {
+                // The server has changed: what it refused before may be right by now.
+                record.refused.clear();
+                record.rounds = 0;
+                self.begin_rotation(&mut record, "the password that worked is refused");
+            }
+            if !record.is_refused(&refused) {
+                record.refused.push(Arc::clone(&refused));
+            }
+        }
+        self.renew().await;
+        self.add_others().await;
+        // Not where this connection had only begun before the password was changed.
+        if self.credentials.is_last(&refused) && self.has_ever_worked() {
+            self.begin_rotation(&mut lock(&self.standing.record), "the new password is refused");
+        }
+        self.next().await
+    }
+
+    fn has_ever_worked(&self) -> bool {
+        lock(&self.standing.record).good.is_some() || lock(&self.credentials.memory.good).is_some()
+    }
+
+    /// Looks the current password up once more: it may have changed since, and have been the reason.
+    async fn renew(&mut self) {
+        if std::mem::replace(&mut self.is_renewed, true) {
+            return;
+        }
+        let current = self.current();
+        // One that can't be had now is no worse than the one that was refused.
+        if self.credentials.password.instead_of(&current.password).await.is_ok()
+            && let Ok(renewed) = self.credentials.current(Duration::ZERO, self.metrics).await
+            && renewed != current
+        {
+            self.offers.insert(0, (Which::Current, renewed));
+        }
+    }
+
+    /// The current credential, as this connection knows it.
+    fn current(&self) -> Arc<Credential> {
+        Arc::clone(&self.offers[0].1)
+    }
+
+    /// What there is besides the current password.
+    async fn add_others(&mut self) {
+        if let Some(previous) = &self.credentials.previous
+            && !self.offers.iter().any(|(which, _)| *which == Which::Previous)
+            && let Some(password) = previous.current().await
+        {
+            let username = self.current().username.clone();
+            self.add(Which::Previous, Arc::new(Credential { username, password }));
+        }
+        self.add_good();
+    }
+
+    fn add_good(&mut self) {
+        let here = lock(&self.standing.record).good.clone();
+        // A server that is new to us, after a failover say, knows what another one knew.
+        let good = here.or_else(|| lock(&self.credentials.memory.good).clone());
+        if let Some(good) = good {
+            self.add(Which::LastGood, good);
+        }
+    }
+
+    fn add(&mut self, which: Which, credential: Arc<Credential>) {
+        if !self.offers.iter().any(|(_, offer)| **offer == *credential) {
+            self.offers.push((which, credential));
+        }
+    }
+
+    /// The server took what was offered last.
+    pub fn served(mut self) -> Option<Served> {
+        self.round = None;
+        let credential = Arc::clone(self.tried.last()?);
+        let which = self.offers.iter().find(|(_, offer)| *offer == credential).map(|(which, _)| *which)?;
+        let mut record = lock(&self.standing.record);
+        // Another connection may know better by now than this one did when it began.
+        let is_news = match which {
+            Which::Current => self.credentials.is_last(&credential),
+            Which::Previous | Which::LastGood => {
+                record.good.as_ref().is_none_or(|good| *good == credential || record.is_refused(good))
+            }
+        };
+        if is_news {
+            let is_other = record.good.as_ref().is_some_and(|good| *good != credential);
+            if which == Which::Current {
+                if is_other {
+                    self.begin_rotation(&mut record, "there is a new password");
+                }
+                self.complete_rotation(&mut record);
+                *record = Record::default();
+            } else {
+                self.begin_rotation(&mut record, "the new password is refused");
+                record.refused.retain(|refused| *refused != credential);
+                if self.tried.len() > 1 {
+                    record.rest();
+                }
+            }
+            record.good = Some(Arc::clone(&credential));
+            *lock(&self.credentials.memory.good) = Some(Arc::clone(&credential));
+        }
+        self.metrics.secret_used(which);
+        tracing::debug!(link = self.credentials.link, which = which.name(), "authenticated");
+        Some(Served { which, credential })
+    }
+
+    fn begin_rotation(&self, record: &mut Record, why: &str) {
+        if record.rotation.is_none() && self.credentials.can_change() {
+            record.rotation = Some(Instant::now());
+            tracing::info!(link = self.credentials.link, why, "a password rotation has begun");
+        }
+    }
+
+    fn complete_rotation(&self, record: &mut Record) {
+        if let Some(since) = record.rotation.take() {
+            let took = Duration::from_millis(u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX));
+            tracing::info!(
+                link = self.credentials.link,
+                took = %humantime::format_duration(took),
+                "the password rotation is complete"
+            );
+        }
+    }
+
+    /// Everything was refused; or, where `interrupted`, the connection ended before everything was offered.
+    pub fn failed(mut self, interrupted: bool) -> Failure {
+        self.round = None;
+        let mut record = lock(&self.standing.record);
+        let mut is_more = interrupted;
+        if !self.tried.is_empty() {
+            let Record { refused, good, .. } = &mut *record;
+            // Also what the server refused before it changed: another connection finds out when it is time. But not
+            // what has served another one since.
+            for tried in &self.tried {
+                if !interrupted && !refused.contains(tried) && good.as_ref() != Some(tried) {
+                    refused.push(Arc::clone(tried));
+                }
+            }
+            // What nobody would offer any more need not be remembered.
+            let is_offered =
+                |refused: &Arc<Credential>| self.offers.iter().any(|(_, offer)| offer == refused);
+            refused.retain(|refused| good.as_ref() == Some(refused) || is_offered(refused));
+            is_more |= good.as_ref().is_some_and(|good| !refused.contains(good));
+            record.rest();
+        }
+        match self.credentials.failure(&record) {
+            Failure::Refused { words, remedy, .. } if is_more => Failure::Rotation { words, remedy },
+            failure => failure,
+        }
+    }
+
+    /// The current password without the white space around it, if it has any and that has not been tried yet. To find out
+    /// what is wrong, and never to serve a client: what the file holds is not what was meant.
+    pub fn trimmed(&self) -> Option<Credential> {
+        let current = self.current();
+        let password = Secret::new(trimmed(current.password.expose()).to_vec());
+        let is_known =
+            lock(&self.standing.record).diagnosis.as_ref().is_some_and(|(known, _)| *known == current);
+        let is_tried = self.tried.iter().any(|tried| *tried.password == password);
+        let is_worth_it = !is_known && !is_tried && !password.expose().is_empty();
+        is_worth_it.then(|| Credential { username: current.username.clone(), password: Arc::new(password) })
+    }
+
+    /// Whether that worked.
+    pub fn diagnosed(&self, works: bool) {
+        lock(&self.standing.record).diagnosis = Some((self.current(), works));
+    }
+}
+
+impl Drop for Login<'_> {
+    /// Whoever ends without an answer, because its client has left, say, gives its turn to the next one.
+    fn drop(&mut self) {
+        if self.round.is_some() {
+            lock(&self.standing.record).rests_until = None;
+        }
+    }
+}
+
+impl fmt::Debug for Login<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Login").field("tried", &self.tried.len()).finish_non_exhaustive()
+    }
+}
+
+/// What editors put before a text in UTF-8.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
+fn trimmed(password: &[u8]) -> &[u8] {
+    password.strip_prefix(BYTE_ORDER_MARK).unwrap_or(password).trim_ascii()
+}
+
+/// The length of a password that begins or ends with what is hardly ever meant, and with what.
+fn surroundings(password: &Secret) -> Option<String> {
+    let bytes = password.expose();
+    let name = |byte: Option<&u8>| match byte {
+        Some(b'\n') => Some("a newline"),
+        Some(b'\r') => Some("a carriage return"),
+        Some(b' ') => Some("a space"),
+        Some(b'\t') => Some("a tab"),
+        Some(byte) if byte.is_ascii_whitespace() => Some("white space"),
+        _ => None,
+    };
+    let begins =
+        if bytes.starts_with(BYTE_ORDER_MARK) { Some("a byte-order mark") } else { name(bytes.first()) };
+    let mut shown = format!("{} bytes", bytes.len());
+    for (how, what) in [("begins", begins), ("ends", name(bytes.last()))] {
+        if let Some(what) = what {
+            shown = format!("{shown}, {how} with {what}");
+        }
+    }
+    (begins.is_some() || name(bytes.last()).is_some()).then_some(shown)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_around_a_password_is_told_without_it() {
+        for (password, shown) in [
+            (&b"hunter2\n"[..], Some("8 bytes, ends with a newline")),
+            (b" hunter2\t", Some("9 bytes, begins with a space, ends with a tab")),
+            (b"\xef\xbb\xbfhunter2", Some("10 bytes, begins with a byte-order mark")),
+            (b"hunter2", None),
+            (b"hun ter2", None),
+        ] {
+            assert_eq!(surroundings(&Secret::new(password.to_vec())).as_deref(), shown);
+        }
+    }
+
+    #[test]
+    fn refusals_are_offered_again_after_growing_pauses() {
+        let mut record = Record::default();
+        let pauses: Vec<_> = (0..20).map(|_| record.rest()).collect();
+        assert_eq!(pauses[..4], [Duration::ZERO, Duration::ZERO, Duration::ZERO, FIRST_PAUSE]);
+        assert!(pauses.is_sorted());
+        assert_eq!(pauses.last(), Some(&LONGEST_PAUSE));
+        assert!(!record.begins_trial());
+    }
+}
