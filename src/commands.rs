@@ -93,6 +93,12 @@ impl Commands {
     pub fn find_reset(&mut self, bytes: &[u8]) -> Option<usize> {
         let mut position = 0;
         while let Some(&byte) = bytes.get(position) {
+            if self.at == At::Command
+                && let Some(length) = length_of_others(&bytes[position..])
+            {
+                position += length;
+                continue;
+            }
             position += 1;
             match self.at {
                 At::Command => match byte {
@@ -275,6 +281,44 @@ impl Commands {
         self.match_letter(letter);
         next
     }
+}
+
+/// How long the command is that the bytes begin with, if all of it is there and it has several arguments: no RESET, and
+/// what nearly all commands are. Everything else is followed byte by byte.
+fn length_of_others(bytes: &[u8]) -> Option<usize> {
+    let (count, mut at) = short_number(bytes, b'*', 0)?;
+    if count < 2 {
+        return None;
+    }
+    for _ in 0..count {
+        let (length, start) = short_number(bytes, b'$', at)?;
+        at = start + length + 2;
+        if bytes.get(at - 2..at)? != b"\r\n" {
+            return None;
+        }
+    }
+    Some(at)
+}
+
+/// A number of not too many digits with its line ending, and where it ends.
+fn short_number(bytes: &[u8], kind: u8, start: usize) -> Option<(usize, usize)> {
+    // As many as never are too much for 32 bits.
+    const DIGITS: usize = 9;
+    let [first, digits @ ..] = bytes.get(start..)? else { return None };
+    if *first != kind || digits.first() == Some(&b'0') {
+        return None;
+    }
+    let mut number = 0;
+    for (index, byte) in digits.iter().take(DIGITS + 1).enumerate() {
+        match byte {
+            b'0'..=b'9' if index < DIGITS => number = number * 10 + usize::from(byte - b'0'),
+            b'\r' if index > 0 && digits.get(index + 1) == Some(&b'\n') => {
+                return Some((number, start + 1 + index + 2));
+            }
+            _ => return None,
+        }
+    }
+    None
 }
 
 /// What a stream begins with, as far as it is there. It may hold a password, so it has no `Debug`.
