@@ -223,6 +223,8 @@ fn a_password_that_is_wanted_and_not_set_is_told() {
     };
     let report = check(Launch::redis(server.address()));
     expect(&report, "problem", "ping", &["wants a password", "NOAUTH"], "REDIS_AUTH_FILE");
+    let report = check(Launch::redis(server.address()).variable("REDIS_DB", "1"));
+    expect(&report, "problem", "select", &["wants a password", "NOAUTH"], "REDIS_AUTH_FILE");
 }
 
 /// Whoever sets a password takes the server for a protected one.

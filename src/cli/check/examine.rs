@@ -352,9 +352,11 @@ impl Examination<'_> {
     fn note_and_go_on<T>(&mut self, name: &'static str, step: Result<(T, Duration), Failure>) -> Option<()> {
         let is_over = match &step {
             Ok(_) => false,
-            // Who says this hangs up.
+            // Who says this hangs up, or says the same to everything else.
             Err(Failure::Refused { words, .. }) => {
-                words.starts_with("DENIED") || words.contains("max number of clients")
+                words.starts_with("DENIED")
+                    || words.starts_with("NOAUTH")
+                    || words.contains("max number of clients")
             }
             Err(_) => true,
         };
