@@ -91,7 +91,7 @@ fn a_link_that_serves_is_described_in_json() {
                     "address": address.ip(),
                     "steps": null,
                     "tls": null,
-                    "auth": {"username": "app", "source": "env", "variable": "REDIS_AUTH"},
+                    "auth": {"username": "app", "source": "env", "variable": "REDIS_AUTH", "which": "current"},
                     "db": 3,
                     "latency_ms": null,
                     "server": {"kind": "Redis", "version": null, "mode": "standalone", "role": "master"}
@@ -214,6 +214,39 @@ fn a_refused_password_is_told_with_the_variable_that_has_it() {
     let report = check(Launch::redis(server.address()).variable("REDIS_AUTH", password()));
     expect(&report, "problem", "auth", &["refused the password", "WRONGPASS"], "REDIS_AUTH");
     assert_eq!(steps(&report), [("connect", "ok"), ("auth", "failed"), ("ping", "not_reached")]);
+}
+
+/// How long it is, and what stands around it, whether or not that is all that is wrong; never what it is.
+#[test]
+fn white_space_around_a_refused_password_is_told() {
+    let secret = password();
+    let Some(server) = RedisServer::start(&format!("requirepass {secret}")) else {
+        return;
+    };
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = directory.path().join("password");
+    for (content, bytes) in [(format!("{secret}\n\n"), secret.len() + 1), ("wrong \n".to_owned(), 6)] {
+        std::fs::write(&path, content).unwrap();
+        let report = check(Launch::redis(server.address()).variable("REDIS_AUTH_FILE", &path));
+        let remedy = format!("{bytes} bytes, ends with a ");
+        expect(&report, "problem", "auth", &["refused the password"], &remedy);
+    }
+}
+
+/// It works, and will not for long.
+#[test]
+fn a_server_that_takes_the_previous_password_is_a_warning() {
+    let secret = password();
+    let Some(server) = RedisServer::start(&format!("requirepass {secret}")) else {
+        return;
+    };
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = directory.path().join("previous");
+    std::fs::write(&path, secret).unwrap();
+    let launch = Launch::redis(server.address()).variable("REDIS_AUTH", password());
+    let report = check(launch.variable("REDIS_AUTH_PREVIOUS_FILE", &path));
+    expect(&report, "warning", "auth", &["AUTH_PREVIOUS_FILE"], "REDIS_AUTH");
+    assert_eq!(report["links"][0]["backends"][0]["auth"]["which"], "previous", "{report:#}");
 }
 
 #[test]

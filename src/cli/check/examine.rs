@@ -11,9 +11,11 @@ use super::server::Server;
 use crate::config::Link;
 use crate::config::link::{Redis, Role};
 use crate::config::target::{Endpoint, Host};
+use crate::credentials::{Credentials, REFUSED, Served};
 use crate::dial::{Dialler, late, secure};
 use crate::failure::{Failure, Stage};
 use crate::greet::{Interview, Probe};
+use crate::metrics::Which;
 use crate::net::Stream;
 use crate::random;
 use crate::secret::Source;
@@ -89,7 +91,9 @@ pub(super) struct Auth {
     pub(super) username: Option<String>,
     /// Where the password comes from.
     pub(super) source: &'static str,
-    pub(super) variable: Option<String>,
+    pub(super) variable: String,
+    /// Which password served: `current` or `previous`.
+    pub(super) which: Option<&'static str>,
 }
 
 impl Auth {
@@ -99,7 +103,8 @@ impl Auth {
         Some(Self {
             username: username.map(|name| String::from_utf8_lossy(name.expose()).into_owned()),
             source: credentials.password.kind(),
-            variable: Some(credentials.variable.clone()),
+            variable: credentials.variable.clone(),
+            which: None,
         })
     }
 }
@@ -170,9 +175,9 @@ impl Examination<'_> {
         let redis = self.link.redis.as_ref()?;
         let probe = Probe::default();
         let mut interview = Interview::begin(stream, &shown, self.link, redis, &probe);
-        if redis.credentials.is_some() {
+        if let Some(credentials) = &redis.credentials {
             let step = self.within(&shown, interview.authenticate()).await;
-            self.note("auth", step)?;
+            self.judge_auth(credentials, step)?;
         }
         if let Some(database) = redis.database {
             let step = self.within(&shown, interview.select(database)).await;
@@ -200,6 +205,27 @@ impl Examination<'_> {
             self.findings.extend(stranger.ok().flatten());
         } else if is_served {
             self.findings.push(Finding::of_open_server(self.link, &self.examined.backend));
+        }
+        Some(())
+    }
+
+    fn judge_auth(
+        &mut self,
+        credentials: &Credentials,
+        step: Result<(Option<Served>, Duration), Failure>,
+    ) -> Option<()> {
+        let is_refused = matches!(&step, Err(Failure::Refused { what: REFUSED, .. }));
+        let served = self.note("auth", step);
+        if let (true, Some(finding)) = (is_refused, self.findings.last_mut()) {
+            finding.add_surroundings(credentials);
+        }
+        let which = served?.map(|served| served.which);
+        if let Some(auth) = &mut self.examined.auth {
+            auth.which = which.map(Which::name);
+        }
+        if which.is_some_and(|which| which != Which::Current) {
+            let finding = Finding::of_rotation(self.link, &self.examined.backend, credentials);
+            self.findings.push(finding);
         }
         Some(())
     }

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::server::Server;
 use crate::config::{Link, Warning};
+use crate::credentials::Credentials;
 use crate::failure::Failure;
 use crate::greet::Bluff;
 use crate::tls::certificate::Summary;
@@ -89,6 +90,31 @@ impl Finding {
         failure: &Failure,
     ) -> Self {
         Self::new(Level::Problem, step, link, backend, failure.to_string(), failure.remedy(link))
+    }
+
+    /// Says how long a refused password is and what stands around it, where that is hardly meant.
+    pub(super) fn add_surroundings(&mut self, credentials: &Credentials) {
+        if let (Some(surroundings), Some(remedy)) = (credentials.surroundings(), &mut self.remedy)
+            && !remedy.contains(&surroundings)
+        {
+            *remedy = format!("{remedy} What {} gives is {surroundings}", credentials.variable);
+        }
+    }
+
+    /// A server that takes the password of before.
+    pub(super) fn of_rotation(link: &Link, backend: &str, credentials: &Credentials) -> Self {
+        let Credentials { variable, .. } = credentials;
+        Self::new(
+            Level::Warning,
+            "auth",
+            link,
+            Some(backend),
+            format!(
+                "{backend} refuses the password of {variable} and takes that of {}_AUTH_PREVIOUS_FILE",
+                link.alias
+            ),
+            format!("finish the rotation: give the server the password of {variable}"),
+        )
     }
 
     pub(super) fn too_many(link: &Link, more: usize) -> Self {

@@ -9,6 +9,7 @@ use comfy_table::presets::UTF8_FULL_CONDENSED;
 use super::examine::{Examined, State};
 use super::findings::{Finding, Level};
 use super::{CheckedLink, Report};
+use crate::metrics::Which;
 
 /// Names of a certificate that are shown.
 const MOST_NAMES: usize = 5;
@@ -105,9 +106,12 @@ fn row(link: &CheckedLink, backend: &Examined) -> Vec<String> {
         let version = tls.version.unwrap_or(NOT_TOLD);
         if tls.verified { version.to_owned() } else { format!("{version}, unverified") }
     });
-    let auth = backend.auth.as_ref().map(|auth| match &auth.username {
-        Some(username) => format!("{username} ({})", auth.source),
-        None => auth.source.to_owned(),
+    let auth = backend.auth.as_ref().map(|auth| {
+        let which = if auth.which == Some(Which::Previous.name()) { ", previous" } else { "" };
+        match &auth.username {
+            Some(username) => format!("{username} ({}{which})", auth.source),
+            None => format!("{}{which}", auth.source),
+        }
     });
     let told = |word: Option<String>| match &backend.server {
         Some(_) => word.unwrap_or_else(|| NOT_TOLD.to_owned()),
