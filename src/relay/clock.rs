@@ -207,3 +207,19 @@ impl Clock {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn time_without_a_byte_counts_though_the_relay_had_not_begun() {
+        let idle = Duration::from_secs(8);
+        for (seconds, counted) in [(0, 0), (3, 3), (8, 8), (16, 16)] {
+            let idle_since =
+                Instant::now().checked_sub(Duration::from_secs(seconds)).expect("a time after boot");
+            let clock = Clock::for_limits(Limits { idle: Some(idle), idle_since, lifetime: None });
+            assert_eq!(clock.map(|clock| clock.unchanged), Some(counted));
+        }
+    }
+}
