@@ -94,6 +94,8 @@ pub struct BackendState {
     pub backend: String,
     /// Whether the last dial of it worked, or there was none yet.
     pub up: bool,
+    /// Whether it wanted no password when it was last sent one.
+    pub wants_no_password: bool,
 }
 
 /// How a dial ended.
@@ -121,14 +123,13 @@ pub struct DialFailure {
 
 impl LinkState {
     fn of(listen: &str, service: &Service) -> Self {
-        let backend = |(backend, up)| BackendState { backend, up };
         Self {
             link: service.link.name.clone(),
             listen: listen.to_owned(),
             kind: if service.link.redis.is_some() { "redis" } else { "tcp" }.to_owned(),
             target: service.link.target.to_string(),
             connections: service.connections.count(),
-            backends: service.backends.states().into_iter().map(backend).collect(),
+            backends: service.backends.states(),
             last_dial: service.health.last_dial(),
         }
     }

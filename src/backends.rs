@@ -25,6 +25,7 @@ use tokio::time::Instant;
 
 pub use balance::Balance;
 
+use crate::admin::BackendState;
 use crate::config::Link;
 use crate::config::target::{Backends as Source, Endpoint};
 use crate::connection::Service;
@@ -273,9 +274,13 @@ impl Backends {
         Arc::clone(&self.list.borrow())
     }
 
-    /// Every backend, and whether the last dial of it worked; one that was never dialled has not failed.
-    pub fn states(&self) -> Vec<(String, bool)> {
-        let state = |entry: &Entry| (entry.backend.to_string(), !entry.backend.fails.load(Ordering::Relaxed));
+    /// How each of them does.
+    pub fn states(&self) -> Vec<BackendState> {
+        let state = |Entry { backend, .. }: &Entry| BackendState {
+            backend: backend.to_string(),
+            up: !backend.fails.load(Ordering::Relaxed),
+            wants_no_password: backend.probe.wants_no_password(),
+        };
         self.list().iter().map(state).collect()
     }
 

@@ -4,7 +4,7 @@
 //! [`Upstream::of_plain_tunnel`]: relaying before authentication does not compile.
 
 use std::io;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -133,6 +133,8 @@ pub struct Probe {
     /// takes, because every refusal goes to the log of its ACLs.
     role: AtomicU8,
     reset: Mutex<KnowsReset>,
+    /// Whether it wanted no password when it was sent one.
+    wants_no_password: AtomicBool,
 }
 
 /// Whether a server knows RESET, as those since 6.2 do.
@@ -157,6 +159,11 @@ impl Probe {
             Some(known) => vec![*known],
             None => vec![Question::Hello, Question::Role],
         }
+    }
+
+    /// Whether it wanted no password when it was last sent one.
+    pub fn wants_no_password(&self) -> bool {
+        self.wants_no_password.load(Ordering::Relaxed)
     }
 
     fn learn(&self, answered: Question) {
@@ -389,6 +396,9 @@ impl<'a> Greeting<'a> {
                             return Ok(Exchanged::Refused(self.mask(words.as_bytes())));
                         }
                         Reply::Error(words) => self.judge(*asked, &words)?,
+                        Reply::Good if *asked == Asked::Auth => {
+                            self.probe.wants_no_password.store(false, Ordering::Relaxed);
+                        }
                         Reply::Good => {}
                     }
                 }
@@ -481,11 +491,14 @@ impl<'a> Greeting<'a> {
     /// An error reply ends the handshake, but for one: a server that wants no password serves those who send one.
     fn judge(&self, asked: Asked, words: &str) -> Result<(), Failure> {
         if asked == Asked::Auth && wants_no_password(words) {
-            tracing::warn!(
-                link = self.link.name,
-                backend = self.endpoint,
-                "the target wants no password, though one is set; is it the right server, and is it protected?"
-            );
+            // Once, and not for every connection.
+            if !self.probe.wants_no_password.swap(true, Ordering::Relaxed) {
+                tracing::warn!(
+                    link = self.link.name,
+                    backend = self.endpoint,
+                    "the target wants no password, though one is set; is it the right server, and is it protected?"
+                );
+            }
             return Ok(());
         }
         let alias = &self.link.alias;

@@ -20,6 +20,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
+use crate::admin::BackendState;
 use crate::connection::Service;
 use crate::failure::Stage;
 
@@ -261,7 +262,7 @@ impl Collector for Watched {
         let Self(services) = self;
         let mut active = encoder.encode_descriptor(
             "connections_active",
-            "Connections of clients at this moment",
+            "Connections of clients at this moment.",
             None,
             MetricType::Gauge,
         )?;
@@ -271,7 +272,7 @@ impl Collector for Watched {
         }
         let mut bytes = encoder.encode_descriptor(
             "bytes",
-            "Bytes that were forwarded, by their direction",
+            "Bytes that were forwarded, by their direction.",
             None,
             MetricType::Counter,
         )?;
@@ -282,18 +283,23 @@ impl Collector for Watched {
                 ConstCounter::new(number).encode(bytes.encode_family(&labels)?)?;
             }
         }
-        let mut up = encoder.encode_descriptor(
-            "backend_up",
-            "Whether the last dial of a backend worked, or there was none yet",
-            None,
-            MetricType::Gauge,
-        )?;
-        for service in services {
-            for (backend, is_up) in service.backends.states() {
-                let labels = labels(&service.link.name, Some(("backend", &backend)));
-                ConstGauge::new(i64::from(is_up)).encode(up.encode_family(&labels)?)?;
+        let mut gauge = |name, help, holds: fn(&BackendState) -> bool| {
+            let mut gauge = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            for service in services {
+                for state in service.backends.states() {
+                    let labels = labels(&service.link.name, Some(("backend", &state.backend)));
+                    ConstGauge::new(i64::from(holds(&state))).encode(gauge.encode_family(&labels)?)?;
+                }
             }
-        }
-        Ok(())
+            Ok(())
+        };
+        gauge("backend_up", "Whether the last dial of a backend worked, or there was none yet.", |state| {
+            state.up
+        })?;
+        gauge(
+            "backend_wants_no_password",
+            "Whether a backend wanted no password when it was last sent one.",
+            |state| state.wants_no_password,
+        )
     }
 }

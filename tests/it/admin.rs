@@ -468,3 +468,26 @@ fn warm_connections_are_counted() {
     drop((client, refused));
     eventually_metric(admin, &of_link("connections_active"), 0.0);
 }
+
+/// A target that quotes the password in its refusal is quoted without it; `support::request` looks for it everywhere.
+#[test]
+fn what_a_target_quotes_is_masked_here_too() {
+    let password = password();
+    let quoted = format!("-ERR unknown command 'AUTH', with args beginning with: '{password}'\r\n");
+    let target = Target::start().serve(move |mut peer| {
+        // A dial may ask for more than once.
+        let _ = peer.try_send(quoted.as_bytes());
+        let _ = peer.try_finish_sending();
+        peer.expect_gone();
+    });
+    let ambassador = Launch::redis(target.address()).variable("REDIS_AUTH", &password).start();
+    ambassador.connect("redis:6379").expect_refusal("redis:6379");
+    let admin = ambassador.admin();
+    let link = get(admin, "/links").link("redis:6379");
+    assert!(link["last_dial"]["error"].as_str().is_some_and(|error| error.contains("***")), "{link}");
+    assert!(failed(&ambassador, "redis:6379", "auth") > 0.5);
+    let unwell =
+        Launch::new().variable("AMBASSADOR_ADMIN", admin.to_string()).argument("health").argument("--links");
+    let said = unwell.finish().stderr;
+    assert!(said.contains("***") && !said.contains(&password), "{said}");
+}

@@ -7,8 +7,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use rustix::process::Signal;
+
 use crate::support::{
-    Ambassador, Launch, Peer, Target, command, eventually, every_byte, noise, password, token,
+    Ambassador, Launch, Peer, Target, command, eventually, every_byte, lines, metric, noise, password, token,
 };
 
 /// Long enough for bytes that must not come to come after all.
@@ -280,6 +282,21 @@ fn a_server_without_a_password_is_warned_about_and_used() {
         ambassador.wait_for_log("a warning about the missing password", |line| {
             line["level"] == "WARN" && line["link"] == "redis:6379"
         });
+        let (admin, backend) = (ambassador.admin(), target.address());
+        let series = format!("backend_wants_no_password{{link=\"redis:6379\",backend=\"{backend}\"}}");
+        assert!((metric(admin, &series) - 1.0).abs() < 0.5);
+        // It is said once, and forgotten when a password is wanted again.
+        for (said, wants_none) in [(said, 1.0), ("+OK", 0.0)] {
+            let _client = ambassador.connect("redis:6379");
+            let mut server = target.accept();
+            server.expect(&[auth(&password), select("1")].concat());
+            server.send(format!("{said}\r\n+OK\r\n").as_bytes());
+            eventually(said, || (metric(admin, &series) - wants_none).abs() < 0.5);
+        }
+        ambassador.signal(Signal::TERM);
+        let printed = lines(&ambassador.finish().stderr);
+        let warnings = printed.iter().filter(|line| line["level"] == "WARN").count();
+        assert_eq!(warnings, 1, "{printed:?}");
     }
 }
 
