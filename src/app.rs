@@ -220,9 +220,11 @@ fn announce(listener: &Listener, link: &Link) {
     let redis = link.redis.as_ref();
     let credentials = redis.and_then(|redis| redis.credentials.as_ref());
     let username = credentials.and_then(|credentials| credentials.username.as_ref()?.last());
-    let secret = credentials.map(|credentials| match &credentials.password {
-        Source::File(file) => file.path().display().to_string(),
-        _ => credentials.variable.clone(),
+    let secret = credentials.and_then(|credentials| match &credentials.password {
+        Source::File(file) => Some(file.path().display().to_string()),
+        Source::Variable(_) | Source::Command(_) => Some(credentials.variable.clone()),
+        // The target has it, which is shown without.
+        Source::Url(_) => None,
     });
     tracing::info!(
         link = link.name,

@@ -29,7 +29,7 @@ pub enum ClientAuth {
     /// It is taken for good, whatever it is.
     Absorb,
     /// Without the right one nobody is served.
-    Require(Required),
+    Require(Box<Required>),
 }
 
 /// What a client has to show.

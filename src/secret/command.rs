@@ -296,19 +296,20 @@ async fn run(recipe: &Recipe) -> Result<Secret, String> {
 }
 
 impl Recipe {
-    /// Whether there is such a program; looked for as the system does when it is run.
-    pub fn find(&self) -> Result<(), String> {
-        let Some(program) = self.words.first() else { return Err("it names no program".to_owned()) };
+    /// Whether there is such a program; looked for as the system does when it is run. It is not named where it is not
+    /// found: it may be a password that somebody has written in the wrong place.
+    pub fn find(&self) -> Result<(), &'static str> {
+        let Some(program) = self.words.first() else { return Err("it names no program") };
         let is_program = |path: &Path| {
             access(path, Access::EXEC_OK).is_ok() && path.metadata().is_ok_and(|data| data.is_file())
         };
         if program.contains('/') {
             let found = is_program(Path::new(program));
-            return if found { Ok(()) } else { Err(format!("{program} is no program that can be run")) };
+            return if found { Ok(()) } else { Err("at its path there is no program that can be run") };
         }
         let path = std::env::var_os("PATH").unwrap_or_default();
         let found = std::env::split_paths(&path).any(|directory| is_program(&directory.join(program)));
-        if found { Ok(()) } else { Err(format!("there is no program {program} in PATH")) }
+        if found { Ok(()) } else { Err("there is no such program in PATH") }
     }
 
     /// What the program said on its standard error, but for the secret, should it be in there.

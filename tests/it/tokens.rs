@@ -329,6 +329,8 @@ fn a_command_that_can_not_be_meant_is_a_mistake() {
     for missing in ["no-such-program x", "/no/such/program", "/etc/passwd", "/tmp"] {
         refused(&[("REDIS_AUTH_COMMAND", missing)], "REDIS_AUTH_COMMAND");
     }
+    // A password in the wrong place is not shown.
+    refused(&[("REDIS_AUTH_COMMAND", &secret)], "REDIS_AUTH_COMMAND");
     refused(&[("REDIS_AUTH_COMMAND", "cat x"), ("REDIS_AUTH", &secret)], "REDIS_AUTH");
     refused(&[("REDIS_AUTH_COMMAND", "cat x"), ("REDIS_AUTH_FILE", "/etc/passwd")], "REDIS_AUTH_FILE");
     let url = format!("redis://:{secret}@cache");

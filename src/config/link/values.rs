@@ -177,7 +177,7 @@ impl<'a> LinkSettings<'a, '_> {
         let mistakes = self.findings.mistakes.len();
         let username = self.source(username, None, "user");
         if let Some(password) = self.source(password, None, "password") {
-            return ClientAuth::Require(Required { username, password });
+            return ClientAuth::Require(Box::new(Required { username, password }));
         }
         // One that is there, but of no use, has been reported.
         if self.findings.mistakes.len() == mistakes {
@@ -696,7 +696,8 @@ impl Manner {
             "forward" => Ok(Self::Forward),
             "absorb" => Ok(Self::Absorb),
             "require" => Ok(Self::Require),
-            _ => Err(format!("\"{text}\" is neither forward nor absorb nor require")),
+            // Not quoted: a password may have been written in the wrong place.
+            _ => Err("it is neither forward nor absorb nor require".to_owned()),
         }
     }
 }
