@@ -113,8 +113,10 @@ impl App {
         }
         let admin = config.process.admin.and_then(|address| {
             let listener = Listener::bind(&Listen::Address(address), config.process.keepalive);
-            let error =
-                |error| errors.push((format!("{address} (AMBASSADOR_ADMIN)"), error, admin_remedy(address)));
+            let error = |error| {
+                let remedy = admin_remedy(address, &error);
+                errors.push((format!("{address} (AMBASSADOR_ADMIN)"), error, remedy));
+            };
             listener.map_err(error).ok()
         });
         metrics.watch(bound.iter().map(|(_, service)| Arc::clone(service)).collect());
@@ -259,12 +261,19 @@ fn bind_remedy(link: &Link, error: &io::Error) -> String {
     }
 }
 
-fn admin_remedy(address: SocketAddr) -> String {
-    let other = SocketAddr::new(address.ip(), address.port().checked_add(1).unwrap_or(9180));
-    format!(
-        "give each ambassador in one network an admin address of its own, as in AMBASSADOR_ADMIN={other}, \
-         or do without: AMBASSADOR_ADMIN=off"
-    )
+fn admin_remedy(address: SocketAddr, error: &io::Error) -> String {
+    let off = "do without: AMBASSADOR_ADMIN=off";
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            // Its own neighbour, where it has one.
+            let other = SocketAddr::new(address.ip(), address.port().checked_add(1).unwrap_or(9180));
+            format!(
+                "another ambassador in the same network, or a link of this one, has it: choose another, as in \
+                 AMBASSADOR_ADMIN={other}, or {off}"
+            )
+        }
+        _ => format!("name an address of this host, as in AMBASSADOR_ADMIN=127.0.0.1:9180, or {off}"),
+    }
 }
 
 /// How many file descriptors there are to be had.

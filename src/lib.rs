@@ -30,6 +30,9 @@
 //! What fails on the way is a [`failure::Failure`]: it names the stage and the remedy, once for the operator's log and
 //! once for the client, in a RESP error line.
 //!
+//! Who wants to know how it goes asks [`admin`]. It looks at what is there anyway: seats, backends, the link's
+//! [health](dial::Health). What only happens is counted in [`metrics`].
+//!
 //! ## What always holds
 //!
 //! - No byte of a client goes to a target before every reply of the handshake was good: [`greet::Upstream`] can't be had
@@ -82,6 +85,8 @@
 //! - Another way to find backends out is another source beside those in [`backends`]: it publishes lists, and nothing
 //!   else changes.
 //! - Another place where secrets come from is a kind of [`secret::Source`].
+//! - What else is to be counted is one more handle of [`metrics::LinkMetrics`]; what can be looked at is read there when
+//!   somebody asks, and costs nothing meanwhile.
 //! - Whatever else has to know a client's commands learns it from [`commands`], which sees their boundaries and no payload.
 
 pub mod accept;

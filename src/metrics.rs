@@ -303,3 +303,43 @@ impl Collector for Watched {
         )
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_counted_is_told_under_its_own_name() {
+        let metrics = Metrics::new();
+        let link = metrics.link("db:5432");
+        let told = |series: String| metrics.text().contains(&format!("redis_ambassador_{series} 1\n"));
+        for stage in Stage::ALL {
+            let series =
+                || format!("connections_failed_total{{link=\"db:5432\",stage=\"{}\"}}", stage.name());
+            assert!(!told(series()), "{stage:?}");
+            link.failed(stage);
+            assert!(told(series()), "{stage:?}");
+        }
+        for which in Which::ALL {
+            let series = || format!("auth_secret_used_total{{link=\"db:5432\",which=\"{}\"}}", which.name());
+            assert!(!told(series()), "{which:?}");
+            link.secret_used(which);
+            assert!(told(series()), "{which:?}");
+        }
+    }
+
+    #[test]
+    fn a_warm_connection_is_counted_for_as_long_as_it_is_there() {
+        let metrics = Metrics::new();
+        let link = metrics.link("redis:6379");
+        let counted = || {
+            let text = metrics.text();
+            let series = "redis_ambassador_warm_connections{link=\"redis:6379\"} ";
+            text.lines().find_map(|line| line.strip_prefix(series)).map(str::to_owned)
+        };
+        let (first, second) = (link.warm_connection(), link.warm_connection());
+        assert_eq!(counted().as_deref(), Some("2"));
+        drop((first, second));
+        assert_eq!(counted().as_deref(), Some("0"));
+    }
+}

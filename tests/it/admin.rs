@@ -104,6 +104,10 @@ fn a_taken_admin_port_is_exit_code_1_with_a_remedy() {
         assert!(finished.stderr.contains(words), "{words} in {}", finished.stderr);
     }
     assert!(!finished.stderr.contains("\"listening\""), "{}", finished.stderr);
+    // An address of nobody's.
+    let finished = Launch::plain("127.0.0.1:9").variable("AMBASSADOR_ADMIN", "192.0.2.1:9180").finish();
+    assert_eq!(finished.code, Some(1), "{}", finished.stderr);
+    assert!(finished.stderr.contains("name an address of this host"), "{}", finished.stderr);
 }
 
 /// Not ready from the signal on, while clients are still taken in and connections end; alive all the time.
