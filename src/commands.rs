@@ -415,9 +415,13 @@ fn number(stream: &[u8], invalid: &str) -> Result<Option<(i64, usize)>, String> 
 }
 
 fn line(stream: &[u8]) -> Result<First<'_>, String> {
-    let Some(end) = stream.iter().position(|byte| *byte == b'\n') else {
-        let is_too_long = u32::try_from(stream.len()).is_ok_and(|length| length > LONGEST_LINE);
-        return if is_too_long { Err("too big inline request".to_owned()) } else { Ok(First::Partial(None)) };
+    let end = stream.iter().position(|byte| *byte == b'\n');
+    let length = end.unwrap_or(stream.len());
+    if u32::try_from(length).map_or(true, |length| length > LONGEST_LINE) {
+        return Err("too big inline request".to_owned());
+    }
+    let Some(end) = end else {
+        return Ok(First::Partial(None));
     };
     let arguments = split_arguments(&stream[..end]).ok_or("unbalanced quotes in request")?;
     Ok(First::Command(arguments.into_iter().map(Cow::Owned).collect(), end + 1))

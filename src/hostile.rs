@@ -14,7 +14,8 @@ use redis_protocol::resp2::types::BytesFrame;
 
 use crate::backends::{file, sentinel};
 use crate::cli::{Format, links};
-use crate::commands::Commands;
+use crate::client_auth::{Leading, absorb};
+use crate::commands::{Commands, First, Limits, first};
 use crate::config::target::{Backends, Endpoint, Target, endpoint};
 use crate::config::{Config, Env, ProcessArguments};
 use crate::resp::{self, NotReply};
@@ -73,7 +74,8 @@ pub fn replies(data: &[u8]) {
     }
 }
 
-/// Commands of a client: in whatever pieces they come, the same RESETs are found.
+/// Commands of a client: in whatever pieces they come, the same RESETs are found, those of the commands taken apart one by
+/// one; and what they begin with is judged once it can be, and for good.
 pub fn commands(data: &[u8]) {
     fn resets<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> Vec<usize> {
         let mut commands = Commands::default();
@@ -89,8 +91,28 @@ pub fn commands(data: &[u8]) {
         }
         ends
     }
-    let (whole, pieces) = pieces(data);
-    assert_eq!(resets(pieces), resets(std::iter::once(whole)));
+    let limits = Limits { arguments: i32::MAX.into(), length: i64::MAX };
+    let (whole, parts) = pieces(data);
+    let (mut at, mut ends) = (0, Vec::new());
+    while let First::Command(arguments, length) = first(&whole[at..], limits) {
+        assert!(length > 0 && at + length <= whole.len(), "a command ends outside of the bytes");
+        at += length;
+        if let [name] = &arguments[..]
+            && name.eq_ignore_ascii_case(b"RESET")
+        {
+            ends.push(at);
+        }
+    }
+    assert_eq!(resets(std::iter::once(whole)), ends);
+    assert_eq!(resets(parts), ends);
+
+    let judged = absorb(whole);
+    let mut length = 0;
+    for part in pieces(data).1 {
+        length += part.len();
+        let early = absorb(&whole[..length]);
+        assert!(early == Leading::Partial || early == judged, "{early:?}, then {judged:?}");
+    }
 }
 
 /// A target: what is printed is read again as the same, on one line, without user and password.
@@ -367,6 +389,9 @@ mod tests {
         "*0\r\n",
         "\0",
         "PING\r\n",
+        "AUTH p\r\n",
+        "*5\r\n$5\r\nHELLO\r\n$1\r\n3\r\n$4\r\nAUTH\r\n",
+        "hello 2 setname ",
     ];
 
     const SCHEMES: &[&str] = &[

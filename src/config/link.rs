@@ -88,11 +88,9 @@ pub struct Redis {
 }
 
 impl Redis {
-    /// Whether a RESET would take away what a client does not know of.
+    /// Whether a RESET would take away what a client does not know of, or have it authenticate to who does not expect it.
     pub fn minds_reset(&self) -> bool {
-        let has_something = self.credentials.is_some()
-            || self.database.is_some()
-            || matches!(self.client_auth, ClientAuth::Require(_));
+        let has_something = self.credentials.is_some() || self.database.is_some() || self.absorbs_auth();
         self.reset == Reset::Reauthenticate && has_something
     }
 
