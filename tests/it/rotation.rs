@@ -370,6 +370,29 @@ fn every_password_is_offered_once_on_one_connection() {
     client.expect(b"+PONG\r\n");
 }
 
+/// The file may have changed since the connection began: it is read once more, and goes before all that is older.
+#[test]
+fn a_file_that_has_changed_meanwhile_is_offered_on_the_same_connection() {
+    let (first, second, previous) = (password(), password(), password());
+    let (mut current, previous_file) = (Mounted::new(&first), Mounted::new(&previous));
+    let target = Target::start();
+    let ambassador = Launch::redis(target.address())
+        .variable("REDIS_AUTH_FILE", current.file())
+        .variable("REDIS_AUTH_PREVIOUS_FILE", previous_file.file())
+        .start();
+    let mut client = ambassador.connect(LINK);
+    client.send(b"PING\r\n");
+    let mut server = target.accept();
+    server.expect(&command(&[b"AUTH", first.as_bytes()]));
+    current.change(1, &second);
+    server.send(WRONG);
+    server.expect(&command(&[b"AUTH", second.as_bytes()]));
+    server.send(b"+OK\r\n");
+    server.expect(b"PING\r\n");
+    server.send(b"+PONG\r\n");
+    client.expect(b"+PONG\r\n");
+}
+
 /// A server whose default user needs no password serves whoever was refused, as that user: nobody is relayed to it.
 #[test]
 fn nobody_is_relayed_after_a_refusal_even_where_the_server_would_serve() {
