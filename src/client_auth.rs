@@ -1,9 +1,9 @@
 //! Clients that authenticate themselves: to nobody, or to the ambassador, but never to the target.
 //!
-//! `absorb` is for applications that insist on sending some password: whatever AUTH says in the beginning is answered with
-//! `+OK`, and a HELLO goes on without it. `require` lets in only who shows the link's own password ([`require`], before
-//! anything is dialled); what it has shown is then absorbed. The first command of another kind ends the looking; behind a
-//! RESET, which makes a connection as good as new, it begins again.
+//! `absorb` is for applications that insist on sending some password: whatever AUTH says in the beginning is answered
+//! with `+OK`, and a HELLO goes on without it. `require` lets in only who shows the link's own password ([`require`],
+//! before anything is dialled); what it has shown is then absorbed. The first command of another kind ends the looking;
+//! behind a RESET, which makes a connection as good as new, it begins again.
 
 use std::borrow::Cow;
 use std::io;
@@ -158,8 +158,8 @@ pub fn absorb(stream: &[u8]) -> Leading {
     }
 }
 
-/// Answers a client until it has shown what is required, as Redis answers one that has not authenticated. `said` holds what
-/// it has said already, and afterwards what it said behind that.
+/// Answers a client until it has shown what is required, as Redis answers one that has not authenticated. `said` holds
+/// what it has said already, and afterwards what it said behind that.
 pub async fn require(
     client: &mut Stream,
     said: &mut Vec<u8>,

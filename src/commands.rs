@@ -1,11 +1,11 @@
 //! Where a client's commands end, and which of them is a RESET.
 //!
-//! RESET takes a connection's authentication away, the one that the client never knew of. So the relay has to know where
-//! one ends. [`Commands`] follows the framing as Redis does (`processMultibulkBuffer`, `processInlineBuffer` and
-//! `sdssplitargs` in its sources), in whatever pieces the bytes come: it goes over the few bytes between arguments, skips
-//! arguments by their lengths, keeps no byte and changes none. What is no command to Redis ends the watch and nothing
-//! else; Redis itself closes such a connection. [`first`] takes a stream's first command apart, for who has to know what
-//! it says.
+//! RESET takes a connection's authentication away, the one that the client never knew of. So the relay has to know
+//! where one ends. [`Commands`] follows the framing as Redis does (`processMultibulkBuffer`, `processInlineBuffer` and
+//! `sdssplitargs` in its sources), in whatever pieces the bytes come: it goes over the few bytes between arguments,
+//! skips arguments by their lengths, keeps no byte and changes none. What is no command to Redis ends the watch and
+//! nothing else; Redis itself closes such a connection. [`first`] takes a stream's first command apart, for who has to
+//! know what it says.
 
 use std::borrow::Cow;
 
@@ -88,8 +88,8 @@ impl Commands {
         Self { at: At::Unwatched, ..Self::default() }
     }
 
-    /// Follows `bytes`, which came behind all those before, up to the end of the first RESET among them. Returns where that
-    /// is; the bytes behind it are to be shown next.
+    /// Follows `bytes`, which came behind all those before, up to the end of the first RESET among them. Returns where
+    /// that is; the bytes behind it are to be shown next.
     pub fn find_reset(&mut self, bytes: &[u8]) -> Option<usize> {
         let mut position = 0;
         while let Some(&byte) = bytes.get(position) {

@@ -177,8 +177,9 @@ impl Service {
         dialled
     }
 
-    /// Holds a warm upstream until the client says its first word, or there is another reason to begin. While not a byte
-    /// has gone to it, one that ends or spoils can be replaced as if it had never been: then there is none any more.
+    /// Holds a warm upstream until the client says its first word, or there is another reason to begin. While not a
+    /// byte has gone to it, one that ends or spoils can be replaced as if it had never been: then there is none any
+    /// more.
     async fn hold(
         &self,
         warm: Warm,
@@ -324,8 +325,8 @@ struct Ending {
 }
 
 impl Established {
-    /// Goes on behind a RESET, which has taken away the authentication that the client does not know of: with a fresh upstream,
-    /// once the old one has answered everything. Returns how the connection ended, if it did meanwhile.
+    /// Goes on behind a RESET, which has taken away the authentication that the client does not know of: with a fresh
+    /// upstream, once the old one has answered everything. Returns how the connection ended, if it did meanwhile.
     async fn switch(&mut self) -> Option<Ending> {
         let Self { service, client, stream, upstream, relay, admitted, .. } = self;
         service.backends.ask_about_reset();

@@ -5,21 +5,22 @@
 //!
 //! ## The story of a connection
 //!
-//! [`accept`] takes a place among the connections and a [seat](leave::Seat), and spawns the connection.
-//! [`connection`] runs from top to bottom on one page: take up the client's TLS where the link has it, have it
-//! show a password where the link [requires](client_auth) one, ask [`dial`] for an upstream within one deadline, meanwhile take in what the client says (and notice if it leaves), [`relay`], one line
-//! in the log. [`dial`] goes through the link's [`backends`], in the order of their balance, until one serves: it
-//! reads the password of a Redis link *now* ([`credentials`]), resolves the name ([`resolve`]), connects ([`net`]), takes
-//! up [TLS](tls) and [greets](greet): AUTH, SELECT and the question for the role go out in one write, and exactly that many
-//! replies are awaited. A refused password may have a successor, which is offered on the same connection. Only then is there a [`greet::Upstream`], the one type that can be relayed to, with a
-//! [place](backends::Place) at the backend it leads to. The relay copies both ways, passes each end of stream on by itself,
-//! and says how it ended. Where a client sends RESET, which takes away the authentication that it does not know of, the
-//! relay stops right there ([`commands`] knows where commands end) and goes on with a fresh upstream. Dropping the seat and
-//! the permits is the end, whatever path led to it.
+//! [`accept`] takes a place among the connections and a [seat](leave::Seat), and spawns the connection. [`connection`]
+//! runs from top to bottom on one page: take up the client's TLS where the link has it, have it show a password where
+//! the link [requires](client_auth) one, ask [`dial`] for an upstream within one deadline, meanwhile take in what the
+//! client says (and notice if it leaves), [`relay`], one line in the log. [`dial`] goes through the link's
+//! [`backends`], in the order of their balance, until one serves: it reads the password of a Redis link *now*
+//! ([`credentials`]), resolves the name ([`resolve`]), connects ([`net`]), takes up [TLS](tls) and [greets](greet):
+//! AUTH, SELECT and the question for the role go out in one write, and exactly that many replies are awaited. A refused
+//! password may have a successor, which is offered on the same connection. Only then is there a [`greet::Upstream`],
+//! the one type that can be relayed to, with a [place](backends::Place) at the backend it leads to. The relay copies
+//! both ways, passes each end of stream on by itself, and says how it ended. Where a client sends RESET, which takes
+//! away the authentication that it does not know of, the relay stops right there ([`commands`] knows where commands
+//! end) and goes on with a fresh upstream. Dropping the seat and the permits is the end, whatever path led to it.
 //!
 //! A link may keep some upstreams ready ([`warm`]). A client that gets one of those is waited for: until its first word
-//! nothing has gone to the target, so that an upstream that ends meanwhile is replaced without a trace. The relay begins
-//! with that word.
+//! nothing has gone to the target, so that an upstream that ends meanwhile is replaced without a trace. The relay
+//! begins with that word.
 //!
 //! Where a link's backends are is found out in the background: from SRV records, a file or Sentinels, each of which
 //! *publishes* a list; and what connections sit at is looked after: does the name still have that address, the server

@@ -8,8 +8,8 @@
 //! - A side that breaks while nothing is read from it, because it had ended its stream or because the other side does
 //!   not keep up, is found out too, by looking ([`Side::take_error`]).
 //! - On request the client's bytes are watched on their way, unchanged: where a RESET ends the relay stops and says so
-//!   ([`End::Cut`]), and can then go on with the same target or with another one. Only what they begin with may be kept from
-//!   the target, if it is a client's own authentication and the link absorbs that.
+//!   ([`End::Cut`]), and can then go on with the same target or with another one. Only what they begin with may be kept
+//!   from the target, if it is a client's own authentication and the link absorbs that.
 //! - An idle connection holds no buffer. Bytes are read into one buffer a thread, and written straight out; only what
 //!   the other side would not take at once is kept by the connection.
 
@@ -41,14 +41,15 @@ use crate::resp;
 /// direction.
 const SMALL_READ: usize = 64 * 1024;
 
-/// What is read at once by a bulk stream whose peer takes it all, and so what one pins whose peer stops all of a sudden.
+/// What is read at once by a bulk stream whose peer takes it all, and so what one pins whose peer stops all of a
+/// sudden.
 const LARGE_READ: usize = 256 * 1024;
 
 /// What one direction may move before others on the thread have their turn.
 const TURN: usize = 1024 * 1024;
 
-/// How much of what a client says behind a RESET is taken in while nobody is there to hear it. It has to be read to see that
-/// a client has left.
+/// How much of what a client says behind a RESET is taken in while nobody is there to hear it. It has to be read to see
+/// that a client has left.
 const AHEAD: usize = 16 * 1024;
 
 /// The longest reply to a HELLO: it lists the server's modules.
@@ -142,8 +143,8 @@ impl Relay {
         }
     }
 
-    /// Watches the client's bytes, which is to be said before the first run: for RESET, and for the authentication with which
-    /// they may begin and which is not for the target.
+    /// Watches the client's bytes, which is to be said before the first run: for RESET, and for the authentication with
+    /// which they may begin and which is not for the target.
     #[must_use]
     pub fn watch(mut self, resets: bool, absorbs: bool) -> Self {
         if resets || absorbs {
@@ -162,8 +163,8 @@ impl Relay {
         &mut self.to_target.watch.get_or_insert_default().ahead
     }
 
-    /// Whether the client's bytes wait behind a RESET. While a relay runs that was cut, either side may end it, and with
-    /// it the need for another target.
+    /// Whether the client's bytes wait behind a RESET. While a relay runs that was cut, either side may end it, and
+    /// with it the need for another target.
     pub fn is_cut(&self) -> bool {
         self.to_target.phase == Phase::Waiting
     }
@@ -174,8 +175,8 @@ impl Relay {
         self.to_target.resume();
     }
 
-    /// After a cut: has the target answer all that it was sent and close. What it still says up to its end goes to the client
-    /// when the relay is run again, which then ends with [`End::Parted`].
+    /// After a cut: has the target answer all that it was sent and close. What it still says up to its end goes to the
+    /// client when the relay is run again, which then ends with [`End::Parted`].
     pub fn part(&mut self) {
         if let Some(goodbye) = &mut self.to_client.goodbye {
             goodbye.leave();
@@ -679,8 +680,8 @@ impl Direction {
         Ok(())
     }
 
-    /// The reader has ended its stream. Of a command that is not whole the writer would hear in vain; of a reply there may
-    /// be more to hear.
+    /// The reader has ended its stream. Of a command that is not whole the writer would hear in vain; of a reply there
+    /// may be more to hear.
     fn end<W: AsyncWrite + Unpin>(&mut self, cx: &mut Context<'_>, writer: &mut W) -> Result<(), Failed> {
         self.phase = Phase::Ending;
         match self.reply.take() {
@@ -689,8 +690,8 @@ impl Direction {
         }
     }
 
-    /// While bytes wait behind a RESET or a HELLO: takes in a few more, to see whether the reader is still there. Ready when it has
-    /// ended its stream and nothing waits any more.
+    /// While bytes wait behind a RESET or a HELLO: takes in a few more, to see whether the reader is still there. Ready
+    /// when it has ended its stream and nothing waits any more.
     fn poll_ahead<R, W>(
         &mut self,
         cx: &mut Context<'_>,

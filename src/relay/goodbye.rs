@@ -1,8 +1,8 @@
 //! The last words of a target that a client is led away from.
 //!
 //! It has been sent a RESET, and is sent QUIT when it has answered everything or is silent. It answers what came
-//! before, then `+OK`, and closes. Everything but this `+OK` is the client's. No reply needs to be understood for that: what
-//! may be the last `+OK` is held back until something follows it.
+//! before, then `+OK`, and closes. Everything but this `+OK` is the client's. No reply needs to be understood for that:
+//! what may be the last `+OK` is held back until something follows it.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -19,8 +19,9 @@ const OK: &[u8] = b"+OK\r\n";
 /// The answer to RESET.
 const RESET: &[u8] = b"+RESET\r\n";
 
-/// A target that has not answered RESET and says nothing for so long is in a command that blocks, and is sent QUIT at once:
-/// whatever it had to say before that is said. Sent earlier, QUIT would have an `+OK` from before the command held back.
+/// A target that has not answered RESET and says nothing for so long is in a command that blocks, and is sent QUIT at
+/// once: whatever it had to say before that is said. Sent earlier, QUIT would have an `+OK` from before the command
+/// held back.
 const SILENCE: Duration = Duration::from_millis(100);
 
 /// How long a target that has answered both may take to close. Only the close tells the answers from a value that looks

@@ -233,6 +233,26 @@ fn a_reset_begins_again() {
     client.expect_end();
 }
 
+/// Also where the target wants no password, which would be surprised by one.
+#[test]
+fn a_reset_begins_again_without_a_password_for_the_target() {
+    let target = Target::start();
+    let ambassador = absorbing(Launch::redis(target.address())).start();
+    let mut client = ambassador.connect("redis:6379");
+    let mut old = target.accept();
+    client.send(b"AUTH a\r\nRESET\r\nAUTH b\r\nPING\r\n");
+    old.expect(b"RESET\r\n");
+    let mut fresh = target.accept();
+    fresh.expect(&command(&[b"RESET"]));
+    fresh.send(b"+RESET\r\n");
+    old.send(b"+RESET\r\n");
+    old.expect(&command(&[b"QUIT"]));
+    old.send(OK);
+    drop(old);
+    fresh.expect(b"PING\r\n");
+    client.expect(b"+OK\r\n+RESET\r\n+OK\r\n");
+}
+
 /// Strangers are answered as by Redis, and the target never hears of them.
 #[test]
 fn strangers_are_answered_like_by_redis() {
