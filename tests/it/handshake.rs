@@ -259,6 +259,14 @@ fn words_that_come_before_auth_are_told() {
     }
 }
 
+/// One command and its reply.
+fn exchange(client: &mut Peer, server: &mut Peer) {
+    client.send(b"PING\r\n");
+    server.expect(b"PING\r\n");
+    server.send(b"+PONG\r\n");
+    client.expect(b"+PONG\r\n");
+}
+
 /// A server that wants no password is a reason for a warning, not for a refusal.
 #[test]
 fn a_server_without_a_password_is_warned_about_and_used() {
@@ -277,8 +285,7 @@ fn a_server_without_a_password_is_warned_about_and_used() {
         let mut server = target.accept();
         server.expect(&[auth(&password), select("1")].concat());
         server.send(format!("{said}\r\n+OK\r\n").as_bytes());
-        client.send(b"PING\r\n");
-        server.expect(b"PING\r\n");
+        exchange(&mut client, &mut server);
         ambassador.wait_for_log("a warning about the missing password", |line| {
             line["level"] == "WARN" && line["link"] == "redis:6379"
         });
@@ -287,10 +294,11 @@ fn a_server_without_a_password_is_warned_about_and_used() {
         assert!((metric(admin, &series) - 1.0).abs() < 0.5);
         // It is said once, and forgotten when a password is wanted again.
         for (said, wants_none) in [(said, 1.0), ("+OK", 0.0)] {
-            let _client = ambassador.connect("redis:6379");
+            let mut client = ambassador.connect("redis:6379");
             let mut server = target.accept();
             server.expect(&[auth(&password), select("1")].concat());
             server.send(format!("{said}\r\n+OK\r\n").as_bytes());
+            exchange(&mut client, &mut server);
             eventually(said, || (metric(admin, &series) - wants_none).abs() < 0.5);
         }
         ambassador.signal(Signal::TERM);

@@ -42,7 +42,7 @@ fn every_link_has_a_line_at_start() {
     for (link, auth, secret, username, kind) in [
         ("redis:6379", "file", Some(&*file), Some("app"), "redis"),
         ("cache:6379", "env", Some("CACHE_AUTH"), None, "redis"),
-        ("url:6379", "url", Some("URL_PORT_6379_TCP"), Some("user"), "redis"),
+        ("url:6379", "url", None, Some("user"), "redis"),
         ("open:6379", "none", None, None, "redis"),
         ("db:5432", "none", None, None, "tcp"),
     ] {
