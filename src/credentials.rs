@@ -32,7 +32,7 @@ const TRIAL: Duration = Duration::from_secs(1);
 
 /// How long clients are held for the other half of a rotation. Kubernetes takes a minute or two to bring a Secret into a
 /// pod, a person with two windows longer; what lasts for more is a broken configuration, and told at once.
-const LONGEST_ROTATION: Duration = Duration::from_mins(10);
+const LONGEST_HOLD: Duration = Duration::from_mins(10);
 
 /// How old a look at a file may be for those who are held: thousands of them are no more work than one.
 const HELD_LOOK: Duration = Duration::from_millis(20);
@@ -110,6 +110,8 @@ struct Record {
     rests_until: Option<Instant>,
     /// Since when a rotation has been under way.
     rotation: Option<Instant>,
+    /// Since when nothing that there is has served.
+    stuck: Option<Instant>,
     /// A refused credential that was tried without the white space around its password, and whether that worked.
     diagnosis: Option<(Arc<Credential>, bool)>,
 }
@@ -249,7 +251,8 @@ impl Credentials {
         };
         let refused = record.refused.iter().find(|refused| works_trimmed(refused));
         let hint = refused.filter(|refused| self.is_last(refused)).and_then(|r| surroundings(&r.password));
-        let is_held = record.rotation.is_some_and(|since| since.elapsed() < LONGEST_ROTATION);
+        let is_stuck = record.stuck.is_some_and(|since| since.elapsed() >= LONGEST_HOLD);
+        let is_held = record.rotation.is_some() && !is_stuck;
         let remedy = match hint {
             Some(hint) => format!(
                 "take the white space away: what {variable} gives is {hint}, and without that it works"
@@ -262,7 +265,7 @@ impl Credentials {
         let pause = record.rests_until.map(|until| until.saturating_duration_since(Instant::now()).as_secs());
         let remedy = match pause {
             Some(seconds @ 1..) => {
-                format!("{remedy} It is not tried again for {seconds}s, unless it changes")
+                format!("{remedy} (it is not tried again for {seconds}s, unless it changes)")
             }
             _ => remedy,
         };
@@ -440,6 +443,7 @@ impl Login<'_> {
             } else {
                 self.begin_rotation(&mut record, "the new password is refused");
                 record.refused.retain(|refused| *refused != credential);
+                record.stuck = None;
                 if self.tried.len() > 1 {
                     record.rest();
                 }
@@ -489,6 +493,9 @@ impl Login<'_> {
                 |refused: &Arc<Credential>| self.offers.iter().any(|(_, offer)| offer == refused);
             refused.retain(|refused| good.as_ref() == Some(refused) || is_offered(refused));
             is_more |= good.as_ref().is_some_and(|good| !refused.contains(good));
+            if !is_more {
+                record.stuck.get_or_insert_with(Instant::now);
+            }
             record.rest();
         }
         match self.credentials.failure(&record) {

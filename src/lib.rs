@@ -38,6 +38,8 @@
 //!
 //! - No byte of a client goes to a target before every reply of the handshake was good: [`greet::Upstream`] can't be had
 //!   otherwise.
+//! - A refused password ends in the acceptance of another one or in the end of the connection, whatever the server would
+//!   still do for us.
 //! - A secret is a [`secret::Secret`] from the read to the write. It is zeroed when dropped, has no way into a log,
 //!   and is masked in the target's own words.
 //! - One task a connection, and nothing shared that it could spoil: a panic ends that connection alone.
