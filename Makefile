@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test fuzz bench lint build image
+.PHONY: help demo test fuzz load soak bench lint build image
 
 help: ## what can be made here
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -12,6 +12,12 @@ test: ## everything that has to hold: lint, unit, black-box and container tests
 
 fuzz: ## what strangers may send, ten minutes a target (FUZZ_SECONDS); needs cargo-fuzz and a nightly toolchain
 	@fuzz/run
+
+load: ## thousands of connections at once, held, in a storm, mute
+	@cargo test --locked --test long -- --ignored --nocapture --test-threads=1 load::
+
+soak: ## an hour (SOAK_SECONDS) of load, rotations, failovers and restarts; a report in target/soak
+	@cargo test --locked --test long -- --ignored --nocapture soak::
 
 bench: ## measure against HAProxy, nginx, socat and stunnel, side by side
 	@benches/run

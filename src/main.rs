@@ -9,12 +9,13 @@ use redis_ambassador::app::App;
 use redis_ambassador::cli::check::Report;
 use redis_ambassador::cli::{self, Arguments, Command, Format, health, links};
 use redis_ambassador::config::{Config, Env};
-use redis_ambassador::{log, workers};
+use redis_ambassador::{log, secret, workers};
 
 /// The configuration or the command line is wrong.
 const MISCONFIGURED: u8 = 2;
 
 fn main() -> ExitCode {
+    secret::keep_to_ourselves();
     let arguments = Arguments::parse();
     let command = arguments.command.unwrap_or(Command::Run);
     let done = match command {

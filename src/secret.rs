@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 use secrecy::{ExposeSecret, SecretSlice};
 use tokio::sync::Mutex as AsyncMutex;
 use tokio::time::{Instant, sleep};
@@ -331,6 +332,14 @@ fn is_fresh(modified: SystemTime) -> bool {
         Ok(ago) => ago < SETTLED,
         Err(ahead) => ahead.duration() < SETTLED,
     }
+}
+
+/// Keeps what is in memory out of core dumps and out of reach of other processes of the same user, as far as the kernel
+/// lets: nobody but root can trace this process then, or look into its memory or environment (ptrace(2), proc(5)).
+pub fn keep_to_ourselves() {
+    // Both can only be refused by a kernel that knows neither; there is nothing else that could be done.
+    let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
+    let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
 }
 
 /// A value as people write it into files and variables, without one line ending at its end.

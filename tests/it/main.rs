@@ -5,6 +5,8 @@ mod admin;
 mod backends;
 mod check;
 mod client_auth;
+mod documents;
+mod faults;
 mod handshake;
 mod health;
 mod links;

@@ -2,10 +2,13 @@
 //! everything that its ambassadors print; these look where it is most likely.
 
 use std::fs;
+use std::process::{Command, Stdio};
 
 use rustix::process::Signal;
 
-use crate::support::{Ambassador, Launch, Peer, RedisServer, Target, command, every_byte, password, token};
+use crate::support::{
+    Ambassador, Launch, Peer, RedisServer, Target, command, command_is_missing, every_byte, password, token,
+};
 
 /// Ends the ambassador; that it printed no password is looked for whenever one ends.
 fn stop(ambassador: Ambassador) -> String {
@@ -145,5 +148,50 @@ fn the_list_of_processes_shows_no_password() {
     target.accept().expect(&command(&[b"AUTH", secret.as_bytes()]));
     for file in ["cmdline", "comm", "status"] {
         assert!(!ambassador.kernel_file(file).contains(&secret), "{file}");
+    }
+}
+
+/// What a password is kept in is out of reach: no core dump is written of it, and another process of the same user gets at
+/// neither memory nor environment.
+#[test]
+fn no_core_dump_and_no_other_process_of_the_user_shows_a_password() {
+    let password = password();
+    let target = Target::start().echo();
+    let launch = || {
+        // What it inherits would allow one.
+        Launch::redis(target.address()).variable("REDIS_AUTH", &password).under(&[
+            "prlimit",
+            "--core=unlimited:unlimited",
+            "--",
+        ])
+    };
+    if command_is_missing("prlimit") || command_is_missing("setpriv") {
+        return;
+    }
+    let ambassador = launch().start();
+    let limits = ambassador.kernel_file("limits");
+    let line = limits.lines().find(|line| line.starts_with("Max core file size")).expect("the limit");
+    assert_eq!(line.split_whitespace().skip(4).take(2).collect::<Vec<_>>(), ["0", "0"], "{line}");
+    // Root sees everything, so both are somebody else.
+    let user = ["setpriv", "--reuid=54321", "--regid=54321", "--clear-groups", "--"];
+    let as_user = |program: &[&str]| {
+        Command::new(user[0])
+            .args(&user[1..])
+            .args(program)
+            .stderr(Stdio::null())
+            .stdin(Stdio::null())
+            .output()
+    };
+    let binary = env!("CARGO_BIN_EXE_redis-ambassador");
+    if !as_user(&[binary, "--version"]).is_ok_and(|done| done.status.success()) {
+        eprintln!("SKIPPED: only root may be another user, who has to be able to run {binary}");
+        return;
+    }
+    let ambassador = launch().under(&user).start();
+    for (file, is_open) in [("environ", false), ("maps", false), ("cmdline", true)] {
+        let path = format!("/proc/{}/{file}", ambassador.id());
+        let read = as_user(&["cat", &path]).expect("cat runs");
+        assert_eq!(read.status.success(), is_open, "{path}");
+        assert!(!String::from_utf8_lossy(&read.stdout).contains(&password), "{path}");
     }
 }

@@ -21,7 +21,7 @@ use super::{PATIENCE, Peer, secret};
 pub(crate) struct Launch {
     variables: Vec<(OsString, OsString)>,
     arguments: Vec<OsString>,
-    descriptors: Option<(u32, u32)>,
+    under: Vec<OsString>,
     mounts: Vec<(PathBuf, &'static str)>,
 }
 
@@ -34,7 +34,7 @@ impl Launch {
                 ("AMBASSADOR_ADMIN".into(), "127.0.0.1:0".into()),
             ],
             arguments: Vec::new(),
-            descriptors: None,
+            under: Vec::new(),
             mounts: Vec::new(),
         }
     }
@@ -77,8 +77,13 @@ impl Launch {
     }
 
     /// The soft and the hard limit on file descriptors.
-    pub(crate) fn descriptors(mut self, soft: u32, hard: u32) -> Self {
-        self.descriptors = Some((soft, hard));
+    pub(crate) fn descriptors(self, soft: u32, hard: u32) -> Self {
+        self.under(&["prlimit", &format!("--nofile={soft}:{hard}"), "--"])
+    }
+
+    /// Starts it by a program that becomes the ambassador, so that the process id stays.
+    pub(crate) fn under(mut self, program: &[&str]) -> Self {
+        self.under.extend(program.iter().map(OsString::from));
         self
     }
 
@@ -90,26 +95,24 @@ impl Launch {
 
     fn spawn(&self) -> Process {
         let binary = env!("CARGO_BIN_EXE_redis-ambassador");
-        let mut command = match self.descriptors {
-            None if !self.mounts.is_empty() => {
-                // unshare and the shell become the programs that they start, so the process id stays.
-                let mut command = Command::new("unshare");
-                let mounts = self
-                    .mounts
-                    .iter()
-                    .map(|(file, place)| format!("mount --bind {} {place} && ", file.display()));
-                let script = format!("{}exec \"$0\" \"$@\"", mounts.collect::<String>());
-                command.args(["--mount", "--", "/bin/sh", "-c", &script]).arg(binary);
-                command
-            }
-            None => Command::new(binary),
-            Some((soft, hard)) => {
-                // prlimit becomes the program that it starts, so the process id stays.
-                let mut command = Command::new("prlimit");
-                command.arg(format!("--nofile={soft}:{hard}")).arg("--").arg(binary);
-                command
-            }
+        let mut command = if self.mounts.is_empty() {
+            Command::new(binary)
+        } else {
+            // unshare and the shell become the programs that they start, so the process id stays.
+            let mut command = Command::new("unshare");
+            let mounts = self
+                .mounts
+                .iter()
+                .map(|(file, place)| format!("mount --bind {} {place} && ", file.display()));
+            let script = format!("{}exec \"$0\" \"$@\"", mounts.collect::<String>());
+            command.args(["--mount", "--", "/bin/sh", "-c", &script]).arg(binary);
+            command
         };
+        if let [program, arguments @ ..] = &self.under[..] {
+            let inner = command;
+            command = Command::new(program);
+            command.args(arguments).arg(inner.get_program()).args(inner.get_args());
+        }
         let mut child = command
             .args(&self.arguments)
             .env_clear()
@@ -347,6 +350,11 @@ impl Ambassador {
     #[track_caller]
     pub(crate) fn finish(self) -> Finished {
         self.0.finish()
+    }
+
+    /// The process' number.
+    pub(crate) fn id(&self) -> u32 {
+        self.0.child.id()
     }
 
     /// A file about the process from the kernel, such as `limits`.

@@ -9,6 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use super::{PATIENCE, Peer, own_address};
@@ -127,6 +128,12 @@ impl RedisServer {
             let _ = child.kill();
             let _ = child.wait();
         }
+    }
+
+    /// Stops the server where it stands, or lets it go on.
+    pub(crate) fn signal(&self, signal: Signal) {
+        let child = self.child.as_ref().expect("a server that runs");
+        kill_process(Pid::from_child(child), signal).expect("a process to signal");
     }
 
     /// Starts it again, at the same address.

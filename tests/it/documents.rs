@@ -1,0 +1,53 @@
+//! What the documents say of the repository is so.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+fn read(path: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// Every dependency has a reason in `docs/dependencies.md`, and every reason a dependency.
+#[test]
+fn every_dependency_has_its_reason() {
+    let manifest = read("Cargo.toml");
+    let mut section = "";
+    let mut dependencies = BTreeSet::new();
+    for line in manifest.lines() {
+        if line.starts_with('[') {
+            section = line;
+        } else if let Some((name, _)) = line.split_once(" = ")
+            && section.contains("dependencies]")
+        {
+            dependencies.insert(name.to_owned());
+        }
+    }
+    let document = read("docs/dependencies.md");
+    let reasons: BTreeSet<_> = document
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split_once("` | "))
+        .map(|(name, _)| name.to_owned())
+        .collect();
+    assert_eq!(dependencies, reasons);
+}
+
+/// Every test that `docs/reliability.md` names is there.
+#[test]
+fn every_promise_has_the_test_that_is_named() {
+    let document = read("docs/reliability.md");
+    let mut named = 0;
+    // What stands in backquotes is every second part.
+    for test in document.split('`').skip(1).step_by(2) {
+        let Some((module, name)) = test.split_once("::") else { continue };
+        let source = match module {
+            "hostile" => read("src/hostile.rs"),
+            "relay" => read(&format!("src/relay/{name}.rs")),
+            module => read(&format!("tests/it/{module}.rs")),
+        };
+        assert!(module == "relay" || source.contains(&format!("fn {name}(")), "there is no {test}");
+        named += 1;
+    }
+    assert!(named > 30, "{named}");
+}
