@@ -22,7 +22,7 @@ const A_MOMENT: Duration = Duration::from_millis(300);
 #[track_caller]
 fn expect_nothing_left(ambassador: &Ambassador, descriptors: usize, link: &str) {
     let gauge = format!("connections_active{{link=\"{link}\"}}");
-    eventually("no connection is counted", || metric(ambassador.admin(), &gauge) == 0.0);
+    eventually("no connection is counted", || metric(ambassador.admin(), &gauge) < 0.5);
     eventually("no descriptor is left open", || ambassador.descriptors() <= descriptors);
 }
 
@@ -109,7 +109,7 @@ fn a_frozen_client_keeps_nobody_waiting() {
     // Monitors everything, and so would have much to read.
     let frozen = Running::start("redis-cli", &["-p", &port, "MONITOR"]);
     let active = "connections_active{link=\"redis:6379\"}";
-    eventually("the client is connected", || metric(ambassador.admin(), active) == 1.0);
+    eventually("the client is connected", || metric(ambassador.admin(), active) > 0.5);
     kill_process(Pid::from_child(&frozen.0), Signal::STOP).expect("a process to stop");
     let mut client = ambassador.connect("redis:6379");
     let value = vec![b'x'; 64 * 1024];
@@ -130,7 +130,7 @@ impl Network {
             return None;
         }
         let network =
-            Self(format!("ambassador-{:x}", own_address().port() as u32 ^ std::process::id() << 16));
+            Self(format!("ambassador-{:x}", u32::from(own_address().port()) ^ std::process::id() << 16));
         network.ip(&["netns", "add", &network.0]);
         network.ip(&["-n", &network.0, "link", "set", "lo", "up"]);
         Some(network)
@@ -468,6 +468,7 @@ fn nothing_waits_by_the_wall_clock() {
     /// Where the time of day is read, and why that does no harm.
     const READERS: &[(&str, &str)] = &[
         ("backends/file.rs", "how long ago a file was written: looked at once more or less"),
+        ("secret.rs", "the same"),
         ("tls.rs", "the same, and whether a client's certificate is still valid"),
         ("cli/check/findings.rs", "when a certificate ends"),
     ];

@@ -15,6 +15,7 @@ fn raise_descriptors() -> usize {
     usize::try_from(maximum.unwrap_or(1 << 20)).expect("a limit")
 }
 
+#[expect(clippy::cast_precision_loss, reason = "megabytes for people to read")]
 fn mib(bytes: usize) -> f64 {
     bytes as f64 / (1024.0 * 1024.0)
 }
