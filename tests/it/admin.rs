@@ -495,3 +495,32 @@ fn what_a_target_quotes_is_masked_here_too() {
     let said = unwell.finish().stderr;
     assert!(said.contains("***") && !said.contains(&password), "{said}");
 }
+
+/// Another value of a secret is counted once it is found, and so is who was let in with it.
+#[test]
+fn a_changed_secret_is_counted() {
+    let (old, new) = (password(), password());
+    let Some(redis) = RedisServer::start(&format!("user default on >{old} >{new} ~* &* +@all")) else {
+        return;
+    };
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let file = directory.path().join("password");
+    std::fs::write(&file, &old).unwrap();
+    let ambassador = Launch::redis(redis.address()).variable("REDIS_AUTH_FILE", &file).start();
+    let admin = ambassador.admin();
+    let reloads = "secret_reloads_total{link=\"redis:6379\"}";
+    let used = "auth_secret_used_total{link=\"redis:6379\",which=\"current\"}";
+    let ping = || {
+        let mut client = ambassador.connect("redis:6379");
+        client.send(b"PING\r\n");
+        client.expect(b"+PONG\r\n");
+    };
+    ping();
+    assert!(metric(admin, reloads).abs() < 0.5);
+    let next = directory.path().join("next");
+    std::fs::write(&next, &new).unwrap();
+    std::fs::rename(next, &file).unwrap();
+    ping();
+    eventually_metric(admin, reloads, 1.0);
+    eventually_metric(admin, used, 2.0);
+}
