@@ -2,21 +2,18 @@
 # would download the toolchain that the image already has.
 FROM rust:1.95.0-slim-bookworm AS build
 WORKDIR /build
-# A static binary, because the image it goes into has no shared libraries. Together with a --target, so that the flag does not reach
-# procedural macros, which have to be shared libraries. `host-tuple` is x86_64 or aarch64, whichever this image was pulled for.
-ENV RUSTFLAGS="-C target-feature=+crt-static"
-
-# The dependencies, with empty sources: this layer is built again only when one of these two files changes.
+# The dependencies, with empty sources: this layer is built again only when one of these files changes.
 COPY Cargo.toml Cargo.lock ./
+COPY scripts/static scripts/
 RUN mkdir src \
  && touch src/lib.rs \
  && echo 'fn main() {}' > src/main.rs \
- && cargo build --release --locked --target host-tuple
+ && scripts/static
 
 COPY src src
 # Docker keeps the files' times, and cargo would take sources older than the layer above for the empty ones it has already built.
 RUN touch src/lib.rs src/main.rs \
- && cargo build --release --locked --target host-tuple \
+ && scripts/static \
  && cp target/*/release/redis-ambassador .
 
 FROM scratch
