@@ -3,7 +3,7 @@
 use std::future::poll_fn;
 use std::io;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -73,14 +73,13 @@ impl Service {
         async move {
             let Some(mut connection) = establishing.await else { return };
             loop {
-                let Established { stream, upstream, relay, admitted, .. } = &mut *connection;
-                let outcome = relay.run(stream, upstream, &admitted.seat).await;
-                let ending = match outcome.end {
-                    End::Cut => Box::pin(connection.switch()).await,
-                    _ => Some(Ending { outcome, failure: None }),
+                let following = {
+                    let outcome = poll_fn(|cx| connection.poll(cx)).await;
+                    Box::pin(connection.follow(outcome))
                 };
-                if let Some(ending) = ending {
-                    return Box::pin(connection.close(ending)).await;
+                match following.await {
+                    Some(same) => connection = same,
+                    None => return,
                 }
             }
         }
@@ -325,6 +324,23 @@ struct Ending {
 }
 
 impl Established {
+    /// Ready when the relay has come to an end of any kind.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Outcome> {
+        let Self { stream, upstream, relay, admitted, .. } = self;
+        relay.poll_outcome(cx, stream, upstream, &admitted.seat)
+    }
+
+    /// What comes of an outcome: the connection goes on, or is closed.
+    async fn follow(mut self: Box<Self>, outcome: Outcome) -> Option<Box<Self>> {
+        let ending = match outcome.end {
+            End::Cut => self.switch().await,
+            _ => Some(Ending { outcome, failure: None }),
+        };
+        let Some(ending) = ending else { return Some(self) };
+        self.close(ending).await;
+        None
+    }
+
     /// Goes on behind a RESET, which has taken away the authentication that the client does not know of: with a fresh
     /// upstream, once the old one has answered everything. Returns how the connection ended, if it did meanwhile.
     async fn switch(&mut self) -> Option<Ending> {

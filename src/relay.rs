@@ -197,8 +197,19 @@ impl Relay {
     /// Relays until both sides are done, one breaks, or a limit or request ends it. The streams are left to the
     /// caller, who closes or resets them.
     pub async fn run(&mut self, client: &mut impl Side, target: &mut impl Side, seat: &Seat) -> Outcome {
-        let end = poll_fn(|cx| self.poll(cx, client, target, seat)).await;
-        Outcome { to_target: self.to_target.moved, to_client: self.to_client.moved, end }
+        poll_fn(|cx| self.poll_outcome(cx, client, target, seat)).await
+    }
+
+    /// Relays as [`run`](Self::run) does, as far as it goes now.
+    pub fn poll_outcome(
+        &mut self,
+        cx: &mut Context<'_>,
+        client: &mut impl Side,
+        target: &mut impl Side,
+        seat: &Seat,
+    ) -> Poll<Outcome> {
+        let end = ready!(self.poll(cx, client, target, seat));
+        Poll::Ready(Outcome { to_target: self.to_target.moved, to_client: self.to_client.moved, end })
     }
 
     fn poll<C, T>(&mut self, cx: &mut Context<'_>, client: &mut C, target: &mut T, seat: &Seat) -> Poll<End>
