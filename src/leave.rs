@@ -91,7 +91,8 @@ impl Moved {
 
 #[derive(Debug, Default)]
 struct Request {
-    leave: Mutex<Option<Leave>>,
+    /// Boxed, since most are never asked.
+    leave: Mutex<Option<Box<Leave>>>,
     waker: AtomicWaker,
     /// Known once the dial has come to an end.
     place: Mutex<Option<Place>>,
@@ -102,7 +103,7 @@ struct Request {
 
 impl Request {
     fn ask(&self, leave: Leave) {
-        *lock(&self.leave) = Some(leave);
+        *lock(&self.leave) = Some(Box::new(leave));
         self.waker.wake();
     }
 
@@ -118,7 +119,7 @@ impl Connections {
     /// Takes a connection in.
     pub fn enter(self: &Arc<Self>) -> Seat {
         let mut room = self.room();
-        let request = Arc::new(Request { leave: Mutex::new(room.everyone), ..Request::default() });
+        let request = Arc::new(Request { leave: Mutex::new(room.everyone.map(Box::new)), ..Request::default() });
         let number = room.seats.insert(Arc::clone(&request));
         Seat { connections: Arc::clone(self), request, number }
     }
@@ -216,8 +217,8 @@ impl Seat {
     /// Ready once the connection has been asked to go.
     pub fn poll_leave(&self, cx: &Context<'_>) -> Poll<Leave> {
         self.request.waker.register(cx.waker());
-        match *lock(&self.request.leave) {
-            Some(leave) => Poll::Ready(leave),
+        match lock(&self.request.leave).as_deref() {
+            Some(leave) => Poll::Ready(*leave),
             None => Poll::Pending,
         }
     }
