@@ -26,4 +26,7 @@ COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certifica
 COPY --from=build /build/redis-ambassador /redis-ambassador
 # In numbers, because there is no /etc/passwd, and so that Kubernetes' runAsNonRoot can tell.
 USER 65532:65532
+# For Compose, which starts the application when this is healthy, and for Swarm, which then lets the old one go. Docker waits for an interval
+# before it asks for the first time. The command itself waits for five seconds, and says what it has waited for.
+HEALTHCHECK --interval=5s --timeout=6s --retries=3 CMD ["/redis-ambassador", "health"]
 ENTRYPOINT ["/redis-ambassador"]

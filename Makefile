@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test fuzz load soak bench lint build image
+.PHONY: help demo test fuzz load soak bench lint build image dist
 
 help: ## what can be made here
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,3 +30,7 @@ build: ## the binary: target/release/redis-ambassador
 
 image: ## the container image: redis-ambassador
 	@docker build --tag redis-ambassador .
+
+dist: ## a release in target/dist: archive, Debian package, bill of materials; the package is tried on a host in a container
+	@scripts/dist
+	@cargo test --locked --test containers the_debian_package

@@ -24,7 +24,7 @@ pub(crate) fn docker<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) ->
     String::from_utf8(output.stdout).expect("UTF-8").trim().to_owned()
 }
 
-fn output(command: &mut Command) -> Output {
+pub(crate) fn output(command: &mut Command) -> Output {
     let output = command.output().expect("docker can be started");
     assert!(
         output.status.success(),
@@ -47,7 +47,7 @@ pub(crate) fn eventually<T>(expectation: &str, mut answer: impl FnMut() -> Optio
     }
 }
 
-fn unique(role: &str) -> String {
+pub(crate) fn unique(role: &str) -> String {
     static COUNTER: AtomicUsize = AtomicUsize::new(1);
     format!("redis-ambassador-test-{}-{}-{role}", process::id(), COUNTER.fetch_add(1, Ordering::Relaxed))
 }
@@ -57,6 +57,9 @@ pub(crate) struct Images {
     pub(crate) ambassador: String,
     pub(crate) redis: String,
     pub(crate) client: String,
+    prometheus: Option<String>,
+    host: Option<String>,
+    compose: Option<String>,
 }
 
 impl Images {
@@ -77,12 +80,46 @@ impl Images {
         }
         assert!(MADE.status.success(), "images.sh: {} (see above)", MADE.status);
         let printed = String::from_utf8(MADE.stdout.clone()).expect("UTF-8");
-        let id = |name: &str| {
-            let id = printed.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
-            id.expect("images.sh prints every id").to_owned()
+        let printed = |name: &str| {
+            let line = printed.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+            line.map(str::to_owned)
         };
-        Some(Self { ambassador: id("ambassador"), redis: id("redis"), client: id("client") })
+        let id = |name: &str| printed(name).expect("images.sh prints it");
+        Some(Self {
+            ambassador: id("ambassador"),
+            redis: id("redis"),
+            client: id("client"),
+            prometheus: printed("prometheus"),
+            host: printed("host"),
+            compose: printed("compose"),
+        })
     }
+
+    /// The image with Prometheus, where this machine has one.
+    pub(crate) fn prometheus(&self) -> Option<&str> {
+        optional(self.prometheus.as_deref(), "Prometheus")
+    }
+
+    /// The image that is a host with systemd and dpkg, where this machine is one.
+    pub(crate) fn host(&self) -> Option<&str> {
+        optional(self.host.as_deref(), "systemd with dpkg")
+    }
+
+    /// Compose, where this machine has it.
+    pub(crate) fn compose(&self) -> Option<Command> {
+        let mut words = optional(self.compose.as_deref(), "Compose")?.split(' ');
+        let mut command = Command::new(words.next().expect("a command"));
+        command.args(words);
+        Some(command)
+    }
+}
+
+/// What images.sh leaves out only where it can't be had.
+fn optional<'a>(made: Option<&'a str>, what: &str) -> Option<&'a str> {
+    if made.is_none() {
+        skipped(&format!("there is no {what} here (see above)"));
+    }
+    made
 }
 
 /// Says which test is not run, and why.
@@ -117,11 +154,16 @@ impl Drop for Network {
 }
 
 fn remove(arguments: &[&str]) {
-    let removed = Command::new("docker").args(arguments).output();
+    clean_up(Command::new("docker").args(arguments));
+}
+
+/// Runs a command that takes away what a test has made.
+pub(crate) fn clean_up(command: &mut Command) {
+    let done = command.output();
     // A second panic would hide the one that the test failed with.
     if !thread::panicking() {
-        let removed = removed.expect("docker can be started");
-        assert!(removed.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&removed.stderr));
+        let done = done.expect("the command can be started");
+        assert!(done.status.success(), "{command:?}: {}", String::from_utf8_lossy(&done.stderr));
     }
 }
 

@@ -4,6 +4,10 @@
 #     ambassador=sha256:…    the project's Dockerfile, built
 #     redis=sha256:…         this machine's redis-server
 #     client=sha256:…        this machine's redis-cli and socat
+#     prometheus=sha256:…    this machine's prometheus and promtool
+#     host=sha256:…          this machine's systemd and dpkg, and a Redis: a host without containers
+#
+# and compose=…, the command that Compose is. Of the last three one may be missing, with a line that says so; with CI=true none is.
 #
 # What is up to date is kept. Exit code 69 (EX_UNAVAILABLE): this machine cannot run the tests, and
 # standard error says why.
@@ -12,6 +16,7 @@
 #
 #     docker ps --all --quiet --filter label=redis-ambassador.test | xargs --no-run-if-empty docker rm --force --volumes
 #     docker network prune --force --filter label=redis-ambassador.test
+#     docker swarm leave --force    # if it was in the middle of the Swarm's test
 #
 # Every build of changed sources leaves some megabytes behind, as with any Dockerfile: docker image prune
 
@@ -20,16 +25,18 @@ exec 9<"$0"
 flock 9
 . "$(dirname "$0")/../../scripts/common"
 
-unavailable() {
-    echo "$*" >&2
-    exit 69
+# can PROGRAM PACKAGE: whether the program is there, or with CI=true becomes so.
+can() {
+    have "$1" && return
+    if [ "${CI:-}" = true ]; then
+        install_packages "$2"
+    else
+        echo "$1 is not installed" >&2
+        return 1
+    fi
 }
 
-need() {
-    have "$1" && return
-    [ "${CI:-}" = true ] || unavailable "$1 is not installed"
-    install_packages "$2"
-}
+need() { can "$1" "$2" || exit 69; }
 
 # What IMAGE was made from; "elsewhere", if not here; nothing, if there is no such image.
 made_from() {
@@ -43,23 +50,23 @@ import_image() {
     docker import --change "LABEL redis-ambassador.test=$fingerprint" "$@" - "$image" >/dev/null
 }
 
-# make_programs IMAGE "PROGRAM …" [--change …]: the programs, the libraries they load, and nothing else.
+# make_programs IMAGE "PROGRAM …" [--change …]: the programs, the libraries they load, and nothing else. Other files with their whole path.
 make_programs() {
     local image=$1 programs=$2 program path files=() fingerprint rootfs file
     shift 2
     for program in $programs; do
-        path=$(command -v "$program")
+        path=$(command -v "$program" || echo "$program")
         files+=("$path")
-        mapfile -t -O "${#files[@]}" files < <(ldd "$path" | grep -o '/[^ ]*')
+        mapfile -t -O "${#files[@]}" files < <(ldd "$path" 2>/dev/null | grep -o '/[^ ]*')
     done
     fingerprint=$({ echo "${files[@]}" "$@" && cat "${files[@]}"; } | sha256sum | cut -c1-16)
     if [ "$(made_from "$image")" = "$fingerprint" ]; then return; fi
     echo "making $image" >&2
     rootfs=$(mktemp -d)
-    mkdir -p "$rootfs"/usr/{bin,lib,lib64} "$rootfs"/{etc,tmp}
-    ln -s usr/bin usr/lib usr/lib64 "$rootfs"
+    mkdir -p "$rootfs"/usr/{bin,lib,lib64,sbin} "$rootfs"/{etc,root,tmp,var/tmp}
+    ln -s usr/bin usr/lib usr/lib64 usr/sbin "$rootfs"
     for file in "${files[@]}"; do
-        install -D "$file" "$rootfs$file"
+        install -D --mode "$(stat --dereference --format %a "$file")" "$file" "$rootfs$file"
     done
     # Docker writes the names of links into /etc/hosts, so that is where to look first.
     echo 'hosts: files dns' >"$rootfs/etc/nsswitch.conf"
@@ -91,10 +98,28 @@ need gcc gcc
 # Docker sets link variables for the ports that an image exposes.
 make_programs redis-ambassador-test-redis 'redis-server redis-cli cat env sh sleep' --change 'EXPOSE 6379'
 make_programs redis-ambassador-test-client 'redis-cli socat cat env sh sleep'
+images=(redis client)
+if can prometheus prometheus; then
+    make_programs redis-ambassador-test-prometheus 'prometheus promtool'
+    images+=(prometheus)
+fi
+if can /lib/systemd/systemd systemd && can dpkg dpkg; then
+    make_programs redis-ambassador-test-host "/lib/systemd/systemd systemctl journalctl /lib/systemd/systemd-journald mount
+        dpkg dpkg-deb dpkg-query dpkg-split tar rm diff ldconfig start-stop-daemon redis-server redis-cli cat env ls mkdir sh
+        /etc/passwd /etc/group $(echo /lib/systemd/system/*.target /lib/systemd/system/systemd-journald*)" --change 'ENV container=docker'
+    images+=(host)
+fi
+compose=
+if docker compose version >/dev/null 2>&1; then
+    compose='docker compose'
+elif can docker-compose docker-compose; then
+    compose=docker-compose
+fi
 make_builder
 ambassador=$(docker build --quiet --tag redis-ambassador:test .)
 
 echo "ambassador=$ambassador"
-for name in redis client; do
+for name in "${images[@]}"; do
     echo "$name=$(docker image inspect --format '{{.Id}}' "redis-ambassador-test-$name")"
 done
+[ -z "$compose" ] || echo "compose=$compose"

@@ -1,5 +1,6 @@
 //! The ambassador's image in real Docker, with real Redis servers and clients that know no password.
 
+mod deployments;
 mod discovery;
 mod docker;
 mod roles;
@@ -256,7 +257,8 @@ fn a_read_only_file_system_and_no_capability_are_enough() {
     let _redis = Redis::on(&network, "database", &images, &password);
     let ambassador = Ambassador::start(
         Ambassador::recipe(&images)
-            .options(&["--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"])
+            // Nor any other process than its own.
+            .options(&["--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--no-healthcheck"])
             .on(&network, "redis")
             .env("REDIS_PORT_6379_TCP", "tcp://database:6379")
             .env("REDIS_AUTH_FILE", "/run/secrets/redis")

@@ -1,0 +1,449 @@
+//! What is in `deploy/`, run for real: Compose, Swarm, Prometheus, and the Debian package with its systemd unit.
+
+use std::fs::{self, Permissions};
+use std::io::{BufRead as _, BufReader};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::thread::{self, JoinHandle};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::docker::{
+    Images, Network, Recipe, clean_up, docker, eventually, output, skipped, unique,
+};
+use crate::roles::{Ambassador, Client, Redis, assert_no_password, new_password};
+
+/// A file of the repository.
+fn repository(path: &str) -> String {
+    format!("{}/{path}", env!("CARGO_MANIFEST_DIR"))
+}
+
+fn text(output: &[u8]) -> String {
+    String::from_utf8_lossy(output).into_owned()
+}
+
+/// `docker compose up`: the application reads PONG, is not on Redis' network, and nothing that Docker can tell of it or of
+/// the ambassador is the password.
+#[test]
+fn the_compose_file_leads_to_pong() {
+    let Some(images) = Images::make() else { return };
+    let Some(project) = Project::up(&images, &new_password()) else { return };
+    let app = project.run(&["ps", "--quiet", "app"]);
+
+    eventually("the application reads PONG", || {
+        docker(["logs", app.trim()]).lines().any(|line| line == "PONG").then_some(())
+    });
+    let direct = Command::new("docker")
+        .args(["exec", app.trim(), "redis-cli", "-h", "redis-server", "PING"])
+        .output()
+        .expect("docker can be started");
+    assert!(text(&direct.stderr).starts_with("Could not connect"), "{direct:?}");
+    assert_no_password(&project.run(&["logs"]));
+    for service in ["app", "redis", "redis-server"] {
+        let id = project.run(&["ps", "--quiet", service]);
+        assert_no_password(&docker(["inspect", id.trim()]));
+    }
+}
+
+/// A stack on a swarm of one node, with Docker's own secrets, while clients work: one that keeps its connection and
+/// reconnects when it ends, one that connects for each request. A new password comes in with an update that replaces the
+/// ambassador, Redis learns it later, and not one request fails.
+#[test]
+fn an_update_of_the_stack_brings_a_new_password_and_no_request_fails() {
+    let Some(images) = Images::make() else { return };
+    let Some(swarm) = Swarm::enter() else { return };
+    let (old, new) = (new_password(), new_password());
+    let stack = Stack::new(&swarm, &images, &old, &new);
+    stack.deploy(&[("REDIS_SECRET", &stack.old), ("REDIS_PREVIOUS_SECRET", &stack.old)]);
+    let app = eventually("the application runs", || stack.containers("app").pop());
+    eventually("the application reads PONG", || {
+        docker(["logs", &app]).lines().any(|line| line == "PONG").then_some(())
+    });
+    let before = stack.containers("redis");
+    let loads = [
+        Load::start(
+            &app,
+            "while [ ! -e /tmp/stop ]; do echo INCR kept; sleep 0.02; done | redis-cli -h redis 2>&1",
+        ),
+        Load::start(&app, "while [ ! -e /tmp/stop ]; do redis-cli -h redis INCR fresh 2>&1; done"),
+    ];
+
+    // Redis does not know the new password yet.
+    stack.deploy(&[("REDIS_SECRET", &stack.new), ("REDIS_PREVIOUS_SECRET", &stack.old)]);
+    eventually("the update is complete", || {
+        let status = docker(["service", "inspect", "--format", "{{json .UpdateStatus}}", &stack.service("redis")]);
+        assert!(!status.contains("rollback") && !status.contains("paused"), "{status}");
+        status.contains(r#""completed""#).then_some(())
+    });
+    let after = stack.containers("redis");
+    assert!(!after.iter().any(|id| before.contains(id)), "{before:?} {after:?}");
+    let redis = stack.containers("redis-server").pop().expect("a Redis");
+    let command = |password: &str, command: &[&str]| {
+        let mut exec = Command::new("docker");
+        exec.args(["exec", "--env", "REDISCLI_AUTH", &redis, "redis-cli"]).args(command);
+        text(&output(exec.env("REDISCLI_AUTH", password)).stdout).trim().to_owned()
+    };
+    assert_eq!(command(&old, &["CONFIG", "SET", "requirepass", &new]), "OK");
+    let so_far: u64 = command(&new, &["GET", "fresh"]).parse().expect("a number");
+    eventually("requests go on with the new password", || {
+        let number: u64 = command(&new, &["GET", "fresh"]).parse().expect("a number");
+        (number > so_far + 10).then_some(())
+    });
+
+    docker(["exec", &app, "sh", "-c", ": > /tmp/stop"]);
+    for load in loads {
+        let answers = load.answers();
+        // A request whose answer was lost with the connection is sent again, so that a number may be left out.
+        let numbers: Vec<u64> = answers
+            .iter()
+            .map(|answer| answer.parse().unwrap_or_else(|_| panic!("a request failed: {answer}: {answers:?}")))
+            .collect();
+        assert!(numbers.len() > 20 && numbers.is_sorted(), "{numbers:?}");
+    }
+    for id in after.iter().chain(&before) {
+        let printed = Command::new("docker").args(["logs", id]).output().expect("docker can be started");
+        assert_no_password(&text(&printed.stdout));
+        assert_no_password(&text(&printed.stderr));
+    }
+}
+
+/// Docker sees how the ambassador does: it becomes healthy, unhealthy while it hangs, healthy again, and unhealthy when it
+/// is about to stop.
+#[test]
+fn docker_knows_whether_the_ambassador_is_well() {
+    let Some(images) = Images::make() else { return };
+    let ambassador = Ambassador::start(
+        Ambassador::recipe(&images)
+            .options(&["--health-interval", "500ms", "--health-timeout", "2s", "--health-retries", "1"])
+            .env("REDIS_PORT_6379_TCP", "redis://redis.invalid")
+            .env("AMBASSADOR_DRAIN_DELAY", "10m"),
+    );
+    let eventually_is = |status: &str| {
+        eventually(status, || {
+            (ambassador.container.inspect("{{.State.Health.Status}}") == status).then_some(())
+        });
+    };
+    let signal = |name: &str| docker(["kill", "--signal", name, &ambassador.container.id]);
+
+    eventually_is("healthy");
+    signal("STOP");
+    eventually_is("unhealthy");
+    signal("CONT");
+    eventually_is("healthy");
+    signal("TERM");
+    eventually_is("unhealthy");
+    let last = ambassador.container.inspect("{{(index .State.Health.Log 0).ExitCode}}");
+    assert!(["0", "1"].contains(&&*last), "{last}");
+}
+
+/// A Prometheus with the configuration in `deploy/` reads the metrics, and its alert goes off when Redis is gone.
+#[test]
+fn prometheus_reads_the_metrics_and_notices_that_redis_is_gone() {
+    let Some(images) = Images::make() else { return };
+    let Some(prometheus) = images.prometheus() else { return };
+    let password = new_password();
+    let network = Network::create("network");
+    let redis = Redis::on(&network, "database", &images, &password);
+    let _ambassador = Ambassador::start(
+        Ambassador::recipe(&images)
+            .on(&network, "redis")
+            .env("REDIS_PORT_6379_TCP", "tcp://database:6379")
+            .env("REDIS_AUTH", &password)
+            .env("REDIS_CONNECT_TIMEOUT", "500ms")
+            .env("AMBASSADOR_ADMIN", "0.0.0.0:9180"),
+    );
+    let client = Client::on(&network, &images);
+    assert_eq!(client.redis(&["PING"]), "PONG");
+    let read = |path: &str| fs::read_to_string(repository(path)).expect("a file");
+    // The intervals are shorter than an operator's, for the sake of those who wait.
+    let configuration = read("deploy/prometheus/prometheus.yml").replace("_interval: 15s", "_interval: 1s");
+    let prometheus = Recipe::of(prometheus)
+        .on(&network, "prometheus")
+        .file("/etc/prometheus/prometheus.yml", configuration)
+        .file("/etc/prometheus/alerts.yml", read("deploy/prometheus/alerts.yml"))
+        .command(&[
+            "prometheus",
+            "--config.file=/etc/prometheus/prometheus.yml",
+            "--storage.tsdb.path=/tmp/prometheus",
+        ])
+        .start();
+    let eventually_there = |query: &str, value: &str| {
+        eventually(query, || {
+            let answer =
+                prometheus.try_run(&[], &["promtool", "query", "instant", "http://localhost:9090", query]);
+            text(&answer.stdout).contains(&format!("=> {value} @")).then_some(())
+        });
+    };
+
+    eventually_there(r#"up{job="redis-ambassador"}"#, "1");
+    eventually_there(r#"redis_ambassador_connections_accepted_total{link="redis:6379"}"#, "1");
+    eventually_there(r#"redis_ambassador_backend_up{link="redis:6379",backend="database:6379"}"#, "1");
+
+    docker(["stop", "--time", "0", redis.id()]);
+    let answer = client.redis(&["PING"]);
+    assert!(answer.starts_with("ERR redis-ambassador: redis:6379: "), "{answer}");
+    eventually_there(
+        r#"ALERTS{alertname="RedisAmbassadorTargetUnreachable",alertstate="pending",link="redis:6379"}"#,
+        "1",
+    );
+}
+
+/// `scripts/dist` makes a release: an archive, a bill of materials, checksums, and a Debian package. That one is installed on
+/// a host with systemd, where the service gets its password as a credential and serves.
+#[test]
+fn the_debian_package_is_installed_and_its_service_serves() {
+    let Some(images) = Images::make() else { return };
+    let Some(image) = images.host() else { return };
+    let dist = tempfile::tempdir().expect("a directory");
+    output(Command::new(repository("scripts/dist")).arg(dist.path()));
+    assert_release(dist.path());
+
+    let password = new_password();
+    let package = find(dist.path(), ".deb");
+    let host = Recipe::of(image)
+        // What systemd needs to be the first process of a container.
+        .options(&["--cgroupns", "private", "--tmpfs", "/run:mode=755", "--tmpfs", "/sys/fs/cgroup"])
+        .options(&["--cap-add", "SYS_ADMIN", "--cap-add", "SYS_PTRACE"])
+        .options(&["--security-opt", "seccomp=unconfined", "--security-opt", "apparmor=unconfined"])
+        .options(&["--volume", &format!("{}/{package}:/package.deb:ro", dist.path().display())])
+        .file("/etc/redis.conf", format!("port 6380\nsave \"\"\nrequirepass {password}\n"))
+        .file("/password", format!("{password}\n"))
+        .command(&["sh", "-c", "mount --make-rshared / && exec /lib/systemd/systemd --unit=basic.target"])
+        .start();
+    let run = |script: &str| {
+        let done = host.try_run(&[], &["sh", "-c", script]);
+        assert!(done.status.success(), "{script}: {}{}", text(&done.stdout), text(&done.stderr));
+        text(&done.stdout).trim().to_owned()
+    };
+    eventually("systemd runs", || {
+        host.try_run(&[], &["systemctl", "start", "systemd-journald"]).status.success().then_some(())
+    });
+    run("mkdir -p /var/lib/dpkg/info /var/lib/dpkg/updates && : > /var/lib/dpkg/status");
+    run("redis-server /etc/redis.conf --daemonize yes");
+
+    run("dpkg --install /package.deb");
+    assert_eq!(run("redis-ambassador --version"), concat!("redis-ambassador ", env!("CARGO_PKG_VERSION")));
+    run("echo REDIS_PORT_6379_TCP=tcp://127.0.0.1:6380 >> /etc/redis-ambassador/environment");
+    run("umask 077 && cat /password > /etc/redis-ambassador/redis");
+    run("systemctl enable --now redis-ambassador");
+    let pong = || {
+        eventually("the client reads PONG", || {
+            let answer = host.try_run(&[], &["redis-cli", "PING"]);
+            (text(&answer.stdout).trim() == "PONG").then_some(())
+        });
+    };
+    pong();
+    assert_eq!(run("redis-ambassador health"), "ready");
+    // The one process of the service, and its user: nobody whom the host knows.
+    let process = |property: &str| run(&format!("systemctl show --value --property {property} redis-ambassador"));
+    let first = process("MainPID");
+    let status = run(&format!("cat /proc/{first}/status"));
+    let of = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).expect("a line").trim().to_owned();
+    let user: u32 = of("Uid:").split('\t').next().and_then(|user| user.parse().ok()).expect("a user");
+    assert!((61184..=65519).contains(&user), "{user}");
+    assert_eq!(of("CapEff:"), "0000000000000000");
+
+    // An update keeps the configuration and restarts what runs.
+    run("dpkg --install /package.deb");
+    pong();
+    assert_ne!(process("MainPID"), first);
+    assert!(run("cat /etc/redis-ambassador/environment").contains("\nREDIS_PORT_6379_TCP="));
+
+    run("dpkg --remove redis-ambassador");
+    assert_eq!(process("LoadState"), "not-found");
+    let log = run("journalctl --no-pager --unit redis-ambassador");
+    assert_eq!(log.matches(" stopped connections_cut=0").count(), 2, "{log}");
+    assert_no_password(&log);
+}
+
+/// The name of the file that ends like this.
+fn find(directory: &Path, end: &str) -> String {
+    let names = fs::read_dir(directory).expect("a directory").map(|entry| entry.expect("an entry").file_name());
+    let mut names = names.map(|name| name.into_string().expect("UTF-8"));
+    names.find(|name| name.ends_with(end)).unwrap_or_else(|| panic!("no {end}"))
+}
+
+fn assert_release(dist: &Path) {
+    let run = |program: &str, arguments: &[&str]| {
+        text(&output(Command::new(program).args(arguments).current_dir(dist)).stdout)
+    };
+    assert_eq!(run("sha256sum", &["--check", "--strict", "SHA256SUMS"]).matches(": OK\n").count(), 3);
+
+    let archive = find(dist, ".tar.gz");
+    let directory = archive.trim_end_matches(".tar.gz");
+    run("tar", &["--extract", "--gzip", "--file", &archive]);
+    let version = run(&format!("./{directory}/redis-ambassador"), &["--version"]);
+    assert_eq!(version.trim(), concat!("redis-ambassador ", env!("CARGO_PKG_VERSION")));
+    let read = |name: &str| fs::read_to_string(dist.join(directory).join(name)).expect(name);
+    assert!(read("redis-ambassador.1").contains(".TH redis-ambassador 1"));
+    assert!(read("completions/redis-ambassador.bash").contains("complete "));
+    assert!(read("completions/_redis-ambassador").starts_with("#compdef redis-ambassador"));
+    assert!(read("completions/redis-ambassador.fish").contains("complete -c redis-ambassador"));
+    assert_eq!(
+        read("deploy/compose.yaml"),
+        fs::read_to_string(repository("deploy/compose.yaml")).expect("a file")
+    );
+
+    let bill = fs::read_to_string(dist.join(find(dist, ".cdx.json"))).expect("a bill of materials");
+    let bill: Value = serde_json::from_str(&bill).expect("JSON");
+    assert_eq!(bill["metadata"]["component"]["name"], "redis-ambassador");
+    let components = bill["components"].as_array().expect("components");
+    for (name, there) in [("tokio", true), ("rustls", true), ("tempfile", false), ("proptest", false)] {
+        assert_eq!(components.iter().any(|component| component["name"] == name), there, "{name}");
+    }
+    for component in components {
+        let sum = component["hashes"][0]["content"].as_str().unwrap_or_default();
+        assert_eq!(sum.len(), 64, "{component}");
+    }
+}
+
+/// `deploy/compose.yaml`, with the tests' images, until it is dropped.
+struct Project {
+    command: Vec<String>,
+    directory: TempDir,
+}
+
+impl Project {
+    fn up(images: &Images, password: &str) -> Option<Self> {
+        let compose = images.compose()?;
+        let directory = tempfile::tempdir().expect("a directory");
+        let secret = directory.path().join("secrets/redis");
+        fs::create_dir(directory.path().join("secrets")).expect("a directory");
+        fs::write(&secret, password).expect("a secret");
+        fs::set_permissions(&secret, Permissions::from_mode(0o644)).expect("a secret");
+        let with_images = directory.path().join("images.yaml");
+        fs::write(&with_images, services(images).to_string()).expect("a file");
+        let mut command = vec![text(compose.get_program().as_encoded_bytes())];
+        command.extend(compose.get_args().map(|argument| text(argument.as_encoded_bytes())));
+        let paths = [directory.path(), Path::new(&repository("deploy/compose.yaml")), &with_images]
+            .map(|path| path.display().to_string());
+        let [directory_path, file, with_images] = paths;
+        command.extend(["--project-name".into(), unique("compose")]);
+        command.extend(["--project-directory".into(), directory_path]);
+        command.extend(["--file".into(), file, "--file".into(), with_images]);
+        let project = Self { command, directory };
+        project.run(&["up", "--detach"]);
+        Some(project)
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(&self.command[0]);
+        command.args(&self.command[1..]).args(arguments).current_dir(self.directory.path());
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> String {
+        text(&output(&mut self.command(arguments)).stdout)
+    }
+}
+
+impl Drop for Project {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("{}", self.command(&["logs"]).output().map_or(String::new(), |logs| text(&logs.stdout)));
+        }
+        clean_up(&mut self.command(&["down", "--volumes", "--timeout", "1"]));
+    }
+}
+
+/// The tests' images instead of those that a registry has.
+fn services(images: &Images) -> Value {
+    json!({
+        "version": "3.8",
+        "services": {
+            "app": { "image": images.client },
+            "redis": { "image": images.ambassador },
+            "redis-server": { "image": images.redis },
+        },
+    })
+}
+
+/// A swarm of this node alone. Everything in it goes with it.
+struct Swarm;
+
+impl Swarm {
+    fn enter() -> Option<Self> {
+        if docker(["info", "--format", "{{.Swarm.LocalNodeState}}"]) != "inactive" {
+            skipped("this node is in a swarm already");
+            return None;
+        }
+        docker(["swarm", "init", "--advertise-addr", "127.0.0.1"]);
+        Some(Self)
+    }
+}
+
+impl Drop for Swarm {
+    fn drop(&mut self) {
+        clean_up(Command::new("docker").args(["swarm", "leave", "--force"]));
+    }
+}
+
+/// `deploy/stack.yaml`, with the tests' images.
+struct Stack<'a> {
+    _swarm: &'a Swarm,
+    name: String,
+    /// The names of the secrets.
+    old: String,
+    new: String,
+    with_images: TempDir,
+}
+
+impl<'a> Stack<'a> {
+    fn new(swarm: &'a Swarm, images: &Images, old: &str, new: &str) -> Self {
+        let with_images = tempfile::tempdir().expect("a directory");
+        let secret = |name: &str, password: &str| {
+            let file = with_images.path().join(name);
+            fs::write(&file, password).expect("a secret");
+            docker(["secret", "create", name, &file.display().to_string()]);
+            name.to_owned()
+        };
+        let (old, new) = (secret("redis-1", old), secret("redis-2", new));
+        fs::write(with_images.path().join("images.yaml"), services(images).to_string()).expect("a file");
+        Self { _swarm: swarm, name: "app".into(), old, new, with_images }
+    }
+
+    fn deploy(&self, environment: &[(&str, &str)]) {
+        let mut deploy = Command::new("docker");
+        deploy.args(["stack", "deploy", "--resolve-image", "never"]);
+        deploy.args(["--compose-file", &repository("deploy/stack.yaml"), "--compose-file"]);
+        deploy.arg(self.with_images.path().join("images.yaml")).arg(&self.name);
+        output(deploy.envs(environment.iter().copied()));
+    }
+
+    fn service(&self, name: &str) -> String {
+        format!("{}_{name}", self.name)
+    }
+
+    /// Those of a service that run.
+    fn containers(&self, service: &str) -> Vec<String> {
+        let filter = format!("label=com.docker.swarm.service.name={}", self.service(service));
+        docker(["ps", "--quiet", "--no-trunc", "--filter", &filter]).lines().map(str::to_owned).collect()
+    }
+}
+
+/// A client that works in a container, and its answers.
+struct Load {
+    exec: Child,
+    answers: JoinHandle<Vec<String>>,
+}
+
+impl Load {
+    fn start(container: &str, script: &str) -> Self {
+        let mut exec = Command::new("docker")
+            .args(["exec", container, "sh", "-c", script])
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("docker can be started");
+        let lines = BufReader::new(exec.stdout.take().expect("piped")).lines();
+        let answers = thread::spawn(move || lines.map(|line| line.expect("UTF-8")).collect());
+        Self { exec, answers }
+    }
+
+    /// Waits for its end.
+    fn answers(mut self) -> Vec<String> {
+        assert!(self.exec.wait().expect("a child to wait for").success());
+        self.answers.join().expect("a thread to wait for")
+    }
+}
