@@ -5,6 +5,7 @@ mod admin;
 mod backends;
 mod check;
 mod client_auth;
+mod deployments;
 mod documents;
 mod faults;
 mod handshake;

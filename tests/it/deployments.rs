@@ -1,0 +1,69 @@
+//! What is in `deploy/` agrees with the README and with the program.
+
+use std::fs;
+
+use serde_json::Value;
+
+use crate::support::{Launch, Target, get};
+
+fn read(path: &str) -> String {
+    fs::read_to_string(format!("{}/{path}", env!("CARGO_MANIFEST_DIR"))).expect(path)
+}
+
+/// What the README shows is the file, but for the comment at its head.
+#[test]
+fn the_readme_shows_the_files() {
+    let readme = read("README.md");
+    for path in ["deploy/compose.yaml", "deploy/kubernetes/app.yaml"] {
+        let file = read(path);
+        let (comment, shown) = file.split_once("\n\n").expect("a comment at the head");
+        assert!(comment.lines().all(|line| line.starts_with('#')), "{comment}");
+        assert!(readme.contains(&format!("```yaml\n{shown}```\n")), "{path} is another in the README");
+        assert!(readme.contains(&format!("({path})")), "the README does not link {path}");
+    }
+}
+
+/// Every metric that the dashboard draws and an alert looks at is there, with the labels that they look at.
+#[test]
+fn dashboard_and_alerts_know_the_metrics() {
+    let target = Target::start().echo();
+    let ambassador = Launch::plain(target.address()).start();
+    let metrics = get(ambassador.admin(), "/metrics").body;
+    let names = |text: &str| -> Vec<String> {
+        let rest = text.split("redis_ambassador_").skip(1);
+        rest.map(|rest| rest.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect()).collect()
+    };
+    let known = names(&metrics);
+    for path in ["deploy/grafana/dashboard.json", "deploy/prometheus/alerts.yml", "deploy/prometheus/alerts_test.yml"] {
+        let text = read(path);
+        let used = names(&text);
+        assert!(!used.is_empty());
+        for name in used {
+            assert!(known.contains(&name), "{path}: there is no redis_ambassador_{name}");
+        }
+        for label in ["stage", "which", "direction"] {
+            for value in text.split(&format!("{label}=")).skip(1) {
+                let value = value.trim_start_matches(['\\', '"']);
+                let value = value.split(['\\', '"']).next().expect("a value");
+                assert!(metrics.contains(&format!("{label}=\"{value}\"")), "{path}: no {label} is {value}");
+            }
+        }
+    }
+}
+
+/// Whatever Grafana would not load.
+#[test]
+fn the_dashboard_is_whole() {
+    let dashboard: Value = serde_json::from_str(&read("deploy/grafana/dashboard.json")).expect("JSON");
+    let panels = dashboard["panels"].as_array().expect("panels");
+    for (number, panel) in panels.iter().enumerate() {
+        assert_eq!(panel["id"], number + 1);
+        assert!(panel["title"].is_string() && !panel["targets"].as_array().expect("targets").is_empty(), "{panel}");
+    }
+    // No two lie on each other.
+    let places = panels.iter().map(|panel| panel["gridPos"].to_string());
+    let mut places: Vec<_> = places.collect();
+    places.sort();
+    places.dedup();
+    assert_eq!(places.len(), panels.len());
+}
