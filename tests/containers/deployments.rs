@@ -1,10 +1,13 @@
 //! What is in `deploy/`, run for real: Compose, Swarm, Prometheus, and the Debian package with its systemd unit.
 
 use std::fs::{self, Permissions};
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
+use std::panic::resume_unwind;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 
 use serde_json::{Value, json};
@@ -63,11 +66,8 @@ fn an_update_of_the_stack_brings_a_new_password_and_no_request_fails() {
     });
     let before = stack.containers("redis");
     let loads = [
-        Load::start(
-            &app,
-            "while [ ! -e /tmp/stop ]; do echo INCR kept; sleep 0.02; done | redis-cli -h redis 2>&1",
-        ),
-        Load::start(&app, "while [ ! -e /tmp/stop ]; do redis-cli -h redis INCR fresh 2>&1; done"),
+        Load::start(&app, "INCR kept", "exec redis-cli -h redis 2>&1"),
+        Load::start(&app, "INCR fresh", "while read request; do redis-cli -h redis $request 2>&1; done"),
     ];
 
     // Redis does not know the new password yet.
@@ -77,8 +77,10 @@ fn an_update_of_the_stack_brings_a_new_password_and_no_request_fails() {
         assert!(!status.contains("rollback") && !status.contains("paused"), "{status}");
         status.contains(r#""completed""#).then_some(())
     });
-    let after = stack.containers("redis");
-    assert!(!after.iter().any(|id| before.contains(id)), "{before:?} {after:?}");
+    let after = eventually("the last one of before has drained", || {
+        let now = stack.containers("redis");
+        (!now.iter().any(|id| before.contains(id))).then_some(now)
+    });
     let redis = stack.containers("redis-server").pop().expect("a Redis");
     let command = |password: &str, command: &[&str]| {
         let mut exec = Command::new("docker");
@@ -92,15 +94,8 @@ fn an_update_of_the_stack_brings_a_new_password_and_no_request_fails() {
         (number > so_far + 10).then_some(())
     });
 
-    docker(["exec", &app, "sh", "-c", ": > /tmp/stop"]);
     for load in loads {
-        let answers = load.answers();
-        // A request whose answer was lost with the connection is sent again, so that a number may be left out.
-        let numbers: Vec<u64> = answers
-            .iter()
-            .map(|answer| answer.parse().unwrap_or_else(|_| panic!("a request failed: {answer}: {answers:?}")))
-            .collect();
-        assert!(numbers.len() > 20 && numbers.is_sorted(), "{numbers:?}");
+        load.end();
     }
     for id in after.iter().chain(&before) {
         let printed = Command::new("docker").args(["logs", id]).output().expect("docker can be started");
@@ -360,7 +355,8 @@ fn services(images: &Images) -> Value {
     })
 }
 
-/// A swarm of this node alone. Everything in it goes with it.
+/// A swarm of this node alone. Everything in it goes with it, and so is not taken away before: what a stack leaves behind while
+/// it is being removed, Docker would forget.
 struct Swarm;
 
 impl Swarm {
@@ -369,7 +365,8 @@ impl Swarm {
             skipped("this node is in a swarm already");
             return None;
         }
-        docker(["swarm", "init", "--advertise-addr", "127.0.0.1"]);
+        // The addresses that Docker would take, from 10.0.0.0 on, are often the machine's own.
+        docker(["swarm", "init", "--advertise-addr", "127.0.0.1", "--default-addr-pool", "10.213.0.0/16"]);
         Some(Self)
     }
 }
@@ -401,7 +398,7 @@ impl<'a> Stack<'a> {
         };
         let (old, new) = (secret("redis-1", old), secret("redis-2", new));
         fs::write(with_images.path().join("images.yaml"), services(images).to_string()).expect("a file");
-        Self { _swarm: swarm, name: "app".into(), old, new, with_images }
+        Self { _swarm: swarm, name: unique("stack"), old, new, with_images }
     }
 
     fn deploy(&self, environment: &[(&str, &str)]) {
@@ -423,27 +420,61 @@ impl<'a> Stack<'a> {
     }
 }
 
-/// A client that works in a container, and its answers.
+impl Drop for Stack<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            let logs = Command::new("docker").args(["service", "logs", &self.service("redis")]).output();
+            eprintln!("the ambassadors printed:\n{}", logs.map_or(String::new(), |logs| text(&logs.stderr)));
+        }
+    }
+}
+
+/// A client in a container that sends one request after the other.
 struct Load {
-    exec: Child,
-    answers: JoinHandle<Vec<String>>,
+    stop: Arc<AtomicBool>,
+    requests: JoinHandle<()>,
 }
 
 impl Load {
-    fn start(container: &str, script: &str) -> Self {
+    /// The script takes a request a line and answers it with a line. Every answer has to be a greater number than the one before.
+    fn start(container: &str, request: &'static str, script: &str) -> Self {
         let mut exec = Command::new("docker")
-            .args(["exec", container, "sh", "-c", script])
+            .args(["exec", "--interactive", container, "sh", "-c", script])
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
             .expect("docker can be started");
-        let lines = BufReader::new(exec.stdout.take().expect("piped")).lines();
-        let answers = thread::spawn(move || lines.map(|line| line.expect("UTF-8")).collect());
-        Self { exec, answers }
+        let mut to = exec.stdin.take().expect("piped");
+        let mut from = BufReader::new(exec.stdout.take().expect("piped")).lines();
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let requests = thread::spawn(move || {
+            let mut ask = || {
+                writeln!(to, "{request}").expect("the client reads");
+                from.next().expect("the client writes").expect("UTF-8")
+            };
+            let mut last = 0;
+            while !stopped.load(Ordering::Relaxed) {
+                let mut answer = ask();
+                // redis-cli reconnects for the next request, and leaves it to us to repeat this one.
+                if request == "INCR kept" && answer == "Error: Server closed the connection" {
+                    answer = ask();
+                }
+                let number: u64 = answer.parse().unwrap_or_else(|_| panic!("{request} after {last}: {answer}"));
+                assert!(number > last, "{request}: {number} after {last}");
+                last = number;
+            }
+            drop(to);
+            exec.wait().expect("a child to wait for");
+        });
+        Self { stop, requests }
     }
 
-    /// Waits for its end.
-    fn answers(mut self) -> Vec<String> {
-        assert!(self.exec.wait().expect("a child to wait for").success());
-        self.answers.join().expect("a thread to wait for")
+    /// Every request was answered.
+    fn end(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Err(panic) = self.requests.join() {
+            resume_unwind(panic);
+        }
     }
 }
