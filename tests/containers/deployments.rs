@@ -13,9 +13,7 @@ use std::thread::{self, JoinHandle};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::docker::{
-    Images, Network, Recipe, clean_up, docker, eventually, output, skipped, unique,
-};
+use crate::docker::{Images, Network, Recipe, clean_up, docker, eventually, output, skipped, unique};
 use crate::roles::{Ambassador, Client, Redis, assert_no_password, new_password};
 
 /// A file of the repository.
@@ -73,7 +71,8 @@ fn an_update_of_the_stack_brings_a_new_password_and_no_request_fails() {
     // Redis does not know the new password yet.
     stack.deploy(&[("REDIS_SECRET", &stack.new), ("REDIS_PREVIOUS_SECRET", &stack.old)]);
     eventually("the update is complete", || {
-        let status = docker(["service", "inspect", "--format", "{{json .UpdateStatus}}", &stack.service("redis")]);
+        let status =
+            docker(["service", "inspect", "--format", "{{json .UpdateStatus}}", &stack.service("redis")]);
         assert!(!status.contains("rollback") && !status.contains("paused"), "{status}");
         status.contains(r#""completed""#).then_some(())
     });
@@ -232,10 +231,13 @@ fn the_debian_package_is_installed_and_its_service_serves() {
     pong();
     assert_eq!(run("redis-ambassador health"), "ready");
     // The one process of the service, and its user: nobody whom the host knows.
-    let process = |property: &str| run(&format!("systemctl show --value --property {property} redis-ambassador"));
+    let process =
+        |property: &str| run(&format!("systemctl show --value --property {property} redis-ambassador"));
     let first = process("MainPID");
     let status = run(&format!("cat /proc/{first}/status"));
-    let of = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).expect("a line").trim().to_owned();
+    let of = |name: &str| {
+        status.lines().find_map(|line| line.strip_prefix(name)).expect("a line").trim().to_owned()
+    };
     let user: u32 = of("Uid:").split('\t').next().and_then(|user| user.parse().ok()).expect("a user");
     assert!((61184..=65519).contains(&user), "{user}");
     assert_eq!(of("CapEff:"), "0000000000000000");
@@ -255,7 +257,8 @@ fn the_debian_package_is_installed_and_its_service_serves() {
 
 /// The name of the file that ends like this.
 fn find(directory: &Path, end: &str) -> String {
-    let names = fs::read_dir(directory).expect("a directory").map(|entry| entry.expect("an entry").file_name());
+    let names =
+        fs::read_dir(directory).expect("a directory").map(|entry| entry.expect("an entry").file_name());
     let mut names = names.map(|name| name.into_string().expect("UTF-8"));
     names.find(|name| name.ends_with(end)).unwrap_or_else(|| panic!("no {end}"))
 }
@@ -337,7 +340,10 @@ impl Project {
 impl Drop for Project {
     fn drop(&mut self) {
         if thread::panicking() {
-            eprintln!("{}", self.command(&["logs"]).output().map_or(String::new(), |logs| text(&logs.stdout)));
+            eprintln!(
+                "{}",
+                self.command(&["logs"]).output().map_or(String::new(), |logs| text(&logs.stdout))
+            );
         }
         clean_up(&mut self.command(&["down", "--volumes", "--timeout", "1"]));
     }
@@ -460,7 +466,8 @@ impl Load {
                 if request == "INCR kept" && answer == "Error: Server closed the connection" {
                     answer = ask();
                 }
-                let number: u64 = answer.parse().unwrap_or_else(|_| panic!("{request} after {last}: {answer}"));
+                let number: u64 =
+                    answer.parse().unwrap_or_else(|_| panic!("{request} after {last}: {answer}"));
                 assert!(number > last, "{request}: {number} after {last}");
                 last = number;
             }

@@ -258,7 +258,14 @@ fn a_read_only_file_system_and_no_capability_are_enough() {
     let ambassador = Ambassador::start(
         Ambassador::recipe(&images)
             // Nor any other process than its own.
-            .options(&["--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--no-healthcheck"])
+            .options(&[
+                "--read-only",
+                "--cap-drop",
+                "ALL",
+                "--security-opt",
+                "no-new-privileges",
+                "--no-healthcheck",
+            ])
             .on(&network, "redis")
             .env("REDIS_PORT_6379_TCP", "tcp://database:6379")
             .env("REDIS_AUTH_FILE", "/run/secrets/redis")

@@ -31,10 +31,13 @@ fn dashboard_and_alerts_know_the_metrics() {
     let metrics = get(ambassador.admin(), "/metrics").body;
     let names = |text: &str| -> Vec<String> {
         let rest = text.split("redis_ambassador_").skip(1);
-        rest.map(|rest| rest.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect()).collect()
+        rest.map(|rest| rest.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect())
+            .collect()
     };
     let known = names(&metrics);
-    for path in ["deploy/grafana/dashboard.json", "deploy/prometheus/alerts.yml", "deploy/prometheus/alerts_test.yml"] {
+    for path in
+        ["deploy/grafana/dashboard.json", "deploy/prometheus/alerts.yml", "deploy/prometheus/alerts_test.yml"]
+    {
         let text = read(path);
         let used = names(&text);
         assert!(!used.is_empty());
@@ -58,7 +61,10 @@ fn the_dashboard_is_whole() {
     let panels = dashboard["panels"].as_array().expect("panels");
     for (number, panel) in panels.iter().enumerate() {
         assert_eq!(panel["id"], number + 1);
-        assert!(panel["title"].is_string() && !panel["targets"].as_array().expect("targets").is_empty(), "{panel}");
+        assert!(
+            panel["title"].is_string() && !panel["targets"].as_array().expect("targets").is_empty(),
+            "{panel}"
+        );
     }
     // No two lie on each other.
     let places = panels.iter().map(|panel| panel["gridPos"].to_string());
