@@ -7,7 +7,8 @@ use std::process::{Command, Stdio};
 use rustix::process::Signal;
 
 use crate::support::{
-    Ambassador, Launch, Peer, RedisServer, Target, command, command_is_missing, every_byte, password, token,
+    Ambassador, Launch, Peer, RedisServer, Target, another_user, command, command_is_missing, every_byte,
+    password, token,
 };
 
 /// Ends the ambassador; that it printed no password is looked for whenever one ends.
@@ -173,20 +174,15 @@ fn no_core_dump_and_no_other_process_of_the_user_shows_a_password() {
     let line = limits.lines().find(|line| line.starts_with("Max core file size")).expect("the limit");
     assert_eq!(line.split_whitespace().skip(4).take(2).collect::<Vec<_>>(), ["0", "0"], "{line}");
     // Root sees everything, so both are somebody else.
-    let user = ["setpriv", "--reuid=54321", "--regid=54321", "--clear-groups", "--"];
+    let Some(user) = another_user() else { return };
     let as_user = |program: &[&str]| {
-        Command::new(user[0])
+        Command::new(&user[0])
             .args(&user[1..])
             .args(program)
             .stderr(Stdio::null())
             .stdin(Stdio::null())
             .output()
     };
-    let binary = env!("CARGO_BIN_EXE_redis-ambassador");
-    if !as_user(&[binary, "--version"]).is_ok_and(|done| done.status.success()) {
-        eprintln!("SKIPPED: only root may be another user, who has to be able to run {binary}");
-        return;
-    }
     let ambassador = launch().under(&user).start();
     for (file, is_open) in [("environ", false), ("maps", false), ("cmdline", true)] {
         let path = format!("/proc/{}/{file}", ambassador.id());

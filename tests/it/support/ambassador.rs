@@ -82,8 +82,8 @@ impl Launch {
     }
 
     /// Starts it by a program that becomes the ambassador, so that the process id stays.
-    pub(crate) fn under(mut self, program: &[&str]) -> Self {
-        self.under.extend(program.iter().map(OsString::from));
+    pub(crate) fn under(mut self, program: &[impl AsRef<OsStr>]) -> Self {
+        self.under.extend(program.iter().map(|word| word.as_ref().to_owned()));
         self
     }
 
@@ -163,6 +163,25 @@ impl Launch {
         assert_eq!(finished.code, Some(0), "{}", finished.stderr);
         serde_json::from_str(&finished.stdout).expect("JSON on standard output")
     }
+}
+
+/// What becomes another user who can run the ambassador, one that nobody else is; without one a test is left out.
+pub(crate) fn another_user() -> Option<[String; 5]> {
+    let id = 100_000 + secret::random() % 1_000_000;
+    let user = [
+        "setpriv".to_owned(),
+        format!("--reuid={id}"),
+        format!("--regid={id}"),
+        "--clear-groups".to_owned(),
+        "--".to_owned(),
+    ];
+    let binary = env!("CARGO_BIN_EXE_redis-ambassador");
+    let tried = Command::new(&user[0]).args(&user[1..]).args([binary, "--version"]).output();
+    if tried.is_ok_and(|done| done.status.success()) {
+        return Some(user);
+    }
+    eprintln!("SKIPPED: only root may be another user, who has to be able to run {binary}");
+    None
 }
 
 /// Every line that came from a pipe so far.

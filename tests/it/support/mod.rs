@@ -15,7 +15,7 @@ mod tls;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener};
 use std::time::{Duration, Instant};
 
-pub(crate) use ambassador::{Ambassador, Finished, Launch, lines};
+pub(crate) use ambassador::{Ambassador, Finished, Launch, another_user, lines};
 pub(crate) use dns::{Dnsmasq, Manner, NameServer};
 pub(crate) use http::{get, metric, request};
 pub(crate) use named::{Named, try_whom, whom};
