@@ -3,6 +3,7 @@
 pub mod check;
 pub mod health;
 pub mod links;
+pub mod man;
 
 use std::io::Write;
 
@@ -75,7 +76,7 @@ pub enum Format {
     Json,
 }
 
-/// The settings of a link, as `--help` and the manual page show them.
+/// The settings of a link, as `--help` shows them.
 fn settings_help() -> String {
     use std::fmt::Write as _;
 
@@ -87,18 +88,24 @@ fn settings_help() -> String {
     let width = SETTINGS.iter().map(|setting| setting.name.len()).max().unwrap_or_default();
     for setting in SETTINGS {
         // Writing to a string can't fail.
-        let _ = writeln!(help, "  {:<width$} {}", setting.name, setting.doc.replace('`', ""));
+        let _ = writeln!(help, "  {:<width$} {}", setting.name, plain(setting.doc));
     }
     help.push_str("\nExample:\n  REDIS_PORT_6379_TCP=tcp://redis.example.com:6379 REDIS_AUTH_FILE=/run/secrets/redis redis-ambassador");
     help
 }
 
+/// Markdown as it is read on a terminal: without backticks, and without the targets of links.
+fn plain(markdown: &str) -> String {
+    let mut text = markdown.replace('`', "");
+    while let Some(middle) = text.find("](") {
+        let (Some(start), Some(end)) = (text[..middle].rfind('['), text[middle..].find(')')) else { break };
+        text.replace_range(middle..=middle + end, "");
+        text.remove(start);
+    }
+    text
+}
+
 /// Writes a shell's completion script.
 pub fn completions(shell: Shell, out: &mut impl Write) {
     clap_complete::generate(shell, &mut Arguments::command(), "redis-ambassador", out);
-}
-
-/// Writes the manual page.
-pub fn man(out: &mut impl Write) -> std::io::Result<()> {
-    clap_mangen::Man::new(Arguments::command()).render(out)
 }

@@ -119,7 +119,8 @@ impl Connections {
     /// Takes a connection in.
     pub fn enter(self: &Arc<Self>) -> Seat {
         let mut room = self.room();
-        let request = Arc::new(Request { leave: Mutex::new(room.everyone.map(Box::new)), ..Request::default() });
+        let request =
+            Arc::new(Request { leave: Mutex::new(room.everyone.map(Box::new)), ..Request::default() });
         let number = room.seats.insert(Arc::clone(&request));
         Seat { connections: Arc::clone(self), request, number }
     }

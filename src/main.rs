@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use redis_ambassador::app::App;
 use redis_ambassador::cli::check::Report;
-use redis_ambassador::cli::{self, Arguments, Command, Format, health, links};
+use redis_ambassador::cli::{self, Arguments, Command, Format, health, links, man};
 use redis_ambassador::config::{Config, Env};
 use redis_ambassador::{log, secret, workers};
 
@@ -23,7 +23,7 @@ fn main() -> ExitCode {
             cli::completions(shell, &mut io::stdout());
             Ok(())
         }
-        Command::Man => cli::man(&mut io::stdout()).map_err(Into::into),
+        Command::Man => man::write(&mut io::stdout()).map_err(Into::into),
         Command::Health { links } => match Config::admin(&arguments.process) {
             Err(mistakes) => {
                 eprint!("redis-ambassador: {mistakes}");

@@ -475,5 +475,11 @@ fn the_manual_page_is_printed() {
         // roff writes every hyphen as an escape.
         let flag = format!("--{name}").replace('-', "\\-");
         assert!(finished.stdout.contains(&flag), "{flag}");
+        let variable = format!("AMBASSADOR_{}", name.to_uppercase().replace('-', "_"));
+        assert!(finished.stdout.contains(&format!("\\fB{variable}\\fR")), "{variable}");
     }
+    for there in ["\\fBAUTH_FILE\\fR", "\\fBcheck\\fR [\\-\\-format FORMAT]", ".SH \"EXIT STATUS\""] {
+        assert!(finished.stdout.contains(there), "{there}: {}", finished.stdout);
+    }
+    assert!(!finished.stdout.contains("](#"), "{}", finished.stdout);
 }

@@ -1,0 +1,99 @@
+//! The manual page: what clap knows of the command line, and what it does not know of links and exit codes.
+
+use std::io::{self, Write};
+
+use clap::{Command, CommandFactory};
+use clap_mangen::Man;
+use clap_mangen::roff::{Inline, Roff, bold, roman};
+
+use super::{Arguments, plain};
+use crate::config::settings::SETTINGS;
+
+/// Writes the page.
+pub fn write(out: &mut impl Write) -> io::Result<()> {
+    let command = Arguments::command();
+    let page = Man::new(command.clone());
+    page.render_title(out)?;
+    page.render_name_section(out)?;
+    page.render_synopsis_section(out)?;
+    page.render_description_section(out)?;
+    page.render_options_section(out)?;
+    let mut rest = Roff::new();
+    commands(&mut rest, &command);
+    environment(&mut rest, &command);
+    rest.control("SH", ["EXIT STATUS"]);
+    for (code, meaning) in [
+        ("0", "A clean end."),
+        ("1", "It could not start or go on; or check or health found a problem."),
+        ("2", "Bad usage or configuration. Every mistake is listed, with its remedy."),
+    ] {
+        item(&mut rest, [bold(code)], meaning);
+    }
+    rest.control("SH", ["EXAMPLES"]);
+    for (what, line) in [
+        (
+            "A Redis with a password, for clients that know none:",
+            "REDIS_PORT_6379_TCP=tcp://redis.example.com:6379 REDIS_AUTH_FILE=/run/secrets/redis redis-ambassador",
+        ),
+        ("What would listen where, and whether it works:", "redis-ambassador links; redis-ambassador check"),
+    ] {
+        rest.control("PP", []);
+        rest.text([roman(what)]);
+        rest.control("PP", []);
+        rest.control("RS", ["4"]);
+        rest.text([roman(line)]);
+        rest.control("RE", []);
+    }
+    rest.to_writer(out)
+}
+
+/// The subcommands, which have no pages of their own.
+fn commands(page: &mut Roff, command: &Command) {
+    page.control("SH", ["COMMANDS"]);
+    for subcommand in command.get_subcommands() {
+        let options = subcommand.get_arguments().map(|argument| {
+            let takes_a_value = argument.get_num_args().is_none_or(|number| number.takes_values());
+            let value = argument.get_value_names().and_then(|names| names.first()).filter(|_| takes_a_value);
+            let value = value.map_or(String::new(), |value| format!(" {value}"));
+            argument.get_long().map_or(value.clone(), |name| format!(" [--{name}{value}]"))
+        });
+        let options: String = options.collect();
+        let about = subcommand.get_about().map(ToString::to_string).unwrap_or_default();
+        item(page, [bold(subcommand.get_name()), roman(options)], &format!("{about}."));
+    }
+}
+
+/// The variables of links, and those that stand for flags.
+fn environment(page: &mut Roff, command: &Command) {
+    page.control("SH", ["ENVIRONMENT"]);
+    item(
+        page,
+        [bold("<ALIAS>_PORT_<PORT>_TCP=<TARGET>")],
+        "A link: listen on <PORT> and dial <TARGET>, one of tcp://HOST:PORT, redis://[[USER]:[PASSWORD]@]HOST[:PORT][/DB], \
+         rediss:// (the same over TLS), tls://HOST:PORT, unix:///PATH, redis+unix:///PATH. Several backends are separated by commas; \
+         +srv, +file and +sentinel in the scheme find them out.",
+    );
+    let variables = command.get_arguments().filter_map(|argument| argument.get_env());
+    let mut names = Vec::new();
+    for variable in variables {
+        let separator = if names.is_empty() { "" } else { ", " };
+        names.extend([roman(separator), bold(variable.to_string_lossy())]);
+    }
+    page.control("TP", []);
+    page.text(names);
+    page.text([roman("The settings of the process. A flag goes before its variable.")]);
+    page.control("SS", ["Settings of a link"]);
+    page.text([roman(
+        "<ALIAS>_<SETTING> is for the alias, <ALIAS>_PORT_<PORT>_<SETTING> for one port of it, and wins.",
+    )]);
+    for setting in SETTINGS {
+        item(page, [bold(setting.name)], &format!("{}.", plain(setting.doc)));
+    }
+}
+
+/// A term and what it means.
+fn item<const N: usize>(page: &mut Roff, term: [Inline; N], meaning: &str) {
+    page.control("TP", []);
+    page.text(term);
+    page.text([roman(meaning)]);
+}
