@@ -51,3 +51,31 @@ fn every_promise_has_the_test_that_is_named() {
     }
     assert!(named > 30, "{named}");
 }
+
+/// Everything that strangers may send is fuzzed: each body has a target of its name, and each target a body.
+#[test]
+fn every_body_is_fuzzed() {
+    let source = read("src/hostile.rs");
+    let bodies: BTreeSet<_> = source
+        .lines()
+        .filter_map(|line| line.strip_prefix("pub fn ")?.split_once("(data: &[u8])"))
+        .map(|(name, _)| name.to_owned())
+        .collect();
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/targets");
+    let mut targets = BTreeSet::new();
+    for entry in fs::read_dir(directory).expect("targets") {
+        let path = entry.expect("an entry").path();
+        let name = path.file_stem().and_then(|name| name.to_str()).expect("a name").to_owned();
+        assert!(
+            read(&format!("fuzz/targets/{name}.rs")).contains(&format!("hostile::{name}(data)")),
+            "{name}"
+        );
+        assert!(
+            read("fuzz/Cargo.toml").contains(&format!("name = \"{name}\"")),
+            "{name} is not in fuzz/Cargo.toml"
+        );
+        targets.insert(name);
+    }
+    assert_eq!(bodies, targets);
+    assert!(!bodies.is_empty());
+}
