@@ -91,19 +91,24 @@ impl Moved {
 
 #[derive(Debug, Default)]
 struct Request {
-    /// Boxed, since most are never asked.
-    leave: Mutex<Option<Box<Leave>>>,
+    state: Mutex<State>,
     waker: AtomicWaker,
-    /// Known once the dial has come to an end.
-    place: Mutex<Option<Place>>,
     /// Bytes so far, stored by the connection alone.
     to_target: AtomicU64,
     to_client: AtomicU64,
 }
 
+#[derive(Debug, Default)]
+struct State {
+    /// Boxed, since most are never asked.
+    leave: Option<Box<Leave>>,
+    /// Known once the dial has come to an end.
+    place: Option<Place>,
+}
+
 impl Request {
     fn ask(&self, leave: Leave) {
-        *lock(&self.leave) = Some(Box::new(leave));
+        lock(&self.state).leave = Some(Box::new(leave));
         self.waker.wake();
     }
 
@@ -119,8 +124,8 @@ impl Connections {
     /// Takes a connection in.
     pub fn enter(self: &Arc<Self>) -> Seat {
         let mut room = self.room();
-        let request =
-            Arc::new(Request { leave: Mutex::new(room.everyone.map(Box::new)), ..Request::default() });
+        let state = State { leave: room.everyone.map(Box::new), place: None };
+        let request = Arc::new(Request { state: Mutex::new(state), ..Request::default() });
         let number = room.seats.insert(Arc::clone(&request));
         Seat { connections: Arc::clone(self), request, number }
     }
@@ -140,7 +145,8 @@ impl Connections {
     pub fn ask_those(&self, leaves: impl Fn(&Place) -> bool, when: impl Fn(usize, usize) -> Leave) -> usize {
         let room = self.room();
         let leaving = |request: &&Arc<Request>| {
-            lock(&request.place).as_ref().is_some_and(&leaves) && lock(&request.leave).is_none()
+            let state = lock(&request.state);
+            state.place.as_ref().is_some_and(&leaves) && state.leave.is_none()
         };
         let leaving: Vec<_> = room.seats.iter().map(|(_, request)| request).filter(leaving).collect();
         for (number, request) in leaving.iter().enumerate() {
@@ -195,12 +201,12 @@ pub struct Seat {
 impl Seat {
     /// Takes a place at a backend; one that was taken before is given back.
     pub fn sit(&self, place: Place) {
-        *lock(&self.request.place) = Some(place);
+        lock(&self.request.state).place = Some(place);
     }
 
     /// The backend that the connection sits at.
     pub fn backend(&self) -> Option<Arc<Backend>> {
-        lock(&self.request.place).as_ref().map(|place| Arc::clone(place.backend()))
+        lock(&self.request.state).place.as_ref().map(|place| Arc::clone(place.backend()))
     }
 
     /// Counts bytes that the connection has moved.
@@ -218,7 +224,7 @@ impl Seat {
     /// Ready once the connection has been asked to go.
     pub fn poll_leave(&self, cx: &Context<'_>) -> Poll<Leave> {
         self.request.waker.register(cx.waker());
-        match lock(&self.request.leave).as_deref() {
+        match lock(&self.request.state).leave.as_deref() {
             Some(leave) => Poll::Ready(*leave),
             None => Poll::Pending,
         }

@@ -39,11 +39,11 @@ use crate::resp;
 
 /// What is read at once at first, and always by a connection whose peer does not keep up: what a slow reader pins a
 /// direction.
-const SMALL_READ: usize = 64 * 1024;
+const SMALL_READ: u32 = 64 * 1024;
 
 /// What is read at once by a bulk stream whose peer takes it all, and so what one pins whose peer stops all of a
 /// sudden.
-const LARGE_READ: usize = 256 * 1024;
+const LARGE_READ: u32 = 256 * 1024;
 
 /// What one direction may move before others on the thread have their turn.
 const TURN: usize = 1024 * 1024;
@@ -59,7 +59,7 @@ const LONGEST_HELLO: usize = 256 * 1024;
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
 thread_local! {
-    static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; LARGE_READ]);
+    static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; LARGE_READ as usize]);
 }
 
 /// A stream that can be relayed.
@@ -305,7 +305,7 @@ impl Relay {
         self.to_target.phase = match self.to_target.phase {
             Phase::Answering => {
                 if let Some(watch) = &mut self.to_target.watch {
-                    self.to_client.kept.append(&mut watch.answer);
+                    self.to_client.kept.append(&mut std::mem::take(&mut watch.leading));
                 }
                 Phase::Flowing
             }
@@ -400,7 +400,8 @@ struct Direction {
     taken: usize,
     /// Whether the writer has passed on all that it took. A stream that buffers (TLS) may not have.
     flushed: bool,
-    read_size: usize,
+    /// In bytes, at most [`LARGE_READ`].
+    read_size: u32,
     moved: u64,
     phase: Phase,
     /// Looks at what passes.
@@ -420,10 +421,8 @@ struct Reply(Vec<u8>);
 struct Watch {
     commands: Commands,
     beginning: Beginning,
-    /// Part of a command which that may be.
-    partial: Vec<u8>,
-    /// What the client is to be answered.
-    answer: Vec<u8>,
+    /// Part of a command which that may be; once the command is whole, what the client is to be answered.
+    leading: Vec<u8>,
     /// Bytes that were read and not looked at yet; they go before what is read next.
     ahead: Vec<u8>,
     /// Whether the reader has ended its stream behind them.
@@ -544,7 +543,7 @@ impl Direction {
 
     /// Whether bytes wait that were read ahead.
     fn is_ahead(&self) -> bool {
-        self.watch.as_ref().is_some_and(|watch| !(watch.ahead.is_empty() && watch.partial.is_empty()))
+        self.watch.as_ref().is_some_and(|watch| !(watch.ahead.is_empty() && watch.leading.is_empty()))
     }
 
     /// Moves what can be moved now. Ready when the direction is over, or when one half failed.
@@ -597,7 +596,7 @@ impl Direction {
                     continue;
                 }
             }
-            let mut read = ReadBuf::new(&mut buffer[..self.read_size]);
+            let mut read = ReadBuf::new(&mut buffer[..self.read_size as usize]);
             let result = match Pin::new(&mut *reader).poll_read(cx, &mut read) {
                 Poll::Ready(Ok(())) if !read.filled().is_empty() => {
                     self.pass(cx, writer, read.filled())?;
@@ -669,13 +668,13 @@ impl Direction {
         bytes: &[u8],
     ) -> Result<(), Failed> {
         let Some(watch) = &mut self.watch else { return Ok(()) };
-        watch.partial.extend_from_slice(bytes);
-        let mut all = std::mem::take(&mut watch.partial);
+        watch.leading.extend_from_slice(bytes);
+        let mut all = std::mem::take(&mut watch.leading);
         match absorb(&all) {
-            Leading::Partial => watch.partial = all,
+            Leading::Partial => watch.leading = all,
             Leading::Answered(length, answer) => {
                 watch.ahead = all.split_off(length);
-                watch.answer = answer.into_bytes();
+                watch.leading = answer.into_bytes();
                 self.phase = Phase::Answering;
             }
             Leading::Hello(length, command) => {
@@ -758,7 +757,7 @@ impl Direction {
         writer: &mut W,
         bytes: &[u8],
     ) -> Result<(), Failed> {
-        let filled = bytes.len() == self.read_size;
+        let filled = bytes.len() == self.read_size as usize;
         let mut rest = bytes;
         while !rest.is_empty() {
             match Pin::new(&mut *writer).poll_write(cx, rest) {

@@ -500,7 +500,7 @@ async fn relay<C: Side, T: Side>(scenario: &Scenario, client: C, target: T) -> R
             let target = *counts.1.lock().unwrap_or_else(PoisonError::into_inner);
             let kept = [held((&client, early_length), &target), held((&target, leading_length), &client)];
             assert!(
-                kept.iter().all(|kept| *kept <= LARGE_READ + AHEAD) || polled.is_ready(),
+                kept.iter().all(|kept| *kept <= LARGE_READ as usize + AHEAD) || polled.is_ready(),
                 "{kept:?} bytes kept"
             );
             polled
