@@ -37,7 +37,7 @@ impl Tally {
 
 /// The kinds of load, what happens to their target, and whether a request may fail by it.
 const KINDS: [(&str, &str, bool); 5] = [
-    ("long", "connections that stay and are used, while the password rotates", false),
+    ("long", "connections that stay, are used, and reset at times, while the password rotates", false),
     ("short", "a connection a request, while the password rotates", false),
     ("bulk", "values of 1 MiB, while the password rotates", false),
     ("failover", "writes, while primary and replica change places", true),
@@ -74,6 +74,7 @@ fn the_long_run() {
         .variable("PRIMARY_ROLE", "master")
         .plain_link("DB", restarted.address())
         .variable("REDIS_MAX_LIFETIME", "20s")
+        .variable("REDIS_WARM", "4")
         .start();
     let tallies: [Tally; 5] = Default::default();
     let stopped = AtomicBool::new(false);
@@ -185,7 +186,9 @@ fn stay(address: SocketAddr, tally: &Tally, running: impl Fn() -> bool) {
         let Ok(mut client) = Peer::try_connect(address) else { continue };
         let mut requests = 0;
         while running() {
-            let done = exchange(&mut client, b"PING\r\n");
+            // A RESET now and then, which leads to another connection.
+            let request = if requests % 50 == 49 { &b"RESET\r\n"[..] } else { b"PING\r\n" };
+            let done = exchange(&mut client, request);
             if requests > 0 && done.as_ref().is_err_and(is_end) {
                 // Closed at a quiet moment, before it has seen the request: what every pool of connections bears.
                 break;
