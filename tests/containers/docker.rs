@@ -5,8 +5,8 @@ use std::fs::{self, Permissions};
 use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::{self, Child, Command, Output, Stdio};
-use std::sync::LazyLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{LazyLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -60,11 +60,27 @@ pub(crate) struct Images {
     prometheus: Option<String>,
     host: Option<String>,
     compose: Option<String>,
+    _beside_others: Option<RwLockReadGuard<'static, ()>>,
+    _alone: Option<RwLockWriteGuard<'static, ()>>,
 }
+
+/// Tests run beside each other, but for one that takes it for itself.
+static MACHINE: RwLock<()> = RwLock::new(());
 
 impl Images {
     /// Makes them, once. `None`, and a line that says so, where this machine cannot run containers; with `CI=true` that is a failure.
     pub(crate) fn make() -> Option<Self> {
+        let beside_others = MACHINE.read().unwrap_or_else(PoisonError::into_inner);
+        Some(Self { _beside_others: Some(beside_others), ..Self::made()? })
+    }
+
+    /// The same, for a test that runs while no other does.
+    pub(crate) fn make_alone() -> Option<Self> {
+        let alone = MACHINE.write().unwrap_or_else(PoisonError::into_inner);
+        Some(Self { _alone: Some(alone), ..Self::made()? })
+    }
+
+    fn made() -> Option<Self> {
         /// As sysexits.h has it.
         const EX_UNAVAILABLE: i32 = 69;
         static MADE: LazyLock<Output> = LazyLock::new(|| {
@@ -92,6 +108,8 @@ impl Images {
             prometheus: printed("prometheus"),
             host: printed("host"),
             compose: printed("compose"),
+            _beside_others: None,
+            _alone: None,
         })
     }
 
