@@ -39,6 +39,9 @@ const OLD: Duration = Duration::from_secs(30);
 /// just come back.
 const TOGETHER: usize = 4;
 
+/// How long the making waits for the clients that have just taken one.
+const BREATH: Duration = Duration::from_millis(2);
+
 /// How often secrets are read and everything is looked through.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -254,6 +257,19 @@ impl Pool {
         self.state().ready.len()
     }
 
+    /// Lets the client that has just taken one go first: its first command is on its way, and would wait for the thread
+    /// that is busy with a dial. There is time while enough are left.
+    async fn wait_for_more(&self, service: &Service) {
+        let enough = service.link.warm().div_ceil(2);
+        let until = Instant::now() + BREATH;
+        while self.count() >= enough && Instant::now() < until {
+            tokio::select! {
+                () = self.stirred.notified() => {}
+                () = sleep_until(until) => {}
+            }
+        }
+    }
+
     fn rest(&self) -> Option<Instant> {
         self.state().rest.filter(|rest| *rest > Instant::now())
     }
@@ -296,7 +312,7 @@ async fn make_and_watch(service: &Service) {
                 Ok(warm) => pool.put(service, warm),
                 Err(failure) => pool.fails(service, &failure, &failure.remedy(&service.link)),
             },
-            () = pool.stirred.notified() => {}
+            () = pool.stirred.notified() => pool.wait_for_more(service).await,
             ended = std::future::poll_fn(|cx| pool.poll_ended(cx)) => {
                 for warm in ended {
                     pool.ended(service, warm);
