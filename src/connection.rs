@@ -434,8 +434,9 @@ impl Established {
                 let refusal = late_refusal(&error, &service.link.target.to_string(), &service.link);
                 match refusal.filter(|_| !was_served) {
                     Some(failure) if service.link.redis.is_some() => {
-                        drop(admitted);
                         service.refuse(stream, client, &failure, LINGER).await;
+                        // A drain waits for the line.
+                        drop(admitted);
                     }
                     refusal => {
                         if let Some(failure) = refusal {
