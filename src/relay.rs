@@ -188,6 +188,9 @@ impl Relay {
         self.to_client.goodbye = None;
         self.to_client.kept.extend_from_slice(leading);
         self.to_client.phase = Phase::Flowing;
+        // What the old one did not take is not for this one.
+        self.to_target.kept = Vec::new();
+        self.to_target.taken = 0;
         if let Some(watch) = &mut self.to_target.watch {
             watch.begin();
         }
@@ -303,9 +306,15 @@ impl Relay {
     /// Answers what the client says to the ambassador alone: behind the reply to a HELLO, if one is still to come.
     fn answer(&mut self, cx: &mut Context<'_>) {
         self.to_target.phase = match self.to_target.phase {
+            // A client that takes no answer is not asked for more.
+            Phase::Answering if !self.to_client.kept.is_empty() => return,
             Phase::Answering => {
                 if let Some(watch) = &mut self.to_target.watch {
-                    self.to_client.kept.append(&mut std::mem::take(&mut watch.leading));
+                    let answer = std::mem::take(&mut watch.leading);
+                    // One that has heard the end of the stream hears nothing more.
+                    if !self.to_client.is_over() {
+                        self.to_client.kept = answer;
+                    }
                 }
                 Phase::Flowing
             }

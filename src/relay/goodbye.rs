@@ -36,6 +36,8 @@ pub(super) struct Goodbye {
     held: Vec<u8>,
     /// The end of what came before.
     before: Vec<u8>,
+    /// Whether the last line of it, as far as it is there, is an error.
+    is_error: bool,
     /// Runs while the target is silent before its QUIT, or once it has answered everything.
     timer: Option<Pin<Box<Sleep>>>,
 }
@@ -77,6 +79,7 @@ impl Goodbye {
             let length = (1..=OK.len()).rev().find(may_be_last).unwrap_or_default();
             self.held = all.split_off(all.len() - length);
         }
+        self.find_error(&all);
         self.before.extend_from_slice(&all[all.len().saturating_sub(RESET.len())..]);
         self.before.drain(..self.before.len().saturating_sub(RESET.len()));
         let wait = match self.stage {
@@ -88,9 +91,26 @@ impl Goodbye {
         all
     }
 
+    fn find_error(&mut self, passed: &[u8]) {
+        let Some((_, inner)) = passed.split_last() else { return };
+        if let Some(end) = inner.iter().rposition(|byte| *byte == b'\n') {
+            self.is_error = passed[end + 1] == b'-';
+        } else if matches!(self.before.last(), None | Some(b'\n')) {
+            self.is_error = passed[0] == b'-';
+        }
+    }
+
     /// Whether the last answer is there, if nothing follows it.
-    pub(super) fn is_complete(&self) -> bool {
+    fn is_complete(&self) -> bool {
         self.held == OK
+    }
+
+    /// Whether a target that has ended its stream has answered everything. Else what looks like its last answer is one
+    /// to another command, and the target died before it came to RESET. Behind the answer to RESET it does not matter
+    /// how it ends; if that may be an error (of a server that does not know or allow it), only a clean end is a goodbye.
+    pub(super) fn has_parted(&self, cleanly: bool) -> bool {
+        let is_error = self.is_error && self.before.ends_with(b"\r\n");
+        self.is_complete() && (self.before == RESET || is_error && cleanly)
     }
 
     /// What was held back and is the client's after all.
@@ -125,6 +145,7 @@ mod tests {
                 passed.extend(goodbye.hold_back(&stream[split..]));
                 assert_eq!(passed, said, "{split}");
                 assert!(goodbye.is_complete());
+                assert_eq!(goodbye.has_parted(false), said.ends_with(RESET));
                 assert_eq!(goodbye.timer.is_some(), said.ends_with(RESET));
             }
         }
@@ -137,6 +158,26 @@ mod tests {
         assert_eq!(goodbye.hold_back(b"+OK"), b"+OK\r\n");
         assert!(goodbye.timer.is_none() && !goodbye.is_complete());
         assert_eq!(goodbye.into_held(), b"+OK");
+    }
+
+    #[tokio::test]
+    async fn an_error_in_the_place_of_reset_needs_a_clean_end() {
+        for (said, parts) in [
+            (&b"-ERR unknown command 'RESET'\r\n"[..], true),
+            (b":1\r\n-NOPERM\r\n", true),
+            (b"-ERR\r\n:1\r\n", false),
+            (b"$6\r\n-NOPERM", false),
+            (b"", false),
+        ] {
+            let stream = [said, OK].concat();
+            for split in 0..=stream.len() {
+                let mut goodbye = Goodbye { stage: Stage::Left, ..Goodbye::default() };
+                goodbye.hold_back(&stream[..split]);
+                goodbye.hold_back(&stream[split..]);
+                assert_eq!(goodbye.has_parted(true), parts, "{split}");
+                assert!(!goodbye.has_parted(false));
+            }
+        }
     }
 
     #[tokio::test]

@@ -379,6 +379,47 @@ fn a_target_that_ends_before_its_answers_ends_the_connection() {
     }
 }
 
+/// Also where the last that it says is an answer to another command and looks like the one to QUIT.
+#[test]
+fn a_target_that_ends_behind_an_answer_like_its_last_ends_the_connection() {
+    for resets in [true, false] {
+        let (target, ambassador) = played();
+        let mut client = ambassador.connect("redis:6379");
+        let mut old = accept(&target);
+        client.send(b"SET a 1\r\nGET a\r\nRESET\r\nGET b\r\n");
+        old.expect(b"SET a 1\r\nGET a\r\nRESET\r\n");
+        let mut fresh = accept_asked(&target);
+        old.expect(QUIT);
+        old.send(b"+OK\r\n");
+        if resets {
+            old.reset();
+            client.expect_reset();
+        } else {
+            drop(old);
+            client.expect(b"+OK\r\n");
+            client.finish_sending();
+            client.expect_end();
+        }
+        fresh.expect_gone();
+    }
+}
+
+/// Where RESET is answered with an error the client goes on with a fresh connection all the same.
+#[test]
+fn a_target_that_refuses_reset_is_left() {
+    let (target, ambassador) = played();
+    let mut client = ambassador.connect("redis:6379");
+    let mut old = accept(&target);
+    client.send(b"SET a 1\r\nRESET\r\nPING\r\n");
+    old.expect(b"SET a 1\r\nRESET\r\n");
+    let mut fresh = accept_asked(&target);
+    old.expect(QUIT);
+    old.send(b"+OK\r\n-NOPERM this user has no permissions to run the 'reset' command\r\n+OK\r\n");
+    drop(old);
+    client.expect(b"+OK\r\n-NOPERM this user has no permissions to run the 'reset' command\r\n");
+    fresh.expect(b"PING\r\n");
+}
+
 /// A client that has ended its stream behind RESET needs no other connection.
 #[test]
 fn a_client_that_ends_with_a_reset_gets_its_answer() {
