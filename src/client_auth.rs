@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use subtle::ConstantTimeEq;
 use tokio::io::AsyncWriteExt;
+use tokio::task::coop::consume_budget;
 use tokio::time::timeout;
 use zeroize::Zeroizing;
 
@@ -133,7 +134,7 @@ fn hello<'a>(name: &'a [u8], arguments: &[&'a [u8]]) -> Command<'a> {
 pub enum Leading {
     /// It has to be seen more of it.
     Partial,
-    /// So many bytes are answered with this, and the target hears nothing.
+    /// So many bytes, of one command or more, are answered with this, and the target hears nothing.
     Answered(usize, String),
     /// In the place of so many bytes the target hears this HELLO, whose reply comes before anything else is answered.
     Hello(usize, Vec<u8>),
@@ -141,8 +142,27 @@ pub enum Leading {
     Other,
 }
 
+/// The answers that are given at once.
+const ANSWERS: usize = 16 * 1024;
+
 /// Looks at the beginning of a stream.
 pub fn absorb(stream: &[u8]) -> Leading {
+    let (mut length, mut answers) = (0, String::new());
+    // Several at once, since what follows them is copied.
+    while answers.len() < ANSWERS {
+        match absorb_first(&stream[length..]) {
+            Leading::Answered(more, answer) => {
+                length += more;
+                answers += &answer;
+            }
+            other if length == 0 => return other,
+            _ => break,
+        }
+    }
+    Leading::Answered(length, answers)
+}
+
+fn absorb_first(stream: &[u8]) -> Leading {
     let may_be_ours = |name: &[u8]| name.eq_ignore_ascii_case(b"AUTH") || name.eq_ignore_ascii_case(b"HELLO");
     match first(stream, UNAUTHENTICATED) {
         First::Partial(Some(name)) if !may_be_ours(name) => Leading::Other,
@@ -191,27 +211,33 @@ async fn until_shown(
     required: &Required,
     has_tried: &mut bool,
 ) -> Result<(), Failure> {
+    let mut stream = Zeroizing::new(std::mem::take(said));
+    // Up to where it has been answered.
+    let mut at = 0;
     loop {
-        let stream = Zeroizing::new(std::mem::take(said));
-        let (arguments, length) = match first(&stream, UNAUTHENTICATED) {
+        // Nothing else may be waited for, however much there is of it.
+        consume_budget().await;
+        let (arguments, length) = match first(&stream[at..], UNAUTHENTICATED) {
             First::Command(arguments, length) => (arguments, length),
             First::Broken(words) => {
                 let line = Some(format!("-ERR Protocol error: {words}\r\n"));
                 return Err(Failure::NotAuthenticated { reason: format!("protocol error: {words}"), line });
             }
             First::Partial(_) => {
-                said.extend_from_slice(&stream);
-                match read_some(client, said).await {
+                stream.drain(..at);
+                at = 0;
+                match read_more(client, &mut stream).await {
                     Ok(1..) => continue,
                     Ok(0) | Err(_) => return Err(Failure::ClientLeft),
                 }
             }
         };
-        said.extend_from_slice(&stream[length..]);
+        at += length;
         let reply = match command(&arguments) {
             Command::Nothing => continue,
             Command::Auth(shown) => {
                 if required.is_met_by(&shown).await? {
+                    said.extend_from_slice(&stream[at..]);
                     return answer(client, OK).await;
                 }
                 *has_tried = true;
@@ -221,7 +247,8 @@ async fn until_shown(
             Command::Hello(Some(shown), kept) => {
                 if required.is_met_by(&shown).await? {
                     // The answer is the target's, once it is there.
-                    said.splice(..0, resp::commands(&[kept]).expose().iter().copied());
+                    said.extend_from_slice(resp::commands(&[kept]).expose());
+                    said.extend_from_slice(&stream[at..]);
                     return Ok(());
                 }
                 *has_tried = true;
@@ -237,6 +264,19 @@ async fn until_shown(
         };
         answer(client, reply).await?;
     }
+}
+
+/// Reads what is there. A buffer that grows leaves no copy behind.
+async fn read_more(client: &mut Stream, stream: &mut Zeroizing<Vec<u8>>) -> io::Result<usize> {
+    let mut more = Zeroizing::new(Vec::new());
+    read_some(client, &mut more).await?;
+    if stream.capacity() - stream.len() < more.len() {
+        let mut larger = Zeroizing::new(Vec::with_capacity(2 * (stream.len() + more.len())));
+        larger.extend_from_slice(stream);
+        *stream = larger;
+    }
+    stream.extend_from_slice(&more);
+    Ok(more.len())
 }
 
 async fn answer(client: &mut Stream, reply: &str) -> Result<(), Failure> {
@@ -270,4 +310,39 @@ fn are_same(one: &[u8], other: &[u8]) -> subtle::Choice {
         padded
     };
     padded(one)[..].ct_eq(&padded(other)[..]) & one.len().ct_eq(&other.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use futures_util::FutureExt;
+    use tokio::net::UnixStream;
+
+    use super::*;
+    use crate::secret::Secret;
+
+    #[tokio::test]
+    async fn a_stranger_who_says_nothing_at_length_holds_up_nobody() {
+        let (near, _far) = UnixStream::pair().unwrap();
+        let mut client = Stream::Unix(near);
+        // So much that time which grows with its square would be minutes.
+        let mut said = [&b"\r\n".repeat(500_000)[..], b"QUIT\r\n"].concat();
+        let password = Source::Variable(Arc::new(Secret::new(b"secret".to_vec())));
+        let required = Required { username: None, password };
+        let mut has_tried = false;
+        let mut asking = Box::pin(until_shown(&mut client, &mut said, &required, &mut has_tried));
+        assert!((&mut asking).now_or_never().is_none(), "others had no turn");
+        assert!(matches!(asking.await, Err(Failure::ClientQuit)));
+    }
+
+    #[test]
+    fn what_is_answered_is_answered_at_once_up_to_a_measure() {
+        let stream = b"AUTH\n".repeat(10_000);
+        let Leading::Answered(length, answers) = absorb(&stream) else { panic!("no answer") };
+        assert!(length < stream.len() && (ANSWERS..2 * ANSWERS).contains(&answers.len()));
+        let stream = [&b"AUTH a\n\nHELLO 9\n"[..], b"PING\n"].concat();
+        let answers = "+OK\r\n-NOPROTO unsupported protocol version\r\n".to_owned();
+        assert_eq!(absorb(&stream), Leading::Answered(16, answers));
+    }
 }

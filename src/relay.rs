@@ -256,6 +256,8 @@ impl Relay {
         }
         if let Some(goodbye) = &mut self.to_client.goodbye
             && self.to_target.phase == Phase::Waiting
+            // A target that has not heard all can't have answered it.
+            && self.to_target.kept.is_empty()
             && goodbye.poll_quit(cx).is_ready()
         {
             self.to_target.kept.extend_from_slice(QUIT);
@@ -622,8 +624,7 @@ impl Direction {
                 }
             };
             if let Some(goodbye) = self.goodbye.take() {
-                // How a target ends that has said its last is of no interest.
-                if goodbye.is_complete() {
+                if goodbye.has_parted(result.is_ok()) {
                     self.phase = Phase::Parted;
                     continue;
                 }
@@ -933,6 +934,41 @@ mod tests {
             End::Broken(Party::Target, error) => assert_eq!(error.kind(), io::ErrorKind::InvalidData),
             other => panic!("{other}"),
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_takes_no_answer_is_not_asked_for_more() {
+        let (client, mut near) = duplex(64);
+        let (mut far, _target) = duplex(64);
+        let (mut listening, mut speaking) = tokio::io::split(client);
+        let limits = Limits { idle: None, idle_since: Instant::now(), lifetime: None };
+        let seat = Arc::new(Connections::default()).enter();
+        let mut relay = Relay::new(Vec::new(), Vec::new(), limits).watch(false, true);
+        let said = b"AUTH x\n".repeat(1000);
+        let mut taken = 0;
+        let speaks = async {
+            while taken < said.len() {
+                taken += speaking.write(&said[taken..]).await.unwrap();
+            }
+        };
+        let late = tokio::select! {
+            () = speaks => panic!("all was taken"),
+            outcome = relay.run(&mut near, &mut far, &seat) => panic!("{}", outcome.end),
+            () = tokio::time::sleep(Duration::from_mins(1)) => said.len() - taken,
+        };
+        assert!(late > said.len() / 2, "{taken} bytes taken");
+        // Nothing is lost on one that reads late.
+        let speaks = async {
+            speaking.write_all(&said[taken..]).await.unwrap();
+            std::future::pending::<()>().await;
+        };
+        let mut read = vec![0; b"+OK\r\n".len() * 1000];
+        tokio::select! {
+            () = speaks => {}
+            outcome = relay.run(&mut near, &mut far, &seat) => panic!("{}", outcome.end),
+            read = listening.read_exact(&mut read) => drop(read.unwrap()),
+        }
+        assert_eq!(read, b"+OK\r\n".repeat(1000));
     }
 
     impl Side for DuplexStream {
