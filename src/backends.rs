@@ -377,11 +377,11 @@ impl Backends {
         }
     }
 
-    /// A client uses RESET: the next greeting of every backend that nobody has asked asks whether it knows that. Returns
-    /// whether there is any.
-    pub fn ask_about_reset(&self) -> bool {
-        let list = self.list();
-        list.iter().filter(|entry| entry.backend.probe.ask_about_reset()).count() > 0
+    /// A client uses RESET: the next greeting of every backend that nobody has asked asks whether it knows that.
+    pub fn ask_about_reset(&self) {
+        for entry in self.list().iter() {
+            entry.backend.probe.ask_about_reset();
+        }
     }
 
     /// Seats a connection at the backend that its dial led to.

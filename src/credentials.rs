@@ -54,14 +54,6 @@ impl Credential {
     }
 }
 
-/// What a connection was authenticated with.
-#[derive(Debug, Clone)]
-pub struct Served {
-    /// Where it came from.
-    pub which: Which,
-    credential: Arc<Credential>,
-}
-
 /// Where a link's user and password come from.
 #[derive(Debug)]
 pub struct Credentials {
@@ -276,11 +268,6 @@ impl Credentials {
         }
     }
 
-    /// Whether a connection was authenticated with what is still the password, as far as it is known.
-    pub fn is_current(&self, served: &Served) -> bool {
-        self.is_last(&served.credential)
-    }
-
     /// Whether the sources had this the last time that somebody looked.
     fn is_last(&self, credential: &Credential) -> bool {
         self.last().is_some_and(|last| *last == *credential)
@@ -419,8 +406,8 @@ impl Login<'_> {
         }
     }
 
-    /// The server took what was offered last.
-    pub fn served(mut self) -> Option<Served> {
+    /// The server took what was offered last; returns where that came from.
+    pub fn served(mut self) -> Option<Which> {
         self.round = None;
         let credential = Arc::clone(self.tried.last()?);
         let which = self.offers.iter().find(|(_, offer)| *offer == credential).map(|(which, _)| *which)?;
@@ -449,11 +436,12 @@ impl Login<'_> {
                 }
             }
             record.good = Some(Arc::clone(&credential));
-            *lock(&self.credentials.memory.good) = Some(Arc::clone(&credential));
+            self.forget_the_rest(&mut record);
+            *lock(&self.credentials.memory.good) = Some(credential);
         }
         self.metrics.secret_used(which);
         tracing::debug!(link = self.credentials.link, which = which.name(), "authenticated");
-        Some(Served { which, credential })
+        Some(which)
     }
 
     fn begin_rotation(&self, record: &mut Record, why: &str) {
@@ -474,6 +462,15 @@ impl Login<'_> {
         }
     }
 
+    /// Of what was refused, what nobody would offer any more need not be remembered: a program's tokens are many.
+    fn forget_the_rest(&self, record: &mut Record) {
+        let Record { refused, good, .. } = record;
+        let is_offered = |refused: &Arc<Credential>| self.offers.iter().any(|(_, offer)| offer == refused);
+        refused.retain(|refused| {
+            good.as_ref() == Some(refused) || is_offered(refused) || self.credentials.is_last(refused)
+        });
+    }
+
     /// Everything was refused; or, where `interrupted`, the connection ended before everything was offered.
     pub fn failed(mut self, interrupted: bool) -> Failure {
         self.round = None;
@@ -488,11 +485,8 @@ impl Login<'_> {
                     refused.push(Arc::clone(tried));
                 }
             }
-            // What nobody would offer any more need not be remembered.
-            let is_offered =
-                |refused: &Arc<Credential>| self.offers.iter().any(|(_, offer)| offer == refused);
-            refused.retain(|refused| good.as_ref() == Some(refused) || is_offered(refused));
-            is_more |= good.as_ref().is_some_and(|good| !refused.contains(good));
+            self.forget_the_rest(&mut record);
+            is_more |= record.good.as_ref().is_some_and(|good| !record.is_refused(good));
             if !is_more {
                 record.stuck.get_or_insert_with(Instant::now);
             }

@@ -2,8 +2,8 @@
 //!
 //! A dial goes through the link's backends once, in the order that their balance gives: who fails is passed over.
 //! A target that refuses or resets is tried again until the deadline: its restart costs a new client a wait, not an
-//! error. So does a password that is being changed. One that has failed for longer than the connect timeout gets one try a client until a dial works again, so
-//! that a long outage fails fast.
+//! error. So does a password that is being changed. A target that has failed for longer than the connect timeout gets
+//! one try a client until a dial works again, so that a long outage fails fast.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -119,6 +119,16 @@ pub struct Dialler {
 /// cost them theirs.
 const SHARE: u32 = 3;
 
+/// Until when a backend may take, beside so many `others`.
+fn share(others: usize, deadline: Instant) -> Instant {
+    if others == 0 {
+        return deadline;
+    }
+    let parts = SHARE.min(u32::try_from(others).unwrap_or(SHARE).saturating_add(1));
+    let now = Instant::now();
+    now + deadline.saturating_duration_since(now) / parts
+}
+
 impl Dialler {
     /// Dials until there is an upstream, the connect timeout is over, or the target's answer is final.
     pub async fn dial(
@@ -171,7 +181,8 @@ impl Dialler {
         }
     }
 
-    /// One try at each backend, for those who are not waited for, within that time and the link's own. That it fails takes no patience from the clients.
+    /// One try at each backend for what no client waits for, within that time and the link's own. That it fails takes no
+    /// patience from the clients.
     pub async fn dial_once(
         &self,
         link: &Link,
@@ -204,15 +215,7 @@ impl Dialler {
         let mut round = backends.round(given_up);
         while let Some(mut place) = round.next_place() {
             let backend = Arc::clone(place.backend());
-            let now = Instant::now();
-            let until = match round.left() {
-                0 => deadline,
-                others => {
-                    let parts = SHARE.min(u32::try_from(others).unwrap_or(SHARE).saturating_add(1));
-                    now + deadline.saturating_duration_since(now) / parts
-                }
-            };
-            match self.attempt(link, backends, &mut place, until).await {
+            match self.attempt(link, backends, &mut place, round.left(), deadline).await {
                 Ok(upstream) => {
                     backends.works(&backend);
                     return Ok((upstream, place));
@@ -239,18 +242,20 @@ impl Dialler {
     }
 
     /// One try at one backend: password, resolve, connect, TLS, greet. Each step is told by its own name when the
-    /// deadline ends it.
+    /// deadline ends it. What follows the password has to leave time for so many `others`.
     pub async fn attempt(
         &self,
         link: &Link,
         backends: &Backends,
         place: &mut Place,
+        others: usize,
         deadline: Instant,
     ) -> Result<Upstream, Failure> {
         let backend = Arc::clone(place.backend());
         let begun = Instant::now();
         let credentials = link.redis.as_ref().and_then(|redis| redis.credentials.as_ref());
-        // First of all: a program may take its time, and no server likes to be kept waiting for a password.
+        // First of all: a program may take its time, and no server likes to be kept waiting for a password. It has all
+        // the time that there is, since no other backend could do without the password either.
         let login = match credentials {
             None => None,
             Some(credentials) => Some(
@@ -259,6 +264,7 @@ impl Dialler {
                     .map_err(|_| credentials.late(between(begun, deadline)))??,
             ),
         };
+        let deadline = share(others, deadline);
         let (stream, shown) =
             self.open(&backend.endpoint, deadline, |addresses| backends.found(&backend, addresses)).await?;
         if let (Endpoint::Tcp(Host::Name(_) | Host::Linked { .. }, _), Some(address)) =

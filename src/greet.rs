@@ -17,9 +17,9 @@ use tokio::time::Instant;
 
 use crate::config::Link;
 use crate::config::link::{Redis, Role};
-use crate::credentials::{Credential, Login, REFUSED, Served, Standing};
+use crate::credentials::{Credential, Login, REFUSED, Standing};
 use crate::failure::{Failure, Stage};
-use crate::metrics::Metrics;
+use crate::metrics::{LinkMetrics, Which};
 use crate::net::Stream;
 use crate::resp::{self, Reply};
 use crate::secret::Secret;
@@ -30,15 +30,9 @@ use crate::tls::explain::late_refusal;
 pub struct Upstream {
     stream: Stream,
     leading: Vec<u8>,
-    served: Option<Served>,
 }
 
 impl Upstream {
-    /// What authenticated it, if anything did.
-    pub fn served(&self) -> Option<&Served> {
-        self.served.as_ref()
-    }
-
     /// The connection, and what the target said behind its last handshake reply, which belongs to the client.
     pub fn into_parts(self) -> (Stream, Vec<u8>) {
         (self.stream, self.leading)
@@ -46,7 +40,7 @@ impl Upstream {
 
     /// A plain tunnel needs no handshake.
     pub fn of_plain_tunnel(stream: Stream) -> Self {
-        Self { stream, leading: Vec::new(), served: None }
+        Self { stream, leading: Vec::new() }
     }
 
     /// Makes it an upstream of the current runtime, whichever one it belonged to.
@@ -170,15 +164,14 @@ impl Probe {
         self.role.store(answered as u8 + 1, Ordering::Relaxed);
     }
 
-    /// Has the next greeting ask whether the server knows RESET, unless it is known. Returns whether it is to be asked.
-    pub fn ask_about_reset(&self) -> bool {
+    /// Has the next greeting ask whether the server knows RESET, unless it is known.
+    pub fn ask_about_reset(&self) {
         let mut knows = self.reset();
         match *knows {
             KnowsReset::Yes => {}
             KnowsReset::No(since) if since.elapsed() < OLD_SERVER => {}
             _ => *knows = KnowsReset::Asking,
         }
-        *knows == KnowsReset::Asking
     }
 
     /// Whether somebody needs to know if the server knows RESET, and no greeting since has asked.
@@ -272,8 +265,10 @@ pub async fn greet(
             return Err(Failure::WrongRole { endpoint: endpoint.to_owned(), role, wanted });
         }
     }
-    let served = login.and_then(Login::served);
-    Ok(Upstream { stream: greeting.stream, leading: greeting.buffer.to_vec(), served })
+    if let Some(login) = login {
+        login.served();
+    }
+    Ok(Upstream { stream: greeting.stream, leading: greeting.buffer.to_vec() })
 }
 
 /// A handshake under way, and what the words in it are judged by.
@@ -585,14 +580,13 @@ impl<'a> Interview<'a> {
     }
 
     /// AUTH as the link has it; returns what served.
-    pub async fn authenticate(&mut self) -> Result<Option<Served>, Failure> {
-        let Greeting { link, redis, .. } = self.0;
-        let Some(credentials) = &redis.credentials else {
+    pub async fn authenticate(&mut self, metrics: &LinkMetrics) -> Result<Option<Which>, Failure> {
+        let Some(credentials) = &self.0.redis.credentials else {
             return Ok(None);
         };
-        // Of this one conversation; what is counted here nobody reads.
-        let (standing, metrics) = (Standing::default(), Metrics::new().link(&link.name));
-        let login = credentials.login(&standing, &metrics).await?;
+        // Of this one conversation.
+        let standing = Standing::default();
+        let login = credentials.login(&standing, metrics).await?;
         let (_, login) = self.0.offer(Some(login), &[], &[]).await?;
         Ok(login.and_then(Login::served))
     }

@@ -58,7 +58,7 @@ async fn look_at_role(service: &Service, backend: &Arc<Backend>) {
     }
     let mut place = Place::at(backend);
     let deadline = Instant::now() + PATIENCE.min(service.link.connect_timeout);
-    let looked = service.dialler.attempt(&service.link, &service.backends, &mut place, deadline).await;
+    let looked = service.dialler.attempt(&service.link, &service.backends, &mut place, 0, deadline).await;
     // One that can't be asked, or is too busy to answer, has not been demoted.
     if let Err(failure @ Failure::WrongRole { .. }) = looked {
         service.backends.fails(backend, &failure);

@@ -21,6 +21,7 @@ use crate::backends;
 use crate::config::{Config, Link};
 use crate::dial::Dialler;
 use crate::failure::Failure;
+use crate::metrics::Metrics;
 use crate::resolve::Resolver;
 
 /// Backends of one link that are looked at; who has more wants a sample, not a flood.
@@ -98,7 +99,10 @@ async fn check(link: &Link, dialler: &Dialler) -> (CheckedLink, Vec<Finding>) {
     if endpoints.len() > MOST_BACKENDS {
         findings.push(Finding::too_many(link, endpoints.len() - MOST_BACKENDS));
     }
-    let examining = endpoints.iter().take(MOST_BACKENDS).map(|endpoint| examine(link, dialler, endpoint));
+    // Nobody reads them.
+    let metrics = Metrics::new().link(&link.name);
+    let examining =
+        endpoints.iter().take(MOST_BACKENDS).map(|endpoint| examine(link, dialler, endpoint, &metrics));
     let (mut backends, found): (Vec<_>, Vec<_>) = join_all(examining).await.into_iter().unzip();
     findings.extend(found.into_iter().flatten());
     if backends.iter().any(|backend| backend.state_of("role") == Some(State::Ok)) {

@@ -11,11 +11,11 @@ use super::server::Server;
 use crate::config::Link;
 use crate::config::link::{Redis, Role};
 use crate::config::target::{Endpoint, Host};
-use crate::credentials::{Credentials, REFUSED, Served};
+use crate::credentials::{Credentials, REFUSED};
 use crate::dial::{Dialler, late, secure};
 use crate::failure::{Failure, Stage};
 use crate::greet::{Interview, Probe};
-use crate::metrics::Which;
+use crate::metrics::{LinkMetrics, Which};
 use crate::net::Stream;
 use crate::random;
 use crate::secret::Source;
@@ -150,10 +150,15 @@ impl Examined {
 }
 
 /// Goes through the steps of a dial, and says what was found on the way.
-pub(super) async fn examine(link: &Link, dialler: &Dialler, endpoint: &Endpoint) -> (Examined, Vec<Finding>) {
+pub(super) async fn examine(
+    link: &Link,
+    dialler: &Dialler,
+    endpoint: &Endpoint,
+    metrics: &LinkMetrics,
+) -> (Examined, Vec<Finding>) {
     let deadline = Instant::now() + link.connect_timeout;
     let examined = Examined::of(link, endpoint);
-    let mut examination = Examination { link, dialler, endpoint, deadline, examined, findings: Vec::new() };
+    let mut examination = Examination { link, dialler, endpoint, metrics, deadline, examined, findings: Vec::new() };
     // It ends where a step fails that the others build upon.
     let _ = examination.go_through().await;
     (examination.examined, examination.findings)
@@ -163,6 +168,7 @@ struct Examination<'a> {
     link: &'a Link,
     dialler: &'a Dialler,
     endpoint: &'a Endpoint,
+    metrics: &'a LinkMetrics,
     deadline: Instant,
     examined: Examined,
     findings: Vec<Finding>,
@@ -176,7 +182,7 @@ impl Examination<'_> {
         let probe = Probe::default();
         let mut interview = Interview::begin(stream, &shown, self.link, redis, &probe);
         if let Some(credentials) = &redis.credentials {
-            let step = self.within(&shown, interview.authenticate()).await;
+            let step = self.within(&shown, interview.authenticate(self.metrics)).await;
             self.judge_auth(credentials, step)?;
         }
         if let Some(database) = redis.database {
@@ -212,14 +218,14 @@ impl Examination<'_> {
     fn judge_auth(
         &mut self,
         credentials: &Credentials,
-        step: Result<(Option<Served>, Duration), Failure>,
+        step: Result<(Option<Which>, Duration), Failure>,
     ) -> Option<()> {
         let is_refused = matches!(&step, Err(Failure::Refused { what: REFUSED, .. }));
         let served = self.note("auth", step);
         if let (true, Some(finding)) = (is_refused, self.findings.last_mut()) {
             finding.add_surroundings(credentials);
         }
-        let which = served?.map(|served| served.which);
+        let which = served?;
         if let Some(auth) = &mut self.examined.auth {
             auth.which = which.map(Which::name);
         }
