@@ -116,17 +116,17 @@ impl Service {
             Some(warm) => {
                 Box::pin(self.hold(warm, &mut stream, &mut early, &admitted.seat, limits.reached_at())).await
             }
-            None => None,
+            None => Ok(None),
         };
         let begun = Instant::now();
-        let upstream = if let Some(warm) = held {
-            Ok(warm.serve(&self))
-        } else {
-            tokio::select! {
+        let upstream = match held {
+            Ok(Some(warm)) => Ok(warm.serve(&self)),
+            Ok(None) => tokio::select! {
                 biased;
                 upstream = self.upstream() => upstream,
                 () = client_leaves(&mut stream, &mut early, self.link.redis.is_some()) => Err(Failure::ClientLeft),
-            }
+            },
+            Err(left) => Err(left),
         };
         match upstream {
             Ok((upstream, place)) => {
@@ -178,7 +178,7 @@ impl Service {
 
     /// Holds a warm upstream until the client says its first word, or there is another reason to begin. While not a
     /// byte has gone to it, one that ends or spoils can be replaced as if it had never been: then there is none any
-    /// more.
+    /// more. A client that leaves without a word has needed none.
     async fn hold(
         &self,
         warm: Warm,
@@ -186,7 +186,7 @@ impl Service {
         early: &mut Vec<u8>,
         seat: &Seat,
         latest: Option<Instant>,
-    ) -> Option<Warm> {
+    ) -> Result<Option<Warm>, Failure> {
         let mut held = Some(warm);
         loop {
             let target_says = poll_fn(|cx| match &mut held {
@@ -196,17 +196,21 @@ impl Service {
             tokio::select! {
                 biased;
                 read = read_some(client, early) => return match read {
-                    Ok(1..) => held.filter(|warm| warm.serves(self)),
-                    // It has left, or has nothing to say: the relay tells the target.
-                    Ok(0) | Err(_) => held,
+                    Ok(1..) => Ok(held.filter(|warm| warm.serves(self))),
+                    Ok(0) | Err(_) => {
+                        if let Some(unused) = held {
+                            self.warm.throw_away(self, unused, "its client has left without a word");
+                        }
+                        Err(Failure::ClientLeft)
+                    }
                 },
                 said = target_says => match said {
-                    Ok(1..) => return held,
+                    Ok(1..) => return Ok(held),
                     // What the client has no use for yet is got when it has.
                     Ok(0) | Err(_) => held = None,
                 },
-                () = poll_fn(|cx| seat.poll_leave(cx).map(drop)) => return held,
-                () = sleep_until(latest.unwrap_or_else(Instant::now)), if latest.is_some() => return held,
+                () = poll_fn(|cx| seat.poll_leave(cx).map(drop)) => return Ok(held),
+                () = sleep_until(latest.unwrap_or_else(Instant::now)), if latest.is_some() => return Ok(held),
             }
         }
     }

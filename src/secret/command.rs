@@ -16,7 +16,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::{Child, Command};
 use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use zeroize::Zeroizing;
 
 use super::{LONGEST, Secret, without_line_ending};
@@ -30,8 +30,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// The part of an answer's life after which the next one is fetched: a quarter of it is left for failures.
 const RENEWED_AFTER: f64 = 0.75;
 
-/// The first pause after a failed run; each is twice the one before, up to the longest. For so long after a failure
-/// nobody waits: what the last run said is the answer.
+/// The first pause after a failed run; each is twice the one before, up to the longest. Until it is over nobody waits,
+/// however many come: what the last run said is the answer.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// Long enough to spare whoever issues tokens.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
@@ -88,7 +88,7 @@ struct Keeper {
 #[derive(Default)]
 struct State {
     answer: Option<Answer>,
-    /// Why the last run failed, if it did, and when.
+    /// Why the last run failed, if it did, and until when there is no other.
     failure: Option<(CommandError, Instant)>,
     /// Runs that have come to an end.
     runs: u64,
@@ -148,7 +148,7 @@ impl SecretCommand {
                 return Ok(Arc::clone(&answer.secret));
             }
             match &state.failure {
-                Some((error, at)) if at.elapsed() < FIRST_PAUSE => return Err(error.clone()),
+                Some((error, not_before)) if Instant::now() < *not_before => return Err(error.clone()),
                 _ => state.runs,
             }
         };
@@ -183,7 +183,7 @@ async fn keep(recipe: Arc<Recipe>, keeper: Arc<Keeper>) {
         let outcome = run(&recipe).await;
         // Whoever has asked until now is served by this run.
         let _ = keeper.wanted.notified().now_or_never();
-        let wait = match outcome {
+        match outcome {
             Ok(secret) => {
                 if std::mem::take(&mut failed_before) {
                     tracing::info!(
@@ -198,11 +198,15 @@ async fn keep(recipe: Arc<Recipe>, keeper: Arc<Keeper>) {
                     state.failure = None;
                     state.runs += 1;
                 });
-                recipe.ttl.mul_f64(RENEWED_AFTER)
+                tokio::select! {
+                    () = sleep(recipe.ttl.mul_f64(RENEWED_AFTER)) => {}
+                    () = keeper.wanted.notified() => {}
+                }
             }
             Err(reason) => {
                 let error = CommandError { variable: recipe.variable.clone(), reason };
                 failed_before = true;
+                let not_before = Instant::now() + pause;
                 keeper.state.send_modify(|state| {
                     let lasts = state.answer.as_ref().map(|answer| recipe.ttl.saturating_sub(answer.at.elapsed()));
                     let lasts = lasts.unwrap_or_default();
@@ -213,17 +217,12 @@ async fn keep(recipe: Arc<Recipe>, keeper: Arc<Keeper>) {
                         last_answer_serves = %humantime::format_duration(Duration::from_secs(lasts.as_secs())),
                         "the program gives no secret"
                     );
-                    state.failure = Some((error, Instant::now()));
+                    state.failure = Some((error, not_before));
                     state.runs += 1;
                 });
-                let wait = pause;
                 pause = LONGEST_PAUSE.min(pause * 2);
-                wait
+                sleep_until(not_before).await;
             }
-        };
-        tokio::select! {
-            () = sleep(wait) => {}
-            () = keeper.wanted.notified() => {}
         }
     }
 }

@@ -2,13 +2,14 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, test_kill_process};
 use tempfile::TempDir;
 
 use crate::support::{
-    Ambassador, Finished, Launch, Peer, RedisServer, Target, command, eventually, lines, password,
+    Ambassador, Finished, Launch, Peer, RedisServer, Target, command, eventually, lines, own_address,
+    password,
 };
 
 const LINK: &str = "redis:6379";
@@ -112,6 +113,22 @@ fn the_command_line_is_split_as_a_shell_does_it_and_seen_by_none() {
     target.accept().expect(&command(&[b"AUTH", printed.as_bytes()]));
 }
 
+/// No backend does without the password: where there are several a program has all of the connect timeout all the same.
+#[test]
+fn a_program_may_take_its_time_where_there_are_several_backends() {
+    let token = password();
+    let Some(redis) = RedisServer::start(&format!("requirepass {token}")) else { return };
+    let program = Program::new("while ! [ -e \"$1/go\" ]; do sleep 0.01; done; cat \"$1/token\"");
+    program.put("token", &token);
+    let targets = format!("{},{},{}", redis.address(), own_address(), own_address());
+    let ambassador = program.launch(targets).variable("REDIS_CONNECT_TIMEOUT", "9s").start();
+    let mut client = ambassador.connect(LINK);
+    // Longer than one backend of three may take for everything else.
+    client.expect_silence(Duration::from_millis(3300));
+    program.put("go", "");
+    expect_service(client);
+}
+
 /// The next answer is there before the last one has ended, whether clients come or not.
 #[test]
 fn an_answer_is_renewed_in_the_background_ahead_of_its_end() {
@@ -182,6 +199,22 @@ fn a_failing_run_keeps_the_last_answer_while_it_lasts() {
         client.expect_rest() == b"+PONG\r\n"
     });
     ambassador.wait_for("the program gives a secret again");
+}
+
+/// Whoever issues tokens is spared while the program fails: the pauses between its runs grow, however many clients come.
+#[test]
+fn a_program_that_fails_is_left_alone_for_longer_each_time_however_many_come() {
+    let target = Target::start();
+    let program = Program::new("exit 1");
+    let begun = Instant::now();
+    let ambassador = program.launch(target.address()).start();
+    eventually("three runs", || {
+        ambassador.connect(LINK).expect_refusal(LINK);
+        program.runs() >= 3
+    });
+    let time = begun.elapsed();
+    // After one second and after two more.
+    assert!(time >= Duration::from_secs(3), "three runs within {time:?}");
 }
 
 /// What is no password is said so: nothing, too much, and what a program that fails prints on the way.
