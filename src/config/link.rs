@@ -12,7 +12,7 @@ use ipnet::IpNet;
 
 pub use self::listen::Listen;
 use self::values::LinkSettings;
-use self::variables::Settings;
+use self::variables::{Settings, secret_variables};
 use super::target::{Backends, Endpoint, Malformed, Target};
 use super::{Env, Findings, Process, count, duration, duration_or_off};
 use crate::backends::Balance;
@@ -176,6 +176,7 @@ fn passed_over(alias: &str, aliases: &BTreeSet<&str>, process: &Process) -> Opti
 pub(super) fn parse(env: &Env, process: &Process, findings: &mut Findings) -> Vec<Link> {
     let candidates: Vec<_> = env.names().filter_map(|name| candidate(name, "_TCP")).collect();
     let aliases: BTreeSet<_> = candidates.iter().map(|candidate| candidate.alias).collect();
+    let secrets = secret_variables(env, &candidates);
     let mut taken = Vec::new();
     for candidate in candidates {
         match passed_over(candidate.alias, &aliases, process) {
@@ -190,7 +191,7 @@ pub(super) fn parse(env: &Env, process: &Process, findings: &mut Findings) -> Ve
     }
     let drafts: Vec<Draft> =
         taken.iter().filter_map(|candidate| Draft::read(candidate, env, findings)).collect();
-    let settings = Settings::collect(env, &taken, &drafts, findings);
+    let settings = Settings::collect(env, &taken, &drafts, secrets, findings);
     settings.refuse_tls_settings_without_tls(&drafts, findings);
     let links: Vec<Link> =
         drafts.into_iter().map(|draft| draft.finish(&settings, process, findings)).collect();

@@ -329,6 +329,30 @@ fn a_program_sees_the_environment_without_the_passwords_in_it() {
     }
 }
 
+/// Nor those of links that are left out.
+#[test]
+fn a_program_does_not_see_the_passwords_of_links_that_are_left_out() {
+    let token = password();
+    let target = Target::start();
+    let program = Program::new("env > \"$1/environment\"; cat \"$1/token\"");
+    program.put("token", &token);
+    let ambassador = program
+        .launch(target.address())
+        .variable("AMBASSADOR_LINKS", "redis")
+        .variable("OTHER_PORT_6379_TCP", "tcp://cache:6379")
+        .variable("OTHER_PORT_6379_AUTH", password())
+        .variable("OTHER_SENTINEL_AUTH", password())
+        .variable("THIRD_PORT_6379_TCP", format!("redis://:{}@cache", password()))
+        .start();
+    let _client = ambassador.connect(LINK);
+    target.accept().expect(&command(&[b"AUTH", token.as_bytes()]));
+    let environment = program.read("environment");
+    assert!(environment.contains("OTHER_PORT_6379_TCP"), "{environment}");
+    for hidden in ["OTHER_PORT_6379_AUTH", "OTHER_SENTINEL_AUTH", "THIRD_PORT_6379_TCP"] {
+        assert!(!environment.contains(hidden), "{environment}");
+    }
+}
+
 /// `AUTH_COMMAND` makes a Docker link a Redis link, and goes to the one Redis port of its alias.
 #[test]
 fn a_command_makes_a_redis_link_of_a_docker_link() {

@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 use crate::support::{
     Ambassador, Authority, Launch, NameServer, Named, Peer, RedisServer, Target, command, eventually,
-    own_address, password, replace, whom,
+    metric, own_address, password, replace, whom,
 };
 use crate::tls::{launch_over_tls, redis_over_tls};
 
@@ -467,7 +467,8 @@ fn one_that_has_something_to_read_goes_to_nobody() {
     client.expect(b"+PONG\r\n");
 }
 
-/// A client that leaves without a word ends its connection, and with it the target's.
+/// A client that leaves without a word ends its connection, and with it the target's, and is none that was served: so
+/// come the probes of load balancers.
 #[test]
 fn a_client_that_says_nothing_and_leaves_frees_its_connection() {
     let (target, ambassador, password) = played();
@@ -478,7 +479,12 @@ fn a_client_that_says_nothing_and_leaves_frees_its_connection() {
     client.finish_sending();
     server.expect_end();
     drop(server);
-    client.expect_end();
+    client.expect_gone();
+    ambassador.wait_for("the client left before it could be served");
+    for series in ["warm_hits_total", "dial_seconds_count"] {
+        let series = format!("{series}{{link=\"redis:6379\"}}");
+        assert!(metric(ambassador.admin(), &series).abs() < f64::EPSILON, "{series}");
+    }
 }
 
 /// The limits of a connection hold for one that has not spoken yet.

@@ -36,6 +36,7 @@ impl<'a> Settings<'a> {
         env: &'a Env,
         taken: &[Candidate<'a>],
         drafts: &[Draft],
+        secret_variables: BTreeSet<&'a str>,
         findings: &mut Findings,
     ) -> Settings<'a> {
         // The longest first: REDIS_CACHE_AUTH speaks to REDIS_CACHE, where there is one, and not to REDIS.
@@ -46,18 +47,12 @@ impl<'a> Settings<'a> {
             env,
             variables: BTreeMap::new(),
             credential_ports: BTreeMap::new(),
-            secret_variables: BTreeSet::new(),
+            secret_variables,
             system_authorities: OnceCell::new(),
         };
         for variable in env.names() {
             settings.place(variable, &aliases, taken, findings);
         }
-        let in_settings = settings.variables.iter().filter(|(address, _)| SECRETS.contains(&address.setting));
-        let in_urls = drafts.iter().filter(|draft| draft.target.password.is_some());
-        settings.secret_variables = in_settings
-            .map(|(_, variable)| *variable)
-            .chain(in_urls.filter_map(|draft| env.names().find(|name| *name == draft.variable)))
-            .collect();
         for alias in aliases {
             settings.choose_credential_port(alias, drafts, findings);
         }
@@ -205,6 +200,20 @@ impl<'a> Settings<'a> {
         let address = Address { alias, port: None, setting: name };
         self.variables.get(&address).copied()
     }
+}
+
+/// The variables that hold secrets of links, also of those that are passed over.
+pub(super) fn secret_variables<'a>(env: &'a Env, candidates: &[Candidate<'a>]) -> BTreeSet<&'a str> {
+    let is_secret_of = |alias: &str, variable: &str| {
+        let rest = variable.strip_prefix(alias).and_then(|rest| rest.strip_prefix('_'));
+        rest.is_some_and(|rest| SECRETS.contains(&port_and_name(rest).map_or(rest, |(_, name)| name)))
+    };
+    let settings =
+        env.names().filter(|name| candidates.iter().any(|candidate| is_secret_of(candidate.alias, name)));
+    // What is before an @ is a user's, and may be a password.
+    let urls = candidates.iter().map(|candidate| candidate.variable);
+    let urls = urls.filter(|variable| env.bytes(variable).is_some_and(|url| url.contains(&b'@')));
+    settings.chain(urls).collect()
 }
 
 /// `PORT_<digits>_<NAME>` taken apart.
