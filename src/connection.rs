@@ -195,15 +195,15 @@ impl Service {
             });
             tokio::select! {
                 biased;
-                read = read_some(client, early) => return match read {
-                    Ok(1..) => Ok(held.filter(|warm| warm.serves(self))),
-                    Ok(0) | Err(_) => {
-                        if let Some(unused) = held {
-                            self.warm.throw_away(self, unused, "its client has left without a word");
-                        }
-                        Err(Failure::ClientLeft)
+                read = read_some(client, early) => {
+                    if let Ok(1..) = read {
+                        return Ok(held.filter(|warm| warm.serves(self)));
                     }
-                },
+                    if let Some(unused) = held {
+                        self.warm.throw_away(self, unused, "its client has left without a word");
+                    }
+                    return Err(Failure::ClientLeft);
+                }
                 said = target_says => match said {
                     Ok(1..) => return Ok(held),
                     // What the client has no use for yet is got when it has.

@@ -175,7 +175,7 @@ impl Credentials {
             record.good.as_ref().is_some_and(|good| **good == **current) && !record.is_refused(current)
         };
         if !is_good {
-            login.add_others().await;
+            login.add_others(age).await;
         }
         let mut record = lock(&standing.record);
         let refused = login.offers.iter().filter(|(_, offer)| record.is_refused(offer)).count();
@@ -217,6 +217,15 @@ impl Credentials {
     /// The failure of a password that did not come in time.
     pub fn late(&self, after: Duration) -> Failure {
         let reason = format!("it has not come within {}", humantime::format_duration(after));
+        // They are read one after the other: where it is not the password that is waited for it is what is being read.
+        let username = match &self.username {
+            Some(Source::File(file)) => file.being_read(),
+            _ => None,
+        };
+        let previous = self.previous.as_ref().and_then(OccasionalFile::being_read);
+        if let Some(path) = previous.or(username) {
+            return Failure::Secret(FileError::unreadable(path, reason).into());
+        }
         Failure::Secret(match &self.password {
             Source::Command(command) => command.error(reason).into(),
             Source::File(file) => FileError::unreadable(file.path(), reason).into(),
@@ -347,7 +356,7 @@ impl Login<'_> {
             }
         }
         self.renew().await;
-        self.add_others().await;
+        self.add_others(Duration::ZERO).await;
         // Not where this connection had only begun before the password was changed.
         if self.credentials.is_last(&refused) && self.has_ever_worked() {
             self.begin_rotation(&mut lock(&self.standing.record), "the new password is refused");
@@ -379,11 +388,11 @@ impl Login<'_> {
         Arc::clone(&self.offers[0].1)
     }
 
-    /// What there is besides the current password.
-    async fn add_others(&mut self) {
+    /// What there is besides the current password; a look at a file that is at most so old will do.
+    async fn add_others(&mut self, age: Duration) {
         if let Some(previous) = &self.credentials.previous
             && !self.offers.iter().any(|(which, _)| *which == Which::Previous)
-            && let Some(password) = previous.current().await
+            && let Some(password) = previous.recent(age).await
         {
             let username = self.current().username.clone();
             self.add(Which::Previous, Arc::new(Credential { username, password }));
@@ -563,6 +572,8 @@ fn surroundings(password: &Secret) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metrics::Metrics;
+    use crate::secret::SecretFile;
 
     #[test]
     fn what_is_around_a_password_is_told_without_it() {
@@ -575,6 +586,38 @@ mod tests {
         ] {
             assert_eq!(surroundings(&Secret::new(password.to_vec())).as_deref(), shown);
         }
+    }
+
+    /// As where a program's tokens are refused, one after the other, and the previous password serves meanwhile.
+    #[tokio::test(start_paused = true)]
+    async fn what_was_refused_is_forgotten_once_nobody_would_offer_it() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let (current, previous) = (directory.path().join("current"), directory.path().join("previous"));
+        std::fs::write(&current, "the first").expect("a file");
+        std::fs::write(&previous, "serves").expect("a file");
+        let credentials = Credentials {
+            link: "redis:6379".to_owned(),
+            username: None,
+            password: Source::File(SecretFile::open(current.clone()).expect("a password")),
+            previous: Some(OccasionalFile::open(previous).expect("a password")),
+            variable: "REDIS_AUTH_FILE".to_owned(),
+            memory: Memory::default(),
+        };
+        let (standing, metrics) = (Standing::default(), Metrics::new().link("redis:6379"));
+        let mut refusals = 0;
+        for number in 0..10 {
+            std::fs::write(&current, format!("token {number}")).expect("a file");
+            tokio::time::sleep(HELD_LOOK).await;
+            let mut login = credentials.login(&standing, &metrics).await.expect("something to offer");
+            let mut offer = login.next().await;
+            while offer.is_some_and(|offer| offer.password.expose() != b"serves") {
+                refusals += 1;
+                offer = login.refused("WRONGPASS".to_owned()).await;
+            }
+            assert!(login.served().is_some());
+            assert_eq!(lock(&standing.record).refused.len(), 1);
+        }
+        assert_eq!(refusals, 10);
     }
 
     #[test]

@@ -135,7 +135,7 @@ impl Source {
     pub fn last(&self) -> Option<Arc<Secret>> {
         match self {
             Self::Variable(secret) | Self::Url(secret) => Some(Arc::clone(secret)),
-            Self::File(file) => Some(Arc::clone(&file.lock().secret)),
+            Self::File(file) => Some(file.last()),
             Self::Command(command) => command.last(),
         }
     }
@@ -159,35 +159,72 @@ const SETTLED: Duration = Duration::from_millis(20);
 /// Looks at a file that goes on changing before it is taken as it is.
 const LOOKS: usize = 5;
 
-/// A file with one value, and the last value that could be read from it.
+/// A file, and what the last look at it came to.
 #[derive(Debug)]
-pub struct SecretFile {
+struct Looked<T> {
     path: PathBuf,
-    last: Mutex<LastRead>,
-    /// Held while somebody reads: on a file system that hangs, one reader waits and not one for every dial.
-    reading: AsyncMutex<()>,
+    last: Mutex<(T, Instant)>,
+    /// Held while somebody looks: on a file system that hangs, one reader waits and not one for every dial.
+    looking: AsyncMutex<()>,
 }
 
+impl<T: Clone> Looked<T> {
+    fn new(path: PathBuf, first: T) -> Self {
+        Self { path, last: Mutex::new((first, Instant::now())), looking: AsyncMutex::default() }
+    }
+
+    /// What somebody's `look` came to within `age`, or else this one's, which knows what the last came to.
+    async fn recent<Look>(&self, age: Duration, look: impl FnOnce(T) -> Look) -> Result<T, FileError>
+    where
+        Look: Future<Output = Result<T, FileError>>,
+    {
+        let _looking = self.looking.lock().await;
+        let (known, at) = self.lock().clone();
+        if at.elapsed() < age {
+            return Ok(known);
+        }
+        let found = look(known).await?;
+        *self.lock() = (found.clone(), Instant::now());
+        Ok(found)
+    }
+
+    /// The file, while somebody looks at it.
+    fn looked_at(&self) -> Option<&Path> {
+        self.looking.try_lock().is_err().then_some(&self.path)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, (T, Instant)> {
+        // A panic can't leave half a value behind.
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A file with one value, and the last value that could be read from it.
 #[derive(Debug)]
-struct LastRead {
+pub struct SecretFile(Looked<Readable>);
+
+#[derive(Debug, Clone)]
+struct Readable {
     secret: Arc<Secret>,
-    /// When somebody looked, whether the file could be read or not.
-    at: Instant,
-    /// Whether it could.
-    readable: bool,
+    /// Whether the file could be read when somebody looked last.
+    is_readable: bool,
 }
 
 impl SecretFile {
     /// Reads the file for the first time; a file that can't be read at start is a mistake of configuration.
     pub fn open(path: PathBuf) -> Result<Self, FileError> {
         let secret = Arc::new(read(&path)?.secret);
-        let last = LastRead { secret, at: Instant::now(), readable: true };
-        Ok(Self { path, last: Mutex::new(last), reading: AsyncMutex::default() })
+        Ok(Self(Looked::new(path, Readable { secret, is_readable: true })))
     }
 
     /// Where the file is.
     pub fn path(&self) -> &Path {
-        &self.path
+        &self.0.path
+    }
+
+    /// The file, while somebody reads it.
+    pub fn being_read(&self) -> Option<&Path> {
+        self.0.looked_at()
     }
 
     /// Reads the file again, unless somebody has done so within `age`.
@@ -195,74 +232,81 @@ impl SecretFile {
     /// A file that can't be read now leaves the last value that could be, with a warning: secrets are often
     /// replaced by removing and writing, and the old one mostly still serves.
     async fn current(&self, age: Duration) -> Result<Arc<Secret>, FileError> {
-        let _reading = self.reading.lock().await;
-        let known = {
-            let last = self.lock();
-            if last.at.elapsed() < age {
-                return Ok(Arc::clone(&last.secret));
-            }
-            Arc::clone(&last.secret)
-        };
-        let mut result = read_away(&self.path).await?;
-        for _ in 1..LOOKS {
-            let is_settled = match &result {
-                Ok(read) => read.secret == *known || !read.is_fresh,
-                // Emptied or removed a moment ago, to be written; or long since, which has been told.
-                Err(_) => !self.lock().readable,
-            };
-            if is_settled {
-                break;
-            }
-            sleep(SETTLED).await;
-            result = read_away(&self.path).await?;
-        }
-        let mut last = self.lock();
-        last.at = Instant::now();
-        let was_readable = std::mem::replace(&mut last.readable, result.is_ok());
-        match result {
-            Ok(read) => {
-                if read.secret != *known {
-                    last.secret = Arc::new(read.secret);
-                }
-                if !was_readable {
-                    tracing::info!(file = %self.path.display(), "a secret's file can be read again");
-                }
-            }
-            Err(error) if was_readable => tracing::warn!(
-                file = %self.path.display(),
-                error = %error.reason,
-                "a secret's file can't be read; its last value serves on"
-            ),
-            Err(_) => {}
-        }
-        Ok(Arc::clone(&last.secret))
+        Ok(self.0.recent(age, |known| look(self.path(), known)).await?.secret)
     }
 
-    fn lock(&self) -> MutexGuard<'_, LastRead> {
-        // A panic can't leave half a value behind.
-        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    fn last(&self) -> Arc<Secret> {
+        Arc::clone(&self.0.lock().0.secret)
     }
+}
+
+/// Reads what there is to be known of a file now, once it has settled.
+async fn look(path: &Path, known: Readable) -> Result<Readable, FileError> {
+    let mut result = read_away(path).await?;
+    for _ in 1..LOOKS {
+        let is_settled = match &result {
+            Ok(read) => read.secret == *known.secret || !read.is_fresh,
+            // Emptied or removed a moment ago, to be written; or long since, which has been told.
+            Err(_) => !known.is_readable,
+        };
+        if is_settled {
+            break;
+        }
+        sleep(SETTLED).await;
+        result = read_away(path).await?;
+    }
+    let is_readable = result.is_ok();
+    let secret = match result {
+        Ok(read) => {
+            if !known.is_readable {
+                tracing::info!(file = %path.display(), "a secret's file can be read again");
+            }
+            if read.secret == *known.secret { known.secret } else { Arc::new(read.secret) }
+        }
+        Err(error) => {
+            if known.is_readable {
+                tracing::warn!(
+                    file = %path.display(),
+                    error = %error.reason,
+                    "a secret's file can't be read; its last value serves on"
+                );
+            }
+            known.secret
+        }
+    };
+    Ok(Readable { secret, is_readable })
 }
 
 /// A file whose value is there only for a while: missing or empty, there is none.
 #[derive(Debug)]
-pub struct OccasionalFile(PathBuf);
+pub struct OccasionalFile(Looked<Option<Arc<Secret>>>);
 
 impl OccasionalFile {
     /// A file that can't be read at start is a mistake of configuration; an empty one is not.
     pub fn open(path: PathBuf) -> Result<Self, FileError> {
-        match read(&path) {
-            Err(error) if !error.is_empty => Err(error),
-            _ => Ok(Self(path)),
-        }
+        let first = match read(&path) {
+            Ok(read) => Some(Arc::new(read.secret)),
+            Err(error) if error.is_empty => None,
+            Err(error) => return Err(error),
+        };
+        Ok(Self(Looked::new(path, first)))
     }
 
-    /// The value as of now.
-    pub async fn current(&self) -> Option<Arc<Secret>> {
-        let read = read_away(&self.0).await.and_then(|result| result);
-        read.inspect_err(|error| tracing::debug!(%error, "no value in this file"))
-            .ok()
-            .map(|r| Arc::new(r.secret))
+    /// The file, while somebody reads it.
+    pub fn being_read(&self) -> Option<&Path> {
+        self.0.looked_at()
+    }
+
+    /// The value as of now; a look that is at most so old will do.
+    pub async fn recent(&self, age: Duration) -> Option<Arc<Secret>> {
+        let path = &self.0.path;
+        let look = |_| async move {
+            let read = read_away(path).await.and_then(|result| result);
+            let read = read.inspect_err(|error| tracing::debug!(%error, "no value in this file"));
+            Ok(read.ok().map(|read| Arc::new(read.secret)))
+        };
+        // Such a look has no error.
+        self.0.recent(age, look).await.ok().flatten()
     }
 }
 
@@ -367,6 +411,26 @@ mod tests {
         ] {
             assert_eq!(without_line_ending(file), value);
         }
+    }
+
+    /// Many ask for the previous password, and one of them reads it; who is late can tell what is waited for.
+    #[tokio::test]
+    async fn a_look_at_a_file_serves_all_who_come_within_an_age() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let path = directory.path().join("previous");
+        std::fs::write(&path, "old").expect("a file");
+        let file = OccasionalFile::open(path.clone()).expect("a value");
+        std::fs::write(&path, "new").expect("a file");
+        let hour = Duration::from_hours(1);
+        let shown = async |age| file.recent(age).await.map(|secret| secret.expose().to_vec());
+        assert_eq!(shown(hour).await.as_deref(), Some(&b"old"[..]));
+        assert_eq!(shown(Duration::ZERO).await.as_deref(), Some(&b"new"[..]));
+        std::fs::remove_file(&path).expect("a file");
+        assert_eq!(shown(hour).await.as_deref(), Some(&b"new"[..]));
+        assert_eq!(shown(Duration::ZERO).await, None);
+        assert_eq!(file.being_read(), None);
+        let _reading = file.0.looking.lock().await;
+        assert_eq!(file.being_read(), Some(&*path));
     }
 
     #[test]

@@ -13,8 +13,8 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::support::{
-    Ambassador, Authority, Launch, NameServer, Named, Peer, RedisServer, Target, command, eventually,
-    metric, own_address, password, replace, whom,
+    Ambassador, Authority, Launch, NameServer, Named, Peer, RedisServer, Target, command, eventually, metric,
+    own_address, password, replace, whom,
 };
 use crate::tls::{launch_over_tls, redis_over_tls};
 

@@ -158,7 +158,8 @@ pub(super) async fn examine(
 ) -> (Examined, Vec<Finding>) {
     let deadline = Instant::now() + link.connect_timeout;
     let examined = Examined::of(link, endpoint);
-    let mut examination = Examination { link, dialler, endpoint, metrics, deadline, examined, findings: Vec::new() };
+    let mut examination =
+        Examination { link, dialler, endpoint, metrics, deadline, examined, findings: Vec::new() };
     // It ends where a step fails that the others build upon.
     let _ = examination.go_through().await;
     (examination.examined, examination.findings)
