@@ -189,7 +189,8 @@ impl Commands {
     fn digit(&mut self, byte: u8) {
         let starts_with_zero = self.length > 0 && self.number == 0;
         let number = self.number.saturating_mul(10).saturating_add(u64::from(byte.wrapping_sub(b'0')));
-        if byte.is_ascii_digit() && !starts_with_zero && i64::try_from(number).is_ok() {
+        let largest = i64::MAX.unsigned_abs() + u64::from(self.at == At::NegativeCount);
+        if byte.is_ascii_digit() && !starts_with_zero && number <= largest {
             self.number = number;
             self.length += 1;
         } else {
@@ -355,7 +356,8 @@ fn array(stream: &[u8], limits: Limits) -> Result<First<'_>, String> {
     let Some((count, mut at)) = number(stream, invalid)? else {
         return Ok(First::Partial(None));
     };
-    if i32::try_from(count).is_err() {
+    // Any negative one is a null array.
+    if count > i64::from(i32::MAX) {
         return Err(invalid.to_owned());
     }
     if count > limits.arguments {

@@ -544,6 +544,14 @@ mod tests {
         ProptestConfig { failure_persistence: None, ..ProptestConfig::default() }
     }
 
+    #[test]
+    fn what_fuzzing_found_stays_mended() {
+        // A null array of a length beyond 32 bits, which Redis passes over.
+        commands(b"\x5d\n*-53333333333\r\nip\x9b*1\r\n$5\r\nRESET\r\nD");
+        commands(b"\x00*-9223372036854775808\r\n*1\r\n$5\r\nRESET\r\n");
+        commands(b"\x00*-9223372036854775809\r\n*1\r\n$5\r\nRESET\r\n");
+    }
+
     proptest! {
         #![proptest_config(cases())]
 
