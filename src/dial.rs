@@ -258,12 +258,11 @@ impl Dialler {
         // the time that there is, since no other backend could do without the password either.
         let login = match credentials {
             None => None,
-            Some(credentials) => {
-                let mut login = Box::pin(credentials.login(&backend.standing, &backends.metrics));
-                // It is still there where it is late: so what it waits for can be told.
-                let come = timeout_at(deadline, &mut login).await;
-                Some(come.map_err(|_| credentials.late(between(begun, deadline)))??)
-            }
+            Some(credentials) => Some(
+                timeout_at(deadline, Box::pin(credentials.login(&backend.standing, &backends.metrics)))
+                    .await
+                    .map_err(|_| credentials.late(between(begun, deadline)))??,
+            ),
         };
         let deadline = share(others, deadline);
         let (stream, shown) =

@@ -16,7 +16,7 @@ use std::time::{Duration, SystemTime};
 
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 use secrecy::{ExposeSecret, SecretSlice};
-use tokio::sync::Mutex as AsyncMutex;
+use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 use tokio::time::{Instant, sleep};
 use zeroize::Zeroizing;
 
@@ -164,26 +164,29 @@ const LOOKS: usize = 5;
 struct Looked<T> {
     path: PathBuf,
     last: Mutex<(T, Instant)>,
-    /// Held while somebody looks: on a file system that hangs, one reader waits and not one for every dial.
-    looking: AsyncMutex<()>,
+    looking: Arc<AsyncMutex<()>>,
 }
+
+/// Held while somebody looks, and by the thread that reads until it has: on a file system that hangs one thread waits,
+/// and not one for every dial that has given up.
+type Looking = Arc<OwnedMutexGuard<()>>;
 
 impl<T: Clone> Looked<T> {
     fn new(path: PathBuf, first: T) -> Self {
-        Self { path, last: Mutex::new((first, Instant::now())), looking: AsyncMutex::default() }
+        Self { path, last: Mutex::new((first, Instant::now())), looking: Arc::default() }
     }
 
     /// What somebody's `look` came to within `age`, or else this one's, which knows what the last came to.
-    async fn recent<Look>(&self, age: Duration, look: impl FnOnce(T) -> Look) -> Result<T, FileError>
+    async fn recent<Look>(&self, age: Duration, look: impl FnOnce(T, Looking) -> Look) -> Result<T, FileError>
     where
         Look: Future<Output = Result<T, FileError>>,
     {
-        let _looking = self.looking.lock().await;
+        let looking = Arc::new(Arc::clone(&self.looking).lock_owned().await);
         let (known, at) = self.lock().clone();
         if at.elapsed() < age {
             return Ok(known);
         }
-        let found = look(known).await?;
+        let found = look(known, Arc::clone(&looking)).await?;
         *self.lock() = (found.clone(), Instant::now());
         Ok(found)
     }
@@ -232,7 +235,7 @@ impl SecretFile {
     /// A file that can't be read now leaves the last value that could be, with a warning: secrets are often
     /// replaced by removing and writing, and the old one mostly still serves.
     async fn current(&self, age: Duration) -> Result<Arc<Secret>, FileError> {
-        Ok(self.0.recent(age, |known| look(self.path(), known)).await?.secret)
+        Ok(self.0.recent(age, |known, looking| look(self.path(), known, looking)).await?.secret)
     }
 
     fn last(&self) -> Arc<Secret> {
@@ -241,8 +244,8 @@ impl SecretFile {
 }
 
 /// Reads what there is to be known of a file now, once it has settled.
-async fn look(path: &Path, known: Readable) -> Result<Readable, FileError> {
-    let mut result = read_away(path).await?;
+async fn look(path: &Path, known: Readable, looking: Looking) -> Result<Readable, FileError> {
+    let mut result = read_away(path, &looking).await?;
     for _ in 1..LOOKS {
         let is_settled = match &result {
             Ok(read) => read.secret == *known.secret || !read.is_fresh,
@@ -253,7 +256,7 @@ async fn look(path: &Path, known: Readable) -> Result<Readable, FileError> {
             break;
         }
         sleep(SETTLED).await;
-        result = read_away(path).await?;
+        result = read_away(path, &looking).await?;
     }
     let is_readable = result.is_ok();
     let secret = match result {
@@ -300,8 +303,8 @@ impl OccasionalFile {
     /// The value as of now; a look that is at most so old will do.
     pub async fn recent(&self, age: Duration) -> Option<Arc<Secret>> {
         let path = &self.0.path;
-        let look = |_| async move {
-            let read = read_away(path).await.and_then(|result| result);
+        let look = |_, looking| async move {
+            let read = read_away(path, &looking).await.and_then(|result| result);
             let read = read.inspect_err(|error| tracing::debug!(%error, "no value in this file"));
             Ok(read.ok().map(|read| Arc::new(read.secret)))
         };
@@ -337,9 +340,14 @@ struct Found {
 }
 
 /// Reads away from the threads that serve connections: a file system may hang.
-async fn read_away(path: &Path) -> Result<Result<Found, FileError>, FileError> {
-    let owned = path.to_path_buf();
-    let reading = tokio::task::spawn_blocking(move || read(&owned)).await;
+async fn read_away(path: &Path, looking: &Looking) -> Result<Result<Found, FileError>, FileError> {
+    let (owned, looking) = (path.to_path_buf(), Arc::clone(looking));
+    let reading = tokio::task::spawn_blocking(move || {
+        let found = read(&owned);
+        drop(looking);
+        found
+    });
+    let reading = reading.await;
     reading.map_err(|_| FileError::unreadable(path, "the runtime is shutting down"))
 }
 
@@ -396,6 +404,8 @@ pub fn without_line_ending(bytes: &[u8]) -> &[u8] {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
+
     use super::*;
 
     #[test]
@@ -431,6 +441,24 @@ mod tests {
         assert_eq!(file.being_read(), None);
         let _reading = file.0.looking.lock().await;
         assert_eq!(file.being_read(), Some(&*path));
+    }
+
+    #[tokio::test]
+    async fn a_look_that_nobody_waits_for_any_more_is_still_the_only_one() {
+        let file = Looked::new(PathBuf::from("file"), ());
+        let (release, released) = std::sync::mpsc::channel::<()>();
+        let look = |(), looking| async move {
+            let reading = tokio::task::spawn_blocking(move || {
+                let _ = released.recv();
+                drop::<Looking>(looking);
+            });
+            reading.await.map_err(|error| FileError::unreadable(Path::new("file"), error))
+        };
+        assert!(file.recent(Duration::ZERO, look).now_or_never().is_none());
+        assert_eq!(file.looked_at(), Some(Path::new("file")));
+        drop(release);
+        drop(file.looking.lock().await);
+        assert_eq!(file.looked_at(), None);
     }
 
     #[test]
