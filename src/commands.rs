@@ -302,12 +302,25 @@ fn length_of_others(bytes: &[u8]) -> Option<usize> {
 }
 
 /// A number of not too many digits with its line ending, and where it ends.
+#[expect(
+    clippy::inline_always,
+    reason = "every argument of every command comes by; a call costs as much as the number"
+)]
+#[inline(always)]
 fn short_number(bytes: &[u8], kind: u8, start: usize) -> Option<(usize, usize)> {
     // As many as never are too much for 32 bits.
     const DIGITS: usize = 9;
     let [first, digits @ ..] = bytes.get(start..)? else { return None };
     if *first != kind || digits.first() == Some(&b'0') {
         return None;
+    }
+    // What nearly all numbers of small commands are, without the loop.
+    match digits {
+        [one @ b'1'..=b'9', b'\r', b'\n', ..] => return Some((usize::from(one - b'0'), start + 4)),
+        [ten @ b'1'..=b'9', one @ b'0'..=b'9', b'\r', b'\n', ..] => {
+            return Some((usize::from(ten - b'0') * 10 + usize::from(one - b'0'), start + 5));
+        }
+        _ => {}
     }
     let mut number = 0;
     for (index, byte) in digits.iter().take(DIGITS + 1).enumerate() {
