@@ -971,6 +971,37 @@ mod tests {
         assert_eq!(read, b"+OK\r\n".repeat(1000));
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_target_that_has_not_heard_all_has_not_said_its_last() {
+        let (mut client, mut near) = duplex(64);
+        let (mut far, mut target) = duplex(16);
+        let limits = Limits { idle: None, idle_since: Instant::now(), lifetime: None };
+        let seat = Arc::new(Connections::default()).enter();
+        let said = b"SET a 1\r\nSET b 2\r\nRESET\r\nPING\r\n".to_vec();
+        let mut relay = Relay::new(said, Vec::new(), limits).watch(true, false);
+        let outcome = relay.run(&mut near, &mut far, &seat).await;
+        assert!(matches!(outcome.end, End::Cut), "{}", outcome.end);
+        relay.part();
+        let mut read = [0; 5];
+        let plays = async {
+            // Longer than it may be silent.
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            target.write_all(b"+OK\r\n").await.unwrap();
+            client.read_exact(&mut read).await.unwrap();
+        };
+        tokio::select! {
+            outcome = relay.run(&mut near, &mut far, &seat) => panic!("{}", outcome.end),
+            played = tokio::time::timeout(Duration::from_mins(1), plays) => played.expect("it is held back"),
+        }
+        assert_eq!(&read, b"+OK\r\n");
+        drop(target);
+        let end = relay.run(&mut near, &mut far, &seat).await.end;
+        assert!(matches!(end, End::Broken(Party::Target, _)), "{end}");
+        // What it did not hear is not for another one.
+        relay.resume_with(b"");
+        assert!(relay.to_target.kept.is_empty());
+    }
+
     impl Side for DuplexStream {
         fn take_error(&self) -> Option<io::Error> {
             None
