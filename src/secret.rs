@@ -4,6 +4,9 @@
 //! `Display`, and [`Secret::expose`] is called only where bytes go to the target. Every buffer that a secret passes
 //! through on its way is allocated at its final size (growing would leave copies behind) and zeroed too.
 //!
+//! What clients say is theirs, though it may hold the password that a link requires of them: the buffer in which that is
+//! looked for is zeroed, but an inline argument, and what the relay passes on, are bytes like any others.
+//!
 //! A [`Source`] is where a secret comes from: a variable, a URL, a file that is read again, or a [program](command).
 
 pub mod command;
