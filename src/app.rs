@@ -243,21 +243,23 @@ fn announce(listener: &Listener, link: &Link) {
 }
 
 fn bind_remedy(link: &Link, error: &io::Error) -> String {
-    let own_address = format!("{}_PORT_{}_LISTEN", link.alias, link.port);
-    match error.kind() {
-        io::ErrorKind::AddrInUse => {
-            format!(
-                "stop what listens there, or listen elsewhere, as in {own_address}=127.0.0.2:{}",
-                link.port
-            )
+    let user = rustix::process::geteuid().as_raw();
+    match (error.kind(), &link.listen) {
+        (io::ErrorKind::AddrInUse, _) => {
+            format!("stop what listens there, or listen elsewhere, as in {}", link.another_port())
         }
-        io::ErrorKind::PermissionDenied => format!(
-            "let user {} listen there (for ports below 1024: --sysctl net.ipv4.ip_unprivileged_port_start=0), \
-             or listen elsewhere, as in {own_address}=0.0.0.0:10{:03}",
-            rustix::process::geteuid().as_raw(),
-            link.port % 1000
+        (_, Listen::Unix(_)) => {
+            format!("let there be a directory of that name in which user {user} may make files")
+        }
+        (io::ErrorKind::PermissionDenied, _) => format!(
+            "let user {user} listen there (for ports below 1024: --sysctl net.ipv4.ip_unprivileged_port_start=0), \
+             or listen elsewhere, as in {}",
+            link.another_port()
         ),
-        _ => format!("name an address of this host, as in {own_address}=127.0.0.1:{}", link.port),
+        _ => format!(
+            "name an address of this host, as in {}_PORT_{1}_LISTEN=127.0.0.1:{1}",
+            link.alias, link.port
+        ),
     }
 }
 

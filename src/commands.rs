@@ -302,10 +302,7 @@ fn length_of_others(bytes: &[u8]) -> Option<usize> {
 }
 
 /// A number of not too many digits with its line ending, and where it ends.
-#[expect(
-    clippy::inline_always,
-    reason = "every argument of every command comes by; a call costs as much as the number"
-)]
+// Inlined, because one comes with every argument, and a call costs as much as the number.
 #[inline(always)]
 fn short_number(bytes: &[u8], kind: u8, start: usize) -> Option<(usize, usize)> {
     // As many as never are too much for 32 bits.

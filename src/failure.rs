@@ -319,7 +319,9 @@ impl Failure {
                 format!("check that the target of {variable} runs and listens there")
             }
             Self::TimedOut { stage, .. } => match stage {
-                Stage::Resolve => "check the name servers in /etc/resolv.conf".to_owned(),
+                Stage::Resolve => {
+                    "check the name servers, those in AMBASSADOR_DNS or else in /etc/resolv.conf".to_owned()
+                }
                 Stage::Connect => {
                     format!("check the address in {variable}, and firewalls on the way to it")
                 }

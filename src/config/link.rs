@@ -68,6 +68,13 @@ impl Link {
     }
 }
 
+impl Link {
+    /// The setting that lets it listen on another port, for remedies: one that needs no privileges and has the same last digits.
+    pub fn another_port(&self) -> String {
+        format!("{}_PORT_{1}_LISTEN=0.0.0.0:1{2:04}", self.alias, self.port, self.port % 10_000)
+    }
+}
+
 /// How a Redis connection is prepared before a client's bytes may pass.
 #[derive(Debug)]
 pub struct Redis {
@@ -385,23 +392,19 @@ fn warn_of_unused_names(
 
 fn refuse_clashes(links: &[Link], findings: &mut Findings) {
     for (index, link) in links.iter().enumerate() {
-        let own_address = format!("{}_PORT_{}_LISTEN", link.alias, link.port);
         let before = &links[..index];
         if let Some(other) = before.iter().find(|other| other.listen.clashes_with(&link.listen)) {
             findings.mistake(
                 &link.variable,
                 format!("it listens on {}, and so does {} ({})", link.listen, other.variable, other.listen),
-                format!("give one of them another address, as in {own_address}=127.0.0.2:{}", link.port),
+                format!("give one of them another port, as in {}", link.another_port()),
             );
         }
         if let Some(endpoint) = link.endpoints.iter().find(|endpoint| link.listen.answers(endpoint)) {
             findings.mistake(
                 &link.variable,
                 format!("it listens on {} and dials {endpoint}, which is itself", link.listen),
-                format!(
-                    "name the real target, or listen elsewhere, as in {own_address}=127.0.0.1:{}",
-                    link.port.wrapping_add(10_000)
-                ),
+                format!("name the real target, or listen elsewhere, as in {}", link.another_port()),
             );
         }
     }

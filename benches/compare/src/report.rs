@@ -130,8 +130,8 @@ impl Report<'_> {
         if !warm.is_empty() {
             writeln!(
                 text,
-                "\nWith `WARM` a new client waits for its first answer this many times as long as one that connects to \
-                 Redis and authenticates by itself: {}.",
+                "\nWith `WARM` the time to a new client's first answer, by that of one that connects to Redis and \
+                 authenticates by itself (below 1 is faster): {}.",
                 warm.join(", ")
             )?;
         }
