@@ -344,14 +344,16 @@ struct Found {
 
 /// Reads away from the threads that serve connections: a file system may hang.
 async fn read_away(path: &Path, looking: &Looking) -> Result<Result<Found, FileError>, FileError> {
-    let (owned, looking) = (path.to_path_buf(), Arc::clone(looking));
+    // Where no thread can be started this stays in the runtime's queue, and must not keep others from looking.
+    let (owned, looking) = (path.to_path_buf(), Arc::downgrade(looking));
     let reading = tokio::task::spawn_blocking(move || {
+        let looking = looking.upgrade()?;
         let found = read(&owned);
         drop(looking);
-        found
+        Some(found)
     });
-    let reading = reading.await;
-    reading.map_err(|_| FileError::unreadable(path, "the runtime is shutting down"))
+    let reading = reading.await.ok().flatten();
+    reading.ok_or_else(|| FileError::unreadable(path, "the runtime is shutting down"))
 }
 
 /// The file's bytes without one trailing line ending.
