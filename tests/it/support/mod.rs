@@ -12,7 +12,9 @@ mod sentinel;
 mod target;
 mod tls;
 
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 pub(crate) use ambassador::{Ambassador, Finished, Launch, another_user, lines};
@@ -51,13 +53,19 @@ pub(crate) fn command(arguments: &[&[u8]]) -> Vec<u8> {
 }
 
 /// An address of the loopback network that nothing else uses, so that a server can go away and come back without a
-/// stranger taking its port meanwhile.
+/// stranger taking its port meanwhile. No two have the same port: servers are told apart by theirs.
 pub(crate) fn own_address() -> SocketAddr {
-    let random = secret::random();
-    let [a, b, c, ..] = random.to_le_bytes();
-    let ip = Ipv4Addr::new(127, 64 + a % 128, b, 1 + c % 254);
-    let listener = TcpListener::bind(SocketAddrV4::new(ip, 0)).expect("a port on a loopback address");
-    listener.local_addr().expect("a bound listener has an address")
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    loop {
+        let random = secret::random();
+        let [a, b, c, ..] = random.to_le_bytes();
+        let ip = Ipv4Addr::new(127, 64 + a % 128, b, 1 + c % 254);
+        let listener = TcpListener::bind(SocketAddrV4::new(ip, 0)).expect("a port on a loopback address");
+        let address = listener.local_addr().expect("a bound listener has an address");
+        if GIVEN.lock().expect("a set of ports").insert(address.port()) {
+            return address;
+        }
+    }
 }
 
 /// `len` bytes that repeat nowhere nearby and differ by `seed`.
