@@ -2,8 +2,8 @@
 //!
 //! What it promises, on any two streams:
 //! - Each side's end of stream is passed on by itself, after every byte before it (half-close).
-//! - A side that breaks ends the connection: what it had sent before is still handed over, then the caller resets
-//!   the other side ([`End::Broken`]).
+//! - A side that breaks ends the connection: what it had sent before is still handed over (but for what waits behind a
+//!   RESET or a HELLO), then the caller resets the other side ([`End::Broken`]).
 //! - A side that reads slowly slows the other one down: nothing is read from one side while bytes wait for the other.
 //! - A side that breaks while nothing is read from it, because it had ended its stream or because the other side does
 //!   not keep up, is found out too, by looking ([`Side::take_error`]).
@@ -722,7 +722,8 @@ impl Direction {
         R: AsyncRead + Unpin,
         W: AsyncWrite + Unpin,
     {
-        ready!(self.poll_flush(cx, writer))?;
+        // Not waited for: a writer that takes nothing does not keep the reader's end from being seen.
+        let _ = self.poll_flush(cx, writer)?;
         let Some(watch) = &mut self.watch else {
             return Poll::Pending;
         };

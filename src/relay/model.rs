@@ -2,7 +2,8 @@
 //!
 //! A scenario is data: what each party says, when it reads, how it leaves, and what its line does to reads and writes.
 //! The clock is paused, so a stall of minutes takes no time. The same scenarios run over TLS, with the stream that real
-//! connections use on our side of the line and on the party's, and with the client's commands watched for RESET.
+//! connections use on our side of the line and on the party's, with the client's commands watched for RESET, and with
+//! its own authentication, with which they begin then, kept from the target.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
@@ -366,34 +367,92 @@ static WORDS: LazyLock<Vec<u8>> = LazyLock::new(|| {
     words
 });
 
-fn words(party: Party) -> &'static [u8] {
-    match party {
-        Party::Client => &WORDS[..MOST],
-        Party::Target => &WORDS[MOST..],
+/// So many of [`WORDS`] tell that the first command is none with which a client authenticates itself.
+const NAME_KNOWN: usize = b"*1\r\n$5\r\nRESET\r\n".len();
+
+/// A command with which a client authenticates itself, and what becomes of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Own {
+    /// It is answered in the target's place.
+    Auth,
+    /// The target hears it without the authentication, and answers.
+    Hello,
+}
+
+impl Own {
+    fn said(self) -> &'static [u8] {
+        match self {
+            Self::Auth => b"*2\r\n$4\r\nAUTH\r\n$6\r\nsecret\r\n",
+            Self::Hello => b"HELLO 3 AUTH default secret SETNAME me\r\n",
+        }
+    }
+
+    fn passed_on(self) -> &'static [u8] {
+        match self {
+            Self::Auth => b"",
+            Self::Hello => b"*4\r\n$5\r\nHELLO\r\n$1\r\n3\r\n$7\r\nSETNAME\r\n$2\r\nme\r\n",
+        }
+    }
+
+    /// What the target says to it.
+    fn replied(self) -> &'static [u8] {
+        match self {
+            Self::Auth => b"",
+            Self::Hello => b"%1\r\n$6\r\nserver\r\n$5\r\nredis\r\n",
+        }
+    }
+
+    /// What the client hears of it.
+    fn answered(self) -> &'static [u8] {
+        match self {
+            Self::Auth => b"+OK\r\n",
+            Self::Hello => self.replied(),
+        }
     }
 }
 
-fn other(party: Party) -> Party {
-    match party {
-        Party::Client => Party::Target,
-        Party::Target => Party::Client,
+/// All that could be said and heard in a scenario. Where nothing is absorbed each hears what the other says.
+struct Lines {
+    client_says: Vec<u8>,
+    target_hears: Vec<u8>,
+    target_says: Vec<u8>,
+    client_hears: Vec<u8>,
+}
+
+impl Lines {
+    fn new(absorbed: &[Own]) -> Self {
+        let (of_client, of_target) = WORDS.split_at(MOST);
+        let line = |first: fn(Own) -> &'static [u8], then: &[u8]| {
+            let first: Vec<_> = absorbed.iter().map(|own| first(*own)).collect();
+            [&first.concat(), then].concat()
+        };
+        Self {
+            client_says: line(Own::said, of_client),
+            target_hears: line(Own::passed_on, of_client),
+            target_says: line(Own::replied, of_target),
+            client_hears: line(Own::answered, of_target),
+        }
     }
 }
 
 /// Plays a party on its end of the line.
-async fn play<S: Side>(script: &Script, party: Party, stream: S, ways: (Shared, Shared)) -> Played {
+async fn play<S: Side>(
+    script: &Script,
+    (says, hears): (&[u8], &[u8]),
+    stream: S,
+    ways: (Shared, Shared),
+) -> Played {
     let (mut reader, mut writer) = split(stream);
     let (progress, mut heard) = watch::channel(0);
     let listening = async move {
         sleep(Duration::from_secs(script.deaf)).await;
-        let expected = words(other(party));
         let mut buffer = vec![0; 64 * 1024];
         let mut count = 0;
         loop {
             match reader.read(&mut buffer).await {
                 Ok(0) => return (count, true),
                 Ok(read) => {
-                    assert!(buffer[..read] == expected[count..count + read], "{party:?} heard other bytes");
+                    assert!(buffer[..read] == hears[count..count + read], "other bytes were heard");
                     count += read;
                     // Whoever speaks may have finished.
                     let _ = progress.send(count);
@@ -412,7 +471,7 @@ async fn play<S: Side>(script: &Script, party: Party, stream: S, ways: (Shared, 
                 Act::Say(length) => {
                     let end = said + length;
                     while said < end && is_heard {
-                        match writer.write(&words(party)[said..end]).await {
+                        match writer.write(&says[said..end]).await {
                             Ok(written) => said += written,
                             Err(_) => is_heard = false,
                         }
@@ -457,21 +516,52 @@ struct Scenario {
     leave: Option<(u64, u64)>,
     /// Whether the client's commands are watched for RESET, after which the same target serves on.
     watched: bool,
+    /// What the client says first, and is absorbed.
+    absorbed: Vec<Own>,
+}
+
+impl Scenario {
+    /// What of the client's own commands is whole in the first so many bytes that it says.
+    fn own_within(&self, said: usize) -> impl Iterator<Item = Own> {
+        let ends = self.absorbed.iter().scan(0, |end, own| {
+            *end += own.said().len();
+            Some((*own, *end))
+        });
+        ends.take_while(move |(_, end)| *end <= said).map(|(own, _)| own)
+    }
+
+    fn own_length(&self, of: fn(Own) -> &'static [u8]) -> usize {
+        self.absorbed.iter().map(|own| of(*own).len()).sum()
+    }
+
+    /// How many bytes the target is to hear of the first so many that the client says.
+    fn passed_on(&self, said: usize) -> usize {
+        let own: usize = self.own_within(said).map(|own| own.passed_on().len()).sum();
+        let others = said.saturating_sub(self.own_length(Own::said));
+        // What might become a command to be absorbed is not for the target if it never becomes one.
+        let is_known = self.absorbed.is_empty() || others >= NAME_KNOWN;
+        own + if is_known { others } else { 0 }
+    }
+
+    /// How many bytes the client is to hear that the target did not say, once it has said so many.
+    fn answers(&self, said: usize) -> usize {
+        self.own_within(said).map(|own| own.answered().len() - own.replied().len()).sum()
+    }
 }
 
 /// Relays between two sides, and ends as a connection does.
-async fn relay<C: Side, T: Side>(scenario: &Scenario, client: C, target: T) -> Relayed {
+async fn relay<C: Side, T: Side>(scenario: &Scenario, lines: &Lines, client: C, target: T) -> Relayed {
     let mut client = Counted { side: client, counts: Arc::default() };
     let mut target = Counted { side: target, counts: Arc::default() };
     let counts = (Arc::clone(&client.counts), Arc::clone(&target.counts));
     let begun = Instant::now();
     let connections = Arc::new(Connections::default());
     let seat = connections.enter();
-    let early = words(Party::Client)[..scenario.client.early].to_vec();
-    let leading = words(Party::Target)[..scenario.target.early].to_vec();
+    let early = lines.client_says[..scenario.client.early].to_vec();
+    let leading = lines.target_says[..scenario.target.early].to_vec();
     let (early_length, leading_length) = (early.len(), leading.len());
     let mut relay = Relay::new(early, leading, Limits { idle: None, idle_since: begun, lifetime: None });
-    relay = relay.watch(scenario.watched, false);
+    relay = relay.watch(scenario.watched, !scenario.absorbed.is_empty());
     let asking = async {
         if let Some((after, grace)) = scenario.leave {
             sleep(Duration::from_millis(after)).await;
@@ -493,16 +583,15 @@ async fn relay<C: Side, T: Side>(scenario: &Scenario, client: C, target: T) -> R
         });
         let held =
             |(from, already): (&Counts, usize), to: &Counts| (from.read + already).saturating_sub(to.written);
+        // What is absorbed is read and not written.
+        let most = LARGE_READ as usize + AHEAD + scenario.own_length(Own::said);
         // After every turn: no more is kept than one read.
         let watched = poll_fn(|cx| {
             let polled = running.as_mut().poll(cx);
             let client = *counts.0.lock().unwrap_or_else(PoisonError::into_inner);
             let target = *counts.1.lock().unwrap_or_else(PoisonError::into_inner);
             let kept = [held((&client, early_length), &target), held((&target, leading_length), &client)];
-            assert!(
-                kept.iter().all(|kept| *kept <= LARGE_READ as usize + AHEAD) || polled.is_ready(),
-                "{kept:?} bytes kept"
-            );
+            assert!(kept.iter().all(|kept| *kept <= most) || polled.is_ready(), "{kept:?} bytes kept");
             polled
         });
         tokio::select! {
@@ -531,26 +620,29 @@ async fn perform(scenario: &Scenario, tls: bool) -> Option<(Relayed, Played, Pla
     let (our_target, their_target) = line(&manners(&scenario.target));
     let ways = |socket: &Socket| (Arc::clone(&socket.inbound), Arc::clone(&socket.outbound));
     let (client_ways, target_ways) = (ways(&their_client), ways(&their_target));
+    let lines = Lines::new(&scenario.absorbed);
+    let client_lines = (&lines.client_says[..], &lines.client_hears[..]);
+    let target_lines = (&lines.target_says[..], &lines.target_hears[..]);
     if !tls {
         let (relayed, client, target) = tokio::join!(
-            relay(scenario, our_client, our_target),
-            play(&scenario.client, Party::Client, their_client, client_ways),
-            play(&scenario.target, Party::Target, their_target, target_ways),
+            relay(scenario, &lines, our_client, our_target),
+            play(&scenario.client, client_lines, their_client, client_ways),
+            play(&scenario.target, target_lines, their_target, target_ways),
         );
         return Some((relayed, client, target));
     }
     let relaying = async {
         let client = handshake(our_client, server()).await?;
         let target = handshake(our_target, self::client()).await?;
-        Some(relay(scenario, client, target).await)
+        Some(relay(scenario, &lines, client, target).await)
     };
     let playing_client = async {
         let stream = handshake(their_client, self::client()).await?;
-        Some(play(&scenario.client, Party::Client, stream, client_ways).await)
+        Some(play(&scenario.client, client_lines, stream, client_ways).await)
     };
     let playing_target = async {
         let stream = handshake(their_target, server()).await?;
-        Some(play(&scenario.target, Party::Target, stream, target_ways).await)
+        Some(play(&scenario.target, target_lines, stream, target_ways).await)
     };
     let (relayed, client, target) = tokio::join!(relaying, playing_client, playing_target);
     Some((relayed?, client?, target?))
@@ -582,10 +674,14 @@ fn judge(scenario: &Scenario, tls: bool) {
     assert!(
         outcome.to_target == target_side.written as u64 && outcome.to_client == client_side.written as u64
     );
-    for (script, played, side, _, heard_by, to) in parties {
-        // That it is a prefix has been seen byte by byte.
-        assert!(heard_by.heard <= played.said, "more arrived than was said");
-        assert!(side.read + script.early <= played.said && to.written <= side.read + script.early);
+    // That it is a prefix has been seen byte by byte.
+    let read = [client_side.read + scenario.client.early, target_side.read + scenario.target.early];
+    assert!(read[0] <= client.said && read[1] <= target.said, "more was read than was said");
+    let due = [scenario.passed_on(read[0]), read[1] + scenario.answers(read[0])];
+    assert!(target_side.written <= due[0] && client_side.written <= due[1], "more was written than is due");
+    let due_in_all = [scenario.passed_on(client.said), target.said + scenario.answers(client.said)];
+    assert!(target.heard <= due_in_all[0] && client.heard <= due_in_all[1], "more arrived than was said");
+    for (.., side, _, _, to) in parties {
         assert!(to.ends_passed_on <= 1, "an end was passed on {} times", to.ends_passed_on);
         assert!(side.ends_read <= 1, "an end was asked for again");
         assert!(to.ends_passed_on <= side.ends_read, "an end that nobody had sent was passed on");
@@ -601,7 +697,7 @@ fn judge(scenario: &Scenario, tls: bool) {
                 assert!(played.heard_end || played.reset.is_some(), "no end was heard");
             }
             if resets == [None, None] {
-                assert!(client.heard == target.said && target.heard == client.said, "not all arrived");
+                assert_eq!([target.heard, client.heard], due_in_all, "not all arrived");
             }
         }
         End::Broken(party, _) => {
@@ -615,16 +711,17 @@ fn judge(scenario: &Scenario, tls: bool) {
             let late = ended.saturating_duration_since(first);
             assert!(late < LAST_WORDS + Duration::from_secs(20), "ended {late:?} after the reset");
             if other.is_none() {
-                let (said, hearing, hears) = match party {
-                    Party::Client => (client.said, &target, &scenario.target),
-                    Party::Target => (target.said, &client, &scenario.client),
+                let (due, hearing, hears) = match party {
+                    Party::Client => (due_in_all[0], &target, &scenario.target),
+                    Party::Target => (due_in_all[1], &client, &scenario.client),
                 };
-                // Unless they take too long, or the connection had to go meanwhile.
+                // Unless they take too long, wait behind a HELLO, or the connection had to go meanwhile.
+                let may_wait = *party == Party::Client && scenario.absorbed.contains(&Own::Hello);
                 let lines = [&scenario.client.line, &scenario.target.line];
                 let whims = lines.into_iter().flat_map(|line| line.reads.iter().chain(&line.writes));
                 let stalls = Duration::from_millis(whims.map(|whim| whim.after).sum());
-                if hears.deaf == 0 && scenario.leave.is_none() && stalls < LAST_WORDS {
-                    assert_eq!(hearing.heard, said, "last words were lost");
+                if hears.deaf == 0 && !may_wait && scenario.leave.is_none() && stalls < LAST_WORDS {
+                    assert_eq!(hearing.heard, due, "last words were lost");
                 }
                 assert!(!hearing.heard_end, "a break passed for an end");
             }
@@ -634,17 +731,7 @@ fn judge(scenario: &Scenario, tls: bool) {
             let latest = begun + Duration::from_millis(after + grace);
             assert!(ended <= latest + Duration::from_millis(2), "left too late");
             if ended < latest {
-                let kept = |from: Counts, early: usize, to: Counts| from.read + early - to.written;
-                assert_eq!(
-                    kept(client_side, scenario.client.early, target_side),
-                    0,
-                    "left with bytes in hand"
-                );
-                assert_eq!(
-                    kept(target_side, scenario.target.early, client_side),
-                    0,
-                    "left with bytes in hand"
-                );
+                assert_eq!([target_side.written, client_side.written], due, "left with bytes in hand");
             }
         }
         End::Idle | End::Cut | End::Parted => panic!("nobody asked for this: {}", outcome.end),
@@ -727,22 +814,55 @@ fn independent() -> impl Strategy<Value = Scenario> {
                 .prop_map(|(early, acts, leaves, deaf, line)| Script { early, acts, leaves, deaf, line })
         };
     let leave = prop_oneof![3 => Just(None), 1 => (0..5000_u64, 0..5000_u64).prop_map(Some)];
-    (script(), script(), leave, any::<bool>()).prop_map(|(client, target, leave, watched)| Scenario {
-        client,
-        target,
-        leave,
-        watched,
-    })
+    (script(), script(), leave, any::<bool>(), absorbed()).prop_map(
+        |(client, target, leave, watched, absorbed)| {
+            let target = polite(target, &absorbed);
+            Scenario { client, target, leave, watched, absorbed }
+        },
+    )
+}
+
+fn absorbed() -> impl Strategy<Value = Vec<Own>> {
+    prop_oneof![2 => Just(Vec::new()), 1 => vec(prop_oneof![2 => Just(Own::Auth), 1 => Just(Own::Hello)], 1..6)]
+}
+
+/// Where something is absorbed, a target that answers what it hears of that, and says nothing more before it has heard
+/// a word of what follows, as Redis does.
+fn polite(target: Script, absorbed: &[Own]) -> Script {
+    if absorbed.is_empty() {
+        return target;
+    }
+    let (mut acts, mut heard) = (Vec::new(), 0);
+    for own in absorbed.iter().filter(|own| !own.replied().is_empty()) {
+        heard += own.passed_on().len();
+        acts.extend([Act::Hear(heard), Act::Say(own.replied().len())]);
+    }
+    acts.push(Act::Hear(heard + 1));
+    acts.extend(target.acts);
+    Script { early: 0, acts, ..target }
 }
 
 /// A request, its reply, and so on: nobody says anything more before all of the other's words have come.
 fn conversation() -> impl Strategy<Value = Scenario> {
     let turns = vec((length(), length()), 1..6);
-    (turns, early(), leaves(), manners(), manners(), any::<bool>()).prop_map(
-        |(turns, early, ends, ours, theirs, watched)| {
+    (turns, early(), leaves(), manners(), manners(), any::<bool>(), absorbed()).prop_map(
+        |(turns, early, ends, ours, theirs, watched, absorbed)| {
             let (mut asks, mut answers) = (Vec::new(), Vec::new());
-            let (mut asked, mut answered) = (early, 0);
-            for (question, answer) in turns {
+            let length =
+                |of: fn(Own) -> &'static [u8]| absorbed.iter().map(|own| of(*own).len()).sum::<usize>();
+            // What is absorbed has its answers before anything else is said.
+            let early = if absorbed.is_empty() { early } else { early.min(length(Own::said)) };
+            let own = length(Own::said).saturating_sub(early);
+            if own > 0 {
+                asks.push(Act::Say(own));
+            }
+            let mut answered = length(Own::answered);
+            asks.push(Act::Hear(answered));
+            let mut asked = length(Own::passed_on) + if absorbed.is_empty() { early } else { 0 };
+            for (turn, (question, answer)) in turns.into_iter().enumerate() {
+                // A target that has heard a command in part only does not answer.
+                let question =
+                    if turn == 0 && !absorbed.is_empty() { question.max(NAME_KNOWN) } else { question };
                 asked += question;
                 asks.push(Act::Say(question));
                 answers.extend([Act::Hear(asked), Act::Say(answer)]);
@@ -750,12 +870,8 @@ fn conversation() -> impl Strategy<Value = Scenario> {
                 asks.push(Act::Hear(answered));
             }
             let script = |early, acts, leaves, line| Script { early, acts, leaves, deaf: 0, line };
-            Scenario {
-                client: script(early, asks, ends, ours),
-                target: script(0, answers, Leaves::WithAnEnd, theirs),
-                leave: None,
-                watched,
-            }
+            let target = polite(script(0, answers, Leaves::WithAnEnd, theirs), &absorbed);
+            Scenario { client: script(early, asks, ends, ours), target, leave: None, watched, absorbed }
         },
     )
 }
