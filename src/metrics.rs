@@ -23,6 +23,7 @@ use prometheus_client::registry::Registry;
 use crate::admin::BackendState;
 use crate::connection::Service;
 use crate::failure::Stage;
+use crate::secret::Source;
 
 /// What the text is, for who reads it over HTTP.
 pub const CONTENT_TYPE: &str = prometheus_text::CONTENT_TYPE;
@@ -282,6 +283,18 @@ impl Collector for Watched {
                 let labels = labels(&service.link.name, Some(("direction", direction)));
                 ConstCounter::new(number).encode(bytes.encode_family(&labels)?)?;
             }
+        }
+        let mut stale = encoder.encode_descriptor(
+            "secret_stale",
+            "Whether a secret could not be had from its file or program when it was last looked for.",
+            None,
+            MetricType::Gauge,
+        )?;
+        for service in services {
+            let redis = service.link.redis.as_ref();
+            let is_stale = redis.is_some_and(|redis| redis.sources().any(Source::is_stale));
+            let number = ConstGauge::new(i64::from(is_stale));
+            number.encode(stale.encode_family(&labels(&service.link.name, None))?)?;
         }
         let mut gauge = |name, help, holds: fn(&BackendState) -> bool| {
             let mut gauge = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;

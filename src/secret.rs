@@ -124,6 +124,15 @@ impl Source {
         matches!(self, Self::File(_) | Self::Command(_))
     }
 
+    /// Whether there was nothing to be had when somebody looked last, so that the value is an old one or none.
+    pub fn is_stale(&self) -> bool {
+        match self {
+            Self::Variable(_) | Self::Url(_) => false,
+            Self::File(file) => !file.0.lock().0.is_readable,
+            Self::Command(command) => command.is_failing(),
+        }
+    }
+
     /// How `links` and the log name this source.
     pub fn kind(&self) -> &'static str {
         match self {

@@ -101,6 +101,18 @@ impl Redis {
         self.reset == Reset::Reauthenticate && has_something
     }
 
+    /// Where its users and passwords come from, those that clients have to show among them.
+    pub fn sources(&self) -> impl Iterator<Item = &Source> {
+        let credentials = self.credentials.as_ref();
+        let of_target = credentials.map(|credentials| (credentials.username.as_ref(), &credentials.password));
+        let of_clients = match &self.client_auth {
+            ClientAuth::Require(required) => Some((required.username.as_ref(), &required.password)),
+            ClientAuth::Forward | ClientAuth::Absorb => None,
+        };
+        let both = of_target.into_iter().chain(of_clients);
+        both.flat_map(|(username, password)| username.into_iter().chain([password]))
+    }
+
     /// Whether a client's AUTH is not for the target.
     pub fn absorbs_auth(&self) -> bool {
         !matches!(self.client_auth, ClientAuth::Forward)

@@ -438,7 +438,7 @@ impl Lines {
 /// Plays a party on its end of the line.
 async fn play<S: Side>(
     script: &Script,
-    (says, hears): (&[u8], &[u8]),
+    (says, expects): (&[u8], &[u8]),
     stream: S,
     ways: (Shared, Shared),
 ) -> Played {
@@ -452,7 +452,7 @@ async fn play<S: Side>(
             match reader.read(&mut buffer).await {
                 Ok(0) => return (count, true),
                 Ok(read) => {
-                    assert!(buffer[..read] == hears[count..count + read], "other bytes were heard");
+                    assert!(buffer[..read] == expects[count..count + read], "other bytes were heard");
                     count += read;
                     // Whoever speaks may have finished.
                     let _ = progress.send(count);

@@ -169,6 +169,11 @@ impl SecretCommand {
         self.keeper.state.borrow().answer.as_ref().map(|answer| Arc::clone(&answer.secret))
     }
 
+    /// Whether the last run failed.
+    pub fn is_failing(&self) -> bool {
+        self.keeper.state.borrow().failure.is_some()
+    }
+
     /// An error of this program.
     pub fn error(&self, reason: impl std::fmt::Display) -> CommandError {
         CommandError { variable: self.recipe.variable.clone(), reason: reason.to_string() }

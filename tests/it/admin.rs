@@ -197,6 +197,7 @@ fn every_series_is_there_from_the_start() {
         "connections_active",
         "dial_seconds_count",
         "secret_reloads_total",
+        "secret_stale",
         "warm_connections",
         "warm_hits_total",
         "warm_misses_total",

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::support::{Ambassador, Launch, Peer, Target, command, eventually, password, token};
+use crate::support::{Ambassador, Launch, Peer, Target, command, eventually, metric, password, token};
 
 fn auth(password: &[u8]) -> Vec<u8> {
     command(&[b"AUTH", password])
@@ -387,8 +387,11 @@ fn a_vanished_file_leaves_the_last_password() {
     ambassador.wait_for_log("a warning about the file", |line| {
         line["level"] == "WARN" && line.to_string().contains(path.to_str().unwrap())
     });
+    let stale = || metric(ambassador.admin(), "secret_stale{link=\"redis:6379\"}") > 0.5;
+    assert!(stale());
     std::fs::write(&path, &second).unwrap();
     expect(&second);
+    assert!(!stale());
     std::fs::remove_file(&path).unwrap();
     expect(&second);
     // Orchestrators replace secrets by renaming.

@@ -8,11 +8,12 @@ use rustix::process::{Pid, Signal, test_kill_process};
 use tempfile::TempDir;
 
 use crate::support::{
-    Ambassador, Finished, Launch, Peer, RedisServer, Target, command, eventually, lines, own_address,
+    Ambassador, Finished, Launch, Peer, RedisServer, Target, command, eventually, lines, metric, own_address,
     password,
 };
 
 const LINK: &str = "redis:6379";
+const STALE: &str = "secret_stale{link=\"redis:6379\"}";
 
 /// A program that notes each of its runs and then does what a script says.
 struct Program {
@@ -172,6 +173,7 @@ fn a_failing_run_keeps_the_last_answer_while_it_lasts() {
     program.put("broken", "");
     let failed = ambassador.wait_for("the program gives no secret");
     expect_service(ambassador.connect(LINK));
+    assert!(metric(ambassador.admin(), STALE) > 0.5);
     assert!(failed["error"].as_str().unwrap().contains("exit status: 3"), "{failed}");
     let said = ambassador.wait_for("the program says");
     assert_eq!(said["stderr"], "the cloud is gone", "{said}");
@@ -199,6 +201,7 @@ fn a_failing_run_keeps_the_last_answer_while_it_lasts() {
         client.expect_rest() == b"+PONG\r\n"
     });
     ambassador.wait_for("the program gives a secret again");
+    assert!(metric(ambassador.admin(), STALE) < 0.5);
 }
 
 /// Whoever issues tokens is spared while the program fails: the pauses between its runs grow, however many clients come.
