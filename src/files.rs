@@ -1,7 +1,9 @@
 //! Files that settings name.
 
 use std::fs::File;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::failure::words;
 
@@ -13,4 +15,26 @@ pub fn open(path: &Path) -> Result<File, String> {
         return Err("it is not a regular file".to_owned());
     }
     File::open(path).map_err(|e| words(&e))
+}
+
+/// Why [`away`] did nothing.
+pub const NO_THREAD: &str =
+    "no thread can be started to read it; is there a limit on processes (ulimit -u, pids_limit)?";
+
+/// Does what a file system that hangs may hold up, away from the threads that serve connections. `None` where no thread
+/// can be started for it, and where the runtime is shutting down.
+///
+/// Work that has not begun when nobody waits for it any more is dropped; what has begun goes on.
+pub async fn away<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    // The runtime may keep what it was given until there is a thread, and with it locks that the work holds.
+    let work = Arc::new(Mutex::new(Some(work)));
+    let queued = Arc::downgrade(&work);
+    let begin = move || {
+        let work = queued.upgrade()?;
+        let work = work.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+        Some(work())
+    };
+    // A runtime that has no thread yet and gets none panics.
+    let done = catch_unwind(AssertUnwindSafe(|| tokio::task::spawn_blocking(begin))).ok()?;
+    done.await.ok().flatten()
 }

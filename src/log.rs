@@ -24,6 +24,11 @@ pub fn start(filter: Targets, format: LogFormat) {
     // A second subscriber is refused, which only a test that runs the program twice would see.
     let _ = Registry::default().with(layer.with_filter(filter)).try_init();
     std::panic::set_hook(Box::new(|panic| {
+        // That no thread can be started is told by who wanted one: see `files::away`.
+        let words = panic.payload().downcast_ref::<String>();
+        if words.is_some_and(|words| words.starts_with("OS can't spawn worker thread")) {
+            return;
+        }
         let place = panic.location().map(ToString::to_string);
         tracing::error!(place, "a connection met a mistake of the program itself; the others go on");
     }));

@@ -106,7 +106,7 @@ impl Source {
     pub async fn recent(&self, age: Duration) -> Result<Arc<Secret>, Unavailable> {
         match self {
             Self::Variable(secret) | Self::Url(secret) => Ok(Arc::clone(secret)),
-            Self::File(file) => Ok(file.current(age).await?),
+            Self::File(file) => Ok(file.current(age).await),
             Self::Command(command) => Ok(command.current().await?),
         }
     }
@@ -189,18 +189,18 @@ impl<T: Clone> Looked<T> {
     }
 
     /// What somebody's `look` came to within `age`, or else this one's, which knows what the last came to.
-    async fn recent<Look>(&self, age: Duration, look: impl FnOnce(T, Looking) -> Look) -> Result<T, FileError>
+    async fn recent<Look>(&self, age: Duration, look: impl FnOnce(T, Looking) -> Look) -> T
     where
-        Look: Future<Output = Result<T, FileError>>,
+        Look: Future<Output = T>,
     {
         let looking = Arc::new(Arc::clone(&self.looking).lock_owned().await);
         let (known, at) = self.lock().clone();
         if at.elapsed() < age {
-            return Ok(known);
+            return known;
         }
-        let found = look(known, Arc::clone(&looking)).await?;
+        let found = look(known, Arc::clone(&looking)).await;
         *self.lock() = (found.clone(), Instant::now());
-        Ok(found)
+        found
     }
 
     /// The file, while somebody looks at it.
@@ -246,8 +246,8 @@ impl SecretFile {
     ///
     /// A file that can't be read now leaves the last value that could be, with a warning: secrets are often
     /// replaced by removing and writing, and the old one mostly still serves.
-    async fn current(&self, age: Duration) -> Result<Arc<Secret>, FileError> {
-        Ok(self.0.recent(age, |known, looking| look(self.path(), known, looking)).await?.secret)
+    async fn current(&self, age: Duration) -> Arc<Secret> {
+        self.0.recent(age, |known, looking| look(self.path(), known, looking)).await.secret
     }
 
     fn last(&self) -> Arc<Secret> {
@@ -256,8 +256,8 @@ impl SecretFile {
 }
 
 /// Reads what there is to be known of a file now, once it has settled.
-async fn look(path: &Path, known: Readable, looking: Looking) -> Result<Readable, FileError> {
-    let mut result = read_away(path, &looking).await?;
+async fn look(path: &Path, known: Readable, looking: Looking) -> Readable {
+    let mut result = read_away(path, &looking).await;
     for _ in 1..LOOKS {
         let is_settled = match &result {
             Ok(read) => read.secret == *known.secret || !read.is_fresh,
@@ -268,7 +268,7 @@ async fn look(path: &Path, known: Readable, looking: Looking) -> Result<Readable
             break;
         }
         sleep(SETTLED).await;
-        result = read_away(path, &looking).await?;
+        result = read_away(path, &looking).await;
     }
     let is_readable = result.is_ok();
     let secret = match result {
@@ -289,7 +289,7 @@ async fn look(path: &Path, known: Readable, looking: Looking) -> Result<Readable
             known.secret
         }
     };
-    Ok(Readable { secret, is_readable })
+    Readable { secret, is_readable }
 }
 
 /// A file whose value is there only for a while: missing or empty, there is none.
@@ -316,12 +316,11 @@ impl OccasionalFile {
     pub async fn recent(&self, age: Duration) -> Option<Arc<Secret>> {
         let path = &self.0.path;
         let look = |_, looking| async move {
-            let read = read_away(path, &looking).await.and_then(|result| result);
+            let read = read_away(path, &looking).await;
             let read = read.inspect_err(|error| tracing::debug!(%error, "no value in this file"));
-            Ok(read.ok().map(|read| Arc::new(read.secret)))
+            read.ok().map(|read| Arc::new(read.secret))
         };
-        // Such a look has no error.
-        self.0.recent(age, look).await.ok().flatten()
+        self.0.recent(age, look).await
     }
 }
 
@@ -351,18 +350,14 @@ struct Found {
     is_fresh: bool,
 }
 
-/// Reads away from the threads that serve connections: a file system may hang.
-async fn read_away(path: &Path, looking: &Looking) -> Result<Result<Found, FileError>, FileError> {
-    // Where no thread can be started this stays in the runtime's queue, and must not keep others from looking.
-    let (owned, looking) = (path.to_path_buf(), Arc::downgrade(looking));
-    let reading = tokio::task::spawn_blocking(move || {
-        let looking = looking.upgrade()?;
+async fn read_away(path: &Path, looking: &Looking) -> Result<Found, FileError> {
+    let (owned, looking) = (path.to_path_buf(), Arc::clone(looking));
+    let reading = files::away(move || {
         let found = read(&owned);
         drop(looking);
-        Some(found)
+        found
     });
-    let reading = reading.await.ok().flatten();
-    reading.ok_or_else(|| FileError::unreadable(path, "the runtime is shutting down"))
+    reading.await.unwrap_or_else(|| Err(FileError::unreadable(path, files::NO_THREAD)))
 }
 
 /// The file's bytes without one trailing line ending.
@@ -466,7 +461,7 @@ mod tests {
                 let _ = released.recv();
                 drop::<Looking>(looking);
             });
-            reading.await.map_err(|error| FileError::unreadable(Path::new("file"), error))
+            drop(reading.await);
         };
         assert!(file.recent(Duration::ZERO, look).now_or_never().is_none());
         assert_eq!(file.looked_at(), Some(Path::new("file")));

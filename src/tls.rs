@@ -514,12 +514,11 @@ impl<T: Send + Sync + 'static> Watched<T> {
         }
         let mut state = Arc::clone(&self.state).lock_owned().await;
         let last = Arc::clone(&state.current);
-        let looked = tokio::task::spawn_blocking(move || {
+        let look = move || {
             state.look();
             Arc::clone(&state.current)
-        });
-        // Only a runtime that is shutting down does not do it.
-        looked.await.unwrap_or(last)
+        };
+        files::away(look).await.unwrap_or(last)
     }
 }
 

@@ -92,7 +92,8 @@ struct Stamp {
 impl Stamp {
     /// `None` where there is no file, or none that may be looked at.
     async fn of(path: &Path) -> Option<Self> {
-        let data = tokio::fs::metadata(path).await.ok()?;
+        let path = path.to_path_buf();
+        let data = files::away(move || std::fs::metadata(path)).await?.ok()?;
         Some(Self {
             file: (data.dev(), data.ino()),
             size: data.size(),
@@ -125,18 +126,16 @@ pub(super) async fn follow(backends: &Backends, path: &Path, default_port: Optio
             continue;
         }
         read_at = Some(stamp);
-        let reading = {
-            let path = Arc::clone(&path);
-            // Away from the threads that serve connections: a file system may hang.
-            tokio::task::spawn_blocking(move || read(&path, default_port)).await
-        };
-        match reading {
-            Ok(Ok(endpoints)) => {
+        let path = Arc::clone(&path);
+        match files::away(move || read(&path, default_port)).await {
+            Some(Ok(endpoints)) => {
                 backends.publish(endpoints.into_iter().map(Listing::in_order).collect(), "its file changed");
             }
-            Ok(Err(error)) => backends.unknown(&error.to_string()),
-            // The runtime is shutting down.
-            Err(_) => return,
+            Some(Err(error)) => backends.unknown(&error.to_string()),
+            None => {
+                read_at = None;
+                backends.unknown(files::NO_THREAD);
+            }
         }
     }
 }

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::support::{
-    Ambassador, Authority, BlackHole, Launch, Peer, RedisServer, Target, another_user, command,
-    command_is_missing, eventually, metric, own_address, password,
+    Ambassador, Authority, BlackHole, Launch, Peer, RedisServer, Target, TlsPeer, another_user, command,
+    command_is_missing, eventually, get, metric, own_address, password,
 };
 
 /// Long enough for bytes that must not come to come after all.
@@ -261,38 +261,65 @@ fn a_pipe_in_the_place_of_a_file_is_refused_at_start() {
     }
 }
 
-/// No thread can be started: a password can't be read from its file then, and its link's clients are turned away or cut.
-/// Others are served all the while, and these too once there are threads again.
+/// No thread can be started: files can't be read then, and what was read last serves, until there are threads again.
 #[test]
-fn without_threads_other_links_are_served() {
+fn without_threads_what_was_read_last_serves() {
     if command_is_missing("setpriv") || command_is_missing("prlimit") {
         return;
     }
-    let password = password();
-    let Some(redis) = RedisServer::start(&format!("requirepass {password}")) else { return };
+    let (first, second) = (password(), password());
+    let target = Target::start();
     let directory = tempfile::tempdir().expect("a temporary directory");
-    let path = directory.path().join("password");
+    let (path, list) = (directory.path().join("password"), directory.path().join("backends"));
     fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
-    fs::write(&path, &password).unwrap();
+    fs::write(&path, &first).unwrap();
+    fs::write(&list, target.address().to_string()).unwrap();
+    let authority = Authority::new("Ours");
+    let mut identity = authority.issue(&["127.0.0.1"]);
+    for file in [&mut identity.certificate, &mut identity.key] {
+        let readable = directory.path().join(file.file_name().expect("a name"));
+        fs::copy(&*file, &readable).unwrap();
+        fs::set_permissions(&readable, fs::Permissions::from_mode(0o644)).unwrap();
+        *file = readable;
+    }
+    let echo = Target::start().echo();
     // The limit counts all of a user's threads.
     let Some(user) = another_user() else { return };
-    let ambassador = Launch::redis(redis.address())
+    let ambassador = Launch::redis(target.address())
         .variable("REDIS_AUTH_FILE", &path)
-        .redis_link("INLINE", redis.address())
-        .variable("INLINE_AUTH", &password)
+        .variable("DB_PORT_5432_TCP", format!("tcp+file://{}", list.display()))
+        .plain_link("SAFE", echo.address())
+        .listen_tls("SAFE", &identity)
         .variable("AMBASSADOR_THREADS", "1")
         .under(&["prlimit", "--nproc=1:10", "--"])
         .under(&user)
         .start();
+    let descriptors = ambassador.descriptors();
+    let expect = |password: &str| {
+        let _client = ambassador.connect("redis:6379");
+        target.accept().expect(&command(&[b"AUTH", password.as_bytes()]));
+    };
+    expect(&first);
+    fs::write(&path, &second).unwrap();
+    fs::write(&list, "127.0.0.1:9").unwrap();
     for _ in 0..3 {
-        ambassador.connect("redis:6379").expect_gone();
-        ping(&mut ambassador.connect("inline:6379"));
+        expect(&first);
+        let mut client = TlsPeer::connect(ambassador.address("safe:5432"), &authority.client(None));
+        client.send(b"hello");
+        client.expect(b"hello");
     }
+    ambassador.wait_for_log("a warning about the file", |line| {
+        line.to_string().contains("no thread can be started") && line["level"] == "WARN"
+    });
     let process = ambassador.id().to_string();
     let raise = ["prlimit", "--pid", &process, "--nproc=10:"];
     let raised = Command::new(&user[0]).args(&user[1..]).args(raise).status();
     assert!(raised.expect("prlimit runs").success());
-    ping(&mut ambassador.connect("redis:6379"));
+    expect(&second);
+    eventually("the list can be read again", || {
+        get(ambassador.admin(), "/links").link("db:5432")["backends"].to_string().contains("127.0.0.1:9\"")
+    });
+    expect_nothing_left(&ambassador, descriptors, "redis:6379");
 }
 
 /// A disk that is full takes no log lines; connections are none of its business.
