@@ -53,7 +53,7 @@ pub const SETTINGS: &[Setting] = &[
     credential(
         "AUTH_COMMAND",
         Scope::Redis,
-        "a program whose standard output is the password, run without a shell: [tokens](#tokens)",
+        "a program whose standard output is the password; no shell runs it",
     ),
     credential("AUTH_COMMAND_TTL", Scope::Redis, "how long one answer of the program serves [default: 60s]"),
     credential("USERNAME", Scope::RedisCommonName, "the ACL user; without it `AUTH password` alone is sent"),
@@ -62,7 +62,7 @@ pub const SETTINGS: &[Setting] = &[
     any(
         "BALANCE",
         "which of several backends to dial: `first` in order (the default of Redis links and SRV records), `round-robin` \
-         (of plain tunnels and replicas) or `least-connections`",
+         (of plain tunnels and of Sentinel's replicas) or `least-connections`",
     ),
     redis(
         "CLIENT_AUTH",
