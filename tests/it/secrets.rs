@@ -6,10 +6,12 @@ use std::process::{Command, Stdio};
 
 use rustix::process::Signal;
 
+use crate::faults::may_not;
 use crate::support::{
-    Ambassador, Launch, Peer, RedisServer, Target, another_user, command, command_is_missing, every_byte,
-    password, token,
+    Ambassador, Authority, Launch, Peer, RedisServer, Target, another_user, command, command_is_missing,
+    eventually, every_byte, password, token,
 };
+use crate::tls::{launch_over_tls, redis_over_tls};
 
 /// Ends the ambassador; that it printed no password is looked for whenever one ends.
 fn stop(ambassador: Ambassador) -> String {
@@ -150,6 +152,76 @@ fn the_list_of_processes_shows_no_password() {
     for file in ["cmdline", "comm", "status"] {
         assert!(!ambassador.kernel_file(file).contains(&secret), "{file}");
     }
+}
+
+/// A password that is no longer needed is nowhere in memory: whoever gets hold of that later finds the ones in use.
+#[test]
+fn a_password_that_was_replaced_is_overwritten() {
+    if may_not("read another process' memory") {
+        return;
+    }
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let [file, shown] = ["password", "shown"].map(|name| directory.path().join(name));
+    let target = Target::start();
+    let (first, of_clients, wrong) = (password(), password(), password());
+    fs::write(&file, &first).unwrap();
+    fs::write(&shown, &of_clients).unwrap();
+    let ambassador = Launch::redis(target.address())
+        .variable("REDIS_AUTH_FILE", &file)
+        .variable("REDIS_CLIENT_AUTH", "require")
+        .variable("REDIS_CLIENT_PASSWORD_FILE", &shown)
+        .start();
+    let serve = |password: &str| {
+        let mut client = ambassador.connect("redis:6379");
+        for (offered, answer) in [(&wrong, &b"-WRONGPASS"[..]), (&of_clients, b"+OK\r\n")] {
+            client.send(&command(&[b"AUTH", offered.as_bytes()]));
+            let line = client.expect_line();
+            assert!(line.as_bytes().starts_with(answer.trim_ascii()), "{line}");
+        }
+        client.send(b"PING\r\n");
+        let mut upstream = target.accept();
+        upstream.expect(&command(&[b"AUTH", password.as_bytes()]));
+        upstream.send(b"+OK\r\n");
+        upstream.expect(b"PING\r\n");
+        upstream.send(b"+PONG\r\n");
+        client.expect(b"+PONG\r\n");
+    };
+    serve(&first);
+    assert!(ambassador.has_in_memory(first.as_bytes()), "the search finds nothing");
+    // What worked last is kept until something else has.
+    let second = password();
+    fs::write(&file, &second).unwrap();
+    serve(&second);
+    eventually("the first one is gone", || !ambassador.has_in_memory(first.as_bytes()));
+    assert!(!ambassador.has_in_memory(wrong.as_bytes()), "what a client has shown is still there");
+}
+
+/// So is one that went out over TLS, where the library had it in its own buffers.
+#[test]
+fn a_password_that_went_out_over_tls_is_overwritten_too() {
+    if may_not("read another process' memory") {
+        return;
+    }
+    let authority = Authority::new("Ours");
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let file = directory.path().join("password");
+    let (first, second) = (password(), password());
+    let configuration = format!("tls-auth-clients no\nrequirepass {first}");
+    let Some((redis, address)) = redis_over_tls(&authority, &configuration) else { return };
+    fs::write(&file, &first).unwrap();
+    let ambassador = launch_over_tls(address, &authority).variable("REDIS_AUTH_FILE", &file).start();
+    let serve = || {
+        let mut client = ambassador.connect("redis:6379");
+        client.send(b"PING\r\n");
+        client.expect(b"+PONG\r\n");
+    };
+    serve();
+    assert!(ambassador.has_in_memory(first.as_bytes()), "the search finds nothing");
+    let set = redis::cmd("CONFIG").arg("SET").arg("requirepass").arg(&second).to_owned();
+    set.exec(&mut redis.administrator(&first)).unwrap();
+    fs::write(&file, &second).unwrap();
+    serve();
+    eventually("the first one is gone", || !ambassador.has_in_memory(first.as_bytes()));
 }
 
 /// What a password is kept in is out of reach: no core dump is written of it, and another process of the same user gets at

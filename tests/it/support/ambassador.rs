@@ -5,6 +5,7 @@ use std::fmt::Display;
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read};
 use std::net::SocketAddr;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -381,6 +382,23 @@ impl Ambassador {
         let path = format!("/proc/{}/{name}", self.0.child.id());
         let bytes = fs::read(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
         String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// Whether these bytes are anywhere in the memory that the process can write to; only root may look.
+    pub(crate) fn has_in_memory(&self, bytes: &[u8]) -> bool {
+        let memory = fs::File::open(format!("/proc/{}/mem", self.0.child.id())).expect("the memory");
+        self.kernel_file("maps").lines().filter(|line| line.contains(" rw")).any(|line| {
+            let (range, _) = line.split_once(' ').expect("a range");
+            let (start, end) = range.split_once('-').expect("two addresses");
+            let [start, end] = [start, end].map(|text| u64::from_str_radix(text, 16).expect("an address"));
+            let mut part = vec![0; usize::try_from(end - start).expect("a size")];
+            // Some of the kernel's own can't be read.
+            memory.read_exact_at(&mut part, start).is_ok()
+                && part
+                    .iter()
+                    .enumerate()
+                    .any(|(at, byte)| *byte == bytes[0] && part[at..].starts_with(bytes))
+        })
     }
 
     /// Resident memory in bytes.
