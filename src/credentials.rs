@@ -588,21 +588,48 @@ mod tests {
         }
     }
 
+    /// Of a file that holds "the first".
+    fn credentials(path: &std::path::Path) -> Credentials {
+        std::fs::write(path, "the first").expect("a file");
+        Credentials {
+            link: "redis:6379".to_owned(),
+            username: None,
+            password: Source::File(SecretFile::open(path.to_owned()).expect("a password")),
+            previous: None,
+            variable: "REDIS_AUTH_FILE".to_owned(),
+            memory: Memory::default(),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_rotation_that_is_never_finished_is_a_mistake_in_the_end() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let credentials = credentials(&directory.path().join("password"));
+        let (standing, metrics) = (Standing::default(), Metrics::new().link("redis:6379"));
+        let mut login = credentials.login(&standing, &metrics).await.expect("something to offer");
+        assert!(login.next().await.is_some() && login.served().is_some());
+        let refused = async || {
+            let mut login = credentials.login(&standing, &metrics).await.expect("something to offer");
+            while login.next().await.is_some() {
+                login.refused("WRONGPASS".to_owned()).await;
+            }
+            login.failed(false)
+        };
+        assert!(matches!(refused().await, Failure::Rotation { .. }));
+        tokio::time::sleep(LONGEST_HOLD.mul_f64(0.9)).await;
+        assert!(matches!(refused().await, Failure::Rotation { .. }));
+        tokio::time::sleep(LONGEST_HOLD.mul_f64(0.2)).await;
+        assert!(matches!(refused().await, Failure::Refused { stage: Stage::Auth, .. }));
+    }
+
     /// As where a program's tokens are refused, one after the other, and the previous password serves meanwhile.
     #[tokio::test(start_paused = true)]
     async fn what_was_refused_is_forgotten_once_nobody_would_offer_it() {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let (current, previous) = (directory.path().join("current"), directory.path().join("previous"));
-        std::fs::write(&current, "the first").expect("a file");
         std::fs::write(&previous, "serves").expect("a file");
-        let credentials = Credentials {
-            link: "redis:6379".to_owned(),
-            username: None,
-            password: Source::File(SecretFile::open(current.clone()).expect("a password")),
-            previous: Some(OccasionalFile::open(previous).expect("a password")),
-            variable: "REDIS_AUTH_FILE".to_owned(),
-            memory: Memory::default(),
-        };
+        let previous = OccasionalFile::open(previous).expect("a password");
+        let credentials = Credentials { previous: Some(previous), ..credentials(&current) };
         let (standing, metrics) = (Standing::default(), Metrics::new().link("redis:6379"));
         let mut refusals = 0;
         for number in 0..10 {

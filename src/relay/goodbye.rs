@@ -180,7 +180,7 @@ mod tests {
         }
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn quit_comes_behind_the_answer_to_reset_or_a_silence() {
         let begun = tokio::time::Instant::now();
         let mut goodbye = Goodbye::default();
