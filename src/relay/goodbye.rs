@@ -108,6 +108,7 @@ impl Goodbye {
     /// Whether a target that has ended its stream has answered everything. Else what looks like its last answer is one
     /// to another command, and the target died before it came to RESET. Behind the answer to RESET it does not matter
     /// how it ends; if that may be an error (of a server that does not know or allow it), only a clean end is a goodbye.
+    /// What can't be told from it is a value that ends in just these answers, and a target that dies at its last byte.
     pub(super) fn has_parted(&self, cleanly: bool) -> bool {
         let is_error = self.is_error && self.before.ends_with(b"\r\n");
         self.is_complete() && (self.before == RESET || is_error && cleanly)

@@ -5,6 +5,8 @@
 //! connections use on our side of the line and on the party's, with the client's commands watched for RESET, and with
 //! its own authentication, with which they begin then, kept from the target.
 
+mod resets;
+
 use std::collections::VecDeque;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
@@ -223,12 +225,14 @@ impl AsyncWrite for Socket {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut way = lock(&self.outbound);
-        if way.broken {
-            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        if !way.broken {
+            way.release(self.room);
         }
-        way.release(self.room);
         if way.held.is_empty() {
             return Poll::Ready(Ok(()));
+        }
+        if way.broken {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
         way.writer = Some(cx.waker().clone());
         Poll::Pending
