@@ -43,7 +43,7 @@ fn every_promise_has_the_test_that_is_named() {
         let Some((module, name)) = test.split_once("::") else { continue };
         let source = match module {
             "hostile" => read("src/hostile.rs"),
-            "relay" => read(&format!("src/relay/{name}.rs")),
+            "relay" => read(&format!("src/relay/{}.rs", name.replace("::", "/"))),
             module => read(&format!("tests/it/{module}.rs")),
         };
         assert!(module == "relay" || source.contains(&format!("fn {name}(")), "there is no {test}");
