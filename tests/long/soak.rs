@@ -1,4 +1,4 @@
-//! The long run: mixed load, with rotations, failovers and restarts in the background.
+//! The long run: mixed load, with rotations, failovers and restarts in the background, and rude clients among the others.
 //!
 //! `SOAK_SECONDS` says how long (an hour if nothing is said). What it finds is printed and written, with a chart, to
 //! `target/soak`.
@@ -7,19 +7,26 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::io::{self, Read};
+use std::io::{self, Read, Write as _};
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::support::{Ambassador, Launch, Peer, RedisServer, command, metric, password};
+use rustls::ClientConfig;
+
+use crate::support::{
+    Ambassador, Authority, Launch, Peer, RedisServer, TlsPeer, command, eventually, metric, own_address,
+    password,
+};
 use crate::{mib, raise_descriptors};
 
 /// What happened to the requests of one kind of load.
 #[derive(Default)]
 struct Tally {
+    connections: AtomicU64,
     done: AtomicU64,
     failed: AtomicU64,
 }
@@ -30,19 +37,68 @@ impl Tally {
         counter.fetch_add(1, Ordering::Relaxed);
     }
 
+    fn connect(&self, address: SocketAddr) -> io::Result<Peer> {
+        let connected = Peer::try_connect(address);
+        self.connections.fetch_add(u64::from(connected.is_ok()), Ordering::Relaxed);
+        connected
+    }
+
     fn failed(&self) -> u64 {
         self.failed.load(Ordering::Relaxed)
     }
 }
 
-/// The kinds of load, what happens to their target, and whether a request may fail by it.
-const KINDS: [(&str, &str, bool); 5] = [
-    ("long", "connections that stay, are used, and reset at times, while the password rotates", false),
-    ("short", "a connection a request, while the password rotates", false),
-    ("bulk", "values of 1 MiB, while the password rotates", false),
-    ("failover", "writes, while primary and replica change places", true),
-    ("restart", "a tunnel, while its target is killed and started", true),
+/// A kind of load.
+struct Kind {
+    name: &'static str,
+    /// What it is, and what happens to its target.
+    what: &'static str,
+    /// Where it goes.
+    link: &'static str,
+    /// What may make a request fail: those that are under way when it happens.
+    fails_by: Option<&'static str>,
+}
+
+const fn kind(
+    name: &'static str,
+    what: &'static str,
+    link: &'static str,
+    fails_by: Option<&'static str>,
+) -> Kind {
+    Kind { name, what, link, fails_by }
+}
+
+const REDIS: &str = "redis:6379";
+const PRIMARY: &str = "primary:6379";
+const DB: &str = "db:5432";
+const SAFE: &str = "safe:6379";
+
+const KINDS: [Kind; 8] = [
+    kind(
+        "long",
+        "connections that stay, are used, and reset at times, while the password rotates",
+        REDIS,
+        None,
+    ),
+    kind("short", "a connection a request, while the password rotates", REDIS, None),
+    kind("bulk", "values of 1 MiB, while the password rotates", REDIS, None),
+    kind(
+        "queue",
+        "what one client pushes another one waits for (BLPOP), while the password rotates",
+        REDIS,
+        None,
+    ),
+    kind("rude", "resets in the midst of a request or of the dial, ends without a word", REDIS, None),
+    kind("tls", "pipelines of 100 requests, over TLS on both sides, while the password rotates", SAFE, None),
+    kind("failover", "writes, while primary and replica change places", PRIMARY, Some("failovers")),
+    kind("restart", "a tunnel, while its target is killed and started", DB, Some("restarts")),
 ];
+
+/// Clients of each kind that a change may fail for.
+const WRITERS: u64 = 2;
+
+/// How many connections the link of the passwords keeps ready.
+const WARM: u16 = 4;
 
 /// What a curve shows of a sample.
 type Value = fn(&Sample) -> f64;
@@ -53,6 +109,8 @@ struct Sample {
     memory: f64,
     descriptors: f64,
     failed: f64,
+    /// Processor time so far, in hundredths of a second.
+    ticks: f64,
 }
 
 #[test]
@@ -68,35 +126,48 @@ fn the_long_run() {
     let primaries = [0, 1].map(|_| RedisServer::start("").expect("a redis-server"));
     let mut restarted = RedisServer::start("").expect("a redis-server");
     fs::write(&file, &first).expect("a password file");
+    let authority = Authority::new("Ours");
+    let (safe, safe_address) = redis_over_tls(&authority, &first);
     let ambassador = Launch::redis(redis.address())
         .variable("REDIS_AUTH_FILE", &file)
+        .variable("SAFE_PORT_6379_TCP", format!("rediss://{safe_address}"))
+        .variable("SAFE_LISTEN", "127.0.0.1:0")
+        .variable("SAFE_AUTH_FILE", &file)
+        .variable("SAFE_TLS_CA_FILE", authority.file())
+        .variable("SAFE_TLS_SERVER_NAME", "redis.test")
+        .listen_tls("SAFE", &authority.issue(&["127.0.0.1"]))
         .redis_link("PRIMARY", format!("{},{}", primaries[0].address(), primaries[1].address()))
         .variable("PRIMARY_ROLE", "master")
         .plain_link("DB", restarted.address())
         .variable("REDIS_MAX_LIFETIME", "20s")
-        .variable("REDIS_WARM", "4")
+        .variable("REDIS_WARM", WARM.to_string())
         .start();
-    let tallies: [Tally; 5] = Default::default();
+    let tls = authority.client(None);
+    let tallies: [Tally; KINDS.len()] = Default::default();
+    let [long, short, bulk, queue, rude, safe_tally, failover, restart] = &tallies;
     let stopped = AtomicBool::new(false);
     let running = || !stopped.load(Ordering::Relaxed);
     let mut samples = Vec::new();
     let mut events = Vec::new();
     let begun = Instant::now();
-    let (redis_link, primary, db) =
-        (ambassador.address("redis:6379"), ambassador.address("primary:6379"), ambassador.address("db:5432"));
+    let [redis_link, primary, db, safe_link] =
+        [REDIS, PRIMARY, DB, SAFE].map(|link| ambassador.address(link));
     thread::scope(|scope| {
-        for _ in 0..4 {
-            scope.spawn(|| stay(redis_link, &tallies[0], running));
-            scope.spawn(|| come_and_go(redis_link, &tallies[1], running));
+        for number in 0..4 {
+            scope.spawn(|| stay(redis_link, long, running));
+            scope.spawn(|| come_and_go(redis_link, short, running));
+            scope.spawn(move || hand_over(redis_link, number, queue, running));
         }
-        scope.spawn(|| carry(redis_link, &tallies[2], running));
-        for _ in 0..2 {
-            scope.spawn(|| write(primary, &tallies[3], running));
-            scope.spawn(|| write(db, &tallies[4], running));
+        scope.spawn(|| carry(redis_link, bulk, running));
+        scope.spawn(|| offend(redis_link, rude, running));
+        scope.spawn(|| pipeline(safe_link, &tls, safe_tally, running));
+        for _ in 0..WRITERS {
+            scope.spawn(|| write(primary, failover, running));
+            scope.spawn(|| write(db, restart, running));
         }
         // One after the other: a rotation, a change of places, a restart; and a look every second.
         let mut old = first.clone();
-        let (mut rotations, mut failovers, mut restarts) = (0, 0, 0);
+        let (mut rotations, mut failovers, mut restarts) = (0, 0_u64, 0);
         follow(&primaries[1], &primaries[0]);
         for second in 1.. {
             if begun.elapsed() >= Duration::from_secs(seconds) {
@@ -104,13 +175,15 @@ fn the_long_run() {
             }
             match second % 15 {
                 3 => {
-                    old = rotate(&redis, &old, &file);
+                    old = rotate(&[&redis, &safe], &old, &file);
                     rotations += 1;
                 }
                 8 => {
                     failovers += 1;
-                    lead(&primaries[failovers % 2]);
-                    follow(&primaries[(failovers + 1) % 2], &primaries[failovers % 2]);
+                    let [one, other] = &primaries;
+                    let (leader, follower) = if failovers % 2 == 0 { (one, other) } else { (other, one) };
+                    lead(leader);
+                    follow(follower, leader);
                 }
                 13 => {
                     restarted.stop();
@@ -127,15 +200,7 @@ fn the_long_run() {
         stopped.store(true, Ordering::Relaxed);
     });
     report(&samples, &tallies, &events, begun.elapsed());
-    for ((name, _, may_fail), tally) in KINDS.iter().zip(&tallies) {
-        assert!(*may_fail || tally.failed() == 0, "{name}: {} failed", tally.failed());
-        assert!(tally.done.load(Ordering::Relaxed) > 0, "{name}: nothing was done");
-    }
-    let gauges = ["redis:6379", "primary:6379", "db:5432"]
-        .map(|link| format!("connections_active{{link=\"{link}\"}}"));
-    crate::support::eventually("no connection is counted", || {
-        gauges.iter().all(|gauge| metric(ambassador.admin(), gauge) < 0.5)
-    });
+    judge(&ambassador, &tallies, &events);
     for (what, of, slack) in [
         ("memory", (|sample| sample.memory) as Value, 4.0),
         ("descriptors", |sample| sample.descriptors, 20.0),
@@ -143,6 +208,60 @@ fn the_long_run() {
         let (early, late) = early_and_late(&samples, of);
         assert!(late <= early * 1.1 + slack, "{what} grew from {early} to {late}");
     }
+}
+
+/// A server whose certificate is for `redis.test`, and where it speaks TLS.
+fn redis_over_tls(authority: &Authority, password: &str) -> (RedisServer, SocketAddr) {
+    let port = own_address().port();
+    let identity = authority.issue(&["redis.test"]);
+    let server = RedisServer::start(&format!(
+        "requirepass {password}\ntls-auth-clients no\ntls-port {port}\ntls-cert-file {}\ntls-key-file {}\n\
+         tls-ca-cert-file {}",
+        identity.certificate.display(),
+        identity.key.display(),
+        authority.file().display(),
+    ));
+    let server = server.expect("a redis-server");
+    let address = SocketAddr::new(server.address().ip(), port);
+    (server, address)
+}
+
+/// Nothing failed that may not, and the ambassador has counted what the clients have.
+fn judge(ambassador: &Ambassador, tallies: &[Tally], events: &[(&str, u64)]) {
+    for (kind, tally) in KINDS.iter().zip(tallies) {
+        assert!(tally.failed() <= allowed(kind, events), "{}: {} failed", kind.name, tally.failed());
+        assert!(tally.done.load(Ordering::Relaxed) > 0, "{}: nothing was done", kind.name);
+    }
+    for link in [REDIS, PRIMARY, DB, SAFE] {
+        let of_link = |name: &str| metric(ambassador.admin(), &format!("{name}{{link=\"{link}\"}}"));
+        eventually("no connection is counted", || of_link("connections_active") < 0.5);
+        let of_clients: u64 = KINDS
+            .iter()
+            .zip(tallies)
+            .filter(|(kind, _)| kind.link == link)
+            .map(|(_, tally)| tally.connections.load(Ordering::Relaxed))
+            .sum();
+        eventually("every connection was accepted", || {
+            (of_link("connections_accepted_total") - of_clients as f64).abs() < 0.5
+        });
+    }
+    for stage in ["resolve", "connect", "auth", "select", "role", "client_auth", "limit", "allow", "tls"] {
+        for link in [REDIS, SAFE] {
+            let series = format!("connections_failed_total{{link=\"{link}\",stage=\"{stage}\"}}");
+            assert!(metric(ambassador.admin(), &series) < 0.5, "{series}");
+        }
+    }
+    eventually("as many are kept ready as before", || {
+        let ready = metric(ambassador.admin(), &format!("warm_connections{{link=\"{REDIS}\"}}"));
+        (ready - f64::from(WARM)).abs() < 0.5
+    });
+}
+
+/// How many requests may fail. A change breaks what each client has under way; and once more, if it comes back to a
+/// server that is about to go.
+fn allowed(kind: &Kind, events: &[(&str, u64)]) -> u64 {
+    let of_kind = events.iter().filter(|(name, _)| Some(*name) == kind.fails_by);
+    of_kind.map(|(_, count)| 2 * WRITERS * count).sum()
 }
 
 /// The middles of the second and of the last fifth: at first caches fill.
@@ -161,6 +280,7 @@ fn look(ambassador: &Ambassador, tallies: &[Tally], begun: Instant) -> Sample {
         at: begun.elapsed().as_secs_f64(),
         memory: mib(ambassador.memory()),
         descriptors: ambassador.descriptors() as f64,
+        ticks: ambassador.processor_ticks() as f64,
         failed: tallies.iter().map(Tally::failed).sum::<u64>() as f64,
     }
 }
@@ -183,7 +303,7 @@ fn exchange(client: &mut Peer, request: &[u8]) -> io::Result<String> {
 /// Uses one connection until it is closed by its age, which comes between two requests.
 fn stay(address: SocketAddr, tally: &Tally, running: impl Fn() -> bool) {
     while running() {
-        let Ok(mut client) = Peer::try_connect(address) else { continue };
+        let Ok(mut client) = tally.connect(address) else { continue };
         let mut requests = 0;
         while running() {
             // A RESET now and then, which leads to another connection.
@@ -211,8 +331,83 @@ fn is_end(error: &io::Error) -> bool {
 
 fn come_and_go(address: SocketAddr, tally: &Tally, running: impl Fn() -> bool) {
     while running() {
-        tally.count(&Peer::try_connect(address).and_then(|mut client| exchange(&mut client, b"PING\r\n")));
+        tally.count(&tally.connect(address).and_then(|mut client| exchange(&mut client, b"PING\r\n")));
         thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// What one client pushes is what the other one, which waits for it, gets.
+fn hand_over(address: SocketAddr, number: usize, tally: &Tally, running: impl Fn() -> bool) {
+    let key = format!("queue {number}");
+    for turn in 0_u64.. {
+        if !running() {
+            break;
+        }
+        let value = turn.to_string();
+        let handed_over = tally.connect(address).and_then(|mut waits| {
+            waits.try_send(&command(&[b"BLPOP", key.as_bytes(), b"10"]))?;
+            exchange(&mut tally.connect(address)?, &command(&[b"RPUSH", key.as_bytes(), value.as_bytes()]))?;
+            let expected = command(&[key.as_bytes(), value.as_bytes()]);
+            let mut got = vec![0; expected.len()];
+            waits.read_exact(&mut got)?;
+            if got == expected { Ok(()) } else { Err(io::Error::other("another value came")) }
+        });
+        tally.count(&handed_over);
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Leaves in every rude way; the next one is served all the same.
+fn offend(address: SocketAddr, tally: &Tally, running: impl Fn() -> bool) {
+    for turn in 0.. {
+        if !running() {
+            break;
+        }
+        let Ok(mut client) = tally.connect(address) else { continue };
+        let said = match turn % 4 {
+            // At once; in the midst of a command; of a reply; of RESET's change of connections.
+            0 => &b""[..],
+            1 => b"*2\r\n$3\r\nGET\r\n$10\r\nbul",
+            2 => b"GET bulk\r\n",
+            _ => b"PING\r\nRESET\r\nPING\r\n",
+        };
+        // It may be closed by its age meanwhile.
+        let _ = client.try_send(said);
+        if turn % 8 < 4 {
+            client.reset();
+        } else {
+            drop(client);
+        }
+        tally.count(&tally.connect(address).and_then(|mut client| exchange(&mut client, b"PING\r\n")));
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn pipeline(address: SocketAddr, tls: &Arc<ClientConfig>, tally: &Tally, running: impl Fn() -> bool) {
+    const DEPTH: u64 = 100;
+    while running() {
+        let mut count = 0;
+        let key = format!("counter {}", tally.connections.fetch_add(1, Ordering::Relaxed));
+        let Ok(mut client) = TlsPeer::try_connect(address, tls) else {
+            tally.count(&Err::<(), _>(io::Error::other("no connection")));
+            continue;
+        };
+        for _ in 0..20 {
+            let requests =
+                command(&[b"INCR", key.as_bytes()]).repeat(usize::try_from(DEPTH).expect("a number"));
+            let mut replies = String::new();
+            for number in 1..=DEPTH {
+                let _ = write!(replies, ":{}\r\n", count + number);
+            }
+            let mut got = vec![0; replies.len()];
+            let done = client.write_all(&requests).and_then(|()| client.read_exact(&mut got));
+            let right = done.and_then(|()| {
+                if got == replies.as_bytes() { Ok(()) } else { Err(io::Error::other("other replies came")) }
+            });
+            tally.count(&right);
+            count += DEPTH;
+            thread::sleep(Duration::from_millis(20));
+        }
     }
 }
 
@@ -220,7 +415,7 @@ fn carry(address: SocketAddr, tally: &Tally, running: impl Fn() -> bool) {
     let value = vec![b'x'; 1024 * 1024];
     let set = command(&[b"SET", b"bulk", &value]);
     while running() {
-        let there_and_back = Peer::try_connect(address).and_then(|mut client| {
+        let there_and_back = tally.connect(address).and_then(|mut client| {
             exchange(&mut client, &set)?;
             exchange(&mut client, b"GET bulk\r\n")?;
             let mut back = vec![0; value.len() + 2];
@@ -234,7 +429,7 @@ fn carry(address: SocketAddr, tally: &Tally, running: impl Fn() -> bool) {
 
 fn write(address: SocketAddr, tally: &Tally, running: impl Fn() -> bool) {
     while running() {
-        let Ok(mut client) = Peer::try_connect(address) else { continue };
+        let Ok(mut client) = tally.connect(address) else { continue };
         while running() {
             let done = exchange(&mut client, b"INCR counter\r\n");
             tally.count(&done);
@@ -247,11 +442,13 @@ fn write(address: SocketAddr, tally: &Tally, running: impl Fn() -> bool) {
 }
 
 /// The new password is good before it is written, and the old one until everybody has read the new one.
-fn rotate(redis: &RedisServer, old: &str, file: &Path) -> String {
+fn rotate(servers: &[&RedisServer], old: &str, file: &Path) -> String {
     let new = password();
-    let mut administrator = redis.administrator(old);
+    let mut administrators: Vec<_> = servers.iter().map(|server| server.administrator(old)).collect();
     let mut set = |rule: String| {
-        redis::cmd("ACL").arg("SETUSER").arg("default").arg(rule).exec(&mut administrator).expect("a rule");
+        for administrator in &mut administrators {
+            redis::cmd("ACL").arg("SETUSER").arg("default").arg(&rule).exec(administrator).expect("a rule");
+        }
     };
     set(format!(">{new}"));
     let beside = file.with_extension("new");
@@ -276,19 +473,31 @@ fn follow(server: &RedisServer, primary: &RedisServer) {
     redis::cmd("REPLICAOF").arg(ip).arg(port).exec(&mut connection).expect("a replica");
 }
 
-fn report(samples: &[Sample], tallies: &[Tally], events: &[(&str, usize)], took: Duration) {
+fn report(samples: &[Sample], tallies: &[Tally], events: &[(&str, u64)], took: Duration) {
     let mut text = format!("# The long run\n\n{:.0} seconds", took.as_secs_f64());
     for (name, count) in events {
         let _ = write!(text, ", {count} {name}");
     }
-    text.push_str(".\n\n| load | requests | failed | may fail |\n| --- | --- | --- | --- |\n");
-    for ((name, what, may_fail), tally) in KINDS.iter().zip(tallies) {
+    text.push_str(
+        ".\n\n| load | connections | requests | failed | allowed |\n| --- | --- | --- | --- | --- |\n",
+    );
+    for (kind, tally) in KINDS.iter().zip(tallies) {
         let done = tally.done.load(Ordering::Relaxed);
-        let may = if *may_fail { "under way at the change" } else { "no" };
-        let _ = writeln!(text, "| {name}: {what} | {} | {} | {may} |", done + tally.failed(), tally.failed());
+        let connections = tally.connections.load(Ordering::Relaxed);
+        let _ = writeln!(
+            text,
+            "| {}: {} | {connections} | {} | {} | {} |",
+            kind.name,
+            kind.what,
+            done + tally.failed(),
+            tally.failed(),
+            allowed(kind, events)
+        );
     }
+    let ticks = samples.last().map_or(0.0, |sample| sample.ticks);
+    let _ = writeln!(text, "\nProcessor time: {:.1} % of one core.", ticks / took.as_secs_f64());
     let (early, late) = early_and_late(samples, |sample| sample.memory);
-    let _ = writeln!(text, "\nMemory: {early:.1} MiB early, {late:.1} MiB late.");
+    let _ = writeln!(text, "Memory: {early:.1} MiB early, {late:.1} MiB late.");
     let (early, late) = early_and_late(samples, |sample| sample.descriptors);
     let _ = writeln!(
         text,
