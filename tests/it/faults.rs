@@ -20,13 +20,13 @@ const A_MOMENT: Duration = Duration::from_millis(300);
 
 /// Nothing is open any more that was not open at first, and the gauge says so too.
 #[track_caller]
-fn expect_nothing_left(ambassador: &Ambassador, descriptors: usize, link: &str) {
+pub(crate) fn expect_nothing_left(ambassador: &Ambassador, descriptors: usize, link: &str) {
     let gauge = format!("connections_active{{link=\"{link}\"}}");
     eventually("no connection is counted", || metric(ambassador.admin(), &gauge) < 0.5);
     eventually("no descriptor is left open", || ambassador.descriptors() <= descriptors);
 }
 
-fn ping(client: &mut Peer) {
+pub(crate) fn ping(client: &mut Peer) {
     client.send(b"PING\r\n");
     client.expect(b"+PONG\r\n");
 }

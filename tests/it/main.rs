@@ -24,6 +24,7 @@ mod sentinel;
 mod settings;
 mod srv;
 mod support;
+mod surroundings;
 mod tls;
 mod tls_chain;
 mod tls_errors;

@@ -14,6 +14,7 @@ use std::time::Duration;
 use hickory_resolver::proto::op::{Message, ResponseCode};
 use hickory_resolver::proto::rr::rdata::{A, AAAA, SRV};
 use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use super::{command_is_missing, eventually, own_address};
@@ -281,7 +282,12 @@ impl Dnsmasq {
         });
     }
 
-    fn stop(&mut self) {
+    pub(crate) fn signal(&self, signal: Signal) {
+        let child = self.child.as_ref().expect("a dnsmasq that runs");
+        kill_process(Pid::from_child(child), signal).expect("a process to signal");
+    }
+
+    pub(crate) fn stop(&mut self) {
         if let Some(mut child) = self.child.take() {
             let _ = child.kill();
             let _ = child.wait();
