@@ -2,17 +2,20 @@
 //! left behind, and the next client is served. `docs/reliability.md` has all faults with their promises and tests.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
 
+use hickory_resolver::proto::op::ResponseCode;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::support::{
-    Ambassador, Authority, BlackHole, Launch, Peer, RedisServer, Target, TlsPeer, another_user, command,
-    command_is_missing, eventually, get, metric, own_address, password,
+    Ambassador, Authority, BlackHole, Launch, Manner, NameServer, Peer, RedisServer, Served, Target, TlsPeer,
+    another_user, command, command_is_missing, eventually, get, metric, noise, own_address, password,
 };
 
 /// Long enough for bytes that must not come to come after all.
@@ -32,32 +35,42 @@ pub(crate) fn ping(client: &mut Peer) {
 }
 
 /// A program of the system. Killed when dropped.
-struct Running(Child);
+struct Running {
+    child: Child,
+    output: BufReader<ChildStdout>,
+}
 
 impl Running {
     fn start(program: &str, arguments: &[&str]) -> Self {
-        let child = Command::new(program)
+        let mut child = Command::new(program)
             .args(arguments)
-            .stdin(Stdio::null())
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
             .unwrap_or_else(|error| panic!("{program}: {error}"));
-        Self(child)
+        let output = BufReader::new(child.stdout.take().expect("a pipe"));
+        Self { child, output }
     }
 
-    /// Waits for the first line of its output.
-    fn first_line(&mut self) -> String {
+    /// Tells it a line.
+    fn tell(&mut self, line: &str) {
+        let input = self.child.stdin.as_mut().expect("a pipe");
+        writeln!(input, "{line}").expect("a program that reads");
+    }
+
+    /// Waits for the next line of its output.
+    fn next_line(&mut self) -> String {
         let mut line = String::new();
-        BufReader::new(self.0.stdout.take().expect("a pipe")).read_line(&mut line).expect("a line");
-        line
+        self.output.read_line(&mut line).expect("a line");
+        line.trim_end().to_owned()
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
@@ -110,7 +123,7 @@ fn a_frozen_client_keeps_nobody_waiting() {
     let frozen = Running::start("redis-cli", &["-p", &port, "MONITOR"]);
     let active = "connections_active{link=\"redis:6379\"}";
     eventually("the client is connected", || metric(ambassador.admin(), active) > 0.5);
-    kill_process(Pid::from_child(&frozen.0), Signal::STOP).expect("a process to stop");
+    kill_process(Pid::from_child(&frozen.child), Signal::STOP).expect("a process to stop");
     let mut client = ambassador.connect("redis:6379");
     let value = vec![b'x'; 64 * 1024];
     for _ in 0..100 {
@@ -118,6 +131,81 @@ fn a_frozen_client_keeps_nobody_waiting() {
         client.expect(b"+OK\r\n");
     }
     drop((client, frozen));
+    expect_nothing_left(&ambassador, descriptors, "redis:6379");
+}
+
+/// A line that is slow: a few bytes at a time, each after a while, both ways.
+fn slow_line(to: SocketAddr) -> Served {
+    Target::start().serve(move |mut near| {
+        let Ok(mut far) = Peer::try_connect(to) else { return };
+        let (mut near_too, mut far_too) = (near.handle(), far.handle());
+        thread::scope(|scope| {
+            scope.spawn(|| trickle(&mut near, &mut far));
+            scope.spawn(|| trickle(&mut far_too, &mut near_too));
+        });
+    })
+}
+
+fn trickle(from: &mut Peer, to: &mut Peer) {
+    let mut some = [0; 999];
+    while let Ok(length @ 1..) = from.read(&mut some) {
+        // What makes it slow.
+        thread::sleep(Duration::from_millis(1));
+        if to.try_send(&some[..length]).is_err() {
+            return;
+        }
+    }
+    // The other side may have gone.
+    let _ = to.try_finish_sending();
+}
+
+/// Where the line to the target is slow, or that to the client, or both, everything arrives in its order, and others are
+/// served as fast as ever.
+#[test]
+fn on_slow_lines_nothing_is_lost_and_nobody_else_waits() {
+    let Some(redis) = RedisServer::start("") else { return };
+    let slow = slow_line(redis.address());
+    let ambassador = Launch::redis(slow.address())
+        .variable("REDIS_DB", "1")
+        .redis_link("QUICK", redis.address())
+        .variable("AMBASSADOR_THREADS", "1")
+        .start();
+    let descriptors = ambassador.descriptors();
+    let front = slow_line(ambassador.address("redis:6379"));
+    let values: Vec<_> = (0..200).map(|number| noise(number, 2000)).collect();
+    let mut requests = Vec::new();
+    let mut replies = Vec::new();
+    for value in &values {
+        requests.extend(command(&[b"ECHO", value]));
+        replies.extend([format!("${}\r\n", value.len()).as_bytes(), value, b"\r\n"].concat());
+    }
+    let clients = [Peer::connect(front.address()), ambassador.connect("redis:6379")];
+    thread::scope(|scope| {
+        let asking: Vec<_> = clients
+            .into_iter()
+            .map(|mut client| {
+                let (requests, replies) = (&requests, &replies);
+                scope.spawn(move || {
+                    let mut writer = client.handle();
+                    thread::scope(|scope| {
+                        scope.spawn(move || {
+                            writer.send(requests);
+                            writer.finish_sending();
+                        });
+                        client.expect(replies);
+                        client.expect_end();
+                    });
+                })
+            })
+            .collect();
+        let mut rounds = 0;
+        while !asking.iter().all(thread::ScopedJoinHandle::is_finished) {
+            ping(&mut ambassador.connect("quick:6379"));
+            rounds += 1;
+        }
+        assert!(rounds > 10, "{rounds} others were served meanwhile");
+    });
+    drop(front);
     expect_nothing_left(&ambassador, descriptors, "redis:6379");
 }
 
@@ -197,13 +285,48 @@ fn an_unreachable_host_costs_a_wait_and_nothing_is_lost() {
     eventually("no descriptor is left open", || ambassador.descriptors() <= descriptors);
 }
 
+/// A client whose packets are lost for a while goes on when they are not; others are served meanwhile.
+#[test]
+fn a_client_that_can_not_be_reached_for_a_while_goes_on() {
+    let Some(network) = Network::new() else { return };
+    if command_is_missing("redis-cli") {
+        return;
+    }
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let (socket, listen) = (directory.path().join("redis.sock"), directory.path().join("db.sock"));
+    // On a Unix socket, which all networks see.
+    let server = ["--port", "0", "--unixsocket", socket.to_str().expect("a path of text"), "--save", ""];
+    let _redis = Running::start("redis-server", &server);
+    eventually("the server serves", || socket.exists());
+    let ambassador = Launch::redis("unused")
+        .variable("REDIS_PORT_6379_TCP", format!("redis+unix://{}", socket.display()))
+        .variable("REDIS_LISTEN", "127.0.0.1:7000")
+        .variable("OTHER_PORT_6379_TCP", format!("redis+unix://{}", socket.display()))
+        .variable("OTHER_LISTEN", format!("unix:{}", listen.display()))
+        .under(&["ip", "netns", "exec", &network.0])
+        .start();
+    let descriptors = ambassador.descriptors();
+    let mut client = Running::start("ip", &["netns", "exec", &network.0, "redis-cli", "-p", "7000"]);
+    client.tell("INCR counter");
+    assert_eq!(client.next_line(), "1");
+    network.drop_packets("-A", "7000");
+    client.tell("INCR counter");
+    for _ in 0..3 {
+        ping(&mut Peer::connect_unix(&listen));
+    }
+    network.drop_packets("-D", "7000");
+    assert_eq!(client.next_line(), "2");
+    drop(client);
+    eventually("no descriptor is left open", || ambassador.descriptors() <= descriptors);
+}
+
 /// Makes every attempt to open a file wait, as a file system does that hangs: a lease is asked back, and not given.
 fn hang(path: &Path) -> Running {
     // F_SETLEASE is 1024, F_WRLCK is 1.
     let script = "$SIG{IO} = 'IGNORE'; $| = 1; open(F, '+<', $ARGV[0]) or die; \
                   defined fcntl(F, 1024, 1) or die; print \"leased\\n\"; sleep 60";
     let mut holder = Running::start("perl", &["-e", script, path.to_str().expect("a path of text")]);
-    assert_eq!(holder.first_line(), "leased\n");
+    assert_eq!(holder.next_line(), "leased");
     holder
 }
 
@@ -343,6 +466,28 @@ fn a_log_that_can_not_be_written_holds_up_nobody() {
     assert_eq!(ambassador.finish().code, Some(0));
 }
 
+/// Clients that are relayed, and their upstreams: quiet, with a command under way, half closed, and with a target that
+/// takes no more.
+fn relayed(ambassador: &Ambassador, target: &Target) -> (Vec<Peer>, Vec<Peer>) {
+    let stages = (0..4).map(|stage| {
+        let mut client = ambassador.connect("db:5432");
+        client.send(b"hello");
+        let mut upstream = target.accept();
+        upstream.expect(b"hello");
+        match stage {
+            0 => {
+                upstream.send(b"bye");
+                client.expect(b"bye");
+            }
+            1 => {}
+            2 => client.finish_sending(),
+            _ => drop(client.send_until_it_blocks()),
+        }
+        (client, upstream)
+    });
+    stages.unzip()
+}
+
 /// A signal ends the process wherever a connection is in its life, and every client sees an end.
 #[test]
 fn a_signal_ends_the_process_at_every_stage_of_a_connections_life() {
@@ -350,12 +495,29 @@ fn a_signal_ends_the_process_at_every_stage_of_a_connections_life() {
     let identity = authority.issue(&["localhost"]);
     let hole = BlackHole::start();
     let (silent, talking, refusing) = (Target::start(), Target::start(), Target::start());
+    let (warm, resetting, rotating) = (Target::start(), Target::start(), Target::start());
+    let dns = NameServer::start();
+    dns.behaves(Manner::Hangs);
     let refusing = refusing.serve(|mut peer| {
         let _ = peer.try_send(b"-WRONGPASS invalid username-password pair or user is disabled.\r\n");
         let _ = peer.read(&mut [0; 64]);
     });
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let file = directory.path().join("password");
     let password = password();
+    fs::write(&file, &password).unwrap();
     let ambassador = Launch::redis(hole.address())
+        .redis_link("WARM", warm.address())
+        .variable("WARM_WARM", "1")
+        .redis_link("RESETTING", resetting.address())
+        .variable("RESETTING_AUTH", &password)
+        .redis_link("ROTATING", rotating.address())
+        .variable("ROTATING_AUTH_FILE", &file)
+        .redis_link("NAMED", "nowhere.test:6379")
+        .variable("AMBASSADOR_DNS", dns.address().to_string())
+        .variable("HANDSHAKE_PORT_6379_TCP", format!("rediss://{}", silent.address()))
+        .variable("HANDSHAKE_LISTEN", "127.0.0.1:0")
+        .variable("HANDSHAKE_TLS_INSECURE", "true")
         .redis_link("SILENT", silent.address())
         .variable("SILENT_AUTH", &password)
         .redis_link("REFUSING", refusing.address())
@@ -370,11 +532,38 @@ fn a_signal_ends_the_process_at_every_stage_of_a_connections_life() {
         .variable("AMBASSADOR_DRAIN_TIMEOUT", "1s")
         .start();
     let mut clients = Vec::new();
+    // Waiting for a name, and for the target's TLS.
+    clients.push(ambassador.connect("named:6379"));
+    clients.push(ambassador.connect("handshake:6379"));
+    let _greeted = silent.accept();
+    // Before its first word on a connection that was ready.
+    let _ready = warm.accept();
+    clients.push(ambassador.connect("warm:6379"));
+    let auth = command(&[b"AUTH", password.as_bytes()]);
+    let accept = |target: &Target| {
+        let mut upstream = target.accept();
+        upstream.expect(&auth);
+        upstream.send(b"+OK\r\n");
+        upstream
+    };
+    // Behind a RESET, while another connection is dialled.
+    let mut client = ambassador.connect("resetting:6379");
+    let _old = accept(&resetting);
+    client.send(b"RESET\r\nPING\r\n");
+    let _fresh = resetting.accept();
+    clients.push(client);
+    // While the password is changed, and the other half of that is still to come.
+    let before = (ambassador.connect("rotating:6379"), accept(&rotating));
+    drop(before);
+    clients.push(ambassador.connect("rotating:6379"));
+    let mut refused = rotating.accept();
+    refused.expect(&auth);
+    refused.send(b"-WRONGPASS invalid username-password pair or user is disabled.\r\n");
     // Dialling, and waiting for the reply to AUTH.
     clients.push(ambassador.connect("redis:6379"));
     clients.push(ambassador.connect("silent:6379"));
     let mut asked = silent.accept();
-    asked.expect(&command(&[b"AUTH", password.as_bytes()]));
+    asked.expect(&auth);
     // Refused, and staying.
     let mut refused = ambassador.connect("refusing:6379");
     refused.expect_line();
@@ -385,25 +574,8 @@ fn a_signal_ends_the_process_at_every_stage_of_a_connections_life() {
     half.send(b"\x16\x03\x01\x02\x00");
     clients.push(half);
     clients.push(ambassador.connect("strangers:6379"));
-    // Relayed: quiet, with a command under way, half closed, and with a target that takes no more.
-    let mut upstreams = Vec::new();
-    for stage in 0..4 {
-        let mut client = ambassador.connect("db:5432");
-        client.send(b"hello");
-        let mut upstream = talking.accept();
-        upstream.expect(b"hello");
-        match stage {
-            0 => {
-                upstream.send(b"bye");
-                client.expect(b"bye");
-            }
-            1 => {}
-            2 => client.finish_sending(),
-            _ => drop(client.send_until_it_blocks()),
-        }
-        clients.push(client);
-        upstreams.push(upstream);
-    }
+    let (relayed, _upstreams) = relayed(&ambassador, &talking);
+    clients.extend(relayed);
     let begun = Instant::now();
     ambassador.signal(Signal::TERM);
     let finished = ambassador.finish();
@@ -432,13 +604,123 @@ fn many_clients_that_stop_reading_fit_into_little_memory() {
         let memory = ambassador.memory();
         let same = memory == before;
         before = memory;
-        std::thread::sleep(Duration::from_millis(200));
+        thread::sleep(Duration::from_millis(200));
         same && target.accepted() == 100
     });
     drop(clients);
     expect_nothing_left(&ambassador, descriptors, "db:5432");
     let mut client = ambassador.connect("db:5432");
     client.receive(1024);
+}
+
+/// Faults that come again and again leave nothing behind: no memory, no descriptor, no thread, nobody counted as present. Every
+/// client is counted once, as one that was served or as one that was not.
+#[test]
+fn faults_that_come_again_and_again_leave_nothing_behind() {
+    const ROUNDS: u32 = 150;
+    let password = password();
+    let Some(redis) = RedisServer::start(&format!("requirepass {password}")) else { return };
+    let takes_the_password = {
+        let auth = command(&[b"AUTH", password.as_bytes()]);
+        move |peer: &mut Peer| {
+            let mut asked = vec![0; auth.len()];
+            peer.read_exact(&mut asked).is_ok() && peer.try_send(b"+OK\r\n").is_ok()
+        }
+    };
+    let takes_it_too = takes_the_password.clone();
+    let tears = Target::start().serve(move |mut peer| {
+        if takes_the_password(&mut peer) && matches!(peer.read(&mut [0; 64]), Ok(1..)) {
+            let _ = peer.try_send(b"$100\r\nhalf of it");
+            peer.reset();
+        }
+    });
+    let dies = Target::start().serve(move |mut peer| {
+        if takes_it_too(&mut peer) {
+            let _ = peer.read(&mut [0; 64]);
+        }
+    });
+    let refuses = Target::start().serve(|mut peer| {
+        let _ = peer.read(&mut [0; 64]);
+        let _ = peer.try_send(b"-WRONGPASS invalid username-password pair or user is disabled.\r\n");
+        let _ = peer.read(&mut [0; 64]);
+    });
+    let (hole, echo) = (BlackHole::start(), Target::start().echo());
+    let dns = NameServer::start();
+    dns.behaves(Manner::Says(ResponseCode::ServFail));
+    let authority = Authority::new("Ours");
+    let identity = authority.issue(&["127.0.0.1"]);
+    let ambassador = ["TEARS", "DIES", "REFUSES"]
+        .iter()
+        .zip([tears.address(), dies.address(), refuses.address()])
+        .fold(Launch::redis(redis.address()), |launch, (alias, address)| {
+            launch.redis_link(alias, address).variable(format!("{alias}_AUTH"), &password)
+        })
+        .variable("REDIS_AUTH", &password)
+        .redis_link("HOLE", hole.address())
+        .redis_link("NAMED", "nowhere.test:6379")
+        .plain_link("SAFE", echo.address())
+        .listen_tls("SAFE", &identity)
+        .variable("AMBASSADOR_DNS", dns.address().to_string())
+        .variable("AMBASSADOR_CONNECT_TIMEOUT", "1s")
+        .start();
+    let links =
+        ["redis:6379", "tears:6379", "dies:6379", "refuses:6379", "hole:6379", "named:6379", "safe:5432"];
+    let descriptors = ambassador.descriptors();
+    let round = |number: u32| {
+        ping(&mut ambassador.connect("redis:6379"));
+        // In the midst of a reply, and of what a client says.
+        let mut client = ambassador.connect("tears:6379");
+        client.send(b"GET a\r\n");
+        client.expect_reset();
+        let mut client = ambassador.connect("redis:6379");
+        client.send(b"*2\r\n$3\r\nGET\r\n$100\r\nhalf of it");
+        client.reset();
+        // Behind RESET.
+        let mut client = ambassador.connect("dies:6379");
+        client.send(b"RESET\r\nPING\r\n");
+        client.expect_gone();
+        // At the password, the name, the connection, and TLS.
+        ambassador.connect("refuses:6379").expect_refusal("refuses:6379");
+        if number.is_multiple_of(10) {
+            ambassador.connect("named:6379").expect_refusal("named:6379");
+        }
+        ambassador.connect("hole:6379").reset();
+        ambassador.connect("safe:5432").send(b"\x16\x03\x01\x02\x00\x01");
+    };
+    let settled = || {
+        for link in links {
+            expect_nothing_left(&ambassador, descriptors, link);
+        }
+        (ambassador.memory(), ambassador.threads())
+    };
+    (0..ROUNDS).for_each(round);
+    let (memory, threads) = settled();
+    (0..ROUNDS).for_each(round);
+    let (memory_then, threads_then) = settled();
+    assert!(memory_then <= memory + 512 * 1024, "{memory} bytes became {memory_then}");
+    // Some come and go with work that may block.
+    assert!(threads_then <= threads + 4, "{threads} threads became {threads_then}");
+    // Who leaves before it can be served was neither served nor refused.
+    for (link, clients, failures) in [
+        ("redis:6379", 4 * ROUNDS, None),
+        ("tears:6379", 2 * ROUNDS, None),
+        ("dies:6379", 2 * ROUNDS, None),
+        ("refuses:6379", 2 * ROUNDS, Some(("auth", 2 * ROUNDS))),
+        ("hole:6379", 2 * ROUNDS, None),
+        ("named:6379", 2 * ROUNDS / 10, Some(("resolve", 2 * ROUNDS / 10))),
+        ("safe:5432", 2 * ROUNDS, None),
+    ] {
+        let expect = |series: String, number: u32| {
+            let counted = metric(ambassador.admin(), &series);
+            assert!((counted - f64::from(number)).abs() < 0.5, "{series} is {counted}, not {number}");
+        };
+        expect(format!("connections_accepted_total{{link=\"{link}\"}}"), clients);
+        for stage in ["resolve", "connect", "tls", "auth", "select", "role", "client_auth", "limit", "allow"]
+        {
+            let number = failures.filter(|(at, _)| *at == stage).map_or(0, |(_, number)| number);
+            expect(format!("connections_failed_total{{link=\"{link}\",stage=\"{stage}\"}}"), number);
+        }
+    }
 }
 
 /// A group of processes that may have no more than so much memory. Removed when dropped.

@@ -39,7 +39,11 @@ impl Tally {
 
     fn connect(&self, address: SocketAddr) -> io::Result<Peer> {
         let connected = Peer::try_connect(address);
-        self.connections.fetch_add(u64::from(connected.is_ok()), Ordering::Relaxed);
+        match &connected {
+            Ok(_) => &self.connections,
+            Err(_) => &self.failed,
+        }
+        .fetch_add(1, Ordering::Relaxed);
         connected
     }
 
@@ -99,6 +103,15 @@ const WRITERS: u64 = 2;
 
 /// How many connections the link of the passwords keeps ready.
 const WARM: u16 = 4;
+
+/// Stops the clients, also where something panics among what happens to their targets.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
 
 /// What a curve shows of a sample.
 type Value = fn(&Sample) -> f64;
@@ -161,10 +174,11 @@ fn the_long_run() {
         scope.spawn(|| carry(redis_link, bulk, running));
         scope.spawn(|| offend(redis_link, rude, running));
         scope.spawn(|| pipeline(safe_link, &tls, safe_tally, running));
-        for _ in 0..WRITERS {
-            scope.spawn(|| write(primary, failover, running));
-            scope.spawn(|| write(db, restart, running));
+        for number in 0..WRITERS {
+            scope.spawn(move || write(primary, number, failover, running));
+            scope.spawn(move || write(db, number, restart, running));
         }
+        let _stop = Stop(&stopped);
         // One after the other: a rotation, a change of places, a restart; and a look every second.
         let mut old = first.clone();
         let (mut rotations, mut failovers, mut restarts) = (0, 0_u64, 0);
@@ -197,7 +211,6 @@ fn the_long_run() {
             thread::sleep((begun + Duration::from_secs(second)).saturating_duration_since(Instant::now()));
         }
         events.extend([("rotations", rotations), ("failovers", failovers), ("restarts", restarts)]);
-        stopped.store(true, Ordering::Relaxed);
     });
     report(&samples, &tallies, &events, begun.elapsed());
     judge(&ambassador, &tallies, &events);
@@ -291,12 +304,25 @@ fn exchange(client: &mut Peer, request: &[u8]) -> io::Result<String> {
     let mut line = Vec::new();
     while !line.ends_with(b"\r\n") {
         let mut byte = [0];
-        client.read_exact(&mut byte)?;
+        client.read_exact(&mut byte).map_err(|error| match line.len() {
+            0 => error,
+            _ => io::Error::other("an end in the midst of a reply"),
+        })?;
         line.push(byte[0]);
     }
     match line[0] {
         b'-' => Err(io::Error::other(String::from_utf8_lossy(&line).into_owned())),
         _ => Ok(String::from_utf8_lossy(&line).into_owned()),
+    }
+}
+
+/// The same, for a reply that is known.
+fn expect(client: &mut Peer, request: &[u8], reply: &str) -> io::Result<()> {
+    let line = exchange(client, request)?;
+    if line.trim_end() == reply {
+        Ok(())
+    } else {
+        Err(io::Error::other(format!("{line:?} instead of {reply}")))
     }
 }
 
@@ -307,8 +333,10 @@ fn stay(address: SocketAddr, tally: &Tally, running: impl Fn() -> bool) {
         let mut requests = 0;
         while running() {
             // A RESET now and then, which leads to another connection.
-            let request = if requests % 50 == 49 { &b"RESET\r\n"[..] } else { b"PING\r\n" };
-            let done = exchange(&mut client, request);
+            let is_reset = requests % 50 == 49;
+            let (request, reply) =
+                if is_reset { (&b"RESET\r\n"[..], "+RESET") } else { (&b"PING\r\n"[..], "+PONG") };
+            let done = expect(&mut client, request, reply);
             if requests > 0 && done.as_ref().is_err_and(is_end) {
                 // Closed at a quiet moment, before it has seen the request: what every pool of connections bears.
                 break;
@@ -331,7 +359,9 @@ fn is_end(error: &io::Error) -> bool {
 
 fn come_and_go(address: SocketAddr, tally: &Tally, running: impl Fn() -> bool) {
     while running() {
-        tally.count(&tally.connect(address).and_then(|mut client| exchange(&mut client, b"PING\r\n")));
+        if let Ok(mut client) = tally.connect(address) {
+            tally.count(&expect(&mut client, b"PING\r\n", "+PONG"));
+        }
         thread::sleep(Duration::from_millis(10));
     }
 }
@@ -378,7 +408,9 @@ fn offend(address: SocketAddr, tally: &Tally, running: impl Fn() -> bool) {
         } else {
             drop(client);
         }
-        tally.count(&tally.connect(address).and_then(|mut client| exchange(&mut client, b"PING\r\n")));
+        if let Ok(mut client) = tally.connect(address) {
+            tally.count(&expect(&mut client, b"PING\r\n", "+PONG"));
+        }
         thread::sleep(Duration::from_millis(20));
     }
 }
@@ -427,11 +459,19 @@ fn carry(address: SocketAddr, tally: &Tally, running: impl Fn() -> bool) {
     }
 }
 
-fn write(address: SocketAddr, tally: &Tally, running: impl Fn() -> bool) {
+fn write(address: SocketAddr, number: u64, tally: &Tally, running: impl Fn() -> bool) {
+    let incr = command(&[b"INCR", format!("counter {number}").as_bytes()]);
     while running() {
         let Ok(mut client) = tally.connect(address) else { continue };
+        // One connection has one server, which counts on.
+        let mut last: Option<u64> = None;
         while running() {
-            let done = exchange(&mut client, b"INCR counter\r\n");
+            let done = exchange(&mut client, &incr).and_then(|reply| {
+                let count = reply.trim_end().strip_prefix(':').and_then(|text| text.parse().ok());
+                let is_next = count.is_some_and(|count| last.is_none_or(|last| count == last + 1));
+                last = count;
+                if is_next { Ok(()) } else { Err(io::Error::other("another number came")) }
+            });
             tally.count(&done);
             if done.is_err() {
                 break;

@@ -401,6 +401,13 @@ impl Ambassador {
         })
     }
 
+    /// Threads.
+    pub(crate) fn threads(&self) -> usize {
+        let status = self.kernel_file("status");
+        let line = status.lines().find_map(|line| line.strip_prefix("Threads:"));
+        line.and_then(|number| number.trim().parse().ok()).expect("a number of threads")
+    }
+
     /// Resident memory in bytes.
     pub(crate) fn memory(&self) -> usize {
         let status = self.kernel_file("status");
