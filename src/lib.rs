@@ -80,7 +80,7 @@
 //! | [`random`] | chance, to spread what would happen at once |
 //! | [`failure`] | what can go wrong for a client, in words |
 //! | [`report`] | what the log says of them, held back where it would flood |
-//! | [`files`] | files that settings name |
+//! | [`files`] | files that settings name, read where a file system that hangs holds up nobody |
 //! | [`log`] | the log |
 //!
 //! ## Where things will go
