@@ -19,11 +19,17 @@ fn clock() -> Option<PathBuf> {
     if command_is_missing("faketime") {
         return None;
     }
-    let found = fs::read_dir("/usr/lib").expect("libraries").find_map(|directory| {
-        let library = directory.ok()?.path().join("faketime/libfaketimeMT.so.1");
-        library.exists().then_some(library)
-    });
-    Some(found.expect("the library of faketime"))
+    // Debian has a directory for each architecture, others have none.
+    let directories = fs::read_dir("/usr/lib").expect("libraries").flatten().map(|entry| entry.path());
+    let found = directories
+        .chain([PathBuf::from("/usr/lib")])
+        .map(|directory| directory.join("faketime/libfaketimeMT.so.1"))
+        .find(|library| library.exists());
+    if found.is_none() {
+        assert!(std::env::var_os("CI").is_none_or(|value| value != "true"), "faketime has no library");
+        eprintln!("SKIPPED: faketime is there, and its library is not");
+    }
+    found
 }
 
 /// Whoever sets the clock, by a day ahead or back, ends no connection and no wait, prolongs none, and keeps no new password
