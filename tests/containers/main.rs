@@ -6,7 +6,7 @@ mod docker;
 mod roles;
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::process::{Child, ChildStdin, ChildStdout};
+use std::process::{Child, ChildStdin, ChildStdout, Command};
 
 use docker::{Container, Images, Network, Recipe, docker, eventually, skipped};
 use roles::{Ambassador, Client, Redis, assert_no_password, in_a_url, new_password};
@@ -282,7 +282,8 @@ fn a_read_only_file_system_and_no_capability_are_enough() {
     assert_eq!(ambassador.container.exit_code(), "0");
 }
 
-/// At most 10 MB, a user in numbers who is not root, the authorities' certificates, and labels that tell the version.
+/// At most 10 MB, a user in numbers who is not root, nothing but the program and the authorities' certificates, and labels that
+/// tell the version.
 #[test]
 fn the_image_is_small_and_its_user_is_not_root() {
     let Some(images) = Images::make() else { return };
@@ -300,6 +301,17 @@ fn the_image_is_small_and_its_user_is_not_root() {
     assert_eq!(container.printed().trim(), concat!("redis-ambassador ", env!("CARGO_PKG_VERSION")));
     let certificates = docker(["cp", &format!("{}:/etc/ssl/certs/ca-certificates.crt", container.id), "-"]);
     assert!(certificates.contains("-----BEGIN CERTIFICATE-----"));
+    let listed = Command::new("sh")
+        .args(["-c", "docker export \"$0\" | tar --list", &container.id])
+        .output()
+        .expect("a shell runs");
+    let listed = String::from_utf8(listed.stdout).expect("a list of files");
+    // What Docker puts into every container.
+    let of_docker = [".dockerenv", "dev/console", "etc/hostname", "etc/hosts", "etc/mtab", "etc/resolv.conf"];
+    let mut files: Vec<_> =
+        listed.lines().filter(|path| !path.ends_with('/') && !of_docker.contains(path)).collect();
+    files.sort_unstable();
+    assert_eq!(files, ["etc/ssl/certs/ca-certificates.crt", "redis-ambassador"]);
 }
 
 /// Whatever goes wrong and however much it is asked to tell, it never prints a password, and never tells one to a client.
