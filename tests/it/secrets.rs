@@ -26,8 +26,8 @@ fn stop(ambassador: Ambassador) -> String {
 fn a_password_that_is_printed_is_found() {
     let token = token();
     let launched = std::panic::catch_unwind(|| {
-        // A host is shown, so this one is.
-        Launch::new().variable("DB_PORT_1_TCP", format!("tcp://{token}:1")).argument("links").finish()
+        // A host is shown, so this one is. Digits alone would be none.
+        Launch::new().variable("DB_PORT_1_TCP", format!("tcp://host-{token}:1")).argument("links").finish()
     });
     let reason = launched.expect_err("the search found nothing");
     let reason = reason.downcast_ref::<String>().expect("words");
