@@ -75,7 +75,7 @@ impl Drop for Running {
 }
 
 /// Tests that need what only root may do are left out elsewhere, which they say.
-pub(crate) fn may_not(what: &str) -> bool {
+fn may_not(what: &str) -> bool {
     let is_root = rustix::process::geteuid().is_root();
     if !is_root {
         assert!(std::env::var_os("CI").is_none_or(|value| value != "true"), "only root may {what}");
