@@ -13,6 +13,7 @@ mod target;
 mod tls;
 
 use std::collections::BTreeSet;
+use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -30,6 +31,22 @@ pub(crate) use tls::{Authority, Identity, TlsPeer, openssl, replace};
 
 /// How long anything may take that is bound to happen. Only a broken promise ever waits for so long.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Says why this test, or a part of it, is left out.
+pub(crate) fn say_skipped(why: &str) {
+    let test = std::thread::current();
+    let line = format!("SKIPPED {}: {why}\n", test.name().unwrap_or("a test"));
+    // Not eprintln!, whose lines are hidden where a test passes.
+    let _ = std::io::stderr().write_all(line.as_bytes());
+}
+
+/// The same where nothing may be left out in continuous integration.
+#[track_caller]
+pub(crate) fn leave_out(why: &str) {
+    let in_ci = std::env::var_os("CI").is_some_and(|value| value == "true");
+    assert!(!in_ci, "{why}, and in continuous integration nothing is left out");
+    say_skipped(why);
+}
 
 /// Polls until `condition` holds.
 #[track_caller]
