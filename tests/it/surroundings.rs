@@ -73,7 +73,11 @@ fn the_clock_may_be_set_at_any_time() {
         let new = password();
         let mut set = redis::cmd("CONFIG");
         set.arg("SET").arg("requirepass").arg(&new).exec(&mut redis.administrator(&old_password)).unwrap();
+        // Those that are ready are used up; then somebody waits for the other half of the rotation.
+        let mut held: Vec<_> = (0..3).map(|_| ambassador.connect("redis:6379")).collect();
+        fs::write(&time, "+0").unwrap();
         fs::write(&file, &new).unwrap();
+        held.iter_mut().for_each(ping);
         for _ in 0..5 {
             ping(&mut ambassador.connect("redis:6379"));
         }
@@ -193,4 +197,12 @@ fn a_file_with_a_secret_may_break_in_every_way() {
         assert!(!is_stale(), "{what}");
         current = new;
     }
+    // A link whose file comes back, as Kubernetes turns them.
+    fs::remove_file(&path).unwrap();
+    symlink("elsewhere", &path).unwrap();
+    expect(&ambassador, &current);
+    let new = password();
+    fs::write(directory.path().join("elsewhere"), &new).unwrap();
+    expect(&ambassador, &new);
+    assert!(!is_stale());
 }
