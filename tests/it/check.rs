@@ -9,9 +9,9 @@ use serde_json::{Value, json};
 
 use crate::support::{
     Authority, BlackHole, Launch, Quorum, RedisServer, Served, Target, TlsPeer, command_is_missing, password,
-    play_sentinel,
+    play_sentinel, redis_over_tls,
 };
-use crate::tls::{launch_over_tls, redis_over_tls};
+use crate::tls::launch_over_tls;
 
 /// What `check --format json` says, and that its exit code agrees with it.
 #[track_caller]

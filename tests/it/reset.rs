@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use crate::support::{
     Ambassador, Authority, Launch, Peer, RedisServer, Target, TlsPeer, command, command_is_missing,
-    eventually, noise, password,
+    eventually, noise, password, redis_over_tls,
 };
-use crate::tls::{launch_over_tls, redis_over_tls};
+use crate::tls::launch_over_tls;
 
 const RESET: &[u8] = b"*1\r\n$5\r\nRESET\r\n";
 const QUIT: &[u8] = b"*1\r\n$4\r\nQUIT\r\n";

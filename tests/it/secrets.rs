@@ -8,9 +8,9 @@ use rustix::process::Signal;
 
 use crate::support::{
     Ambassador, Authority, Launch, Peer, RedisServer, Target, another_user, command, command_is_missing,
-    eventually, every_byte, password, token,
+    eventually, every_byte, password, redis_over_tls, token,
 };
-use crate::tls::{launch_over_tls, redis_over_tls};
+use crate::tls::launch_over_tls;
 
 /// Ends the ambassador; that it printed no password is looked for whenever one ends.
 fn stop(ambassador: Ambassador) -> String {

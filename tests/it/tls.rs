@@ -15,28 +15,9 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::support::{
-    Ambassador, Authority, Identity, Launch, Peer, RedisServer, Target, TlsPeer, command, command_is_missing,
-    eventually, noise, openssl, own_address, password,
+    Ambassador, Authority, Identity, Launch, Peer, RedisServer, SERVER_NAME, Target, TlsPeer, command,
+    command_is_missing, eventually, noise, openssl, password, redis_over_tls,
 };
-
-const SERVER_NAME: &str = "redis.test";
-
-/// A Redis server whose TLS port shows a certificate for [`SERVER_NAME`].
-pub(crate) fn redis_over_tls(
-    authority: &Authority,
-    configuration: &str,
-) -> Option<(RedisServer, SocketAddr)> {
-    let port = own_address().port();
-    let identity = authority.issue(&[SERVER_NAME]);
-    let server = RedisServer::start(&format!(
-        "tls-port {port}\ntls-cert-file {}\ntls-key-file {}\ntls-ca-cert-file {}\n{configuration}",
-        identity.certificate.display(),
-        identity.key.display(),
-        authority.file().display(),
-    ))?;
-    let address = SocketAddr::new(server.address().ip(), port);
-    Some((server, address))
-}
 
 /// A link `redis:6379` over TLS to a target with the name that [`redis_over_tls`] gives it.
 pub(crate) fn launch_over_tls(target: SocketAddr, authority: &Authority) -> Launch {

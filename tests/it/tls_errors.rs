@@ -11,8 +11,9 @@ use serde_json::Value;
 
 use crate::support::{
     Ambassador, Authority, Identity, Launch, RedisServer, Target, TlsPeer, command_is_missing, password,
+    redis_over_tls,
 };
-use crate::tls::{OpensslServer, launch_over_tls, redis_over_tls};
+use crate::tls::{OpensslServer, launch_over_tls};
 
 /// The line in the log about the connection that failed at TLS.
 #[track_caller]

@@ -14,9 +14,9 @@ use tempfile::TempDir;
 
 use crate::support::{
     Ambassador, Authority, Launch, NameServer, Named, Peer, RedisServer, Target, command, eventually, metric,
-    own_address, password, replace, whom,
+    own_address, password, redis_over_tls, replace, whom,
 };
-use crate::tls::{launch_over_tls, redis_over_tls};
+use crate::tls::launch_over_tls;
 
 const A_MOMENT: Duration = Duration::from_millis(300);
 

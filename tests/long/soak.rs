@@ -18,8 +18,8 @@ use std::time::{Duration, Instant};
 use rustls::ClientConfig;
 
 use crate::support::{
-    Ambassador, Authority, Launch, Peer, RedisServer, TlsPeer, command, eventually, metric, own_address,
-    password,
+    Ambassador, Authority, Launch, Peer, RedisServer, SERVER_NAME, TlsPeer, command, eventually, metric,
+    password, redis_over_tls,
 };
 use crate::{mib, raise_descriptors};
 
@@ -140,14 +140,15 @@ fn the_long_run() {
     let mut restarted = RedisServer::start("").expect("a redis-server");
     fs::write(&file, &first).expect("a password file");
     let authority = Authority::new("Ours");
-    let (safe, safe_address) = redis_over_tls(&authority, &first);
+    let configuration = format!("requirepass {first}\ntls-auth-clients no");
+    let (safe, safe_address) = redis_over_tls(&authority, &configuration).expect("a redis-server");
     let ambassador = Launch::redis(redis.address())
         .variable("REDIS_AUTH_FILE", &file)
         .variable("SAFE_PORT_6379_TCP", format!("rediss://{safe_address}"))
         .variable("SAFE_LISTEN", "127.0.0.1:0")
         .variable("SAFE_AUTH_FILE", &file)
         .variable("SAFE_TLS_CA_FILE", authority.file())
-        .variable("SAFE_TLS_SERVER_NAME", "redis.test")
+        .variable("SAFE_TLS_SERVER_NAME", SERVER_NAME)
         .listen_tls("SAFE", &authority.issue(&["127.0.0.1"]))
         .redis_link("PRIMARY", format!("{},{}", primaries[0].address(), primaries[1].address()))
         .variable("PRIMARY_ROLE", "master")
@@ -221,22 +222,6 @@ fn the_long_run() {
         let (early, late) = early_and_late(&samples, of);
         assert!(late <= early * 1.1 + slack, "{what} grew from {early} to {late}");
     }
-}
-
-/// A server whose certificate is for `redis.test`, and where it speaks TLS.
-fn redis_over_tls(authority: &Authority, password: &str) -> (RedisServer, SocketAddr) {
-    let port = own_address().port();
-    let identity = authority.issue(&["redis.test"]);
-    let server = RedisServer::start(&format!(
-        "requirepass {password}\ntls-auth-clients no\ntls-port {port}\ntls-cert-file {}\ntls-key-file {}\n\
-         tls-ca-cert-file {}",
-        identity.certificate.display(),
-        identity.key.display(),
-        authority.file().display(),
-    ));
-    let server = server.expect("a redis-server");
-    let address = SocketAddr::new(server.address().ip(), port);
-    (server, address)
 }
 
 /// Nothing failed that may not, and the ambassador has counted what the clients have.

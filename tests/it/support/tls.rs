@@ -20,7 +20,7 @@ use rustls::{
 };
 use tempfile::TempDir;
 
-use super::{Launch, PATIENCE, Peer};
+use super::{Launch, PATIENCE, Peer, RedisServer, own_address};
 
 /// A certificate with its key, in files.
 #[derive(Debug, Clone)]
@@ -308,6 +308,26 @@ impl Write for TlsPeer {
     fn flush(&mut self) -> io::Result<()> {
         self.write_records()
     }
+}
+
+/// The name in the certificate of [`redis_over_tls`].
+pub(crate) const SERVER_NAME: &str = "redis.test";
+
+/// A Redis server whose TLS port shows a certificate for [`SERVER_NAME`].
+pub(crate) fn redis_over_tls(
+    authority: &Authority,
+    configuration: &str,
+) -> Option<(RedisServer, SocketAddr)> {
+    let port = own_address().port();
+    let identity = authority.issue(&[SERVER_NAME]);
+    let server = RedisServer::start(&format!(
+        "tls-port {port}\ntls-cert-file {}\ntls-key-file {}\ntls-ca-cert-file {}\n{configuration}",
+        identity.certificate.display(),
+        identity.key.display(),
+        authority.file().display(),
+    ))?;
+    let address = SocketAddr::new(server.address().ip(), port);
+    Some((server, address))
 }
 
 /// Runs `openssl` and returns what it printed on standard output.
