@@ -1,13 +1,17 @@
 //! A link's backends at run time: which there are, which of them a dial tries, and who has to leave one.
 //!
-//! Sources (`file`, `srv`, `sentinel`) *publish* lists. A dial goes through a [`Round`] of candidates, chosen by the
-//! link's [`Balance`], and tells how each did: one that fails *rests* for a growing time, in which it is tried only if
+//! Sources (`file`, `srv`, `sentinel`) *publish* lists of endpoints, and a name among those stands for its
+//! [addresses](listed), as each dial finds them. A dial goes through a [`Round`] of candidates, chosen by the link's
+//! [`Balance`], and tells how each did: one that fails [*rests*](rest) for a growing time, in which it is tried only if
 //! nothing else is left. A connection keeps its [`Place`] at its backend for life, so that whoever sits at a backend
-//! that is gone, was demoted or has another address now can be asked to leave.
+//! that is gone or was demoted can be asked to leave.
 
 mod addresses;
 mod balance;
 pub mod file;
+mod listed;
+mod rest;
+mod round;
 pub(crate) mod sentinel;
 mod srv;
 mod watch;
@@ -24,30 +28,18 @@ use tokio::sync::{Notify, watch as latest};
 use tokio::time::Instant;
 
 pub use balance::Balance;
+pub use listed::{Backend, Entry, Listed};
+pub use round::{Done, Next, Place, Round};
 
 use crate::admin::BackendState;
 use crate::config::Link;
 use crate::config::target::{Backends as Source, Endpoint};
 use crate::connection::Service;
-use crate::credentials::Standing;
 use crate::dial::Dialler;
 use crate::failure::Failure;
-use crate::greet::Probe;
 use crate::leave::{Connections, Leave, Reason, Seat};
 use crate::metrics::LinkMetrics;
-use crate::random::{fraction, jittered};
-use addresses::Addresses;
-
-/// The first rest of a backend that failed; each is twice the one before, up to the longest.
-const FIRST_REST: Duration = Duration::from_millis(500);
-/// Long enough to be no burden for anybody, short enough that nobody waits for a backend that is back.
-const LONGEST_REST: Duration = Duration::from_secs(30);
-
-/// When a rest is over one dial tries the backend; for so long others leave it alone.
-const TRIAL: Duration = Duration::from_secs(2);
-
-/// Candidates that one round tries at the most; those that failed rest, so that the next round has others.
-const MOST_TRIES: usize = 32;
+use crate::random::fraction;
 
 /// Connections that are asked to leave go no faster than this in a second, if the grace allows it.
 const LEAVING_PACE: f64 = 1000.0;
@@ -59,18 +51,8 @@ const SPREAD: f64 = 0.8;
 /// How many backends a log line names.
 const SHOWN: usize = 8;
 
-/// A list as it was published.
-type List = Arc<[Entry]>;
-
-/// A backend's place in the list.
-#[derive(Debug)]
-struct Entry {
-    backend: Arc<Backend>,
-    /// Those with the lowest number go first.
-    priority: u16,
-    /// The share among those of one priority; `None` where the order of the list counts.
-    weight: Option<u16>,
-}
+/// The servers that there are now, in the order of what lists them.
+type List = Arc<[Arc<Entry>]>;
 
 /// A backend as a source lists it.
 #[derive(Debug)]
@@ -86,145 +68,23 @@ impl Listing {
     }
 }
 
-/// One place to dial, and what dials have found out about it.
-#[derive(Debug)]
-pub struct Backend {
-    /// The place.
-    pub endpoint: Endpoint,
-    /// How the server tells its role.
-    pub probe: Probe,
-    /// What the server said to our passwords.
-    pub standing: Standing,
-    /// Connections and dials at this moment.
-    active: AtomicUsize,
-    /// Whether it is on no list any more.
-    gone: AtomicBool,
-    /// Whether it had the role that the link asks for when it was last seen.
-    has_role: AtomicBool,
-    /// Whether there is a rest to look at, so that a long list of backends that serve is gone through quickly.
-    fails: AtomicBool,
-    rest: Mutex<Rest>,
-    addresses: Mutex<Addresses>,
+/// What a source lists, and the servers that it stands for now.
+struct Row {
+    listed: Arc<Listed>,
+    priority: u16,
+    weight: Option<u16>,
+    entries: Vec<Arc<Entry>>,
 }
 
-/// What comes of failures.
-#[derive(Debug, Default)]
-struct Rest {
-    /// Failures in a row.
-    failures: u32,
-    /// Until when others come first.
-    until: Option<Instant>,
-    /// Whether the rest was over, and a dial is finding out now.
-    on_trial: bool,
-}
-
-impl Rest {
-    fn is_over(&self, now: Instant) -> bool {
-        self.until.is_none_or(|until| until <= now)
+impl Row {
+    fn of(listed: Arc<Listed>, priority: u16, weight: Option<u16>) -> Self {
+        let entries = listed.entries(priority, weight);
+        Self { listed, priority, weight, entries }
     }
 }
 
-impl fmt::Display for Backend {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.endpoint.fmt(f)
-    }
-}
-
-impl Backend {
-    fn new(endpoint: Endpoint) -> Arc<Self> {
-        Arc::new(Self {
-            endpoint,
-            probe: Probe::default(),
-            standing: Standing::default(),
-            active: AtomicUsize::new(0),
-            gone: AtomicBool::new(false),
-            has_role: AtomicBool::new(false),
-            fails: AtomicBool::new(false),
-            rest: Mutex::default(),
-            addresses: Mutex::default(),
-        })
-    }
-
-    fn active(&self) -> usize {
-        self.active.load(Ordering::Relaxed)
-    }
-
-    fn rests(&self, now: Instant) -> bool {
-        self.fails.load(Ordering::Relaxed) && !lock(&self.rest).is_over(now)
-    }
-
-    /// Of those who find the rest over, the first has the backend for itself for a moment.
-    fn begin_trial(&self, now: Instant) {
-        let mut rest = lock(&self.rest);
-        if rest.failures > 0 && rest.is_over(now) {
-            rest.until = Some(now + TRIAL);
-            rest.on_trial = true;
-        }
-    }
-
-    /// Returns how many failures there had been.
-    fn end_rest(&self) -> u32 {
-        self.fails.store(false, Ordering::Relaxed);
-        std::mem::take(&mut *lock(&self.rest)).failures
-    }
-
-    /// Begins a rest after a failure; returns whether it is the first failure in a row.
-    fn begin_rest(&self, now: Instant) -> bool {
-        let mut rest = lock(&self.rest);
-        // Dials that were under way together count as one.
-        if !(rest.on_trial || rest.is_over(now)) {
-            return false;
-        }
-        let time = LONGEST_REST.min(FIRST_REST * 2_u32.saturating_pow(rest.failures));
-        *rest = Rest {
-            failures: rest.failures.saturating_add(1),
-            until: Some(now + jittered(time)),
-            on_trial: false,
-        };
-        self.fails.store(true, Ordering::Relaxed);
-        rest.failures == 1
-    }
-
-    fn has_left(&self, address: IpAddr) -> bool {
-        lock(&self.addresses).has_left(address)
-    }
-}
-
-/// A connection's place at a backend, from the dial to the end.
-#[derive(Debug)]
-pub struct Place {
-    backend: Arc<Backend>,
-    /// The address that was dialled, where the backend has a name.
-    address: Option<IpAddr>,
-}
-
-impl Place {
-    fn at(backend: &Arc<Backend>) -> Self {
-        backend.active.fetch_add(1, Ordering::Relaxed);
-        Self { backend: Arc::clone(backend), address: None }
-    }
-
-    /// Notes the address that took the connection.
-    pub fn note_address(&mut self, address: IpAddr) {
-        self.address = Some(address);
-    }
-
-    /// Whether the backend is not there any more, as the sources know it.
-    fn is_abandoned(&self) -> bool {
-        self.backend.gone.load(Ordering::SeqCst)
-            || self.address.is_some_and(|address| self.backend.has_left(address))
-    }
-
-    /// The backend.
-    pub fn backend(&self) -> &Arc<Backend> {
-        &self.backend
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.backend.active.fetch_sub(1, Ordering::Relaxed);
-    }
+fn list(rows: &[Row]) -> List {
+    rows.iter().flat_map(|row| &row.entries).cloned().collect()
 }
 
 /// A link's backends.
@@ -235,6 +95,8 @@ pub struct Backends {
     connections: Arc<Connections>,
     /// What is counted.
     pub metrics: Arc<LinkMetrics>,
+    /// What the source lists; locked while another list is made of it.
+    rows: Mutex<Vec<Row>>,
     list: latest::Sender<List>,
     /// Counts dials.
     turn: AtomicUsize,
@@ -249,20 +111,27 @@ pub struct Backends {
 impl Backends {
     /// The backends that the configuration lists; the others are found out by [`follow`].
     pub fn of(link: &Link, connections: Arc<Connections>, metrics: Arc<LinkMetrics>) -> Self {
-        let entry = |endpoint: &Endpoint| Entry {
-            backend: Backend::new(endpoint.clone()),
-            priority: 0,
-            weight: None,
-        };
+        Self::at(link, &link.endpoints, connections, metrics)
+    }
+
+    /// These backends.
+    pub fn at(
+        link: &Link,
+        endpoints: &[Endpoint],
+        connections: Arc<Connections>,
+        metrics: Arc<LinkMetrics>,
+    ) -> Self {
         let mut seen = HashSet::new();
-        let endpoints = link.endpoints.iter().filter(|endpoint| seen.insert(*endpoint));
+        let endpoints = endpoints.iter().filter(|endpoint| seen.insert(*endpoint));
+        let rows: Vec<_> = endpoints.map(|one| Row::of(Listed::new(one.clone()), 0, None)).collect();
         Self {
             link: link.name.clone(),
             balance: link.balance,
             grace: link.move_grace,
             connections,
             metrics,
-            list: latest::Sender::new(endpoints.map(entry).collect()),
+            list: latest::Sender::new(list(&rows)),
+            rows: Mutex::new(rows),
             turn: AtomicUsize::new(0),
             wanted: Notify::new(),
             is_known: AtomicBool::new(false),
@@ -270,16 +139,22 @@ impl Backends {
         }
     }
 
-    fn list(&self) -> List {
+    /// The servers that there are now.
+    pub fn list(&self) -> List {
         Arc::clone(&self.list.borrow())
+    }
+
+    /// What the source lists.
+    fn listed(&self) -> Vec<Arc<Listed>> {
+        lock(&self.rows).iter().map(|row| Arc::clone(&row.listed)).collect()
     }
 
     /// How each of them does.
     pub fn states(&self) -> Vec<BackendState> {
-        let state = |Entry { backend, .. }: &Entry| BackendState {
-            backend: backend.to_string(),
-            up: !backend.fails.load(Ordering::Relaxed),
-            wants_no_password: backend.probe.wants_no_password(),
+        let state = |entry: &Arc<Entry>| BackendState {
+            backend: entry.to_string(),
+            up: entry.is_up(),
+            wants_no_password: entry.backends.iter().any(|backend| backend.probe.wants_no_password()),
         };
         self.list().iter().map(state).collect()
     }
@@ -290,9 +165,14 @@ impl Backends {
     }
 
     /// Begins to go through the candidates of one dial, but for those that it has given up already.
-    pub fn round<'a>(&'a self, given_up: &'a [Arc<Backend>]) -> Round<'a> {
+    pub fn round<'a>(&'a self, given_up: &'a mut Done) -> Round<'a> {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        Round { balance: self.balance, list: self.list(), turn, given_up, tried: Vec::new() }
+        Round::of(self, self.list(), turn, given_up)
+    }
+
+    /// The same with one candidate alone.
+    pub fn round_at<'a>(&'a self, entry: &Arc<Entry>, given_up: &'a mut Done) -> Round<'a> {
+        Round::of(self, [Arc::clone(entry)].into(), 0, given_up)
     }
 
     /// Why there is no candidate at all.
@@ -309,15 +189,15 @@ impl Backends {
     /// serves again.
     pub fn lead_to(&self, place: &Place) -> bool {
         let list = self.list();
-        let Some(at) = list.iter().position(|entry| Arc::ptr_eq(&entry.backend, &place.backend)) else {
+        let Some(at) = list.iter().position(|entry| entry.has(place.backend())) else {
             return false;
         };
         let own = &list[at];
-        let goes_before = |(number, other): (usize, &Entry)| {
+        let goes_before = |(number, other): (usize, &Arc<Entry>)| {
             let in_order = other.priority == own.priority && number < at && self.balance.goes_by_order(own);
-            (other.priority < own.priority || in_order) && !other.backend.fails.load(Ordering::Relaxed)
+            (other.priority < own.priority || in_order) && other.is_up()
         };
-        let has_role = place.backend.has_role.load(Ordering::Relaxed);
+        let has_role = place.backend().has_role.load(Ordering::Relaxed);
         has_role && !place.is_abandoned() && !list.iter().enumerate().any(goes_before)
     }
 
@@ -331,44 +211,83 @@ impl Backends {
         self.wanted.notified().await;
     }
 
-    /// A dial to `backend` worked.
-    pub fn works(&self, backend: &Backend) {
-        backend.has_role.store(true, Ordering::Relaxed);
-        if backend.end_rest() > 0 && self.are_several() {
-            tracing::info!(link = self.link, %backend, "a backend is back");
+    /// A dial to a place worked.
+    pub fn works(&self, place: &Place) {
+        let was_up = place.entry().is_up();
+        place.backend().has_role.store(true, Ordering::Relaxed);
+        place.backend().rest.end();
+        if !was_up && self.are_several() {
+            tracing::info!(link = self.link, backend = %place, "a backend is back");
         }
     }
 
-    /// A dial to `backend` failed: others come first for a while, a longer one each time.
-    pub fn fails(&self, backend: &Arc<Backend>, failure: &Failure) {
-        let first = backend.begin_rest(Instant::now());
+    /// A dial to a place failed: others come first for a while, a longer one each time.
+    pub fn fails(&self, place: &Place, failure: &Failure) {
+        let entry = place.entry();
+        let was_up = entry.is_up();
+        place.backend().rest.begin(Instant::now());
         if let Failure::WrongRole { .. } = failure {
-            let connections = self.ask(Reason::Demoted, |place| Arc::ptr_eq(&place.backend, backend));
-            if backend.has_role.swap(false, Ordering::Relaxed) {
+            let connections = self.ask(Reason::Demoted, |place| entry.has(place.backend()));
+            let had_role = |backend: &Arc<Backend>| backend.has_role.swap(false, Ordering::Relaxed);
+            if entry.backends.iter().filter(|backend| had_role(backend)).count() > 0 {
                 self.metrics.target_changed();
-                tracing::warn!(link = self.link, %backend, why = %failure, connections, "a backend was demoted");
+                tracing::warn!(
+                    link = self.link,
+                    backend = %place,
+                    why = %failure,
+                    connections,
+                    "a backend was demoted"
+                );
             }
-        } else if first && self.are_several() {
-            tracing::warn!(
-                link = self.link,
-                %backend,
-                stage = failure.stage().name(),
-                error = %failure,
-                "a backend fails; others come first for a while"
-            );
+        } else if was_up && !entry.is_up() && self.are_several() {
+            self.warn(place, failure);
         }
     }
 
-    /// The addresses of a backend's name, as they were found just now: those that sit at others have to leave.
-    pub fn found(&self, backend: &Backend, addresses: &[IpAddr]) {
-        let left = lock(&backend.addresses).answered(addresses, Instant::now());
-        if !left.is_empty() {
+    fn warn(&self, backend: &dyn fmt::Display, failure: &Failure) {
+        tracing::warn!(
+            link = self.link,
+            %backend,
+            stage = failure.stage().name(),
+            error = %failure,
+            "a backend fails; others come first for a while"
+        );
+    }
+
+    /// A name could not be resolved: the others come first for a while, a longer one each time.
+    fn unresolved(&self, listed: &Listed, failure: &Failure) {
+        let is_news = !listed.rest.fails();
+        listed.rest.begin(Instant::now());
+        if is_news && lock(&self.rows).len() > 1 {
+            self.warn(&listed.endpoint, failure);
+        }
+    }
+
+    /// The addresses of a name, as they were found just now: those that sit at others have to leave.
+    fn resolved(&self, listed: &Arc<Listed>, addresses: &[IpAddr]) {
+        let mut rows = lock(&self.rows);
+        let Some(at) = rows.iter().position(|row| Arc::ptr_eq(&row.listed, listed)) else {
+            return;
+        };
+        let change = listed.resolved(addresses, Instant::now());
+        if change.is_another {
+            let Row { priority, weight, .. } = rows[at];
+            rows[at].entries = listed.entries(priority, weight);
+            self.list.send_replace(list(&rows));
+        }
+        let is_back = listed.rest.fails() && rows.len() > 1;
+        drop(rows);
+        listed.rest.end();
+        if is_back {
+            tracing::info!(link = self.link, backend = %listed.endpoint, "a backend is back");
+        }
+        if !change.left.is_empty() {
             self.metrics.target_changed();
             let connections = self.ask(Reason::Moved, Place::is_abandoned);
             tracing::info!(
                 link = self.link,
-                %backend,
-                from = shown(&left),
+                backend = %listed.endpoint,
+                from = shown(&change.left),
                 to = shown(addresses),
                 why = "its name has another address",
                 connections,
@@ -379,18 +298,17 @@ impl Backends {
 
     /// A client uses RESET: the next greeting of every backend that nobody has asked asks whether it knows that.
     pub fn ask_about_reset(&self) {
-        for entry in self.list().iter() {
-            entry.backend.probe.ask_about_reset();
+        for backend in self.list().iter().flat_map(|entry| &entry.backends) {
+            backend.probe.ask_about_reset();
         }
     }
 
     /// Seats a connection at the backend that its dial led to.
     pub fn seat(&self, seat: &Seat, place: Place) {
-        let backend = Arc::clone(&place.backend);
-        let address = place.address;
+        let backend = Arc::clone(place.backend());
         seat.sit(place);
         // It may have gone while it was being dialled, when there was nobody yet to be asked.
-        if backend.gone.load(Ordering::SeqCst) || address.is_some_and(|address| backend.has_left(address)) {
+        if backend.gone.load(Ordering::SeqCst) {
             self.ask(Reason::Moved, Place::is_abandoned);
         }
     }
@@ -417,25 +335,27 @@ impl Backends {
             tracing::info!(link = self.link, "the backends can be found out again");
         }
         self.is_known.store(true, Ordering::Relaxed);
-        let old = self.list();
-        let mut known: HashMap<_, _> = old.iter().map(|e| (&e.backend.endpoint, &e.backend)).collect();
+        let mut rows = lock(&self.rows);
+        let mut known: HashMap<_, _> = rows.iter().map(|row| (&row.listed.endpoint, &row.listed)).collect();
         let mut seen = HashSet::new();
-        let new: List = listings
+        let new: Vec<_> = listings
             .into_iter()
             .filter(|listing| seen.insert(listing.endpoint.clone()))
             .map(|Listing { endpoint, priority, weight }| {
-                let backend = known.remove(&endpoint).map_or_else(|| Backend::new(endpoint), Arc::clone);
-                Entry { backend, priority, weight }
+                let listed = known.remove(&endpoint).map_or_else(|| Listed::new(endpoint), Arc::clone);
+                Row::of(listed, priority, weight)
             })
             .collect();
         let gone: Vec<_> = known.into_values().collect();
-        let same = gone.is_empty() && new.len() == old.len();
-        for backend in &gone {
-            backend.gone.store(true, Ordering::SeqCst);
+        let same = gone.is_empty() && new.len() == rows.len();
+        for listed in gone {
+            listed.leave();
         }
-        let backends = |list: &List| shown(list.iter().map(|entry| &entry.backend));
-        let (from, to) = (backends(&old), backends(&new));
-        self.list.send_replace(new);
+        let endpoints = |rows: &[Row]| shown(rows.iter().map(|row| &row.listed.endpoint));
+        let (from, to) = (endpoints(&rows), endpoints(&new));
+        self.list.send_replace(list(&new));
+        *rows = new;
+        drop(rows);
         if !same {
             self.metrics.target_changed();
             let connections = self.ask(Reason::Moved, Place::is_abandoned);
@@ -446,7 +366,7 @@ impl Backends {
     /// Says that the source can't be asked, once; the last list serves on.
     fn unknown(&self, reason: &str) {
         if lock(&self.trouble).replace(reason.to_owned()).is_none() {
-            let serving = self.list.borrow().len();
+            let serving = lock(&self.rows).len();
             tracing::warn!(
                 link = self.link,
                 error = reason,
@@ -465,46 +385,6 @@ impl News {
     pub async fn another_list(&mut self) {
         // The sender lives as long as the link; without it nobody waits.
         let _ = self.0.changed().await;
-    }
-}
-
-/// The candidates of one dial, each of them once.
-pub struct Round<'a> {
-    balance: Balance,
-    list: List,
-    turn: usize,
-    given_up: &'a [Arc<Backend>],
-    tried: Vec<Arc<Backend>>,
-}
-
-impl Round<'_> {
-    /// A place at the next candidate. Those that rest come last.
-    pub fn next_place(&mut self) -> Option<Place> {
-        if self.tried.len() >= MOST_TRIES {
-            return None;
-        }
-        let now = Instant::now();
-        let untried: Vec<&Entry> = self.list.iter().filter(|entry| self.is_untried(&entry.backend)).collect();
-        let awake: Vec<&Entry> = untried.iter().copied().filter(|entry| !entry.backend.rests(now)).collect();
-        let usable = if awake.is_empty() { &untried } else { &awake };
-        if usable.is_empty() {
-            return None;
-        }
-        let backend = &self.balance.choose(usable, self.turn).backend;
-        backend.begin_trial(now);
-        self.tried.push(Arc::clone(backend));
-        Some(Place::at(backend))
-    }
-
-    /// How many candidates there are still to try.
-    pub fn left(&self) -> usize {
-        let untried = self.list.iter().filter(|entry| self.is_untried(&entry.backend)).count();
-        untried.min(MOST_TRIES.saturating_sub(self.tried.len()))
-    }
-
-    fn is_untried(&self, backend: &Arc<Backend>) -> bool {
-        let mut done = self.tried.iter().chain(self.given_up);
-        !done.any(|done| Arc::ptr_eq(done, backend))
     }
 }
 

@@ -135,7 +135,7 @@ impl Service {
                 tracing::debug!(
                     link = self.link.name,
                     %client,
-                    backend = %place.backend(),
+                    backend = %place,
                     milliseconds = milliseconds(accepted_at),
                     "connection opened"
                 );
@@ -398,7 +398,7 @@ impl Established {
                 tracing::debug!(
                     link = service.link.name,
                     %client,
-                    backend = %place.backend(),
+                    backend = %place,
                     "the client sent RESET and goes on with a fresh connection"
                 );
                 *upstream = fresh;

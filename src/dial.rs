@@ -1,25 +1,28 @@
 //! From a link to an upstream that is ready for a client, within one deadline.
 //!
-//! A dial goes through the link's backends once, in the order that their balance gives: who fails is passed over.
+//! A dial goes through the link's backends once, in the order that their balance gives: who fails is passed over. A
+//! name is resolved when its turn comes, and stands for each of its addresses from then; they have a head start on each
+//! other, so that one that hangs costs a moment.
 //! A target that refuses or resets is tried again until the deadline: its restart costs a new client a wait, not an
 //! error. So does a password that is being changed. A target that has failed for longer than the connect timeout gets
 //! one try a client until a dial works again, so that a long outage fails fast.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::admin::{DialFailure, DialState};
-use crate::backends::{Backend, Backends, Place};
+use crate::backends::{Backends, Done, Listed, Next, Place, Round};
 use crate::config::Link;
-use crate::config::target::{Endpoint, Host};
-use crate::failure::{Failure, Stage, is_passing};
+use crate::config::target::Endpoint;
+use crate::credentials::{Login, Standing};
+use crate::failure::{Failure, Stage};
 use crate::greet::{Upstream, greet};
-use crate::net::Stream;
+use crate::net::{Address, Stream};
 use crate::resolve::Resolver;
 use crate::tls::explain::by_target;
 
@@ -140,7 +143,7 @@ impl Dialler {
         let begun = Instant::now();
         let deadline = begun + link.connect_timeout;
         let mut wait = FIRST_WAIT;
-        let mut given_up = Vec::new();
+        let mut given_up = Done::default();
         let mut refusal = None;
         let mut patience_ends = None;
         loop {
@@ -191,7 +194,7 @@ impl Dialler {
         within: Duration,
     ) -> Result<(Upstream, Place), Failure> {
         let deadline = Instant::now() + within.min(link.connect_timeout);
-        let dialled = self.try_each(link, backends, &mut Vec::new(), deadline).await;
+        let dialled = self.try_each(link, backends, &mut Done::default(), deadline).await;
         match &dialled {
             Ok(_) => health.works(),
             Err(failure) => {
@@ -207,101 +210,113 @@ impl Dialler {
         &self,
         link: &Link,
         backends: &Backends,
-        given_up: &mut Vec<Arc<Backend>>,
+        given_up: &mut Done,
         deadline: Instant,
     ) -> Result<(Upstream, Place), Failure> {
-        let mut failures = Vec::new();
-        let mut finals = Vec::new();
         let mut round = backends.round(given_up);
-        while let Some(mut place) = round.next_place() {
-            let backend = Arc::clone(place.backend());
-            match self.attempt(link, backends, &mut place, round.left(), deadline).await {
-                Ok(upstream) => {
-                    backends.works(&backend);
-                    return Ok((upstream, place));
+        while let Some(next) = round.step() {
+            match next {
+                Next::Resolve(listed) => {
+                    let until = share(round.others_elsewhere(&listed), deadline);
+                    match self.resolve(&listed, until).await {
+                        Ok(answer) => round.resolved(&listed, &answer),
+                        Err(failure) => round.unresolved(&listed, failure),
+                    }
                 }
-                // Not the backend's fault, and no other backend's either.
-                Err(failure @ Failure::Secret(_)) => return Err(failure),
-                Err(failure) => {
-                    // Whoever waits for another password has not failed.
-                    if !failure.is_rotation() {
-                        backends.fails(&backend, &failure);
+                Next::Dial(place) => {
+                    if let Some(dialled) = self.attempt(link, backends, &mut round, place, deadline).await? {
+                        backends.works(&dialled.1);
+                        return Ok(dialled);
                     }
-                    if !failure.is_passing() {
-                        finals.push(backend);
-                    }
-                    failures.push(failure);
                 }
             }
             if Instant::now() >= deadline {
                 break;
             }
         }
-        given_up.append(&mut finals);
-        Err(Failure::of_all(failures).unwrap_or_else(|| backends.absence()))
+        Err(round.failure())
     }
 
-    /// One try at one backend: password, resolve, connect, TLS, greet. Each step is told by its own name when the
-    /// deadline ends it. What follows the password has to leave time for so many `others`.
-    pub async fn attempt(
+    /// One try at a place, or at the one of the same name that takes the connection before it. `None` where the round
+    /// knows what became of it; an error where no other backend could serve either.
+    async fn attempt(
         &self,
         link: &Link,
         backends: &Backends,
-        place: &mut Place,
-        others: usize,
+        round: &mut Round<'_>,
+        place: Place,
         deadline: Instant,
-    ) -> Result<Upstream, Failure> {
-        let backend = Arc::clone(place.backend());
+    ) -> Result<Option<(Upstream, Place)>, Failure> {
         let begun = Instant::now();
-        let credentials = link.redis.as_ref().and_then(|redis| redis.credentials.as_ref());
-        // First of all: a program may take its time, and no server likes to be kept waiting for a password. It has all
-        // the time that there is, since no other backend could do without the password either.
-        let login = match credentials {
-            None => None,
-            Some(credentials) => Some(
-                timeout_at(deadline, Box::pin(credentials.login(&backend.standing, &backends.metrics)))
-                    .await
-                    .map_err(|_| credentials.late(between(begun, deadline)))??,
-            ),
+        let first = Arc::clone(place.backend());
+        // Before anything is connected: a program may take its time, and no server likes to be kept waiting for a
+        // password.
+        let login = match self.login(link, backends, &first.standing, deadline).await {
+            Ok(login) => login,
+            Err(failure) => return refused(round, &place, failure),
         };
-        let deadline = share(others, deadline);
-        let (stream, shown) =
-            self.open(&backend.endpoint, deadline, |addresses| backends.found(&backend, addresses)).await?;
-        if let (Endpoint::Tcp(Host::Name(_) | Host::Linked { .. }, _), Some(address)) =
-            (&backend.endpoint, stream.peer())
-        {
-            place.note_address(address);
-        }
-        let stream = secure(link, stream, &backend.endpoint, &shown, begun, deadline).await?;
-        match &link.redis {
-            None => Ok(Upstream::of_plain_tunnel(stream)),
-            Some(redis) => timeout_at(deadline, greet(stream, &shown, link, redis, &backend.probe, login))
-                .await
-                .map_err(late(Stage::Auth, format!("the handshake with {shown}"), begun, deadline))?,
+        let Some((stream, place)) = self.race(round, place, deadline).await else {
+            return Ok(None);
+        };
+        let backend = Arc::clone(place.backend());
+        let login = if Arc::ptr_eq(&backend, &first) {
+            Ok(login)
+        } else {
+            self.login(link, backends, &backend.standing, deadline).await
+        };
+        let login = match login {
+            Ok(login) => login,
+            Err(failure) => return refused(round, &place, failure),
+        };
+        let deadline = share(round.others(&place), deadline);
+        match introduce(link, stream, &place, login, begun, deadline).await {
+            Ok(upstream) => Ok(Some((upstream, place))),
+            Err(failure) => refused(round, &place, failure),
         }
     }
 
-    /// Connects to an endpoint, and says how it is called: where Docker wrote a link, by the address it has now.
-    /// `found` is told the addresses of its name.
-    pub async fn open(
+    /// One try at one place and no other, of which nobody else is told: password, connect, TLS, greet. Each step is told
+    /// by its own name when the deadline ends it.
+    pub async fn ask(
         &self,
-        endpoint: &Endpoint,
+        link: &Link,
+        backends: &Backends,
+        place: &Place,
         deadline: Instant,
-        found: impl FnOnce(&[IpAddr]),
-    ) -> Result<(Stream, String), Failure> {
+    ) -> Result<Upstream, Failure> {
         let begun = Instant::now();
-        let (host, port) = match endpoint {
-            Endpoint::Tcp(host, port) => (host, *port),
-            Endpoint::Unix(path) => {
-                let shown = endpoint.to_string();
-                let stream = timeout_at(deadline, Stream::connect_unix(path))
-                    .await
-                    .map_err(late(Stage::Connect, format!("connecting to {shown}"), begun, deadline))?
-                    .map_err(|source| Failure::Connect { endpoint: shown.clone(), source })?;
-                return Ok((stream, shown));
-            }
+        let backend = place.backend();
+        let login = self.login(link, backends, &backend.standing, deadline).await?;
+        let stream = self.connect(&place.to_string(), &backend.address, deadline).await?;
+        introduce(link, stream, place, login, begun, deadline).await
+    }
+
+    /// What to offer to a server that has said so much to our passwords. It has all the time that there is, since no
+    /// other backend could do without the password either.
+    async fn login<'a>(
+        &self,
+        link: &'a Link,
+        backends: &'a Backends,
+        standing: &'a Standing,
+        deadline: Instant,
+    ) -> Result<Option<Login<'a>>, Failure> {
+        let begun = Instant::now();
+        let Some(credentials) = link.redis.as_ref().and_then(|redis| redis.credentials.as_ref()) else {
+            return Ok(None);
         };
-        let addresses = timeout_at(deadline, self.resolver.addresses(host))
+        timeout_at(deadline, Box::pin(credentials.login(standing, &backends.metrics)))
+            .await
+            .map_err(|_| credentials.late(between(begun, deadline)))?
+            .map(Some)
+    }
+
+    /// The addresses that a name stands for, at least one; none where the endpoint has no name.
+    pub async fn resolve(&self, listed: &Listed, deadline: Instant) -> Result<Arc<[IpAddr]>, Failure> {
+        let begun = Instant::now();
+        let Some(host) = listed.name() else {
+            return Ok([].into());
+        };
+        timeout_at(deadline, self.resolver.addresses(host))
             .await
             .map_err(late(
                 Stage::Resolve,
@@ -309,50 +324,101 @@ impl Dialler {
                 begun,
                 deadline,
             ))?
-            .map_err(|reason| Failure::Resolve { name: host.to_string(), reason: reason.to_string() })?;
-        let shown = match host {
-            Host::Linked { .. } => SocketAddr::new(addresses[0], port).to_string(),
-            Host::Address(_) | Host::Name(_) => endpoint.to_string(),
-        };
-        found(&addresses);
-        let stream = timeout_at(deadline, self.connect(&addresses, port))
-            .await
-            .map_err(late(Stage::Connect, format!("connecting to {shown}"), begun, deadline))?
-            .map_err(|source| Failure::Connect { endpoint: shown.clone(), source })?;
-        Ok((stream, shown))
+            .map_err(|reason| Failure::Resolve { name: host.to_string(), reason: reason.to_string() })
     }
 
-    /// The first of a name's addresses to take the connection. Each has a head start on the next.
-    async fn connect(&self, addresses: &[IpAddr], port: u16) -> std::io::Result<Stream> {
-        let mut waiting = addresses.iter().map(|address| SocketAddr::new(*address, port));
+    /// The first place of a name to take the connection. Each has a head start on the next one, and those that were
+    /// overtaken rest, so that the next dial does not wait for them.
+    pub async fn race(
+        &self,
+        round: &mut Round<'_>,
+        first: Place,
+        deadline: Instant,
+    ) -> Option<(Stream, Place)> {
+        let listed = Arc::clone(first.listed());
+        let deadline = share(round.others_elsewhere(&listed), deadline);
         let mut racing = FuturesUnordered::new();
-        let mut last_error = std::io::Error::from(std::io::ErrorKind::AddrNotAvailable);
-        loop {
-            match waiting.next() {
-                Some(address) => racing.push(Stream::connect_tcp(address, self.keepalive)),
-                None if racing.is_empty() => return Err(last_error),
+        let mut runners = Vec::new();
+        let mut joining = Some(first);
+        let (winner, stream) = loop {
+            if let Some(place) = joining {
+                let (number, shown, address) =
+                    (runners.len(), place.to_string(), place.backend().address.clone());
+                racing.push(async move { (number, self.connect(&shown, &address, deadline).await) });
+                runners.push(Some((place, Instant::now())));
+            }
+            let ended = if round.has_beside(&listed) {
+                // A head start that is over is no error: the next one joins the race.
+                timeout(HEAD_START, racing.next()).await.unwrap_or(None)
+            } else {
+                Some(racing.next().await?)
+            };
+            match ended {
+                Some((number, Ok(stream))) => break (number, stream),
+                Some((number, Err(failure))) => {
+                    if let Some((place, _)) = runners[number].take() {
+                        round.unreachable(&place, failure);
+                    }
+                }
                 None => {}
             }
-            let finished = async {
-                match racing.next().await {
-                    Some(Ok(stream)) => Ok(stream),
-                    Some(Err(e)) => Err(Some(e)),
-                    None => Err(None),
-                }
-            };
-            let finished = if waiting.len() == 0 {
-                finished.await
-            } else {
-                // A head start that is over is no error: the next address joins the race.
-                tokio::time::timeout(HEAD_START, finished).await.unwrap_or(Err(None))
-            };
-            match finished {
-                Ok(stream) => return Ok(stream),
-                // Of several the one that is worth another try, if there is one: a host without IPv6 fails at once.
-                Err(Some(e)) if is_passing(&last_error) && !is_passing(&e) => {}
-                Err(Some(e)) => last_error = e,
-                Err(None) => {}
+            joining = round.beside(&listed);
+        };
+        let (place, _) = runners[winner].take()?;
+        for (place, begun) in runners.into_iter().flatten() {
+            match begun.elapsed() {
+                time if time >= HEAD_START => round.overtaken(&place, HEAD_START),
+                _ => round.spare(&place),
             }
+        }
+        Some((stream, place))
+    }
+
+    /// Connects to an address that is called so.
+    pub async fn connect(
+        &self,
+        shown: &str,
+        address: &Address,
+        deadline: Instant,
+    ) -> Result<Stream, Failure> {
+        let begun = Instant::now();
+        timeout_at(deadline, Stream::connect(address, self.keepalive))
+            .await
+            .map_err(late(Stage::Connect, format!("connecting to {shown}"), begun, deadline))?
+            .map_err(|source| Failure::Connect { endpoint: shown.to_owned(), source })
+    }
+}
+
+/// Tells the round of a server that does not serve, unless no other one could either.
+fn refused<T>(round: &mut Round<'_>, place: &Place, failure: Failure) -> Result<Option<T>, Failure> {
+    if let Failure::Secret(_) = failure {
+        return Err(failure);
+    }
+    round.refused(place, failure);
+    Ok(None)
+}
+
+/// Makes an upstream of a fresh connection: TLS, greet.
+async fn introduce(
+    link: &Link,
+    stream: Stream,
+    place: &Place,
+    login: Option<Login<'_>>,
+    begun: Instant,
+    deadline: Instant,
+) -> Result<Upstream, Failure> {
+    let shown = place.to_string();
+    let stream = secure(link, stream, &place.listed().endpoint, &shown, begun, deadline).await?;
+    match &link.redis {
+        None => Ok(Upstream::of_plain_tunnel(stream)),
+        Some(redis) => {
+            let probe = &place.backend().probe;
+            timeout_at(deadline, greet(stream, &shown, link, redis, probe, login)).await.map_err(late(
+                Stage::Auth,
+                format!("the handshake with {shown}"),
+                begun,
+                deadline,
+            ))?
         }
     }
 }

@@ -21,6 +21,34 @@ use crate::config::Listen;
 use crate::relay::Side;
 use crate::tls::stream::TlsStream;
 
+/// Where something listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Address {
+    /// An address and a TCP port.
+    Tcp(SocketAddr),
+    /// A Unix socket.
+    Unix(PathBuf),
+}
+
+impl Address {
+    /// Its IP address, if it has one.
+    pub fn ip(&self) -> Option<IpAddr> {
+        match self {
+            Self::Tcp(address) => Some(address.ip()),
+            Self::Unix(_) => None,
+        }
+    }
+}
+
+impl std::fmt::Display for Address {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => path.display().fmt(f),
+        }
+    }
+}
+
 /// A connected socket.
 #[derive(Debug)]
 pub enum Stream {
@@ -33,23 +61,15 @@ pub enum Stream {
 }
 
 impl Stream {
-    /// Connects over TCP.
-    pub async fn connect_tcp(address: SocketAddr, keepalive: Option<Duration>) -> io::Result<Self> {
-        let stream = TcpStream::connect(address).await?;
-        set_options(&SockRef::from(&stream), keepalive)?;
-        Ok(Self::Tcp(stream))
-    }
-
-    /// Connects to a Unix socket.
-    pub async fn connect_unix(path: &Path) -> io::Result<Self> {
-        UnixStream::connect(path).await.map(Self::Unix)
-    }
-
-    /// The address of the other side of a TCP connection that is still there.
-    pub fn peer(&self) -> Option<IpAddr> {
-        match self {
-            Self::Tcp(stream) => stream.peer_addr().ok().map(|address| address.ip()),
-            Self::Unix(_) | Self::Tls(_) => None,
+    /// Connects.
+    pub async fn connect(address: &Address, keepalive: Option<Duration>) -> io::Result<Self> {
+        match address {
+            Address::Tcp(address) => {
+                let stream = TcpStream::connect(*address).await?;
+                set_options(&SockRef::from(&stream), keepalive)?;
+                Ok(Self::Tcp(stream))
+            }
+            Address::Unix(path) => UnixStream::connect(path).await.map(Self::Unix),
         }
     }
 

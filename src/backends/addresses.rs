@@ -75,11 +75,6 @@ impl Addresses {
         self.left.extend(left.iter().map(|address| (*address, now)));
         left
     }
-
-    /// Whether the name has left this address.
-    pub(super) fn has_left(&self, address: IpAddr) -> bool {
-        !self.known.is_empty() && !self.known.contains_key(&address)
-    }
 }
 
 #[cfg(test)]
@@ -97,9 +92,7 @@ mod tests {
         assert!(addresses.answered(&[address(1)], now).is_empty());
         assert!(addresses.answered(&[address(1)], now).is_empty());
         assert_eq!(addresses.answered(&[address(2)], now), [address(1)]);
-        assert!(addresses.has_left(address(1)) && !addresses.has_left(address(2)));
         assert_eq!(addresses.answered(&[address(1)], now), [address(2)]);
-        assert!(addresses.has_left(address(2)) && !addresses.has_left(address(1)));
     }
 
     #[test]
@@ -143,6 +136,5 @@ mod tests {
                 addresses.answered(&[address(1)], now).len() + addresses.answered(&[address(2)], now).len();
         }
         assert!(moves <= RETURNS, "{moves}");
-        assert!(!addresses.has_left(address(1)) && !addresses.has_left(address(2)));
     }
 }

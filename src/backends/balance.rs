@@ -1,6 +1,7 @@
 //! Which of several backends a dial tries first.
 
 use std::str::FromStr;
+use std::sync::Arc;
 
 use super::Entry;
 use crate::random::below;
@@ -36,9 +37,9 @@ impl Balance {
     }
 
     /// Chooses one of `usable`, which is not empty and in the order of the list. Every dial has another `turn`.
-    pub(super) fn choose<'a>(self, usable: &[&'a Entry], turn: usize) -> &'a Entry {
+    pub(super) fn choose<'a>(self, usable: &[&'a Arc<Entry>], turn: usize) -> &'a Arc<Entry> {
         let best = usable.iter().map(|entry| entry.priority).min().unwrap_or_default();
-        let group: Vec<&Entry> = usable.iter().copied().filter(|entry| entry.priority == best).collect();
+        let group: Vec<_> = usable.iter().copied().filter(|entry| entry.priority == best).collect();
         match self {
             Self::First if group[0].weight.is_some() => by_weight(&group),
             Self::First => group[0],
@@ -53,21 +54,31 @@ impl Balance {
     }
 }
 
-/// What `entry` carries, on a scale that it shares with `other`.
+/// What `entry` carries, on a scale that it shares with `other`. The weight of a name is shared by its servers.
 fn load(entry: &Entry, other: &Entry) -> u64 {
-    entry.backend.active() as u64 * u64::from(other.weight.unwrap_or(1).max(1))
+    let parts = entry.weight.map_or(1, |_| entry.siblings);
+    entry.active() as u64 * parts as u64 * u64::from(other.weight.unwrap_or(1).max(1))
+}
+
+/// RFC 2782: the weights are those of names. Each server of the name that is chosen has the same chance.
+fn by_weight<'a>(group: &[&'a Arc<Entry>]) -> &'a Arc<Entry> {
+    let mut names = group.to_vec();
+    names.dedup_by(|entry, before| entry.is_of(&before.listed));
+    let chosen = name_by_weight(&names);
+    let servers: Vec<_> = group.iter().copied().filter(|entry| entry.is_of(&chosen.listed)).collect();
+    servers[usize::try_from(below(servers.len() as u64)).unwrap_or_default()]
 }
 
 /// RFC 2782: those without weight stand first, and the one is taken at which the running sum of the weights reaches a
 /// random number, so that they have a very small chance.
-fn by_weight<'a>(group: &[&'a Entry]) -> &'a Entry {
+fn name_by_weight<'a>(names: &[&'a Arc<Entry>]) -> &'a Arc<Entry> {
     let weight = |entry: &Entry| u64::from(entry.weight.unwrap_or_default());
-    let sum: u64 = group.iter().map(|entry| weight(entry)).sum();
+    let sum: u64 = names.iter().map(|entry| weight(entry)).sum();
     if sum == 0 {
-        let at = below(group.len() as u64);
-        return group[usize::try_from(at).unwrap_or_default()];
+        let at = below(names.len() as u64);
+        return names[usize::try_from(at).unwrap_or_default()];
     }
-    let (without, with): (Vec<_>, Vec<_>) = group.iter().copied().partition(|entry| weight(entry) == 0);
+    let (without, with): (Vec<_>, Vec<_>) = names.iter().copied().partition(|entry| weight(entry) == 0);
     let reached = below(sum + 1);
     let mut running = 0;
     for entry in without.iter().chain(&with) {
@@ -76,26 +87,26 @@ fn by_weight<'a>(group: &[&'a Entry]) -> &'a Entry {
             return entry;
         }
     }
-    group[0]
+    names[0]
 }
 
 #[cfg(test)]
 mod tests {
     use std::collections::HashMap;
 
-    use super::super::{Backend, Entry, Place};
+    use super::super::{Entry, Listed, Place};
     use super::*;
 
-    fn entry(port: u16, priority: u16, weight: Option<u16>) -> Entry {
-        let endpoint = crate::config::target::endpoint(&format!("h:{port}"), None).unwrap();
-        Entry { backend: Backend::new(endpoint), priority, weight }
+    fn entry(port: u16, priority: u16, weight: Option<u16>) -> Arc<Entry> {
+        let endpoint = crate::config::target::endpoint(&format!("10.0.0.1:{port}"), None).unwrap();
+        Listed::new(endpoint).entries(priority, weight).remove(0)
     }
 
-    fn shares(balance: Balance, entries: &[Entry], dials: usize) -> HashMap<String, usize> {
+    fn shares(balance: Balance, entries: &[Arc<Entry>], dials: usize) -> HashMap<String, usize> {
         let usable: Vec<_> = entries.iter().collect();
         let mut shares = HashMap::new();
         for turn in 0..dials {
-            *shares.entry(balance.choose(&usable, turn).backend.to_string()).or_default() += 1;
+            *shares.entry(balance.choose(&usable, turn).to_string()).or_default() += 1;
         }
         shares
     }
@@ -111,25 +122,25 @@ mod tests {
         ];
         let shares = shares(Balance::First, &entries, 100_000);
         // Five standard deviations of a share of 60 % are 775 of 100 000.
-        for (backend, expected) in [("h:1", 60_000), ("h:2", 30_000), ("h:3", 10_000)] {
+        for (backend, expected) in [("10.0.0.1:1", 60_000), ("10.0.0.1:2", 30_000), ("10.0.0.1:3", 10_000)] {
             let share = shares[backend];
             assert!(share.abs_diff(expected) < 1600, "{backend}: {share}");
         }
-        assert!((1..3000).contains(&shares["h:4"]), "{shares:?}");
-        assert!(!shares.contains_key("h:5"));
+        assert!((1..3000).contains(&shares["10.0.0.1:4"]), "{shares:?}");
+        assert!(!shares.contains_key("10.0.0.1:5"));
     }
 
     #[test]
     fn records_without_any_weight_share_alike() {
         let entries = [entry(1, 0, Some(0)), entry(2, 0, Some(0))];
         let shares = shares(Balance::First, &entries, 10_000);
-        assert!(shares["h:1"].abs_diff(5000) < 300, "{shares:?}");
+        assert!(shares["10.0.0.1:1"].abs_diff(5000) < 300, "{shares:?}");
     }
 
     #[test]
     fn a_list_is_tried_in_its_order_or_in_turns() {
         let entries = [entry(1, 0, None), entry(2, 0, None), entry(3, 0, None)];
-        assert_eq!(shares(Balance::First, &entries, 30)["h:1"], 30);
+        assert_eq!(shares(Balance::First, &entries, 30)["10.0.0.1:1"], 30);
         assert_eq!(shares(Balance::RoundRobin, &entries, 30).values().collect::<Vec<_>>(), [&10; 3]);
     }
 
@@ -140,10 +151,10 @@ mod tests {
         let mut places = Vec::new();
         for turn in 0..400 {
             let chosen = Balance::LeastConnections.choose(&usable, turn);
-            places.push(Place::at(&chosen.backend));
+            places.push(Place::at(chosen, &chosen.backends[0]));
         }
-        assert!(entries[0].backend.active().abs_diff(300) <= 2, "{}", entries[0].backend.active());
+        assert!(entries[0].active().abs_diff(300) <= 2, "{}", entries[0].active());
         drop(places);
-        assert_eq!(entries[0].backend.active(), 0);
+        assert_eq!(entries[0].active(), 0);
     }
 }

@@ -23,7 +23,7 @@ use crate::config::link::{Access, Role};
 use crate::config::target::{Endpoint, Host};
 use crate::dial::Dialler;
 use crate::failure::words;
-use crate::net::Stream;
+use crate::net::{Address, Stream};
 use crate::random::jittered;
 use crate::resp;
 use crate::tls::explain::by_target;
@@ -189,26 +189,27 @@ impl<'a> Sentinels<'a> {
     }
 
     /// A name may stand for several Sentinels.
-    async fn addresses(&self, sentinel: &Endpoint, deadline: Instant) -> Result<Vec<Endpoint>, String> {
-        let Endpoint::Tcp(host, port) = sentinel else {
-            return Ok(vec![sentinel.clone()]);
+    async fn addresses(&self, sentinel: &Endpoint, deadline: Instant) -> Result<Vec<Address>, String> {
+        let (host, port) = match sentinel {
+            Endpoint::Tcp(host, port) => (host, *port),
+            Endpoint::Unix(path) => return Ok(vec![Address::Unix(path.clone())]),
         };
         let addresses = timeout_at(deadline, self.dialler.resolver.addresses(host))
             .await
             .map_err(|_| format!("{} did not answer", self.dialler.resolver))?
             .map_err(|reason| reason.to_string())?;
-        Ok(addresses.iter().map(|address| Endpoint::Tcp(Host::Address(*address), *port)).collect())
+        Ok(addresses.iter().map(|address| Address::Tcp((*address, port).into())).collect())
     }
 
     /// Asks a Sentinel at one of the addresses of its name.
     async fn ask(
         &self,
         sentinel: &Endpoint,
-        place: Endpoint,
+        address: Address,
         deadline: Instant,
     ) -> (String, Result<Answer, String>) {
         let answer = timeout_at(deadline, async {
-            let mut conversation = self.begin(sentinel, &place, deadline).await?;
+            let mut conversation = self.begin(sentinel, &address, deadline).await?;
             let service = self.service.as_bytes();
             let mut commands = vec![vec![&b"SENTINEL"[..], b"GET-MASTER-ADDR-BY-NAME", service]];
             if self.role == Role::Replica {
@@ -240,18 +241,19 @@ impl<'a> Sentinels<'a> {
             Ok(Answer { primary, epoch: epoch.unwrap_or_default(), replicas })
         });
         let answer = answer.await.unwrap_or_else(|_| Err("no answer in time".to_owned()));
-        (place.to_string(), answer)
+        (address.to_string(), answer)
     }
 
     /// Connects to a Sentinel at an address of its name, takes up TLS where the link has it, and authenticates.
     async fn begin(
         &self,
         sentinel: &Endpoint,
-        place: &Endpoint,
+        address: &Address,
         deadline: Instant,
     ) -> Result<Conversation, String> {
-        let (stream, shown) =
-            self.dialler.open(place, deadline, |_| {}).await.map_err(|failure| failure.to_string())?;
+        let shown = address.to_string();
+        let stream =
+            self.dialler.connect(&shown, address, deadline).await.map_err(|failure| failure.to_string())?;
         let stream = match &self.link.tls {
             None => stream,
             Some(tls) => timeout_at(deadline, tls.connect(stream, sentinel))
@@ -283,23 +285,28 @@ impl<'a> Sentinels<'a> {
     /// Listens to a Sentinel's announcements, and tells of those that are about the service.
     async fn listen(&self, sentinel: &Endpoint) {
         let mut pause = FIRST_PAUSE;
+        // Of several addresses of its name each has its turn.
+        let mut turn = 0_usize;
         loop {
-            if let Err(reason) = self.hear_out(sentinel, &mut pause).await {
+            if let Err(reason) = self.hear_out(sentinel, turn, &mut pause).await {
                 tracing::debug!(%sentinel, error = reason, "a Sentinel's announcements can't be heard");
             }
             sleep(jittered(pause)).await;
             pause = LONGEST_PAUSE.min(pause * 2);
+            turn = turn.wrapping_add(1);
         }
     }
 
-    async fn hear_out(&self, sentinel: &Endpoint, pause: &mut Duration) -> Result<(), String> {
+    async fn hear_out(&self, sentinel: &Endpoint, turn: usize, pause: &mut Duration) -> Result<(), String> {
         let mut subscribe: Vec<&[u8]> = vec![b"SUBSCRIBE", b"+switch-master"];
         if self.role == Role::Replica {
             subscribe.extend([&b"+slave"[..], b"+sdown", b"-sdown", b"+convert-to-slave"]);
         }
         let deadline = Instant::now() + PATIENCE;
         let subscribed = timeout_at(deadline, async {
-            let mut conversation = self.begin(sentinel, sentinel, deadline).await?;
+            let addresses = self.addresses(sentinel, deadline).await?;
+            let address = &addresses[turn % addresses.len()];
+            let mut conversation = self.begin(sentinel, address, deadline).await?;
             conversation.say(&[subscribe]).await?;
             match conversation.hear().await? {
                 BytesFrame::Error(words) => Err(resp::one_line(words.as_bytes())),

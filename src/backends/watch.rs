@@ -7,10 +7,9 @@ use std::time::Duration;
 
 use futures_util::future::join;
 use futures_util::stream::{self, StreamExt};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
-use super::{Backend, Place};
-use crate::config::target::{Endpoint, Host};
+use super::{Listed, Place};
 use crate::connection::Service;
 use crate::failure::Failure;
 use crate::random::jittered;
@@ -32,35 +31,39 @@ pub(super) async fn watch(service: &Service) {
     }
     loop {
         sleep(jittered(LOOK)).await;
-        let list = service.backends.list();
-        let used = list.iter().map(|entry| &entry.backend).filter(|backend| backend.active() > 0);
-        stream::iter(used)
-            .for_each_concurrent(TOGETHER, |backend| async move {
-                join(look_up(service, backend), look_at_role(service, backend)).await;
-            })
-            .await;
+        join(look_names_up(service), look_at_roles(service)).await;
     }
 }
 
-async fn look_up(service: &Service, backend: &Backend) {
-    let Endpoint::Tcp(host @ (Host::Name(_) | Host::Linked { .. }), _) = &backend.endpoint else {
-        return;
+async fn look_names_up(service: &Service) {
+    let names = service.backends.listed().into_iter();
+    let used = names.filter(|listed| listed.name().is_some() && listed.is_used());
+    let look_up = |listed: Arc<Listed>| async move {
+        // A name that can't be resolved now has not moved.
+        if let Ok(addresses) = service.dialler.resolve(&listed, Instant::now() + PATIENCE).await {
+            service.backends.resolved(&listed, &addresses);
+        }
     };
-    // A name that can't be resolved now has not moved.
-    if let Ok(Ok(addresses)) = timeout(PATIENCE, service.dialler.resolver.addresses(host)).await {
-        service.backends.found(backend, &addresses);
-    }
+    stream::iter(used).for_each_concurrent(TOGETHER, look_up).await;
 }
 
-async fn look_at_role(service: &Service, backend: &Arc<Backend>) {
+async fn look_at_roles(service: &Service) {
     if service.link.redis.as_ref().is_none_or(|redis| redis.role.is_none()) {
         return;
     }
-    let mut place = Place::at(backend);
-    let deadline = Instant::now() + PATIENCE.min(service.link.connect_timeout);
-    let looked = service.dialler.attempt(&service.link, &service.backends, &mut place, 0, deadline).await;
-    // One that can't be asked, or is too busy to answer, has not been demoted.
-    if let Err(failure @ Failure::WrongRole { .. }) = looked {
-        service.backends.fails(backend, &failure);
+    let mut used = Vec::new();
+    for entry in service.backends.list().iter() {
+        let ways = entry.backends.iter().filter(|backend| backend.active() > 0);
+        used.extend(ways.map(|backend| (Arc::clone(entry), Arc::clone(backend))));
     }
+    let look = |(entry, backend)| async move {
+        let place = Place::at(&entry, &backend);
+        let deadline = Instant::now() + PATIENCE.min(service.link.connect_timeout);
+        let looked = service.dialler.ask(&service.link, &service.backends, &place, deadline).await;
+        // One that can't be asked, or is too busy to answer, has not been demoted.
+        if let Err(failure @ Failure::WrongRole { .. }) = looked {
+            service.backends.fails(&place, &failure);
+        }
+    };
+    stream::iter(used).for_each_concurrent(TOGETHER, look).await;
 }

@@ -9,12 +9,13 @@ mod server;
 mod show;
 
 use std::io::{self, Write};
+use std::sync::Arc;
 
 use futures_util::future::join_all;
 use serde::Serialize;
 use tokio::time::timeout;
 
-use self::examine::{Examined, State, examine};
+use self::examine::{Examined, Servers, State, examine};
 use self::findings::{Finding, Level};
 use super::Format;
 use crate::backends;
@@ -96,13 +97,17 @@ async fn check(link: &Link, dialler: &Dialler) -> (CheckedLink, Vec<Finding>) {
         findings.push(Finding::of_failure(link, None, "resolve", &Failure::NoBackend { reason }));
         Vec::new()
     });
-    if endpoints.len() > MOST_BACKENDS {
-        findings.push(Finding::too_many(link, endpoints.len() - MOST_BACKENDS));
-    }
     // Nobody reads them.
-    let metrics = Metrics::new().link(&link.name);
-    let examining =
-        endpoints.iter().take(MOST_BACKENDS).map(|endpoint| examine(link, dialler, endpoint, &metrics));
+    let metrics = Arc::new(Metrics::new().link(&link.name));
+    let looked_at = endpoints.iter().take(MOST_BACKENDS);
+    let servers = join_all(looked_at.map(|endpoint| Servers::of(link, dialler, endpoint, &metrics))).await;
+    let mut servers: Vec<_> = servers.iter().flat_map(Servers::all).collect();
+    let more = servers.len().saturating_sub(MOST_BACKENDS) + endpoints.len().saturating_sub(MOST_BACKENDS);
+    if more > 0 {
+        findings.push(Finding::too_many(link, more));
+    }
+    servers.truncate(MOST_BACKENDS);
+    let examining = servers.into_iter().map(|server| examine(link, dialler, server, &metrics));
     let (mut backends, found): (Vec<_>, Vec<_>) = join_all(examining).await.into_iter().unzip();
     findings.extend(found.into_iter().flatten());
     if backends.iter().any(|backend| backend.state_of("role") == Some(State::Ok)) {

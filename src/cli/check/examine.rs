@@ -1,6 +1,7 @@
 //! One backend, step by step.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use serde::{Serialize, Serializer};
@@ -8,6 +9,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::findings::{Finding, Level};
 use super::server::Server;
+use crate::backends::{Backends, Done, Entry, Next};
 use crate::config::Link;
 use crate::config::link::{Redis, Role};
 use crate::config::target::{Endpoint, Host};
@@ -16,7 +18,7 @@ use crate::dial::{Dialler, late, secure};
 use crate::failure::{Failure, Stage};
 use crate::greet::{Interview, Probe};
 use crate::metrics::{LinkMetrics, Which};
-use crate::net::Stream;
+use crate::net::{Address, Stream};
 use crate::random;
 use crate::secret::Source;
 use crate::tls::certificate::Summary;
@@ -29,7 +31,7 @@ const SILENCE: Duration = Duration::from_secs(1);
 pub(super) struct Examined {
     pub(super) backend: String,
     pub(super) state: Level,
-    /// Those of its name.
+    /// The ways to it: more than one where its name has an address of each family.
     pub(super) addresses: Vec<IpAddr>,
     /// The one that took the connection.
     pub(super) address: Option<IpAddr>,
@@ -110,11 +112,11 @@ impl Auth {
 }
 
 impl Examined {
-    fn of(link: &Link, endpoint: &Endpoint) -> Self {
+    fn of(link: &Link, entry: &Entry) -> Self {
         let redis = link.redis.as_ref();
         let auth = redis.and_then(Auth::of);
         let db = redis.and_then(|redis| redis.database);
-        let has_name = matches!(endpoint, Endpoint::Tcp(Host::Name(_) | Host::Linked { .. }, _));
+        let has_name = matches!(entry.endpoint(), Endpoint::Tcp(Host::Name(_) | Host::Linked { .. }, _));
         let steps = [
             (has_name, "resolve"),
             (true, "connect"),
@@ -126,9 +128,9 @@ impl Examined {
         ];
         let step = |name| Step { name, state: State::NotReached, ms: None };
         Self {
-            backend: endpoint.to_string(),
+            backend: entry.to_string(),
             state: Level::Ok,
-            addresses: Vec::new(),
+            addresses: entry.addresses(),
             address: None,
             steps: steps.into_iter().filter(|(is_taken, _)| *is_taken).map(|(_, name)| step(name)).collect(),
             tls: None,
@@ -149,35 +151,89 @@ impl Examined {
     }
 }
 
-/// Goes through the steps of a dial, and says what was found on the way.
+/// The servers that an endpoint stands for.
+pub(super) struct Servers {
+    backends: Backends,
+    /// How long it took to find them out, or why nobody can; then there is one without an address.
+    found: Result<Duration, Failure>,
+}
+
+impl Servers {
+    /// Finds them out.
+    pub(super) async fn of(
+        link: &Link,
+        dialler: &Dialler,
+        endpoint: &Endpoint,
+        metrics: &Arc<LinkMetrics>,
+    ) -> Self {
+        let begun = Instant::now();
+        let endpoints = std::slice::from_ref(endpoint);
+        let backends = Backends::at(link, endpoints, Arc::default(), Arc::clone(metrics));
+        let found = resolve(dialler, &backends, begun + link.connect_timeout).await;
+        Self { backends, found: found.map(|()| begun.elapsed()) }
+    }
+
+    /// Each of them.
+    pub(super) fn all(&self) -> Vec<(&Self, Arc<Entry>)> {
+        self.backends.list().iter().map(|entry| (self, Arc::clone(entry))).collect()
+    }
+}
+
+async fn resolve(dialler: &Dialler, backends: &Backends, deadline: Instant) -> Result<(), Failure> {
+    let mut given_up = Done::default();
+    let mut round = backends.round(&mut given_up);
+    if let Some(Next::Resolve(listed)) = round.step() {
+        round.resolved(&listed, &dialler.resolve(&listed, deadline).await?);
+    }
+    Ok(())
+}
+
+/// Goes through the steps of a dial with one server, and says what was found on the way.
 pub(super) async fn examine(
     link: &Link,
     dialler: &Dialler,
-    endpoint: &Endpoint,
+    (servers, entry): (&Servers, Arc<Entry>),
     metrics: &LinkMetrics,
 ) -> (Examined, Vec<Finding>) {
     let deadline = Instant::now() + link.connect_timeout;
-    let examined = Examined::of(link, endpoint);
-    let mut examination =
-        Examination { link, dialler, endpoint, metrics, deadline, examined, findings: Vec::new() };
+    let examined = Examined::of(link, &entry);
+    let mut examination = Examination {
+        link,
+        dialler,
+        backends: &servers.backends,
+        entry,
+        metrics,
+        deadline,
+        reached: None,
+        examined,
+        findings: Vec::new(),
+    };
     // It ends where a step fails that the others build upon.
-    let _ = examination.go_through().await;
+    let _ = examination.go_through(&servers.found).await;
     (examination.examined, examination.findings)
 }
 
 struct Examination<'a> {
     link: &'a Link,
     dialler: &'a Dialler,
-    endpoint: &'a Endpoint,
+    backends: &'a Backends,
+    entry: Arc<Entry>,
     metrics: &'a LinkMetrics,
     deadline: Instant,
+    /// The address that took the connection.
+    reached: Option<Address>,
     examined: Examined,
     findings: Vec<Finding>,
 }
 
 impl Examination<'_> {
-    async fn go_through(&mut self) -> Option<()> {
-        let (stream, shown) = self.connect().await?;
+    async fn go_through(&mut self, found: &Result<Duration, Failure>) -> Option<()> {
+        match found {
+            Ok(took) => self.note("resolve", Ok(((), *took))),
+            Err(failure) => self.fail("resolve", failure),
+        }?;
+        let shown = self.entry.to_string();
+        let stream = self.connect().await?;
         let stream = self.secure(stream, &shown).await?;
         let redis = self.link.redis.as_ref()?;
         let probe = Probe::default();
@@ -237,27 +293,24 @@ impl Examination<'_> {
         Some(())
     }
 
-    async fn connect(&mut self) -> Option<(Stream, String)> {
+    async fn connect(&mut self) -> Option<Stream> {
         let begun = Instant::now();
-        let mut found = None;
-        let opened = self
-            .dialler
-            .open(self.endpoint, self.deadline, |addresses| {
-                found = Some((Instant::now(), addresses.to_vec()));
-            })
-            .await;
-        let resolved = found.as_ref().map_or(begun, |(at, _)| *at);
-        if let Some((_, addresses)) = found {
-            self.examined.addresses = addresses;
-            self.note("resolve", Ok(((), resolved - begun)));
-        }
-        let step = match &opened {
-            Err(failure) if failure.stage() == Stage::Resolve => "resolve",
-            _ => "connect",
+        let mut given_up = Done::default();
+        let mut round = self.backends.round_at(&self.entry, &mut given_up);
+        let connected = match round.next_known() {
+            Some(place) => self.dialler.race(&mut round, place, self.deadline).await,
+            None => None,
         };
-        let (stream, shown) = self.note(step, opened.map(|opened| (opened, resolved.elapsed())))?;
-        self.examined.address = stream.peer();
-        Some((stream, shown))
+        let connected = connected.ok_or_else(|| round.failure());
+        let (stream, place) = self.note("connect", connected.map(|done| (done, begun.elapsed())))?;
+        self.reached = Some(place.backend().address.clone());
+        self.examined.address = place.backend().address.ip();
+        Some(stream)
+    }
+
+    /// One more connection to where the first one led.
+    async fn connect_again(&self) -> Option<Stream> {
+        self.dialler.connect(&self.examined.backend, self.reached.as_ref()?, self.deadline).await.ok()
     }
 
     async fn secure(&mut self, stream: Stream, shown: &str) -> Option<Stream> {
@@ -266,7 +319,7 @@ impl Examination<'_> {
         };
         let begun = Instant::now();
         let secured = tokio::select! {
-            secured = secure(self.link, stream, self.endpoint, shown, begun, self.deadline) => secured,
+            secured = secure(self.link, stream, self.entry.endpoint(), shown, begun, self.deadline) => secured,
             plain = self.speak_plainly(shown) => Err(plain),
         };
         let stream = self.note("tls", secured.map(|stream| (stream, begun.elapsed())))?;
@@ -293,7 +346,7 @@ impl Examination<'_> {
     async fn speak_plainly(&self, shown: &str) -> Failure {
         sleep(SILENCE.min(self.link.connect_timeout / 2)).await;
         if let Some(redis) = &self.link.redis
-            && let Ok((stream, _)) = self.dialler.open(self.endpoint, self.deadline, |_| {}).await
+            && let Some(stream) = self.connect_again().await
             && let Ok(()) | Err(Failure::Refused { .. }) =
                 Interview::begin(stream, shown, self.link, redis, &Probe::default()).ping().await
         {
@@ -311,10 +364,12 @@ impl Examination<'_> {
     /// Comes once more, as one who knows no password.
     async fn come_as_a_stranger(&self, redis: &Redis) -> Option<Finding> {
         let begun = Instant::now();
-        let (stream, shown) = self.dialler.open(self.endpoint, self.deadline, |_| {}).await.ok()?;
-        let stream = secure(self.link, stream, self.endpoint, &shown, begun, self.deadline).await.ok()?;
+        let shown = &self.examined.backend;
+        let stream = self.connect_again().await?;
+        let stream =
+            secure(self.link, stream, self.entry.endpoint(), shown, begun, self.deadline).await.ok()?;
         let probe = Probe::default();
-        let mut stranger = Interview::begin(stream, &shown, self.link, redis, &probe);
+        let mut stranger = Interview::begin(stream, shown, self.link, redis, &probe);
         let is_served = stranger.ping().await.is_ok();
         let credentials = redis.credentials.as_ref();
         let username = credentials.and_then(|credentials| credentials.username.as_ref()?.last());
@@ -362,23 +417,28 @@ impl Examination<'_> {
     }
 
     /// Notes how a step went.
-    fn note<T>(&mut self, mut name: &'static str, step: Result<(T, Duration), Failure>) -> Option<T> {
-        let (state, ms) = match &step {
-            Ok((_, took)) => (State::Ok, Some(milliseconds(*took))),
-            Err(failure) => {
-                if failure.stage() == Stage::Tls {
-                    // A server looks at our certificate when for us the handshake is over already.
-                    name = "tls";
+    fn note<T>(&mut self, name: &'static str, step: Result<(T, Duration), Failure>) -> Option<T> {
+        match step {
+            Ok((done, took)) => {
+                if let Some(step) = self.examined.step(name) {
+                    (step.state, step.ms) = (State::Ok, Some(milliseconds(took)));
                 }
-                let backend = Some(self.examined.backend.as_str());
-                self.findings.push(Finding::of_failure(self.link, backend, name, failure));
-                (State::Failed, None)
+                Some(done)
             }
-        };
-        if let Some(step) = self.examined.step(name) {
-            (step.state, step.ms) = (state, ms);
+            Err(failure) => self.fail(name, &failure),
         }
-        step.ok().map(|(done, _)| done)
+    }
+
+    /// Notes that a step failed.
+    fn fail<T>(&mut self, name: &'static str, failure: &Failure) -> Option<T> {
+        // A server looks at our certificate when for us the handshake is over already.
+        let name = if failure.stage() == Stage::Tls { "tls" } else { name };
+        let backend = Some(self.examined.backend.as_str());
+        self.findings.push(Finding::of_failure(self.link, backend, name, failure));
+        if let Some(step) = self.examined.step(name) {
+            step.state = State::Failed;
+        }
+        None
     }
 
     /// The same for a step after whose refusal the server still answers; `None` where it does not.
