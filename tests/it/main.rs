@@ -22,6 +22,7 @@ mod rotation;
 mod secrets;
 mod sentinel;
 mod settings;
+mod several;
 mod srv;
 mod support;
 mod surroundings;

@@ -20,7 +20,7 @@ fn tunnel(dns: &NameServer, name: &str, server: &Named) -> Launch {
 }
 
 /// Whether a file of the system can be replaced for one process alone; if not, the test that needs it says so.
-fn can_mount() -> bool {
+pub(crate) fn can_mount() -> bool {
     let can =
         Command::new("unshare").args(["--mount", "true"]).output().is_ok_and(|out| out.status.success());
     if !can {

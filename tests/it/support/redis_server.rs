@@ -46,24 +46,30 @@ pub(crate) struct RedisServer {
 impl RedisServer {
     /// Starts a server with these lines of configuration; `None` where there is none to start.
     pub(crate) fn start(configuration: &str) -> Option<Self> {
-        Self::start_at(|_| configuration.to_owned())
+        Self::start_at(own_address, |_| configuration.to_owned())
+    }
+
+    /// Another server, at the same port of another address.
+    pub(crate) fn start_beside(&self, configuration: &str) -> Option<Self> {
+        let port = self.address.port();
+        Self::start_at(|| SocketAddr::new(own_address().ip(), port), |_| configuration.to_owned())
     }
 
     /// The same, for a server that tells its primary where it listens, from where it does not connect.
     pub(crate) fn start_announced(configuration: &str) -> Option<Self> {
-        Self::start_at(|address| {
+        Self::start_at(own_address, |address| {
             let (ip, port) = (address.ip(), address.port());
             format!("{configuration}\nreplica-announce-ip {ip}\nreplica-announce-port {port}")
         })
     }
 
-    fn start_at(configuration: impl Fn(SocketAddr) -> String) -> Option<Self> {
+    fn start_at(free: impl Fn() -> SocketAddr, configuration: impl Fn(SocketAddr) -> String) -> Option<Self> {
         if command_is_missing("redis-server") {
             return None;
         }
         // Somebody else may take the port between the choice and the start.
         for _ in 0..5 {
-            let address = own_address();
+            let address = free();
             let mut server = Self {
                 child: None,
                 directory: TempDir::new().expect("a temporary directory"),
@@ -74,7 +80,7 @@ impl RedisServer {
                 return Some(server);
             }
         }
-        panic!("redis-server does not start with:\n{}", configuration(own_address()));
+        panic!("redis-server does not start with:\n{}", configuration(free()));
     }
 
     fn try_start(&mut self) -> bool {

@@ -138,13 +138,18 @@ pub(crate) struct BlackHole {
 
 impl BlackHole {
     pub(crate) fn start() -> Self {
-        let listener = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
-        listener.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).expect("a free port");
+        Self::at(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))
+    }
+
+    pub(crate) fn at(address: SocketAddr) -> Self {
+        let domain = Domain::for_address(address);
+        let listener = Socket::new(domain, Type::STREAM, None).expect("a socket");
+        listener.bind(&address.into()).expect("a free port");
         listener.listen(0).expect("a listener");
         let address = listener.local_addr().expect("a bound listener has an address");
         let mut filling = Vec::new();
         loop {
-            let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+            let socket = Socket::new(domain, Type::STREAM, None).expect("a socket");
             if socket.connect_timeout(&address, Duration::from_millis(300)).is_err() {
                 return Self { listener, _filling: filling };
             }
