@@ -1,10 +1,10 @@
 //! A link's backends at run time: which there are, which of them a dial tries, and who has to leave one.
 //!
-//! Sources (`file`, `srv`, `sentinel`) *publish* lists of endpoints, and a name among those stands for its
-//! [addresses](listed), as each dial finds them. A dial goes through a [`Round`] of candidates, chosen by the link's
-//! [`Balance`], and tells how each did: one that fails [*rests*](rest) for a growing time, in which it is tried only if
-//! nothing else is left. A connection keeps its [`Place`] at its backend for life, so that whoever sits at a backend
-//! that is gone or was demoted can be asked to leave.
+//! Sources (`file`, `srv`, `sentinel`) *publish* lists of endpoints, and a name among those stands for its addresses, as
+//! each dial finds them ([`Listed`]). A dial goes through a [`Round`] of candidates, chosen by the link's [`Balance`],
+//! and tells how each did: one that fails *rests* for a growing time, in which it is tried only if nothing else is left.
+//! A connection keeps its [`Place`] at its backend for life, so that whoever sits at a backend that is gone or was
+//! demoted can be asked to leave.
 
 mod addresses;
 mod balance;

@@ -9,8 +9,8 @@
 //! runs from top to bottom on one page: take up the client's TLS where the link has it, have it show a password where
 //! the link [requires](client_auth) one, ask [`dial`] for an upstream within one deadline, meanwhile take in what the
 //! client says (and notice if it leaves), [`relay`], one line in the log. [`dial`] goes through the link's
-//! [`backends`], in the order of their balance, until one serves: it reads the password of a Redis link *now*
-//! ([`credentials`]), resolves the name ([`resolve`]), connects ([`net`]), takes up [TLS](tls) and [greets](greet):
+//! [`backends`], in the order of their balance, until one serves: it resolves the name ([`resolve`]), reads the password
+//! of a Redis link *now* ([`credentials`]), connects ([`net`]), takes up [TLS](tls) and [greets](greet):
 //! AUTH, SELECT and the question for the role go out in one write, and exactly that many replies are awaited. A refused
 //! password may have a successor, which is offered on the same connection. Only then is there a [`greet::Upstream`],
 //! the one type that can be relayed to, with a [place](backends::Place) at the backend it leads to. The relay copies
@@ -23,8 +23,16 @@
 //! begins with that word.
 //!
 //! Where a link's backends are is found out in the background: from SRV records, a file or Sentinels, each of which
-//! *publishes* a list; and what connections sit at is looked after: does the name still have that address, the server
-//! that role? Whoever sits where nobody should sit any more is asked to leave, spread over the link's grace.
+//! *publishes* a list of endpoints; and what connections sit at is looked after: does the name still have that address,
+//! the server that role? Whoever sits where nobody should sit any more is asked to leave, spread over the link's grace.
+//!
+//! What is listed are endpoints, and what is dialled are addresses. A name stands for the servers of its last answer, in
+//! the one list that balances choose from; every answer, whoever asked for it, makes that part of the list anew
+//! ([`backends::Listed`]). So an address has all that a backend has (rest, role, password, share, line), whether a name or
+//! a source brought it, and to have moved is one thing: a backend that nothing leads to any more. A dial resolves a name
+//! only when its turn comes, so that one that nobody can resolve holds up no others. TLS goes by the endpoint, always.
+//! One address of each family is one server with two ways to it; the ways, and the servers of one name, race for the
+//! connection (RFC 8305), and who was overtaken rests, so that the wait is one client's and not everybody's.
 //!
 //! [`cli::check`] goes the same way one step after the other, to say how each of them goes: [`greet::Interview`].
 //!
