@@ -214,9 +214,12 @@ impl Dialler {
         deadline: Instant,
     ) -> Result<(Upstream, Place), Failure> {
         let mut round = backends.round(given_up);
+        // When the turn of the candidate began.
+        let mut begun = None;
         while let Some(next) = round.step() {
             match next {
                 Next::Resolve(listed) => {
+                    begun = Some(Instant::now());
                     let until = share(round.others_elsewhere(&listed), deadline);
                     match self.resolve(&listed, until).await {
                         Ok(answer) => round.resolved(&listed, &answer),
@@ -224,9 +227,11 @@ impl Dialler {
                     }
                 }
                 Next::Dial(place) => {
-                    if let Some(dialled) = self.attempt(link, backends, &mut round, place, deadline).await? {
-                        backends.works(&dialled.1);
-                        return Ok(dialled);
+                    let begun = begun.take().unwrap_or_else(Instant::now);
+                    let dialled = self.attempt(link, backends, &mut round, place, begun, deadline).await?;
+                    if let Some((upstream, place)) = dialled {
+                        backends.works(&place);
+                        return Ok((upstream, place));
                     }
                 }
             }
@@ -245,9 +250,9 @@ impl Dialler {
         backends: &Backends,
         round: &mut Round<'_>,
         place: Place,
+        begun: Instant,
         deadline: Instant,
     ) -> Result<Option<(Upstream, Place)>, Failure> {
-        let begun = Instant::now();
         let first = Arc::clone(place.backend());
         // Before anything is connected: a program may take its time, and no server likes to be kept waiting for a
         // password.
@@ -255,7 +260,7 @@ impl Dialler {
             Ok(login) => login,
             Err(failure) => return refused(round, &place, failure),
         };
-        let Some((stream, place)) = self.race(round, place, deadline).await else {
+        let Some((stream, place)) = self.race(round, place, begun, deadline).await else {
             return Ok(None);
         };
         let backend = Arc::clone(place.backend());
@@ -287,7 +292,7 @@ impl Dialler {
         let begun = Instant::now();
         let backend = place.backend();
         let login = self.login(link, backends, &backend.standing, deadline).await?;
-        let stream = self.connect(&place.to_string(), &backend.address, deadline).await?;
+        let stream = self.connect(&place.to_string(), &backend.address, begun, deadline).await?;
         introduce(link, stream, place, login, begun, deadline).await
     }
 
@@ -333,18 +338,19 @@ impl Dialler {
         &self,
         round: &mut Round<'_>,
         first: Place,
+        begun: Instant,
         deadline: Instant,
     ) -> Option<(Stream, Place)> {
         let listed = Arc::clone(first.listed());
-        let deadline = share(round.others_elsewhere(&listed), deadline);
         let mut racing = FuturesUnordered::new();
         let mut runners = Vec::new();
-        let mut joining = Some(first);
+        let mut joining = Some((first, begun));
         let (winner, stream) = loop {
-            if let Some(place) = joining {
+            if let Some((place, begun)) = joining {
                 let (number, shown, address) =
                     (runners.len(), place.to_string(), place.backend().address.clone());
-                racing.push(async move { (number, self.connect(&shown, &address, deadline).await) });
+                let until = share(round.others(&place), deadline);
+                racing.push(async move { (number, self.connect(&shown, &address, begun, until).await) });
                 runners.push(Some((place, Instant::now())));
             }
             let ended = if round.has_beside(&listed) {
@@ -362,7 +368,7 @@ impl Dialler {
                 }
                 None => {}
             }
-            joining = round.beside(&listed);
+            joining = round.beside(&listed).map(|place| (place, Instant::now()));
         };
         let (place, _) = runners[winner].take()?;
         for (place, begun) in runners.into_iter().flatten() {
@@ -374,14 +380,14 @@ impl Dialler {
         Some((stream, place))
     }
 
-    /// Connects to an address that is called so.
+    /// Connects to an address that is called so, whose turn began at that time.
     pub async fn connect(
         &self,
         shown: &str,
         address: &Address,
+        begun: Instant,
         deadline: Instant,
     ) -> Result<Stream, Failure> {
-        let begun = Instant::now();
         timeout_at(deadline, Stream::connect(address, self.keepalive))
             .await
             .map_err(late(Stage::Connect, format!("connecting to {shown}"), begun, deadline))?

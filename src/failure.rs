@@ -290,6 +290,11 @@ impl Failure {
         }
     }
 
+    /// Whether it took all the time that there was.
+    pub fn is_timeout(&self) -> bool {
+        matches!(self, Self::TimedOut { .. })
+    }
+
     /// Whether it is worth waiting for another password.
     pub fn is_rotation(&self) -> bool {
         matches!(self, Self::Rotation { .. } | Self::NoneServes { rotating: true, .. })

@@ -130,6 +130,36 @@ mod tests {
         assert!(!shares.contains_key("10.0.0.1:5"));
     }
 
+    /// The servers of a name.
+    fn several(name: &str, addresses: &[u8], weight: u16) -> Vec<Arc<Entry>> {
+        let listed = Listed::new(crate::config::target::endpoint(&format!("{name}:1"), None).unwrap());
+        let answer: Vec<_> = addresses.iter().map(|last| [10, 0, 0, *last].into()).collect();
+        listed.resolved(&answer, tokio::time::Instant::now());
+        listed.entries(0, Some(weight))
+    }
+
+    #[test]
+    fn the_weight_of_a_name_is_shared_by_its_servers() {
+        let entries: Vec<_> = [several("a", &[1, 2, 3], 1000), several("b", &[4], 1000)].concat();
+        let shares = shares(Balance::First, &entries, 30_000);
+        assert!(shares["b:1"].abs_diff(15_000) < 500, "{shares:?}");
+        for last in 1..=3 {
+            assert!(shares[&format!("a:1 (10.0.0.{last})")].abs_diff(5000) < 400, "{shares:?}");
+        }
+        let usable: Vec<_> = entries.iter().collect();
+        let places: Vec<_> = (0..600)
+            .map(|turn| {
+                let chosen = Balance::LeastConnections.choose(&usable, turn);
+                Place::at(chosen, &chosen.backends[0])
+            })
+            .collect();
+        let active: Vec<_> = entries.iter().map(|entry| entry.active()).collect();
+        for (active, expected) in active.iter().zip([100_usize, 100, 100, 300]) {
+            assert!(active.abs_diff(expected) <= 3, "{active}, not {expected}");
+        }
+        drop(places);
+    }
+
     #[test]
     fn records_without_any_weight_share_alike() {
         let entries = [entry(1, 0, Some(0)), entry(2, 0, Some(0))];

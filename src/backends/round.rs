@@ -183,8 +183,10 @@ impl<'a> Round<'a> {
         }
         let known = self.failures.iter_mut().find(|(entry, _)| Arc::ptr_eq(entry, place.entry()));
         match known {
-            // Of several the one that is worth another try, if there is one: a host without IPv6 fails at once.
-            Some((_, known)) if known.is_passing() && !failure.is_passing() => {}
+            // Of two ways the one that took all the time tells most, then the one that is worth another try: a host
+            // without IPv6 fails at once.
+            Some((_, known)) if known.is_timeout() => {}
+            Some((_, known)) if known.is_passing() && !failure.is_passing() && !failure.is_timeout() => {}
             Some((_, known)) => *known = failure,
             None => self.failures.push((Arc::clone(place.entry()), failure)),
         }

@@ -252,8 +252,11 @@ impl<'a> Sentinels<'a> {
         deadline: Instant,
     ) -> Result<Conversation, String> {
         let shown = address.to_string();
-        let stream =
-            self.dialler.connect(&shown, address, deadline).await.map_err(|failure| failure.to_string())?;
+        let stream = self
+            .dialler
+            .connect(&shown, address, Instant::now(), deadline)
+            .await
+            .map_err(|failure| failure.to_string())?;
         let stream = match &self.link.tls {
             None => stream,
             Some(tls) => timeout_at(deadline, tls.connect(stream, sentinel))

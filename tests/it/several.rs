@@ -495,6 +495,35 @@ fn a_server_with_an_address_of_each_family_fails_as_one() {
     assert_eq!(lines(&ambassador), [(format!("{NAME}:{port}"), false)].into());
 }
 
+/// Where one way hangs and the other is refused, the connect timeout is what is told of.
+#[test]
+fn of_two_ways_to_a_server_the_one_that_hangs_is_told_of() {
+    let hole = BlackHole::at(SocketAddr::new(own_address().ip(), 0));
+    let port = hole.address().port();
+    let dns = NameServer::start();
+    dns.addresses(NAME, &[hole.address().ip(), Ipv6Addr::LOCALHOST.into()]);
+    let ambassador = launch(&dns, port).variable("REDIS_CONNECT_TIMEOUT", "700ms").start();
+    let words = ambassador.connect("redis:6379").expect_refusal("redis:6379");
+    assert_eq!(words, format!("connecting to {NAME}:{port} took longer than 700ms"));
+}
+
+/// A server that restarts is waited for, though another address of its name hangs.
+#[test]
+fn a_restart_beside_an_address_that_hangs_costs_a_wait() {
+    let Some([mut server]) = plain_servers() else { return };
+    let port = server.address().port();
+    let hole = BlackHole::at(SocketAddr::new(own_address().ip(), port));
+    let dns = NameServer::start();
+    dns.addresses(NAME, &[hole.address().ip(), server.address().ip()]);
+    let ambassador = launch(&dns, port).variable("REDIS_CONNECT_TIMEOUT", "10s").start();
+    server.stop();
+    let mut client = ambassador.connect("redis:6379");
+    client.send(b"PING\r\n");
+    client.expect_silence(Duration::from_millis(500));
+    server.start_again();
+    client.expect(b"+PONG\r\n");
+}
+
 /// A name beside others that can't be resolved rests as they do, and is back when it can be.
 #[test]
 fn a_name_that_can_not_be_resolved_leaves_the_others_alone() {

@@ -298,7 +298,7 @@ impl Examination<'_> {
         let mut given_up = Done::default();
         let mut round = self.backends.round_at(&self.entry, &mut given_up);
         let connected = match round.next_known() {
-            Some(place) => self.dialler.race(&mut round, place, self.deadline).await,
+            Some(place) => self.dialler.race(&mut round, place, begun, self.deadline).await,
             None => None,
         };
         let connected = connected.ok_or_else(|| round.failure());
@@ -310,7 +310,8 @@ impl Examination<'_> {
 
     /// One more connection to where the first one led.
     async fn connect_again(&self) -> Option<Stream> {
-        self.dialler.connect(&self.examined.backend, self.reached.as_ref()?, self.deadline).await.ok()
+        let reached = self.reached.as_ref()?;
+        self.dialler.connect(&self.examined.backend, reached, Instant::now(), self.deadline).await.ok()
     }
 
     async fn secure(&mut self, stream: Stream, shown: &str) -> Option<Stream> {
