@@ -190,7 +190,9 @@ pub async fn require(
     let shown = timeout(limit, until_shown(client, said, required, &mut has_tried)).await;
     match shown {
         Ok(Err(Failure::ClientLeft)) if has_tried => {
-            Err(Failure::NotAuthenticated { reason: "it left after a wrong password".to_owned(), line: None })
+            // It has its answer, and asks for nothing more.
+            let line = Some(String::new());
+            Err(Failure::NotAuthenticated { reason: "it left after a wrong password".to_owned(), line })
         }
         Ok(shown) => shown,
         Err(_) => {

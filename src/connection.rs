@@ -21,7 +21,7 @@ use crate::leave::{Connections, Leave, Reason, Seat};
 use crate::metrics::LinkMetrics;
 use crate::net::{Accepted, Client, Stream};
 use crate::random::fraction;
-use crate::relay::{End, Limits, Outcome, Party, Relay, Side};
+use crate::relay::{End, Limits, Outcome, Party, Relay};
 use crate::report::Reports;
 use crate::tls::Unaccepted;
 use crate::tls::explain::{by_client, is_no_tls, late_refusal, slow_client};
@@ -51,9 +51,12 @@ pub struct Service {
 /// has left, and it is enough for the first commands of any client library; the rest waits in the kernel.
 const EARLY: usize = 16 * 1024;
 
-/// A client that has ended its stream may have gone, or may only have no more to say. A dial that is under way gets
-/// this much longer, far more than one takes; nobody waits longer for a client that may be gone.
-const HALF_CLOSED: Duration = Duration::from_millis(500);
+/// A plain client that has ended its stream without a word may have gone, or may wait for a target that speaks first. A
+/// dial that is under way gets this much longer, far more than one takes.
+const SILENT: Duration = Duration::from_millis(500);
+
+/// How often a client from which nothing more is read is looked at: often enough for the target to be spared the dial.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// How long a refused client may go on sending before its connection is closed for good.
 pub const LINGER: Duration = Duration::from_secs(2);
@@ -466,18 +469,21 @@ fn milliseconds(since: Instant) -> u64 {
 }
 
 /// Returns once nobody waits for an answer any more. What the client says meanwhile goes to `early`.
+///
+/// Half-close: a client that has said something and ended its stream waits for its answer, as `printf 'PING\r\n' | nc`
+/// does. That it has gone all the same shows only where its connection is reset.
 async fn client_leaves(client: &mut Stream, early: &mut Vec<u8>, is_redis: bool) {
     while early.len() < EARLY {
         match read_some(client, early).await {
-            Ok(0) if is_redis && early.is_empty() => return,
-            Ok(0) => return sleep(HALF_CLOSED).await,
-            Ok(_) => {}
+            Ok(1..) => {}
+            Ok(0) if !early.is_empty() => break,
+            Ok(0) if is_redis => return,
+            Ok(0) => return sleep(SILENT).await,
             Err(_) => return,
         }
     }
-    // No more is read, so that the end of the stream would not be seen; an error would be.
-    while client.take_error().is_none() {
-        sleep(HALF_CLOSED).await;
+    while !client.is_gone() {
+        sleep(LOOK).await;
     }
 }
 

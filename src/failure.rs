@@ -371,9 +371,10 @@ impl Failure {
         }
     }
 
-    /// The line that the client of a Redis link reads.
+    /// The line that the client of a Redis link reads; empty where it waits for none.
     pub fn reply(&self, link: &str) -> String {
         match self {
+            Self::ClientLeft => String::new(),
             // The words that clients know from Redis itself.
             Self::Full => format!("-ERR {self}\r\n"),
             Self::ClientQuit => "+OK\r\n".to_owned(),

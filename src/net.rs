@@ -10,6 +10,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SocketFlags, acceptfrom_with, recv};
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
@@ -92,6 +93,20 @@ impl Stream {
         };
         let looked = recv(socket, &mut [0_u8; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT);
         looked.is_err_and(|error| error == Errno::AGAIN)
+    }
+
+    /// Whether nothing can reach the peer any more, as the kernel knows it: its connection was reset, or a Unix socket
+    /// closed for good. An end of stream alone (half-close) is no such thing.
+    pub fn is_gone(&self) -> bool {
+        let socket = match self {
+            Self::Tcp(stream) => stream.as_fd(),
+            Self::Unix(stream) => stream.as_fd(),
+            Self::Tls(stream) => return stream.is_gone(),
+        };
+        // Errors and hang-ups are told without being asked for.
+        let mut asked = [PollFd::from_borrowed_fd(socket, PollFlags::empty())];
+        let told = poll(&mut asked, Some(&Timespec::default()));
+        told.is_ok_and(|told| told > 0)
     }
 
     /// Reads what is there to the end of `bytes`, without holding memory while nothing is; ready with how much it was.

@@ -66,6 +66,11 @@ impl TlsStream {
         self.broken.is_none() && self.socket.is_quiet()
     }
 
+    /// Whether nothing can reach the peer any more.
+    pub fn is_gone(&self) -> bool {
+        self.socket.is_gone()
+    }
+
     /// Closes the socket so that the peer sees a reset.
     pub fn reset(self) {
         self.socket.reset();

@@ -9,7 +9,7 @@ use redis::Commands;
 
 use crate::support::{
     Ambassador, Launch, Peer, RedisServer, Target, command, command_is_missing, every_byte,
-    module_is_missing, password,
+    module_is_missing, own_address, password,
 };
 
 const OK: &[u8] = b"+OK\r\n";
@@ -197,6 +197,31 @@ fn another_first_command_is_forwarded_as_it_comes() {
     client.send(b"AUTH p");
     client.finish_sending();
     upstream.expect_end();
+}
+
+/// A client that has its answers and asks for nothing more reads the end, and no word about what it did not ask for.
+#[test]
+fn whoever_has_its_answers_and_ends_reads_the_end() {
+    let secret = password();
+    let ambassador = Launch::redis(own_address())
+        .variable("REDIS_CLIENT_AUTH", "require")
+        .variable("REDIS_CLIENT_PASSWORD", &secret)
+        .start();
+    for (said, answer) in [
+        (String::new(), ""),
+        ("PING\r\n".to_owned(), "-NOAUTH Authentication required.\r\n"),
+        (
+            format!("AUTH {}\r\n", password()),
+            "-WRONGPASS invalid username-password pair or user is disabled.\r\n",
+        ),
+        (format!("AUTH {secret}\r\n"), "+OK\r\n"),
+    ] {
+        let mut client = ambassador.connect("redis:6379");
+        client.send(said.as_bytes());
+        client.finish_sending();
+        client.expect(answer.as_bytes());
+        client.expect_end();
+    }
 }
 
 /// A client that authenticates and then is silent is one like any other: it leaves when it is asked to.

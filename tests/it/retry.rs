@@ -1,9 +1,11 @@
 //! A target that is not there: for a moment, for long, and for a client that does not wait.
 
+use std::io::Read;
 use std::time::{Duration, Instant};
 
 use crate::support::{
-    BlackHole, Launch, Peer, RedisServer, Target, command, eventually, own_address, password,
+    Authority, BlackHole, Launch, Peer, RedisServer, Target, TlsPeer, command, eventually, own_address,
+    password,
 };
 
 const A_MOMENT: Duration = Duration::from_millis(300);
@@ -137,23 +139,112 @@ fn a_client_that_leaves_ends_the_dial() {
     }
 }
 
-/// What a client has said before it leaves makes no difference, however much it is.
+/// What a client has said before its connection is reset makes no difference, however much it is, nor does the end of its
+/// stream.
 #[test]
-fn a_client_that_leaves_after_it_has_sent_ends_the_dial() {
+fn a_client_that_is_reset_after_it_has_sent_ends_the_dial() {
     let ambassador = Launch::redis(own_address())
         .plain_link("DB", own_address())
         .variable("AMBASSADOR_CONNECT_TIMEOUT", "10m")
         .start();
     let before = ambassador.descriptors();
     for link in ["redis:6379", "db:5432"] {
-        for (leaves, len) in [(drop::<Peer> as fn(Peer), 6), (Peer::reset, 6), (Peer::reset, 100_000)] {
+        for (len, half_closes) in [(6, false), (100_000, false), (6, true)] {
             let mut client = ambassador.connect(link);
             client.send(&vec![b'x'; len]);
+            if half_closes {
+                client.finish_sending();
+            }
             client.expect_silence(A_MOMENT);
-            leaves(client);
+            client.reset();
             eventually("the dial's end", || ambassador.descriptors() <= before);
         }
     }
+}
+
+/// So it is with TLS, and with a Unix socket, which has no resets but knows when its other end is closed for good.
+#[test]
+fn a_client_that_is_gone_behind_its_end_ends_the_dial() {
+    let authority = Authority::new("Test CA");
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let ambassador = Launch::redis(own_address())
+        .listen_tls("REDIS", &authority.issue(&["127.0.0.1"]))
+        .plain_link("DB", own_address())
+        .variable("DB_LISTEN", format!("unix:{}", directory.path().join("socket").display()))
+        .variable("AMBASSADOR_CONNECT_TIMEOUT", "10m")
+        .start();
+    let before = ambassador.descriptors();
+    let mut safe = TlsPeer::connect(ambassador.address("redis:6379"), &authority.client(None));
+    safe.send(b"PING\r\n");
+    safe.finish_sending();
+    let mut client = ambassador.connect("db:5432");
+    client.send(b"PING\r\n");
+    client.finish_sending();
+    client.expect_silence(A_MOMENT);
+    safe.reset();
+    drop(client);
+    eventually("the dials' end", || ambassador.descriptors() <= before);
+}
+
+/// `printf 'PING\r\n' | nc`: a client that has said all it has to say waits for its answer for as long as the dial takes,
+/// on every kind of link.
+#[test]
+fn a_client_that_has_said_all_it_has_to_say_waits_for_its_answer() {
+    let authority = Authority::new("Test CA");
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let (address, secret) = (own_address(), password());
+    let ambassador = Launch::redis(address)
+        .variable("REDIS_WARM", "1")
+        .plain_link("DB", address)
+        .redis_link("LOCAL", address)
+        .variable("LOCAL_LISTEN", format!("unix:{}", directory.path().join("socket").display()))
+        .redis_link("SAFE", address)
+        .listen_tls("SAFE", &authority.issue(&["127.0.0.1"]))
+        .redis_link("ABSORBING", address)
+        .variable("ABSORBING_CLIENT_AUTH", "absorb")
+        .redis_link("REQUIRING", address)
+        .variable("REQUIRING_CLIENT_AUTH", "require")
+        .variable("REQUIRING_CLIENT_PASSWORD", &secret)
+        .variable("AMBASSADOR_CONNECT_TIMEOUT", "1m")
+        .start();
+    let authenticated = format!("AUTH {secret}\r\nPING\r\n");
+    let mut clients = ["redis", "db", "local", "absorbing", "requiring"].map(|alias| {
+        let mut client =
+            ambassador.connect(&if alias == "db" { "db:5432".to_owned() } else { format!("{alias}:6379") });
+        let authenticates = alias.ends_with("ing");
+        client.send(if authenticates { authenticated.as_bytes() } else { b"PING\r\n" });
+        client.finish_sending();
+        (client, if authenticates { "+OK\r\n+PONG\r\n" } else { "+PONG\r\n" })
+    });
+    let mut safe = TlsPeer::connect(ambassador.address("safe:6379"), &authority.client(None));
+    safe.send(b"PING\r\n");
+    safe.finish_sending();
+    // Longer than anybody was waited for who might have gone.
+    clients[0].0.expect_silence(Duration::from_millis(1500));
+    let _target = Target::at(address).serve(|mut peer| {
+        // One is kept ready, and comes to nothing.
+        let mut said = Vec::new();
+        if peer.read_to_end(&mut said).is_ok() && said == b"PING\r\n" {
+            peer.send(b"+PONG\r\n");
+        }
+    });
+    for (client, answer) in &mut clients {
+        client.expect(answer.as_bytes());
+        client.expect_end();
+    }
+    assert_eq!(safe.expect_rest(), b"+PONG\r\n");
+}
+
+/// And one that waits in vain is told why, not that it has left.
+#[test]
+fn a_client_that_has_said_all_it_has_to_say_is_told_what_is_wrong() {
+    let hole = BlackHole::start();
+    let ambassador = Launch::redis(hole.address()).variable("REDIS_CONNECT_TIMEOUT", "1500ms").start();
+    let mut client = ambassador.connect("redis:6379");
+    client.send(b"PING\r\n");
+    client.finish_sending();
+    let words = client.expect_refusal("redis:6379");
+    assert!(words.contains("1s 500ms"), "{words}");
 }
 
 /// Once a target has been away for longer than the connect timeout, the next client hears of it at once instead of

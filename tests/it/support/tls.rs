@@ -6,6 +6,7 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
@@ -18,6 +19,7 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::{
     ClientConfig, ClientConnection, Connection, HandshakeKind, RootCertStore, ServerConfig, ServerConnection,
 };
+use socket2::SockRef;
 use tempfile::TempDir;
 
 use super::{Launch, PATIENCE, Peer, RedisServer, own_address};
@@ -277,6 +279,11 @@ impl TlsPeer {
     pub(crate) fn finish_sending(&mut self) {
         self.connection.send_close_notify();
         self.write_records().expect("an open connection");
+    }
+
+    /// Ends the connection with a reset.
+    pub(crate) fn reset(self) {
+        SockRef::from(&self.socket).set_linger(Some(Duration::ZERO)).expect("a socket that lingers");
     }
 
     /// Ends the socket in the middle of what TLS is about.
