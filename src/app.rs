@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::io::Errno;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, sleep, timeout_at};
@@ -17,6 +17,7 @@ use crate::admin::{self, Admin};
 use crate::backends::{self, Backends};
 use crate::config::{Config, Link, Listen, Process};
 use crate::connection::Service;
+use crate::descriptors::{self, Descriptors};
 use crate::dial::{Dialler, Health};
 use crate::failure::words;
 use crate::leave::{Connections, Leave, Reason};
@@ -27,12 +28,6 @@ use crate::resolve::Resolver;
 use crate::secret::Source;
 use crate::warm::{self, Pool};
 use crate::workers::Workers;
-
-/// Descriptors for all that is not a connection: standard streams, the runtime's own, lookups, files that are read.
-const OTHER_DESCRIPTORS: u64 = 32;
-
-/// Clients that are told at the same time that they are not served; each needs one descriptor for a moment.
-const REFUSALS: u64 = 64;
 
 /// What is left of the drain timeout for connections that end at its last moment to write their line.
 const LAST_MOMENT: Duration = Duration::from_millis(100);
@@ -48,11 +43,19 @@ pub struct App {
     workers: Arc<Workers>,
 }
 
-/// Listeners that can't be bound, all of them.
+/// Why the program can't start: everything that is missing, each with its remedy.
 #[derive(Debug, thiserror::Error)]
-pub struct BindErrors(Vec<(String, io::Error, String)>);
+pub struct StartErrors(Vec<(String, io::Error, String)>);
 
-impl fmt::Display for BindErrors {
+impl StartErrors {
+    /// Something of the system's that every start needs can't be had.
+    pub fn missing(what: &str, error: io::Error) -> Self {
+        let remedy = shortage_remedy(&error).unwrap_or("see what the system's own log says").to_owned();
+        Self(vec![(what.to_owned(), error, remedy)])
+    }
+}
+
+impl fmt::Display for StartErrors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "can't start:")?;
         for (what, error, remedy) in &self.0 {
@@ -64,14 +67,9 @@ impl fmt::Display for BindErrors {
 
 impl App {
     /// Binds every listener, or says of each one that can't be bound why. Must be called within a runtime.
-    pub fn bind(config: Config) -> Result<Self, BindErrors> {
-        let descriptors = Descriptors::raise();
-        let own = |what: &str, error| {
-            let remedy = "raise the limits on open files (ulimit -n) and processes (ulimit -u)".to_owned();
-            BindErrors(vec![(what.to_owned(), error, remedy)])
-        };
+    pub fn bind(config: Config, descriptors: Descriptors) -> Result<Self, StartErrors> {
         // Before anything can be seen from outside: who sees it may send one.
-        let signals = Signals::listen().map_err(|error| own("signals", error))?;
+        let signals = Signals::listen().map_err(|error| StartErrors::missing("signals", error))?;
         let dialler = Arc::new(Dialler {
             resolver: Resolver::new(config.process.dns.as_deref()),
             keepalive: config.process.keepalive,
@@ -83,7 +81,7 @@ impl App {
         if !descriptors.carry(warm) {
             let error = io::Error::other(format!(
                 "{warm} connections are to be kept ready, and there are {} file descriptors",
-                descriptors.0
+                descriptors.limit()
             ));
             let remedy = "lower WARM, or raise the limit on open files (ulimit -n)".to_owned();
             errors.push(("WARM".to_owned(), error, remedy));
@@ -120,27 +118,28 @@ impl App {
             listener.map_err(error).ok()
         });
         metrics.watch(bound.iter().map(|(_, service)| Arc::clone(service)).collect());
-        let workers = Workers::start(config.process.threads).map_err(|error| own("threads", error))?;
-        if errors.is_empty() {
-            Ok(Self {
-                bound,
-                admin,
-                metrics,
-                process: config.process,
-                descriptors,
-                signals,
-                workers: Arc::new(workers),
-            })
-        } else {
-            Err(BindErrors(errors))
+        if !errors.is_empty() {
+            return Err(StartErrors(errors));
         }
+        // One for a client, one for its target, and two for what is looked up.
+        descriptors::expect(2).map_err(|error| StartErrors::missing("a first connection", error))?;
+        Ok(Self {
+            bound,
+            admin,
+            metrics,
+            descriptors,
+            signals,
+            workers: Arc::new(start_workers(config.process.threads, descriptors)),
+            process: config.process,
+        })
     }
 
     /// Serves until a signal says otherwise, then drains.
     pub async fn run(mut self) {
         let warm = self.bound.iter().map(|(_, service)| service.link.warm()).sum();
         let listeners = self.bound.len() + usize::from(self.admin.is_some());
-        let process_limit = Arc::new(Semaphore::new(self.descriptors.connections(listeners, warm)));
+        let process_limit =
+            Arc::new(Semaphore::new(self.descriptors.connections(self.workers.count(), listeners, warm)));
         let refusals = Arc::new(Semaphore::new(self.descriptors.refusals()));
         let (stop, stopped) = watch::channel(false);
         let links = self.bound.iter().map(|(listener, service)| (listener.address(), Arc::clone(service)));
@@ -242,7 +241,45 @@ fn announce(listener: &Listener, link: &Link) {
     );
 }
 
+/// Starts the threads that serve connections, or as many of them as can be had.
+fn start_workers(wanted: usize, descriptors: Descriptors) -> Workers {
+    let affordable = wanted.min(descriptors.threads());
+    let (workers, error) = Workers::start(affordable);
+    let error = error.or_else(|| (affordable < wanted).then(|| Errno::MFILE.into()));
+    if let Some(error) = error {
+        let remedy = match error.kind() {
+            io::ErrorKind::PermissionDenied => {
+                "update Docker (before 20.10.10 it forbids threads, by clone3), or allow them"
+            }
+            _ => shortage_remedy(&error).unwrap_or("set AMBASSADOR_THREADS to as many as there are"),
+        };
+        tracing::warn!(
+            threads = workers.count(),
+            wanted,
+            error = words(&error),
+            remedy,
+            "connections are served by fewer threads"
+        );
+    }
+    workers
+}
+
+/// What to do where the system has no more of something.
+fn shortage_remedy(error: &io::Error) -> Option<&'static str> {
+    match Errno::from_io_error(error)? {
+        Errno::MFILE => Some("raise the limit on open files (ulimit -n)"),
+        Errno::NFILE => Some("raise the system's limit on open files (sysctl fs.file-max)"),
+        // What is missing may be the memory of a thread too.
+        Errno::AGAIN => Some("raise the limits on processes (ulimit -u, pids_limit) and memory (ulimit -v)"),
+        Errno::NOMEM | Errno::NOBUFS => Some("give it more memory"),
+        _ => None,
+    }
+}
+
 fn bind_remedy(link: &Link, error: &io::Error) -> String {
+    if let Some(remedy) = shortage_remedy(error) {
+        return remedy.to_owned();
+    }
     let user = rustix::process::geteuid().as_raw();
     match (error.kind(), &link.listen) {
         (io::ErrorKind::AddrInUse, _) => {
@@ -264,6 +301,9 @@ fn bind_remedy(link: &Link, error: &io::Error) -> String {
 }
 
 fn admin_remedy(address: SocketAddr, error: &io::Error) -> String {
+    if let Some(remedy) = shortage_remedy(error) {
+        return remedy.to_owned();
+    }
     let off = "do without: AMBASSADOR_ADMIN=off";
     match error.kind() {
         io::ErrorKind::AddrInUse => {
@@ -275,42 +315,6 @@ fn admin_remedy(address: SocketAddr, error: &io::Error) -> String {
             )
         }
         _ => format!("name an address of this host, as in AMBASSADOR_ADMIN=127.0.0.1:9180, or {off}"),
-    }
-}
-
-/// How many file descriptors there are to be had.
-#[derive(Debug, Clone, Copy)]
-struct Descriptors(u64);
-
-impl Descriptors {
-    /// Raises the soft limit to the hard one. Where that is not allowed the soft limit is what there is.
-    fn raise() -> Self {
-        let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-        let raised = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
-        let limit = if raised.is_ok() { maximum } else { current };
-        Self(limit.unwrap_or(u64::MAX))
-    }
-
-    /// Whether they carry so many connections that are kept ready, and as many that are used.
-    fn carry(self, warm: usize) -> bool {
-        warm as u64 <= self.0 / 4
-    }
-
-    fn refusals(self) -> usize {
-        usize::try_from(REFUSALS.min(self.0 / 8)).unwrap_or(1)
-    }
-
-    /// What the admin endpoint may take; where there are few, it has few clients too.
-    fn admin(self) -> usize {
-        let most = usize::try_from(self.0 / 16).unwrap_or(usize::MAX);
-        most.clamp(1, admin::CONNECTIONS)
-    }
-
-    /// Connections that they carry beside those that are kept ready: two descriptors each, a client's and a target's.
-    fn connections(self, listeners: usize, warm: usize) -> usize {
-        let others = OTHER_DESCRIPTORS + (listeners + self.refusals() + self.admin() + warm) as u64;
-        let connections = self.0.saturating_sub(others) / 2;
-        usize::try_from(connections).unwrap_or(usize::MAX).clamp(1, Semaphore::MAX_PERMITS)
     }
 }
 

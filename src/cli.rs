@@ -5,7 +5,7 @@ pub mod health;
 pub mod links;
 pub mod man;
 
-use std::io::Write;
+use std::io::{self, Write};
 
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
@@ -106,6 +106,8 @@ fn plain(markdown: &str) -> String {
 }
 
 /// Writes a shell's completion script.
-pub fn completions(shell: Shell, out: &mut impl Write) {
-    clap_complete::generate(shell, &mut Arguments::command(), "redis-ambassador", out);
+pub fn completions(shell: Shell, out: &mut impl Write) -> io::Result<()> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Arguments::command(), "redis-ambassador", &mut script);
+    out.write_all(&script)
 }

@@ -85,6 +85,7 @@
 //! | [`tls`] | TLS on either side: certificates and their reload, the stream, its errors in words |
 //! | [`warm`] | upstreams that are kept ready |
 //! | [`net`] | sockets and listeners |
+//! | [`descriptors`] | how many file descriptors there are, and what they carry |
 //! | [`random`] | chance, to spread what would happen at once |
 //! | [`failure`] | what can go wrong for a client, in words |
 //! | [`report`] | what the log says of them, held back where it would flood |
@@ -110,6 +111,7 @@ pub mod commands;
 pub mod config;
 pub mod connection;
 pub mod credentials;
+pub mod descriptors;
 pub mod dial;
 pub mod failure;
 pub mod files;

@@ -30,6 +30,10 @@ pub fn start(filter: Targets, format: LogFormat) {
             return;
         }
         let place = panic.location().map(ToString::to_string);
-        tracing::error!(place, "a connection met a mistake of the program itself; the others go on");
+        if tokio::task::try_id().is_some() {
+            tracing::error!(place, "a connection met a mistake of the program itself; the others go on");
+        } else {
+            tracing::error!(place, "the program has met a mistake of its own, and ends");
+        }
     }));
 }

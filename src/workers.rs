@@ -7,9 +7,12 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
 use std::thread;
 
 use tokio::runtime::{Builder, Handle, Runtime};
+
+use crate::descriptors;
 
 /// Threads for work that may block (secrets' files) beside one worker: as many as may hang on a file system that does
 /// before others have to wait for it too.
@@ -23,24 +26,33 @@ struct Worker {
     connections: Arc<AtomicUsize>,
 }
 
+/// Descriptors that a worker's runtime takes for itself: epoll twice, what wakes it, and what tells it of signals.
+pub const DESCRIPTORS: u64 = 4;
+
 /// A runtime for one thread.
 pub fn runtime() -> io::Result<Runtime> {
+    // In pairs, since the first one takes two more, for signals, and panics where it does not get them.
+    descriptors::expect(DESCRIPTORS)?;
     Builder::new_current_thread().enable_all().max_blocking_threads(BLOCKING_THREADS).build()
 }
 
 impl Workers {
     /// Starts `count` workers, of which the calling thread, within a runtime, is the first. The others live as long
-    /// as the process.
-    pub fn start(count: usize) -> io::Result<Self> {
-        let mut workers = vec![Worker { runtime: Handle::current(), connections: Arc::default() }];
+    /// as the process. Where one can't be had there are those before it, and the error.
+    pub fn start(count: usize) -> (Self, Option<io::Error>) {
+        let mut workers = vec![Worker::of(Handle::current())];
         for number in 1..count {
-            let runtime = runtime()?;
-            workers.push(Worker { runtime: runtime.handle().clone(), connections: Arc::default() });
-            thread::Builder::new()
-                .name(format!("worker-{number}"))
-                .spawn(move || runtime.block_on(std::future::pending::<()>()))?;
+            match Worker::start(number) {
+                Ok(worker) => workers.push(worker),
+                Err(error) => return (Self(workers), Some(error)),
+            }
         }
-        Ok(Self(workers))
+        (Self(workers), None)
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.0.len()
     }
 
     /// Spawns a connection on the worker that has the fewest. It counts there until it drops its place.
@@ -52,6 +64,27 @@ impl Workers {
         // There is always a first worker; iterators can't know that.
         let Some(worker) = fewest else { return };
         worker.runtime.spawn(connection(Place::take(&worker.connections)));
+    }
+}
+
+impl Worker {
+    fn of(runtime: Handle) -> Self {
+        Self { runtime, connections: Arc::default() }
+    }
+
+    /// A thread with a runtime, which is made there: within another runtime it could not be dropped if there is no thread.
+    fn start(number: usize) -> io::Result<Self> {
+        let (tell, told) = mpsc::channel();
+        thread::Builder::new().name(format!("worker-{number}")).spawn(move || match runtime() {
+            Ok(runtime) => {
+                // Whoever has started the thread waits for this.
+                let _ = tell.send(Ok(runtime.handle().clone()));
+                runtime.block_on(std::future::pending::<()>());
+            }
+            Err(error) => drop(tell.send(Err(error))),
+        })?;
+        let runtime = told.recv().unwrap_or_else(|_| Err(io::Error::other("it has ended at once")))?;
+        Ok(Self::of(runtime))
     }
 }
 

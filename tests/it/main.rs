@@ -24,6 +24,7 @@ mod sentinel;
 mod settings;
 mod several;
 mod srv;
+mod start;
 mod support;
 mod surroundings;
 mod tls;

@@ -211,10 +211,10 @@ fn a_client_that_has_said_all_it_has_to_say_waits_for_its_answer() {
     let mut clients = ["redis", "db", "local", "absorbing", "requiring"].map(|alias| {
         let mut client =
             ambassador.connect(&if alias == "db" { "db:5432".to_owned() } else { format!("{alias}:6379") });
-        let authenticates = alias.ends_with("ing");
-        client.send(if authenticates { authenticated.as_bytes() } else { b"PING\r\n" });
+        let has_password = alias.ends_with("ing");
+        client.send(if has_password { authenticated.as_bytes() } else { b"PING\r\n" });
         client.finish_sending();
-        (client, if authenticates { "+OK\r\n+PONG\r\n" } else { "+PONG\r\n" })
+        (client, if has_password { "+OK\r\n+PONG\r\n" } else { "+PONG\r\n" })
     });
     let mut safe = TlsPeer::connect(ambassador.address("safe:6379"), &authority.client(None));
     safe.send(b"PING\r\n");
