@@ -23,6 +23,7 @@ use crate::failure::words;
 use crate::leave::{Connections, Leave, Reason};
 use crate::metrics::Metrics;
 use crate::net::Listener;
+use crate::programs;
 use crate::report::Reports;
 use crate::resolve::Resolver;
 use crate::secret::Source;
@@ -70,6 +71,7 @@ impl App {
     pub fn bind(config: Config, descriptors: Descriptors) -> Result<Self, StartErrors> {
         // Before anything can be seen from outside: who sees it may send one.
         let signals = Signals::listen().map_err(|error| StartErrors::missing("signals", error))?;
+        tokio::spawn(programs::adopt().map_err(|error| StartErrors::missing("signals", error))?);
         let dialler = Arc::new(Dialler {
             resolver: Resolver::new(config.process.dns.as_deref()),
             keepalive: config.process.keepalive,

@@ -86,6 +86,7 @@
 //! | [`warm`] | upstreams that are kept ready |
 //! | [`net`] | sockets and listeners |
 //! | [`descriptors`] | how many file descriptors there are, and what they carry |
+//! | [`programs`] | programs that are run, and whom they leave behind |
 //! | [`random`] | chance, to spread what would happen at once |
 //! | [`failure`] | what can go wrong for a client, in words |
 //! | [`report`] | what the log says of them, held back where it would flood |
@@ -122,6 +123,7 @@ pub mod leave;
 pub mod log;
 pub mod metrics;
 pub mod net;
+pub mod programs;
 pub mod random;
 pub mod relay;
 pub mod report;

@@ -13,7 +13,7 @@ use redis_ambassador::cli::{self, Arguments, Command, Format, health, links, man
 use redis_ambassador::config::{Config, Env};
 use redis_ambassador::descriptors::Descriptors;
 use redis_ambassador::failure::words;
-use redis_ambassador::{log, secret, workers};
+use redis_ambassador::{log, programs, secret, workers};
 use tokio::runtime::Runtime;
 
 /// The configuration or the command line is wrong.
@@ -25,6 +25,9 @@ fn main() -> ExitCode {
 }
 
 fn obey() -> ExitCode {
+    if let Some(failed) = programs::become_one() {
+        return failed;
+    }
     secret::keep_to_ourselves();
     let arguments = Arguments::parse();
     let command = arguments.command.unwrap_or(Command::Run);

@@ -5,22 +5,20 @@
 //! waiting ends it.
 
 use std::path::Path;
-use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use rustix::fs::{Access, access};
-use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncRead, AsyncReadExt};
-use tokio::process::{Child, Command};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use zeroize::Zeroizing;
 
 use super::{LONGEST, Secret, without_line_ending};
 use crate::failure::words;
+use crate::programs::Program;
 use crate::resp::one_line;
 
 /// How long a run may take at the most, and no longer than its answer would live. The tools of clouds ask a server or
@@ -232,39 +230,13 @@ async fn keep(recipe: Arc<Recipe>, keeper: Arc<Keeper>) {
     }
 }
 
-/// A child that is killed with all that it has started, unless it has ended by itself.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // Without a number it has ended, and the number may be another's by now.
-        let id = self.0.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
-        if let Some(group) = id {
-            // It may have ended this very moment.
-            let _ = kill_process_group(group, Signal::KILL);
-        }
-    }
-}
-
 /// One run: what it prints, without one line ending, or why that is no secret.
 async fn run(recipe: &Recipe) -> Result<Secret, String> {
-    let Some((program, arguments)) = recipe.words.split_first() else {
+    let Some(name) = recipe.words.first() else {
         return Err("it names no program".to_owned());
     };
-    let mut command = Command::new(program);
-    command
-        .args(arguments)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        // A group of its own, so that what a script has started ends with it.
-        .process_group(0)
-        .kill_on_drop(true);
-    for variable in &recipe.hidden {
-        command.env_remove(variable);
-    }
-    let mut child = Running(command.spawn().map_err(|error| format!("{program}: {}", words(&error)))?);
-    let (stdout, stderr) = (child.0.stdout.take(), child.0.stderr.take());
+    let started = Program::start(&recipe.words, &recipe.hidden);
+    let (mut program, stdout, stderr) = started.map_err(|error| format!("{name}: {}", words(&error)))?;
     // One byte more than the longest value and its line ending, so that a longer one shows itself.
     let mut printed = Buffer::new(LONGEST + 3);
     let mut said = Buffer::new(SAID);
@@ -274,8 +246,8 @@ async fn run(recipe: &Recipe) -> Result<Secret, String> {
         let reading = async { tokio::join!(printed.fill(stdout, false), said.fill(stderr, true)) };
         let mut reading = std::pin::pin!(reading);
         tokio::select! {
-            _ = &mut reading => child.0.wait().await,
-            ended = child.0.wait() => {
+            _ = &mut reading => program.ended().await,
+            ended = program.ended() => {
                 // What it has left running in the background may hold the pipes open for ever.
                 let _ = timeout(LEFT_IN_PIPES, reading).await;
                 ended
@@ -283,17 +255,17 @@ async fn run(recipe: &Recipe) -> Result<Secret, String> {
         }
     })
     .await;
-    drop(child);
+    drop(program);
     let value = without_line_ending(printed.bytes());
     let secret = Secret::new(value.to_vec());
     recipe.tell(said.bytes(), &secret, !matches!(&ended, Ok(Ok(status)) if status.success()));
     match ended {
-        Err(_) => Err(format!("{program} took longer than {}", humantime::format_duration(patience))),
-        Ok(Err(error)) => Err(format!("{program}: {}", words(&error))),
-        Ok(Ok(status)) if !status.success() => Err(format!("{program} failed ({status})")),
-        Ok(Ok(_)) if value.is_empty() => Err(format!("{program} printed nothing")),
+        Err(_) => Err(format!("{name} took longer than {}", humantime::format_duration(patience))),
+        Ok(Err(error)) => Err(format!("{name}: {}", words(&error))),
+        Ok(Ok(status)) if !status.success() => Err(format!("{name} failed ({status})")),
+        Ok(Ok(_)) if value.is_empty() => Err(format!("{name} printed nothing")),
         Ok(Ok(_)) if value.len() > LONGEST => {
-            Err(format!("{program} printed more than {LONGEST} bytes, the most that a Redis server takes"))
+            Err(format!("{name} printed more than {LONGEST} bytes, the most that a Redis server takes"))
         }
         Ok(Ok(_)) => Ok(secret),
     }
@@ -348,8 +320,7 @@ impl Buffer {
     }
 
     /// Reads until the end, or until the buffer is full; then the rest is passed over, or the pipe closed.
-    async fn fill(&mut self, pipe: Option<impl AsyncRead + Unpin>, passes_over: bool) {
-        let Some(mut pipe) = pipe else { return };
+    async fn fill(&mut self, mut pipe: impl AsyncRead + Unpin, passes_over: bool) {
         loop {
             // Of a pipe that breaks, what has come is all there is.
             match pipe.read(&mut self.bytes[self.filled..]).await {

@@ -1,15 +1,16 @@
 //! Passwords that a program prints: tokens of clouds and the like.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, test_kill_process};
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use tempfile::TempDir;
 
 use crate::support::{
-    Ambassador, Finished, Launch, Peer, RedisServer, Target, command, eventually, lines, metric, own_address,
-    password,
+    Ambassador, Finished, Launch, Peer, RedisServer, Target, command, command_is_missing, eventually,
+    leave_out, lines, metric, own_address, password,
 };
 
 const LINK: &str = "redis:6379";
@@ -290,6 +291,171 @@ fn what_is_left_in_the_background_is_not_waited_for() {
     let ambassador = program.launch(target.address()).start();
     let _client = ambassador.connect(LINK);
     target.accept().expect(&command(&[b"AUTH", token.as_bytes()]));
+}
+
+/// What the kernel says of a process: its state and its parent; nothing once nobody knows it any more.
+fn process(pid: i32) -> Option<(char, i32)> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The program's name, in parentheses, may hold anything.
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+    Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
+}
+
+/// Children that have ended and that nobody has waited for.
+fn zombies(parent: i32) -> usize {
+    let processes = fs::read_dir("/proc").expect("processes").flatten();
+    let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter(|pid| process(*pid) == Some(('Z', parent))).count()
+}
+
+/// Whoever a program leaves behind is ours, in another session too and however much later it ends: it is waited for.
+#[test]
+fn orphans_are_waited_for() {
+    let target = Target::start();
+    for leave in [
+        "sleep 3600 & echo $! > \"$1/orphan\"",
+        "setsid sleep 3600 & echo $! > \"$1/orphan\"",
+        "(sh -c 'echo $$ > \"$1/orphan\"; exec sleep 3600' sh \"$1\" &)",
+    ] {
+        let program = Program::new(&format!("exec 3>&1 >/dev/null 2>&1; {leave}; echo token >&3"));
+        // Another run would say the same.
+        let ambassador = program.launch(target.address()).variable("REDIS_AUTH_COMMAND_TTL", "1h").start();
+        let ambassador_id = ambassador.id().cast_signed();
+        eventually("an orphan", || program.read("orphan").ends_with('\n'));
+        let orphan: i32 = program.read("orphan").trim().parse().expect("a process id");
+        eventually("it is the ambassador's", || {
+            process(orphan).is_some_and(|(_, parent)| parent == ambassador_id)
+        });
+        kill_process(Pid::from_raw(orphan).expect("a process id"), Signal::KILL).expect("an orphan");
+        eventually("nobody knows it any more", || process(orphan).is_none());
+    }
+}
+
+/// As the first process of a container, with programs that leave one behind at every run: none stays, and no program's own
+/// end gets lost among them.
+#[test]
+fn process_number_one_leaves_no_zombies() {
+    if !rustix::process::geteuid().is_root() {
+        return leave_out("only root may have a table of processes of its own");
+    }
+    let target = Target::start();
+    let program = Program::new("for i in 1 2 3 4 5; do sleep 0.0$i & done >/dev/null 2>&1; echo token");
+    let mut launch = program.launch(target.address()).under(&[
+        "unshare",
+        "--pid",
+        "--fork",
+        "--kill-child",
+        "--mount-proc",
+    ]);
+    for alias in ["REDIS", "SECOND", "THIRD"] {
+        launch = launch
+            .redis_link(alias, target.address())
+            .variable(format!("{alias}_AUTH_COMMAND"), program.line())
+            .variable(format!("{alias}_AUTH_COMMAND_TTL"), "1s");
+    }
+    let ambassador = launch.start();
+    let children = || ambassador.kernel_file(&format!("task/{}/children", ambassador.id()));
+    let first: i32 = children().trim().parse().expect("one process");
+    eventually("a number of runs", || program.runs() >= 12);
+    eventually("nobody waits to be waited for", || zombies(first) == 0);
+    let failures = ambassador.logged(|line| line["message"] == "the program gives no secret");
+    assert!(failures.is_empty(), "{failures:?}");
+}
+
+/// A program that is ended because it hangs is waited for too, with all that it has started.
+#[test]
+fn a_program_that_is_ended_is_waited_for() {
+    let target = Target::start();
+    let program = Program::new("sleep 3600 & echo $! > \"$1/child\"; echo $$ > \"$1/pid\"; wait");
+    let ambassador = program.launch(target.address()).variable("REDIS_AUTH_COMMAND_TTL", "1s").start();
+    eventually("a run", || program.read("pid").ends_with('\n'));
+    let ids = ["child", "pid"].map(|name| program.read(name).trim().parse::<i32>().expect("a process id"));
+    ambassador.wait_for("the program gives no secret");
+    eventually("nobody knows them any more", || ids.iter().all(|pid| process(*pid).is_none()));
+}
+
+/// A program has the limit on descriptors that the ambassador was started with, not the one that it has raised for itself:
+/// some close every descriptor that they could have, one by one.
+#[test]
+fn a_program_has_the_limit_on_descriptors_that_we_were_started_with() {
+    if command_is_missing("prlimit") {
+        return;
+    }
+    let target = Target::start();
+    let program = Program::new("echo $(ulimit -Sn) $(ulimit -Hn) > \"$1/limits\"; echo token");
+    let ambassador = program.launch(target.address()).descriptors(100, 1000).start();
+    eventually("a run", || program.read("limits").ends_with('\n'));
+    assert_eq!(program.read("limits"), "100 1000\n");
+    assert!(ambassador.kernel_file("limits").contains("Max open files            1000"));
+}
+
+/// Signals that the ambassador's parent ignored or blocked are no matter of the program's: it starts with every signal at its
+/// default, and the ambassador sees its end though it was started with SIGCHLD ignored and blocked.
+#[test]
+fn a_program_starts_with_signals_at_their_defaults() {
+    const IGNORE: &str = "
+import os, signal, sys
+for number in range(1, 65):
+    if number not in (signal.SIGKILL, signal.SIGSTOP, 32, 33):
+        signal.signal(number, signal.SIG_IGN)
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1, signal.SIGCHLD])
+os.execv(sys.argv[1], sys.argv[1:])
+";
+    if command_is_missing("python3") {
+        return;
+    }
+    let token = password();
+    let target = Target::start();
+    let program = Program::new(
+        "exec 3>&1 >\"$1/signals\"; grep -E 'Sig(Blk|Ign)' /proc/self/status; cat \"$1/token\" >&3",
+    );
+    program.put("token", &token);
+    let ambassador = program.launch(target.address()).under(&["python3", "-c", IGNORE]).start();
+    let _client = ambassador.connect(LINK);
+    target.accept().expect(&command(&[b"AUTH", token.as_bytes()]));
+    let signals = program.read("signals");
+    let mask = |name: &str| {
+        let line = signals.lines().find_map(|line| line.strip_prefix(name)).expect("a mask");
+        u64::from_str_radix(line.trim(), 16).expect("a mask")
+    };
+    assert_eq!(mask("SigBlk:"), 0, "{signals}");
+    // What the C library keeps for itself (32 and 33) and nobody sends, and what nobody can ignore (ILL, FPE, SEGV).
+    let nobodys = [32, 33, 4, 8, 11].iter().fold(0, |mask, number| mask | 1_u64 << (number - 1));
+    assert_eq!(mask("SigIgn:") & !nobodys, 0, "{signals}");
+}
+
+/// Without `/proc` programs run all the same.
+#[test]
+fn without_proc_a_program_is_run_too() {
+    if !rustix::process::geteuid().is_root() {
+        return leave_out("only root may hide file systems");
+    }
+    let token = password();
+    let target = Target::start();
+    let program = Program::new("until [ $(ulimit -Sn) = 100 ]; do sleep 0.01; done; cat \"$1/token\"");
+    program.put("token", &token);
+    let hide = "mount -t tmpfs none /proc && exec \"$0\" \"$@\"";
+    let ambassador = program
+        .launch(target.address())
+        .descriptors(100, 1000)
+        .under(&["unshare", "--mount", "--", "/bin/sh", "-c", hide])
+        .start();
+    let _client = ambassador.connect(LINK);
+    target.accept().expect(&command(&[b"AUTH", token.as_bytes()]));
+}
+
+/// A program that is gone when it is to be run is told as that.
+#[test]
+fn a_program_that_is_gone_is_told() {
+    let target = Target::start();
+    let program = Program::new("");
+    let tool = program.path("tool");
+    fs::write(&tool, "#!/bin/sh\nrm \"$0\"; exit 1\n").unwrap();
+    fs::set_permissions(&tool, fs::Permissions::from_mode(0o755)).unwrap();
+    let ambassador = program.launch(target.address()).variable("REDIS_AUTH_COMMAND", &tool).start();
+    ambassador.wait_for_log("what became of it", |line| {
+        line["stderr"] == "it can't be run: No such file or directory"
+    });
 }
 
 /// Its standard error is in the log, its output never, not even where it says it on its standard error too (the search
