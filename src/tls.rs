@@ -6,6 +6,7 @@
 
 pub mod certificate;
 pub mod explain;
+mod pem;
 pub mod stream;
 mod verify;
 
@@ -21,19 +22,21 @@ use std::time::{Duration, SystemTime};
 
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::ServerCertVerifier;
+use rustls::client::verify_server_cert_signed_by_trust_anchor;
 use rustls::crypto::{CryptoProvider, ring};
-use rustls::pki_types::pem::{self, PemObject};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::danger::ClientCertVerifier;
-use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
-use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::server::{NoServerSessionStorage, ParsedCertificate, WebPkiClientVerifier};
+use rustls::sign::{CertifiedKey, SigningKey, SingleCertAndKey};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection};
 use tokio::sync::Mutex;
 use zeroize::Zeroizing;
 
-use self::certificate::Summary;
+use self::certificate::{Certificate, Purpose, Summary};
+use self::explain::Shown;
+use self::pem::Wanted;
 use self::stream::TlsStream;
-use self::verify::{Anyone, Noting};
+use self::verify::{Anyone, AuthorityAlone, Noting};
 use crate::config::target::{Endpoint, Host};
 use crate::failure::words;
 use crate::files;
@@ -79,36 +82,56 @@ pub struct Unusable {
     pub part: Part,
     /// What is wrong with it, with its path.
     pub reason: String,
+    /// What to do about it.
+    pub remedy: String,
 }
 
 impl Unusable {
-    fn new(part: Part, path: &Path, reason: impl fmt::Display) -> Self {
-        Self { part, reason: format!("{}: {reason}", path.display()) }
+    fn new(part: Part, path: &Path, reason: impl fmt::Display, remedy: impl Into<String>) -> Self {
+        Self { part, reason: format!("{}: {reason}", path.display()), remedy: remedy.into() }
+    }
+}
+
+/// What of a target's certificate is verified.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verification {
+    /// That an authority vouches for it, and that it is for the name that is dialled.
+    Full,
+    /// That an authority vouches for it, whatever its name.
+    Authority,
+    /// Nothing.
+    Nothing,
+}
+
+impl Verification {
+    /// As `TLS_VERIFY` has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::Authority => "ca",
+            Self::Nothing => "none",
+        }
     }
 
-    /// What to do about it.
-    pub fn remedy(&self) -> &'static str {
-        match self.part {
-            Part::Authorities => "put the certificates of the authorities there, in PEM",
-            Part::Certificate => {
-                "put the certificate there, followed by those between it and its authority, in PEM"
-            }
-            Part::Key => "put the unencrypted key of the certificate there, in PEM (PKCS#8, PKCS#1 or SEC1)",
-        }
+    /// The other way round.
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::Full, Self::Authority, Self::Nothing].into_iter().find(|known| known.name() == text)
     }
 }
 
 /// Who may be a link's target.
 #[derive(Debug, Clone)]
-pub enum Trust {
-    /// Whoever the authorities of the system vouch for, or those of the file, where one is named.
-    Verified(Arc<RootCertStore>),
-    /// Anyone.
-    Anyone,
+pub struct Trust {
+    /// How much of its certificate is verified.
+    pub verification: Verification,
+    /// Who may vouch for it, where no file of authorities is named.
+    pub system: Arc<RootCertStore>,
 }
 
 /// The authorities of the system, or why there are none.
 pub fn system_authorities() -> Result<Arc<RootCertStore>, String> {
+    use rustls_native_certs::ErrorKind;
+
     let found = rustls_native_certs::load_native_certs();
     let mut authorities = RootCertStore::empty();
     // Systems carry certificates that nothing takes any more; the others do their work.
@@ -116,7 +139,12 @@ pub fn system_authorities() -> Result<Arc<RootCertStore>, String> {
     if usable > 0 {
         return Ok(Arc::new(authorities));
     }
-    Err(found.errors.first().map_or_else(|| "there are none".to_owned(), ToString::to_string))
+    Err(match found.errors.first().map(|error| &error.kind) {
+        None => "there are none".to_owned(),
+        Some(ErrorKind::Io { inner, path }) => format!("{}: {}", path.display(), words(inner)),
+        Some(ErrorKind::Pem(_)) => "they are not PEM".to_owned(),
+        Some(_) => "the system does not say where they are".to_owned(),
+    })
 }
 
 /// Speaks TLS to a link's target.
@@ -125,8 +153,8 @@ pub struct Connector {
     server_name: Option<ServerName<'static>>,
     /// The files, for remedies.
     pub files: Files,
-    /// Whether any certificate is taken.
-    pub is_insecure: bool,
+    /// What of the target's certificate is verified.
+    pub verification: Verification,
 }
 
 impl Connector {
@@ -138,10 +166,10 @@ impl Connector {
         trust: Trust,
         server_name: Option<ServerName<'static>>,
     ) -> Result<Self, Unusable> {
-        let is_insecure = matches!(trust, Trust::Anyone);
+        let verification = trust.verification;
         let make = move |material: Material| client_config(material, &trust);
         let watched = Watched::new(link, "to the target", files.clone(), make)?;
-        Ok(Self { watched, server_name, files, is_insecure })
+        Ok(Self { watched, server_name, files, verification })
     }
 
     /// Makes a TLS stream of a fresh socket.
@@ -151,7 +179,7 @@ impl Connector {
             None => server_name(endpoint).map_err(io::Error::other)?,
         };
         let config = self.watched.current().await;
-        let connection = ClientConnection::new(config, name).map_err(io::Error::other)?;
+        let connection = ClientConnection::new(config, name).map_err(stream::refusal)?;
         let mut stream = TlsStream::new(socket, connection.into());
         if let Err(error) = stream.handshake().await {
             stream.send_alert().await;
@@ -165,6 +193,28 @@ impl Connector {
 impl fmt::Debug for Connector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Connector").field("files", &self.files).finish_non_exhaustive()
+    }
+}
+
+impl Connector {
+    /// The authority that vouches for this chain, as its certificate describes it; of several of one name the one that
+    /// does so for the longest time.
+    pub fn authority_of(&self, chain: &[CertificateDer<'_>]) -> Option<Summary> {
+        let [own, others @ ..] = chain else { return None };
+        let own = ParsedCertificate::try_from(own).ok()?;
+        let known = match &self.files.authorities {
+            Some(path) => certificates_in(path, Wanted::Authorities),
+            None => rustls_native_certs::load_native_certs().certs,
+        };
+        let vouches = |authority: &CertificateDer<'_>| {
+            let Ok(anchor) = webpki::anchor_from_trusted_cert(authority) else { return false };
+            let alone = RootCertStore { roots: vec![anchor.to_owned()] };
+            let algorithms = PROVIDER.signature_verification_algorithms.all;
+            verify_server_cert_signed_by_trust_anchor(&own, &alone, others, UnixTime::now(), algorithms)
+                .is_ok()
+        };
+        let vouching = known.iter().filter(|authority| vouches(authority));
+        vouching.filter_map(|authority| Summary::of(authority)).max_by_key(|authority| authority.ends)
     }
 }
 
@@ -218,7 +268,7 @@ impl Acceptor {
         let listening = self.watched.current().await;
         let connection = match ServerConnection::new(Arc::clone(&listening.config)) {
             Ok(connection) => connection,
-            Err(error) => return Err(Unaccepted { error: io::Error::other(error), socket }),
+            Err(error) => return Err(Unaccepted { error: stream::refusal(error), socket }),
         };
         let mut stream = TlsStream::new(socket, connection.into());
         if let Err(error) = stream.handshake().await {
@@ -250,25 +300,32 @@ struct Material {
 }
 
 fn client_config(material: Material, trust: &Trust) -> Result<ClientConfig, String> {
-    let verifier: Arc<dyn ServerCertVerifier> = match trust {
-        Trust::Anyone => Arc::new(Anyone(Arc::clone(&PROVIDER))),
-        Trust::Verified(system) => {
-            let authorities = material.authorities.unwrap_or_else(|| Arc::clone(system));
+    let authorities = material.authorities.unwrap_or_else(|| Arc::clone(&trust.system));
+    let inner: Arc<dyn ServerCertVerifier> = match trust.verification {
+        Verification::Full => {
+            let authorities = Arc::clone(&authorities);
             let verifier = WebPkiServerVerifier::builder_with_provider(authorities, Arc::clone(&PROVIDER));
-            let verifier: Arc<dyn ServerCertVerifier> = verifier.build().map_err(|e| e.to_string())?;
-            Arc::new(Noting(verifier))
+            verifier.build().map_err(|_| NO_AUTHORITY)?
         }
+        Verification::Authority => Arc::new(AuthorityAlone {
+            authorities: Arc::clone(&authorities),
+            algorithms: PROVIDER.signature_verification_algorithms,
+        }),
+        Verification::Nothing => Arc::new(Anyone(Arc::clone(&PROVIDER))),
     };
     let config = ClientConfig::builder_with_provider(Arc::clone(&PROVIDER))
         .with_safe_default_protocol_versions()
-        .map_err(|e| e.to_string())?
+        .map_err(|error| explain::sentence(&error, "the target"))?
         .dangerous()
-        .with_custom_certificate_verifier(verifier);
+        .with_custom_certificate_verifier(Arc::new(Noting { inner, authorities }));
     Ok(match material.identity {
         Some(identity) => config.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(identity))),
         None => config.with_no_client_auth(),
     })
 }
+
+/// What a verifier can't be made without.
+const NO_AUTHORITY: &str = "there is no authority to believe";
 
 /// What clients find.
 struct Listening {
@@ -293,12 +350,13 @@ impl Listening {
 fn listening(material: Material) -> Result<Listening, String> {
     let builder = ServerConfig::builder_with_provider(Arc::clone(&PROVIDER))
         .with_safe_default_protocol_versions()
-        .map_err(|e| e.to_string())?;
+        .map_err(|error| explain::sentence(&error, "clients"))?;
     let mut verifier: Option<Arc<dyn ClientCertVerifier>> = None;
     if let Some(authorities) = material.authorities {
-        let builder = WebPkiClientVerifier::builder_with_provider(authorities, Arc::clone(&PROVIDER));
-        let inner: Arc<dyn ClientCertVerifier> = builder.build().map_err(|e| e.to_string())?;
-        verifier = Some(Arc::new(Noting(inner)));
+        let builder =
+            WebPkiClientVerifier::builder_with_provider(Arc::clone(&authorities), Arc::clone(&PROVIDER));
+        let inner: Arc<dyn ClientCertVerifier> = builder.build().map_err(|_| NO_AUTHORITY)?;
+        verifier = Some(Arc::new(Noting { inner, authorities }));
     }
     let builder = match &verifier {
         None => builder.with_no_client_auth(),
@@ -308,7 +366,7 @@ fn listening(material: Material) -> Result<Listening, String> {
     let mut config = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(identity)));
     // A ticket opens only with the configuration that issued it: other authorities mean that every client shows its
     // certificate anew.
-    config.ticketer = ring::Ticketer::new().map_err(|e| e.to_string())?;
+    config.ticketer = ring::Ticketer::new().map_err(|error| explain::sentence(&error, "clients"))?;
     config.session_storage = Arc::new(NoServerSessionStorage {});
     Ok(Listening { config: Arc::new(config), verifier })
 }
@@ -317,7 +375,14 @@ impl Files {
     /// What the certificate says that this side shows, as it is now; `None` if there is none that can be read.
     pub fn own_certificate(&self) -> Option<Summary> {
         let path = &self.identity.as_ref()?.certificate;
-        Summary::of(&CertificateDer::from_pem_file(path).ok()?)
+        Summary::of(certificates_in(path, Wanted::Certificate).first()?)
+    }
+
+    /// What the authorities' certificates say that the file of authorities holds now.
+    pub fn own_authorities(&self) -> Vec<Summary> {
+        let path = self.authorities.as_ref();
+        let found = path.map(|path| certificates_in(path, Wanted::Authorities)).unwrap_or_default();
+        found.iter().filter_map(|certificate| Summary::of(certificate)).collect()
     }
 
     fn paths(&self) -> impl Iterator<Item = (Part, &Path)> {
@@ -336,7 +401,8 @@ impl Files {
     fn read(&self) -> Result<Vec<Contents>, Unusable> {
         self.paths()
             .map(|(part, path)| {
-                let bytes = read(path).map_err(|reason| Unusable::new(part, path, reason))?;
+                let bytes =
+                    read(path).map_err(|reason| Unusable::new(part, path, reason, part.wanted().remedy()))?;
                 Ok(Contents { part, path: path.to_path_buf(), bytes })
             })
             .collect()
@@ -351,9 +417,34 @@ struct Contents {
 }
 
 impl Contents {
-    fn unusable(&self, reason: impl fmt::Display) -> Unusable {
-        Unusable::new(self.part, &self.path, reason)
+    fn unusable(&self, reason: impl fmt::Display, remedy: impl Into<String>) -> Unusable {
+        Unusable::new(self.part, &self.path, reason, remedy)
     }
+
+    fn faulty(&self, fault: pem::Fault) -> Unusable {
+        self.unusable(fault.reason, fault.remedy)
+    }
+
+    /// Every certificate that it holds, at least one.
+    fn certificates(&self) -> Result<Vec<CertificateDer<'static>>, Unusable> {
+        pem::certificates(&self.bytes, &self.path, self.part.wanted()).map_err(|fault| self.faulty(fault))
+    }
+}
+
+impl Part {
+    fn wanted(self) -> Wanted {
+        match self {
+            Self::Authorities => Wanted::Authorities,
+            Self::Certificate => Wanted::Certificate,
+            Self::Key => Wanted::Key,
+        }
+    }
+}
+
+/// The certificates of a file, as far as they can be had.
+fn certificates_in(path: &Path, wanted: Wanted) -> Vec<CertificateDer<'static>> {
+    let bytes = read(path).unwrap_or_default();
+    pem::certificates(&bytes, path, wanted).unwrap_or_default()
 }
 
 /// When and as what a file was written last.
@@ -398,58 +489,84 @@ impl Material {
     fn parse(read: &[Contents]) -> Result<Self, Unusable> {
         let of = |part| read.iter().find(|contents| contents.part == part);
         let authorities = match of(Part::Authorities) {
-            Some(file) => {
-                let mut authorities = RootCertStore::empty();
-                for certificate in certificates(file)? {
-                    authorities.add(certificate).map_err(|e| file.unusable(e))?;
-                }
-                Some(Arc::new(authorities))
-            }
+            Some(file) => Some(Arc::new(authorities(file)?)),
             None => None,
         };
         let identity = match (of(Part::Certificate), of(Part::Key)) {
-            (Some(file), Some(key_file)) => {
-                let chain = certificates(file)?;
-                // It must be readable by itself, or an error of the pair would blame the key.
-                webpki::EndEntityCert::try_from(&chain[0]).map_err(|e| file.unusable(e))?;
-                let key = key(&key_file.bytes).map_err(|reason| key_file.unusable(reason))?;
-                let identity = CertifiedKey::from_der(chain, key, &PROVIDER).map_err(|error| match error {
-                    rustls::Error::InconsistentKeys(_) => key_file
-                        .unusable(format!("it is not the key of the certificate in {}", file.path.display())),
-                    _ => key_file.unusable(
-                        "it is neither an RSA key of 2048 to 8192 bits, nor ECDSA P-256 or P-384, nor Ed25519",
-                    ),
-                })?;
-                Some(Arc::new(identity))
-            }
+            (Some(file), Some(key_file)) => Some(Arc::new(identity(file, key_file)?)),
             _ => None,
         };
         Ok(Self { authorities, identity })
     }
 }
 
-/// Every certificate of a file, at least one.
-fn certificates(file: &Contents) -> Result<Vec<CertificateDer<'static>>, Unusable> {
-    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&file.bytes).collect();
-    let found = found.map_err(|e| file.unusable(format!("it is not PEM: {e}")))?;
-    if found.is_empty() {
-        return Err(file.unusable("it holds no certificate in PEM"));
+fn authorities(file: &Contents) -> Result<RootCertStore, Unusable> {
+    let mut authorities = RootCertStore::empty();
+    let found = file.certificates()?;
+    for (index, certificate) in found.iter().enumerate() {
+        let anchor = webpki::anchor_from_trusted_cert(certificate).map_err(|error| {
+            let whose = format!("certificate number {} in it", index + 1);
+            let shown = Shown::alone(whose, Purpose::Server, std::slice::from_ref(certificate));
+            let (what, _) = shown.explain_webpki(&error);
+            file.unusable(what, "take it out of the file, or put the authority's right certificate there")
+        })?;
+        authorities.roots.push(anchor.to_owned());
     }
-    Ok(found)
+    Ok(authorities)
 }
 
-/// The key of a file. No error quotes anything of it.
-fn key(bytes: &[u8]) -> Result<PrivateKeyDer<'static>, &'static str> {
-    PrivateKeyDer::from_pem_slice(bytes).map_err(|error| {
-        let encrypted = b"ENCRYPTED";
-        match error {
-            _ if bytes.windows(encrypted.len()).any(|window| window == encrypted) => {
-                "the key is encrypted, and nobody is there to ask for its passphrase"
-            }
-            pem::Error::NoItemsFound => "it holds no private key in PEM",
-            _ => "it is not PEM",
-        }
-    })
+/// A certificate, its chain and its key. What the other side thinks of the certificate is its affair: rustls takes none of
+/// X.509's first version, openssl does.
+fn identity(file: &Contents, key_file: &Contents) -> Result<CertifiedKey, Unusable> {
+    let chain = file.certificates()?;
+    let Some(own) = Certificate::read(&chain[0]) else {
+        return Err(file.unusable("its certificate can't be read", "have it issued anew"));
+    };
+    let key = pem::key(&key_file.bytes, &key_file.path).map_err(|fault| key_file.faulty(fault))?;
+    let key = PROVIDER.key_provider.load_private_key(key).map_err(|_| {
+        let kind = own.key().map(|key| format!("; its certificate has {}", key.name())).unwrap_or_default();
+        let what = "it is neither an RSA key of 2048 to 8192 bits, nor ECDSA P-256 or P-384, nor Ed25519";
+        key_file.unusable(format!("{what}{kind}"), pem::NEW_KEY)
+    })?;
+    if !is_key_of(&*key, &own) {
+        return Err(of_another(file, key_file, &chain, &*key));
+    }
+    Ok(CertifiedKey::new(chain, key))
+}
+
+fn is_key_of(key: &dyn SigningKey, certificate: &Certificate<'_>) -> bool {
+    key.public_key().is_none_or(|public| public.as_ref() == certificate.key)
+}
+
+/// A key that is not the first certificate's.
+fn of_another(
+    file: &Contents,
+    key_file: &Contents,
+    chain: &[CertificateDer<'_>],
+    key: &dyn SigningKey,
+) -> Unusable {
+    let is_its = |certificate: &CertificateDer<'_>| {
+        Certificate::read(certificate).is_some_and(|certificate| is_key_of(key, &certificate))
+    };
+    if let Some(index) = chain.iter().position(is_its) {
+        return file.unusable(
+            format!(
+                "the certificate of the key in {} is number {} in it",
+                key_file.path.display(),
+                index + 1
+            ),
+            "put it first, then those between it and its authority",
+        );
+    }
+    key_file.unusable(
+        format!("it is not the key of the certificate in {}", file.path.display()),
+        format!(
+            "put the key there that the certificate was issued for; then these print the same: openssl x509 -noout -pubkey -in {}; \
+             openssl pkey -pubout -in {}",
+            file.path.display(),
+            key_file.path.display()
+        ),
+    )
 }
 
 /// A file that was written this short a time ago may be written again without its times showing it.
@@ -548,7 +665,7 @@ impl<T: 'static> State<T> {
                 link = self.link,
                 side = self.side,
                 error = %unusable,
-                remedy = unusable.remedy(),
+                remedy = unusable.remedy,
                 "changed certificates can't be used; the last good ones serve on"
             ),
         }
@@ -560,9 +677,13 @@ fn bytes(read: &[Contents]) -> Vec<&[u8]> {
 }
 
 fn made<T>(files: &Files, read: &[Contents], make: &Make<T>) -> Result<T, Unusable> {
-    make(Material::parse(read)?).map_err(|reason| match files.paths().next() {
-        Some((part, path)) => Unusable::new(part, path, reason),
-        None => Unusable { part: Part::Authorities, reason },
+    make(Material::parse(read)?).map_err(|reason| {
+        let part = files.paths().next().map_or(Part::Authorities, |(part, _)| part);
+        let remedy = part.wanted().remedy().to_owned();
+        match files.paths().next() {
+            Some((_, path)) => Unusable::new(part, path, reason, remedy),
+            None => Unusable { part, reason, remedy },
+        }
     })
 }
 

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::Format;
 use crate::config::{Config, Ignored, Link, Warning};
+use crate::tls::Verification;
 
 /// The wiring of one link, as `links --format json` shows it.
 #[derive(Serialize)]
@@ -20,6 +21,7 @@ struct Row {
     target: String,
     backends: Vec<String>,
     tls: bool,
+    tls_verify: Option<&'static str>,
     listen_tls: bool,
     auth: &'static str,
     username: Option<String>,
@@ -47,6 +49,7 @@ impl Row {
             target: link.target.to_string(),
             backends: link.endpoints.iter().map(ToString::to_string).collect(),
             tls: link.tls.is_some(),
+            tls_verify: link.tls.as_ref().map(|tls| tls.verification.name()),
             listen_tls: link.listen_tls.is_some(),
             auth: credentials.map_or("none", |credentials| credentials.password.kind()),
             username: username.map(|name| String::from_utf8_lossy(name.expose()).into_owned()),
@@ -71,6 +74,22 @@ pub fn show(config: &Config, format: Format, out: &mut impl Write) -> io::Result
     }
 }
 
+/// On which sides there is TLS, and what of the target is verified if that is not everything.
+fn tls(row: &Row) -> String {
+    let sides = match (row.listen_tls, row.tls) {
+        (false, false) => "-",
+        (true, false) => "from clients",
+        (false, true) => "to the target",
+        (true, true) => "both sides",
+    };
+    match row.tls_verify {
+        Some(verification) if verification != Verification::Full.name() => {
+            format!("{sides}, verify {verification}")
+        }
+        _ => sides.to_owned(),
+    }
+}
+
 fn table(wiring: &Wiring<'_>, out: &mut impl Write) -> io::Result<()> {
     let mut table = Table::new();
     table.load_style(UTF8_FULL_CONDENSED);
@@ -81,13 +100,7 @@ fn table(wiring: &Wiring<'_>, out: &mut impl Write) -> io::Result<()> {
             row.listen.clone(),
             row.target.clone(),
             row.kind.to_owned(),
-            match (row.listen_tls, row.tls) {
-                (false, false) => "-",
-                (true, false) => "from clients",
-                (false, true) => "to the target",
-                (true, true) => "both sides",
-            }
-            .to_owned(),
+            tls(row),
             row.auth.to_owned(),
             row.username.clone().unwrap_or_else(|| "-".to_owned()),
             row.db.map_or_else(|| "-".to_owned(), |db| db.to_string()),

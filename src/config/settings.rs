@@ -106,7 +106,12 @@ pub const SETTINGS: &[Setting] = &[
         "TLS_SERVER_NAME",
         "the name or address that the target's certificate has, if it is not the host dialled",
     ),
-    any("TLS_INSECURE", "`true`: take any certificate, so anyone in between can read and change everything"),
+    any(
+        "TLS_VERIFY",
+        "what of the target's certificate is verified: `full`, the authority and the name (the default); `ca`, the authority and not \
+         the name; `none`, nothing, so anyone in between can read and change everything",
+    ),
+    any("TLS_INSECURE", "`true`: the same as `TLS_VERIFY=none`"),
     any("LISTEN_TLS_CERT_FILE", "TLS for clients: the certificate to show to them, with its chain (PEM)"),
     any("LISTEN_TLS_KEY_FILE", "its key (PEM: PKCS#8, PKCS#1 or SEC1)"),
     any(
@@ -127,7 +132,7 @@ pub const SECRETS: &[&str] = &["AUTH", "SENTINEL_AUTH", "CLIENT_PASSWORD"];
 
 /// The settings that mean nothing without TLS towards the target.
 pub const OF_TLS: &[&str] =
-    &["TLS_CA_FILE", "TLS_CERT_FILE", "TLS_KEY_FILE", "TLS_SERVER_NAME", "TLS_INSECURE"];
+    &["TLS_CA_FILE", "TLS_CERT_FILE", "TLS_KEY_FILE", "TLS_SERVER_NAME", "TLS_VERIFY", "TLS_INSECURE"];
 
 /// The setting of that name.
 pub fn setting(name: &str) -> Option<&'static Setting> {

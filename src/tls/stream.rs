@@ -13,7 +13,8 @@ use rustls::pki_types::CertificateDer;
 use rustls::{Connection, HandshakeKind, IoState, ProtocolVersion};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::verify;
+use super::verify::Refused;
+use super::{explain, verify};
 use crate::net::Stream;
 use crate::relay::Side;
 
@@ -31,17 +32,17 @@ thread_local! {
 
 /// What a peer was refused for, or refused us for, and what is not in rustls' own error.
 #[derive(Debug, thiserror::Error)]
-#[error("{error}")]
+#[error("{}", explain::sentence(error, "the other side"))]
 pub struct Broken {
     /// What went wrong.
     pub error: rustls::Error,
-    /// Who issued a certificate of an unknown authority.
-    pub issuer: Option<String>,
+    /// The certificates that were refused.
+    pub refused: Option<Box<Refused>>,
 }
 
 /// An error of rustls as one of the stream, at once: what is not in it is known to this thread, and not for long.
 pub(super) fn refusal(error: rustls::Error) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, Broken { error, issuer: verify::take_unknown_issuer() })
+    io::Error::new(io::ErrorKind::InvalidData, Broken { error, refused: verify::take_refused() })
 }
 
 /// A socket with TLS on it.
@@ -173,6 +174,9 @@ impl<S: Side> TlsStream<S> {
                 Ok(true)
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                Err(io::Error::new(error.kind(), "the stream ended without its goodbye (close_notify)"))
+            }
             Err(error) => Err(error),
         }
     }

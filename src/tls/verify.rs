@@ -1,37 +1,76 @@
-//! Who is believed: rustls' own verification, which forgets to say which authority it does not know, and none at all.
+//! Who is believed: rustls' own verification, the same without the name, and none at all. Each notes what it refuses,
+//! because rustls' errors don't say which certificate they are about.
 
 use std::cell::RefCell;
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::CryptoProvider;
-use rustls::crypto::{verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::client::verify_server_cert_signed_by_trust_anchor;
+use rustls::crypto::{
+    CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature,
+    verify_tls13_signature_with_raw_key,
+};
+use rustls::pki_types::{CertificateDer, ServerName, SubjectPublicKeyInfoDer, UnixTime};
+use rustls::server::ParsedCertificate;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore, SignatureScheme,
+};
 
-use super::certificate::issuer;
+use super::certificate::Certificate;
+
+/// What was shown and refused.
+#[derive(Debug, Clone)]
+pub struct Refused {
+    /// The other side's own certificate, then those between it and its authority.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// The authorities that would have been believed.
+    pub authorities: Arc<RootCertStore>,
+    /// The name that a server should have had.
+    pub name: Option<ServerName<'static>>,
+    /// Whether it was not the certificates that failed, but the proof that the other side has the key.
+    pub is_proof: bool,
+}
 
 thread_local! {
-    /// Who issued the certificate that was refused last on this thread. rustls' error does not say it, and one of our
-    /// own would send the peer another alert than "unknown authority".
-    static UNKNOWN_ISSUER: RefCell<Option<String>> = const { RefCell::new(None) };
+    /// What was refused last on this thread. rustls' error has no room for it, and one of our own would send the peer
+    /// another alert.
+    static REFUSED: RefCell<Option<Box<Refused>>> = const { RefCell::new(None) };
 }
 
-/// The issuer behind the error that rustls has just returned, if it was one of an unknown issuer.
-pub(super) fn take_unknown_issuer() -> Option<String> {
-    UNKNOWN_ISSUER.take()
+/// What is behind the error that rustls has just returned, if it was one of a certificate.
+pub(super) fn take_refused() -> Option<Box<Refused>> {
+    REFUSED.take()
 }
 
-fn note_issuer(certificate: &CertificateDer<'_>, error: &Error) {
-    if matches!(error, Error::InvalidCertificate(CertificateError::UnknownIssuer)) {
-        UNKNOWN_ISSUER.set(issuer(certificate));
+/// Verifies as the inner one does, and notes what it refuses.
+#[derive(Debug)]
+pub(super) struct Noting<V: ?Sized> {
+    pub(super) inner: Arc<V>,
+    pub(super) authorities: Arc<RootCertStore>,
+}
+
+impl<V: ?Sized> Noting<V> {
+    fn note<T>(
+        &self,
+        result: Result<T, Error>,
+        chain: (&CertificateDer<'_>, &[CertificateDer<'_>]),
+        name: Option<&ServerName<'_>>,
+        is_proof: bool,
+    ) -> Result<T, Error> {
+        if let Err(Error::InvalidCertificate(_)) = &result {
+            let (own, others) = chain;
+            let chain = [own].into_iter().chain(others).map(|certificate| certificate.clone().into_owned());
+            REFUSED.set(Some(Box::new(Refused {
+                chain: chain.collect(),
+                authorities: Arc::clone(&self.authorities),
+                name: name.map(ServerName::to_owned),
+                is_proof,
+            })));
+        }
+        result
     }
 }
-
-/// Verifies as the inner one does, and notes whose certificate it refuses.
-#[derive(Debug)]
-pub(super) struct Noting<V: ?Sized>(pub(super) Arc<V>);
 
 impl ServerCertVerifier for Noting<dyn ServerCertVerifier> {
     fn verify_server_cert(
@@ -42,9 +81,9 @@ impl ServerCertVerifier for Noting<dyn ServerCertVerifier> {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        self.0
-            .verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
-            .inspect_err(|error| note_issuer(intermediates.last().unwrap_or(end_entity), error))
+        let verified =
+            self.inner.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
+        self.note(verified, (end_entity, intermediates), Some(server_name), false)
     }
 
     fn verify_tls12_signature(
@@ -53,7 +92,8 @@ impl ServerCertVerifier for Noting<dyn ServerCertVerifier> {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.0.verify_tls12_signature(message, certificate, signature)
+        let verified = self.inner.verify_tls12_signature(message, certificate, signature);
+        self.note(verified, (certificate, &[]), None, true)
     }
 
     fn verify_tls13_signature(
@@ -62,17 +102,18 @@ impl ServerCertVerifier for Noting<dyn ServerCertVerifier> {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.0.verify_tls13_signature(message, certificate, signature)
+        let verified = self.inner.verify_tls13_signature(message, certificate, signature);
+        self.note(verified, (certificate, &[]), None, true)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_verify_schemes()
+        self.inner.supported_verify_schemes()
     }
 }
 
 impl ClientCertVerifier for Noting<dyn ClientCertVerifier> {
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        self.0.root_hint_subjects()
+        self.inner.root_hint_subjects()
     }
 
     fn verify_client_cert(
@@ -81,9 +122,8 @@ impl ClientCertVerifier for Noting<dyn ClientCertVerifier> {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        self.0
-            .verify_client_cert(end_entity, intermediates, now)
-            .inspect_err(|error| note_issuer(intermediates.last().unwrap_or(end_entity), error))
+        let verified = self.inner.verify_client_cert(end_entity, intermediates, now);
+        self.note(verified, (end_entity, intermediates), None, false)
     }
 
     fn verify_tls12_signature(
@@ -92,7 +132,8 @@ impl ClientCertVerifier for Noting<dyn ClientCertVerifier> {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.0.verify_tls12_signature(message, certificate, signature)
+        let verified = self.inner.verify_tls12_signature(message, certificate, signature);
+        self.note(verified, (certificate, &[]), None, true)
     }
 
     fn verify_tls13_signature(
@@ -101,17 +142,76 @@ impl ClientCertVerifier for Noting<dyn ClientCertVerifier> {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.0.verify_tls13_signature(message, certificate, signature)
+        let verified = self.inner.verify_tls13_signature(message, certificate, signature);
+        self.note(verified, (certificate, &[]), None, true)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_verify_schemes()
+        self.inner.supported_verify_schemes()
     }
 }
 
-/// Takes any certificate, as `TLS_INSECURE` asks. Whoever presents it must still have its key.
+/// Takes the certificates of an authority, whatever name they have, as `TLS_VERIFY=ca` asks.
+#[derive(Debug)]
+pub(super) struct AuthorityAlone {
+    pub(super) authorities: Arc<RootCertStore>,
+    pub(super) algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl ServerCertVerifier for AuthorityAlone {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let certificate = ParsedCertificate::try_from(end_entity)?;
+        verify_server_cert_signed_by_trust_anchor(
+            &certificate,
+            &self.authorities,
+            intermediates,
+            now,
+            self.algorithms.all,
+        )?;
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(message, certificate, signature, &self.algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, certificate, signature, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}
+
+/// Takes any certificate, as `TLS_VERIFY=none` asks, also one that rustls can't read, such as one of X.509's first
+/// version. Whoever presents it must still have its key.
 #[derive(Debug)]
 pub(super) struct Anyone(pub(super) Arc<CryptoProvider>);
+
+impl Anyone {
+    fn key(certificate: &CertificateDer<'_>) -> Result<SubjectPublicKeyInfoDer<'static>, Error> {
+        let certificate = Certificate::read(certificate).ok_or(CertificateError::BadEncoding)?;
+        Ok(certificate.key.to_vec().into())
+    }
+}
 
 impl ServerCertVerifier for Anyone {
     fn verify_server_cert(
@@ -131,7 +231,20 @@ impl ServerCertVerifier for Anyone {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+        let key = Self::key(certificate)?;
+        let key = webpki::RawPublicKeyEntity::try_from(&key).map_err(|_| CertificateError::BadEncoding)?;
+        // In TLS 1.2 a scheme leaves open which curve the key is on.
+        let of_scheme = self.0.signature_verification_algorithms.mapping.iter();
+        let mut algorithms = of_scheme
+            .filter(|(scheme, _)| *scheme == signature.scheme)
+            .flat_map(|(_, algorithms)| *algorithms);
+        if algorithms
+            .any(|algorithm| key.verify_signature(*algorithm, message, signature.signature()).is_ok())
+        {
+            Ok(HandshakeSignatureValid::assertion())
+        } else {
+            Err(CertificateError::BadSignature.into())
+        }
     }
 
     fn verify_tls13_signature(
@@ -140,7 +253,9 @@ impl ServerCertVerifier for Anyone {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+        let key = Self::key(certificate)?;
+        let algorithms = &self.0.signature_verification_algorithms;
+        verify_tls13_signature_with_raw_key(message, &key, signature, algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

@@ -22,6 +22,8 @@ use crate::net::{Address, Stream};
 use crate::random;
 use crate::secret::Source;
 use crate::tls::certificate::Summary;
+use crate::tls::stream::TlsStream;
+use crate::tls::{Connector, Verification};
 
 /// A port that is silent for so long after a TLS greeting may be a plain Redis, which waits for the rest of a command.
 const SILENCE: Duration = Duration::from_secs(1);
@@ -71,7 +73,10 @@ pub(super) struct Tls {
     pub(super) version: Option<&'static str>,
     /// Whether somebody vouches for the certificate.
     pub(super) verified: bool,
+    /// What of it is verified, as `TLS_VERIFY` has it.
+    pub(super) verify: &'static str,
     pub(super) certificate: Option<Certificate>,
+    pub(super) authority: Option<Authority>,
 }
 
 /// The certificate that a backend shows.
@@ -79,6 +84,14 @@ pub(super) struct Tls {
 pub(super) struct Certificate {
     pub(super) names: Vec<String>,
     pub(super) issuer: Option<String>,
+    #[serde(serialize_with = "as_text")]
+    pub(super) ends: SystemTime,
+}
+
+/// The authority that vouches for it.
+#[derive(Debug, Serialize)]
+pub(super) struct Authority {
+    pub(super) name: Option<String>,
     #[serde(serialize_with = "as_text")]
     pub(super) ends: SystemTime,
 }
@@ -325,22 +338,32 @@ impl Examination<'_> {
         };
         let stream = self.note("tls", secured.map(|stream| (stream, begun.elapsed())))?;
         if let Stream::Tls(tls) = &stream {
-            let summary = tls.peer_certificates().first().and_then(Summary::of);
-            let finding = summary
-                .as_ref()
-                .and_then(|end| Finding::of_certificate(self.link, &self.examined.backend, end));
-            self.findings.extend(finding);
-            self.examined.tls = Some(Tls {
-                version: tls.version(),
-                verified: !connector.is_insecure,
-                certificate: summary.map(|Summary { names, issuer, ends }| Certificate {
-                    names,
-                    issuer,
-                    ends,
-                }),
-            });
+            self.examined.tls = Some(self.certificates(connector, tls));
         }
         Some(stream)
+    }
+
+    /// What the target has shown of itself, with a finding for each certificate whose end is near.
+    fn certificates(&mut self, connector: &Connector, tls: &TlsStream) -> Tls {
+        let chain = tls.peer_certificates();
+        let is_verified = connector.verification != Verification::Nothing;
+        let authority = if is_verified { connector.authority_of(chain) } else { None };
+        let mut shown = chain.iter().map(|certificate| Summary::of(certificate));
+        let own = shown.next().flatten();
+        let backend = &self.examined.backend;
+        let findings = own.iter().filter_map(|own| Finding::of_certificate(self.link, backend, own));
+        // Some servers send their authority's own certificate too.
+        let above =
+            shown.flatten().filter(|above| Some(above) != authority.as_ref()).chain(authority.clone());
+        let above = above.filter_map(|above| Finding::of_authority(self.link, Some(backend), &above));
+        self.findings.extend(findings.chain(above));
+        Tls {
+            version: tls.version(),
+            verified: is_verified,
+            verify: connector.verification.name(),
+            certificate: own.map(|Summary { names, issuer, ends, .. }| Certificate { names, issuer, ends }),
+            authority: authority.map(|Summary { subject, ends, .. }| Authority { name: subject, ends }),
+        }
     }
 
     /// Finds out whether a port that is silent in TLS speaks Redis without; returns only if it does.

@@ -131,20 +131,33 @@ impl Finding {
         Some(Self::new(level, "certificate", link, Some(backend), what, remedy))
     }
 
-    /// The ends of the certificates that a link shows to its target and to its clients, if they are near or past.
+    /// The end of the certificate of an authority, if it is near or past. Past it can be where we are the only ones who
+    /// believe it: whoever is named in a file is believed for good, as far as rustls is concerned.
+    pub(super) fn of_authority(link: &Link, backend: Option<&str>, authority: &Summary) -> Option<Self> {
+        let (level, ends) = end(authority, Level::Warning)?;
+        let name = authority.subject.as_deref().unwrap_or("without a name");
+        let what = format!("the certificate of the authority \"{name}\" {ends}");
+        let remedy = "renew it, and whatever it vouches for: others than this program refuse what an expired authority \
+                      vouches for";
+        Some(Self::new(level, "certificate", link, backend, what, remedy.to_owned()))
+    }
+
+    /// The ends of the certificates that a link shows to its target and to its clients, and of those of the authorities
+    /// that vouch for clients, if they are near or past.
     pub(super) fn of_own_certificates(link: &Link) -> Vec<Self> {
         let to_target = link.tls.as_ref().map(|tls| (&tls.files, "to the target"));
         let to_clients = link.listen_tls.as_ref().map(|tls| (&tls.files, "to clients"));
+        let of_clients = link.listen_tls.as_ref().map(|tls| tls.files.own_authorities()).unwrap_or_default();
+        let of_clients = of_clients.iter().filter_map(|authority| Self::of_authority(link, None, authority));
         let shown = [to_target, to_clients].into_iter().flatten();
-        shown
-            .filter_map(|(files, to)| {
-                let path = files.identity.as_ref()?.certificate.display();
-                let (level, ends) = end(&files.own_certificate()?, Level::Problem)?;
-                let what = format!("the certificate that is shown {to} {ends}");
-                let remedy = format!("put a new one into {path}; it serves the next connection");
-                Some(Self::new(level, "certificate", link, None, what, remedy))
-            })
-            .collect()
+        let shown = shown.filter_map(|(files, to)| {
+            let path = files.identity.as_ref()?.certificate.display();
+            let (level, ends) = end(&files.own_certificate()?, Level::Problem)?;
+            let what = format!("the certificate that is shown {to} {ends}");
+            let remedy = format!("put a new one into {path}; it serves the next connection");
+            Some(Self::new(level, "certificate", link, None, what, remedy))
+        });
+        shown.chain(of_clients).collect()
     }
 
     /// What a server is, where it is not what a link can do everything with.

@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use comfy_table::Table;
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 
-use super::examine::{Examined, State};
+use super::examine::{Authority, Examined, State};
 use super::findings::{Finding, Level};
 use super::{CheckedLink, Report};
 use crate::metrics::Which;
@@ -104,7 +104,11 @@ fn row(link: &CheckedLink, backend: &Examined) -> Vec<String> {
     });
     let tls = backend.tls.as_ref().map(|tls| {
         let version = tls.version.unwrap_or(NOT_TOLD);
-        if tls.verified { version.to_owned() } else { format!("{version}, unverified") }
+        match tls.verify {
+            "none" => format!("{version}, unverified"),
+            "ca" => format!("{version}, any name"),
+            _ => version.to_owned(),
+        }
     });
     let auth = backend.auth.as_ref().map(|auth| {
         let which = if auth.which == Some(Which::Previous.name()) { ", previous" } else { "" };
@@ -152,6 +156,9 @@ fn certificate(link: &CheckedLink, backend: &Examined) -> Option<String> {
         let _ = write!(text, ", from \"{issuer}\"");
     }
     let _ = write!(text, ", and ends on {}", humantime::format_rfc3339_seconds(certificate.ends));
+    if let Some(Authority { name: Some(name), ends }) = &backend.tls.as_ref()?.authority {
+        let _ = write!(text, ", its authority \"{name}\" on {}", humantime::format_rfc3339_seconds(*ends));
+    }
     Some(text)
 }
 

@@ -21,8 +21,8 @@ use crate::credentials::{Credentials, Memory};
 use crate::secret::command::{Recipe, SecretCommand};
 use crate::secret::{FileError, LONGEST, OccasionalFile, Secret, SecretFile, Source, without_line_ending};
 use crate::tls::{
-    Acceptor, Connector, Files, Identity, Part, Trust, Unusable, parse_server_name, server_name,
-    system_authorities,
+    Acceptor, Connector, Files, Identity, Part, Trust, Unusable, Verification, parse_server_name,
+    server_name, system_authorities,
 };
 
 /// A variable that is set, and the setting that it gives.
@@ -481,8 +481,11 @@ impl<'a> LinkSettings<'a, '_> {
             Part::Certificate => certificate,
             Part::Key => key,
         });
-        let remedy =
-            format!("{}, for user {} to read", unusable.remedy(), rustix::process::geteuid().as_raw());
+        let remedy = format!(
+            "{}; user {} has to be able to read it",
+            unusable.remedy,
+            rustix::process::geteuid().as_raw()
+        );
         self.findings.mistake(variable.unwrap_or(authorities), unusable.to_string(), remedy);
     }
 
@@ -546,16 +549,18 @@ impl<'a> LinkSettings<'a, '_> {
                 }
             }
         }
-        let trust = match self.flag("TLS_INSECURE") {
-            Some(true) => {
-                self.warn_of_insecurity(&files);
-                Trust::Anyone
-            }
-            _ if files.authorities.is_some() => Trust::Verified(Arc::new(RootCertStore::empty())),
+        let (verification, given_by) = self.verification();
+        let system = match verification {
+            Verification::Nothing => Arc::new(RootCertStore::empty()),
+            _ if files.authorities.is_some() => Arc::new(RootCertStore::empty()),
             // One that was meant, and has been reported.
             _ if self.variable("TLS_CA_FILE").is_some() => return None,
-            _ => Trust::Verified(self.system_authorities(link_variable)?),
+            _ => self.system_authorities(link_variable)?,
         };
+        if let Some(variable) = given_by {
+            self.warn_of_weakness(variable, verification, &files);
+        }
+        let trust = Trust { verification, system };
         match Connector::new(self.name(), files, trust, name) {
             Ok(connector) => Some(connector),
             Err(unusable) => {
@@ -565,21 +570,64 @@ impl<'a> LinkSettings<'a, '_> {
         }
     }
 
-    fn warn_of_insecurity(&mut self, files: &Files) {
-        let Some(variable) = self.variable("TLS_INSECURE") else {
-            return;
+    /// What of the target's certificate is verified, and the variable that says so. `TLS_INSECURE` is another way to
+    /// write it; of the two the one for the port wins, and on one level they may not contradict each other.
+    fn verification(&mut self) -> (Verification, Option<&'a str>) {
+        let parse = |text: &str| {
+            Verification::parse(text).ok_or_else(|| format!("\"{text}\" is neither full nor ca nor none"))
         };
-        let ca_file = match files.authorities {
-            Some(_) => format!("; {}_TLS_CA_FILE has no effect", self.alias),
-            None => String::new(),
-        };
-        self.findings.warning(
-            variable,
-            format!(
-                "the target of {} is not verified: anyone in between can read and change everything, passwords too{ca_file}",
-                self.name()
+        let verify = self.value("TLS_VERIFY", parse, || "write full, ca or none".to_owned());
+        let verify = verify.zip(self.variable("TLS_VERIFY"));
+        let insecure = self.flag("TLS_INSECURE").zip(self.variable("TLS_INSECURE"));
+        let is_at_port = |name| self.settings.at_port(self.alias, self.port, name).is_some();
+        let of_flag = |is_insecure| if is_insecure { Verification::Nothing } else { Verification::Full };
+        match (verify, insecure) {
+            (None, None) => (Verification::Full, None),
+            (Some((verification, variable)), None) => (verification, Some(variable)),
+            (None, Some((flag, variable))) => (of_flag(flag), Some(variable)),
+            (Some((verification, variable)), Some((flag, flag_variable))) => {
+                let levels = (is_at_port("TLS_VERIFY"), is_at_port("TLS_INSECURE"));
+                if levels == (false, true) {
+                    return (of_flag(flag), Some(flag_variable));
+                }
+                if levels.0 == levels.1 && flag != (verification == Verification::Nothing) {
+                    self.findings.mistake(
+                        flag_variable,
+                        format!("{variable} is {}, and contradicts it", verification.name()),
+                        format!("remove {flag_variable}: {variable} says all of it"),
+                    );
+                }
+                (verification, Some(variable))
+            }
+        }
+    }
+
+    /// Says at every start who else could stand in for the target.
+    fn warn_of_weakness(&mut self, variable: &str, verification: Verification, files: &Files) {
+        let name = self.name();
+        match verification {
+            Verification::Nothing => {
+                let ca_file = match files.authorities {
+                    Some(_) => format!("; {}_TLS_CA_FILE has no effect", self.alias),
+                    None => String::new(),
+                };
+                self.findings.warning(
+                    variable,
+                    format!(
+                        "the target of {name} is not verified: anyone in between can read and change everything, passwords too{ca_file}"
+                    ),
+                );
+            }
+            Verification::Authority if files.authorities.is_none() => self.findings.warning(
+                variable,
+                format!(
+                    "the target of {name} may be anyone who has a certificate from a public authority, which anyone can \
+                     have; set {}_TLS_CA_FILE to the one authority that is meant",
+                    self.alias
+                ),
             ),
-        );
+            _ => {}
+        }
     }
 
     fn system_authorities(&mut self, link_variable: &str) -> Option<Arc<RootCertStore>> {
