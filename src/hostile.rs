@@ -6,20 +6,29 @@
 
 use std::ffi::OsString;
 use std::fmt::{Debug, Write};
+use std::io;
 use std::os::unix::ffi::OsStringExt;
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use hickory_resolver::proto::op::Message;
 use redis_protocol::resp2::types::BytesFrame;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{CertificateError, OtherError, RootCertStore};
 
 use crate::backends::{file, sentinel};
 use crate::cli::{Format, links};
 use crate::client_auth::{Leading, absorb};
 use crate::commands::{Commands, First, Limits, first};
 use crate::config::target::{Backends, Endpoint, Target, endpoint};
-use crate::config::{Config, Env, ProcessArguments};
+use crate::config::{Config, Env, Link, ProcessArguments};
 use crate::resp::{self, NotReply};
 use crate::secret::Secret;
+use crate::tls::Refused;
+use crate::tls::certificate::{Certificate, Purpose, Summary};
+use crate::tls::explain::{by_client, by_target};
+use crate::tls::stream::Broken;
 
 /// The first byte says into what pieces the rest is cut; the same for a seed, whatever the rest.
 fn pieces(data: &[u8]) -> (&[u8], impl Iterator<Item = &[u8]>) {
@@ -289,6 +298,97 @@ pub fn masked(data: &[u8]) {
     }
 }
 
+/// A link over TLS, for errors to be about.
+static OVER_TLS: LazyLock<Link> = LazyLock::new(|| {
+    let variables = [("REDIS_PORT_6379_TCP", "rediss://h"), ("REDIS_TLS_VERIFY", "none")];
+    let variables = variables.map(|(name, value)| (name.into(), value.into()));
+    let config = Config::load(&Env::new(variables), &ProcessArguments::default());
+    config.unwrap_or_else(|mistakes| panic!("{mistakes}")).links.remove(0)
+});
+
+/// The longest sentence about a certificate and the longest remedy: a few of its names, which are bounded, and words of ours.
+const LONGEST_SENTENCE: usize = 3000;
+
+/// A certificate of a stranger, which may be anything: what rustls can take apart we can too, into the same parts; and what is
+/// said of it is short, and on one line.
+pub fn certificate(data: &[u8]) {
+    let der = CertificateDer::from(data);
+    let read = Certificate::read(data);
+    if let Ok(known) = webpki::EndEntityCert::try_from(&der) {
+        let read = read.as_ref().expect("what rustls reads");
+        assert_eq!((read.version, read.issuer, read.subject), (3, known.issuer(), known.subject()));
+        assert_eq!(read.key, known.subject_public_key_info().as_ref());
+        let names = read.names();
+        for name in known.valid_dns_names() {
+            assert!(names.iter().any(|read| read == name), "{name} is not in {names:?}");
+        }
+    }
+    if let Some(read) = &read {
+        let mut words = read.names();
+        words.extend(read.common_name());
+        words.extend(read.unheeded());
+        words.extend(read.key().map(|key| key.name()));
+        let summary = Summary::of(data);
+        words.extend(summary.iter().map(|summary| humantime::format_rfc3339(summary.ends).to_string()));
+        words.extend(summary.into_iter().flat_map(|summary| [summary.subject, summary.issuer]).flatten());
+        for words in words {
+            assert_one_line(&words);
+            assert!(words.len() <= LONGEST_SENTENCE, "{words}");
+        }
+        let _ = (read.is_authority(), read.is_for_another_purpose(Purpose::Client));
+    }
+    // Twice it is its own authority, which is a circle.
+    for chain in [vec![der.clone()], vec![der.clone(), der.clone()]] {
+        explained(&chain);
+    }
+}
+
+/// Whatever a chain of certificates is refused for, it is told on one line, without `Debug` and of bounded length.
+fn explained(chain: &[CertificateDer<'_>]) {
+    let other = |error: webpki::Error| CertificateError::Other(OtherError(Arc::new(error)));
+    let now = UnixTime::since_unix_epoch(Duration::from_secs(1_700_000_000));
+    let read = Certificate::read(&chain[0]);
+    let algorithm = read.map(|read| read.signed_with.to_vec()).unwrap_or_default();
+    for error in [
+        CertificateError::UnknownIssuer,
+        CertificateError::NotValidForName,
+        CertificateError::BadEncoding,
+        CertificateError::BadSignature,
+        CertificateError::Expired,
+        CertificateError::ExpiredContext { time: now, not_after: now },
+        CertificateError::InvalidPurpose,
+        CertificateError::UnsupportedSignatureAlgorithmContext {
+            signature_algorithm_id: algorithm.clone(),
+            supported_algorithms: Vec::new(),
+        },
+        CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext {
+            signature_algorithm_id: Vec::new(),
+            public_key_algorithm_id: algorithm.clone(),
+        },
+        other(webpki::Error::UnsupportedCertVersion),
+        other(webpki::Error::UnsupportedCriticalExtension),
+        other(webpki::Error::EndEntityUsedAsCa),
+    ] {
+        for is_proof in [false, true] {
+            let refused = Refused {
+                chain: chain.iter().map(|certificate| certificate.clone().into_owned()).collect(),
+                authorities: RootCertStore::empty().into(),
+                name: ServerName::try_from("h").ok(),
+                is_proof,
+            };
+            let error = rustls::Error::InvalidCertificate(error.clone());
+            let broken = Broken { error, refused: Some(Box::new(refused)) };
+            let error = io::Error::new(io::ErrorKind::InvalidData, broken);
+            for failure in [by_client(&error, &OVER_TLS), by_target(error, "h:6379", &OVER_TLS)] {
+                for words in [failure.to_string(), failure.remedy(&OVER_TLS)] {
+                    assert_one_line(&words);
+                    assert!(words.len() <= LONGEST_SENTENCE, "{words}");
+                }
+            }
+        }
+    }
+}
+
 fn assert_one_line(text: &str) {
     assert!(!text.chars().any(char::is_control), "{text:?}");
 }
@@ -474,6 +574,8 @@ mod tests {
         "ALLOW",
         "TLS",
         "TLS_CA_FILE",
+        "TLS_VERIFY",
+        "TLS_INSECURE",
         "CONNECT_TIMEOUT",
         "PASSWORD",
         "AUHT",
@@ -518,6 +620,9 @@ mod tests {
         "require",
         "forward",
         "reauth",
+        "none",
+        "ca",
+        "full",
         "99999999999999999999",
         " ",
         "\u{ff}",
@@ -598,9 +703,49 @@ mod tests {
         }
 
         #[test]
+        fn certificates_are_read_as_rustls_reads_them_and_told_on_one_line(data in damaged_certificate()) {
+            certificate(&data);
+        }
+
+        #[test]
         fn a_secret_in_a_text_is_masked(data in soup(&["a", "b", "ab", "\0", "hunter2", "hunt", "é", " "], 24)) {
             masked(&data);
         }
+    }
+
+    /// Certificates of people and of an authority, with all that they may say.
+    static CERTIFICATES: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
+        use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair};
+
+        let names = ["redis.test", "*.redis.test", "10.0.0.1", "::1"].map(str::to_owned);
+        let mut own = CertificateParams::new(names).expect("names");
+        own.distinguished_name.push(DnType::CommonName, "redis");
+        own.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        let mut authority = CertificateParams::default();
+        authority.distinguished_name.push(DnType::OrganizationName, "Example");
+        authority.is_ca = IsCa::Ca(BasicConstraints::Constrained(1));
+        let made = [own, authority].map(|params| {
+            let key = KeyPair::generate().expect("a key");
+            params.self_signed(&key).expect("a certificate").der().to_vec()
+        });
+        made.into()
+    });
+
+    /// A certificate that was changed in a few places, or cut.
+    fn damaged_certificate() -> impl Strategy<Value = Vec<u8>> {
+        let change = (any::<prop::sample::Index>(), any::<u8>());
+        let cut = prop_oneof![4 => Just(None), 1 => any::<prop::sample::Index>().prop_map(Some)];
+        (0..2_usize, vec(change, 0..4), cut).prop_map(|(which, changes, cut)| {
+            let mut certificate = CERTIFICATES[which].clone();
+            for (at, byte) in changes {
+                let at = at.index(certificate.len());
+                certificate[at] = byte;
+            }
+            if let Some(cut) = cut {
+                certificate.truncate(cut.index(certificate.len()));
+            }
+            certificate
+        })
     }
 
     fn byte(number: usize) -> u8 {

@@ -36,6 +36,7 @@ use self::certificate::{Certificate, Purpose, Summary};
 use self::explain::Shown;
 use self::pem::Wanted;
 use self::stream::TlsStream;
+pub use self::verify::Refused;
 use self::verify::{Anyone, AuthorityAlone, Noting};
 use crate::config::target::{Endpoint, Host};
 use crate::failure::words;

@@ -92,7 +92,8 @@ impl<'a> Certificate<'a> {
         let signed_with = expect(&mut signed, SEQUENCE)?;
         let issuer = expect(&mut signed, SEQUENCE)?;
         let mut validity = expect(&mut signed, SEQUENCE)?;
-        let (begins, ends) = (element(&mut validity)?, element(&mut validity)?);
+        let mut moments = std::iter::from_fn(|| element(&mut validity)).map(moment);
+        let (begins, ends) = (moments.next().flatten(), moments.next().flatten());
         let subject = expect(&mut signed, SEQUENCE)?;
         let before = signed;
         expect(&mut signed, SEQUENCE)?;
@@ -101,8 +102,8 @@ impl<'a> Certificate<'a> {
             version,
             signed_with,
             issuer,
-            begins: moment(begins),
-            ends: moment(ends),
+            begins,
+            ends,
             subject,
             key,
             extensions: Vec::new(),
