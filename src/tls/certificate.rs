@@ -98,16 +98,8 @@ impl<'a> Certificate<'a> {
         let before = signed;
         expect(&mut signed, SEQUENCE)?;
         let key = &before[..before.len() - signed.len()];
-        let mut read = Self {
-            version,
-            signed_with,
-            issuer,
-            begins,
-            ends,
-            subject,
-            key,
-            extensions: Vec::new(),
-        };
+        let mut read =
+            Self { version, signed_with, issuer, begins, ends, subject, key, extensions: Vec::new() };
         while let Some((tag, mut contents)) = element(&mut signed) {
             if tag == EXTENSIONS {
                 read.extensions = extensions(&mut contents)?;

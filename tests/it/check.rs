@@ -461,6 +461,101 @@ fn the_end_of_our_own_certificates_is_announced() {
     );
 }
 
+/// An authority that has expired, or is about to: who verifies by the book refuses what it vouches for, and rustls does not.
+#[test]
+fn the_end_of_an_authority_is_announced() {
+    const DAY: Duration = Duration::from_hours(24);
+    let now = SystemTime::now();
+    for (ends, words) in [
+        (now - 2 * DAY, "has expired on "),
+        (now + 20 * DAY + DAY / 2, "in 20 days"),
+        (now + 2 * DAY + DAY / 2, "in 2 days"),
+    ] {
+        let authority = Authority::new_with("Old CA", |params| params.not_after = ends.into());
+        let date = humantime::format_rfc3339_seconds(ends).to_string();
+        // The one that vouches for the target, which may send it along.
+        for identity in [authority.issue(&["127.0.0.1"]), authority.issue_with_chain(&["127.0.0.1"])] {
+            let config = authority.server(&identity, false, rustls::ALL_VERSIONS);
+            let server = Target::start().serve(move |peer| drop(TlsPeer::accept(peer, &config)));
+            // What else is in the file is nobody's business.
+            let others = Authority::new_with("Other CA", |params| params.not_after = ends.into());
+            let file = std::fs::read_to_string(others.file()).unwrap()
+                + &std::fs::read_to_string(authority.file()).unwrap();
+            std::fs::write(authority.path("file.pem"), file).unwrap();
+            let report = check(
+                Launch::new()
+                    .variable("DB_PORT_5432_TCP", format!("tls://{}", server.address()))
+                    .variable("DB_TLS_CA_FILE", authority.path("file.pem")),
+            );
+            expect(&report, "warning", "certificate", &["authority \"Old CA\"", words, &date], "renew");
+            let tls = &report["links"][0]["backends"][0]["tls"];
+            assert_eq!(tls["authority"], json!({"name": "Old CA", "ends": date}), "{report:#}");
+            assert_eq!(tls["verify"], "full", "{report:#}");
+        }
+        // And the one that vouches for clients.
+        let target = Target::start();
+        let others = Authority::new("Test CA");
+        let report = check(
+            Launch::plain(target.address())
+                .listen_tls("DB", &others.issue(&["127.0.0.1"]))
+                .variable("DB_LISTEN_TLS_CLIENT_CA_FILE", authority.file()),
+        );
+        expect(&report, "warning", "certificate", &["authority \"Old CA\"", words, &date], "renew");
+    }
+}
+
+/// One between the target and its authority ends the same way.
+#[test]
+fn the_end_of_an_authority_between_is_announced() {
+    let ends = SystemTime::now() + Duration::from_hours(60);
+    let root = Authority::new("Test CA");
+    let between = root.below("The one between", |params| params.not_after = ends.into());
+    let config = root.server(&between.issue_with_chain(&["127.0.0.1"]), false, rustls::ALL_VERSIONS);
+    let server = Target::start().serve(move |peer| drop(TlsPeer::accept(peer, &config)));
+    let report = check(
+        Launch::new()
+            .variable("DB_PORT_5432_TCP", format!("tls://{}", server.address()))
+            .variable("DB_TLS_CA_FILE", root.file()),
+    );
+    expect(&report, "warning", "certificate", &["authority \"The one between\"", "in 2 days"], "renew");
+}
+
+/// Clients would only say that it is not good.
+#[test]
+fn a_certificate_for_clients_without_a_name_is_a_warning() {
+    let authority = Authority::new("Test CA");
+    let target = Target::start();
+    let nameless = authority.issue(&[]);
+    let report = check(Launch::plain(target.address()).listen_tls("DB", &nameless));
+    let path = nameless.certificate.to_str().unwrap();
+    expect(&report, "warning", "certificate", &["shown to clients is for no name"], path);
+}
+
+/// How much of a certificate is verified is shown, in JSON and in the table.
+#[test]
+fn what_is_verified_is_shown() {
+    let authority = Authority::new("Test CA");
+    for (verify, verified, shown) in
+        [("full", true, "1.3"), ("ca", true, "1.3, any name"), ("none", false, "1.3, unverified")]
+    {
+        let identity = authority.issue(&["127.0.0.1"]);
+        let config = authority.server(&identity, false, rustls::ALL_VERSIONS);
+        let server = Target::start().serve(move |peer| drop(TlsPeer::accept(peer, &config)));
+        let launch = || {
+            Launch::new()
+                .variable("DB_PORT_5432_TCP", format!("tls://{}", server.address()))
+                .variable("DB_TLS_CA_FILE", authority.file())
+                .variable("DB_TLS_VERIFY", verify)
+        };
+        let report = check(launch());
+        let tls = &report["links"][0]["backends"][0]["tls"];
+        assert_eq!((&tls["verify"], &tls["verified"]), (&json!(verify), &json!(verified)), "{report:#}");
+        let table = launch().argument("check").finish().stdout;
+        let has = table.lines().any(|line| line.split(['│', '┆']).any(|cell| cell.trim() == shown));
+        assert!(has, "no {shown}: {table}");
+    }
+}
+
 #[test]
 fn a_link_that_verifies_nobody_is_a_warning() {
     let authority = Authority::new("Test CA");

@@ -3,6 +3,7 @@
 
 mod admin;
 mod backends;
+mod certificates;
 mod check;
 mod client_auth;
 mod deployments;

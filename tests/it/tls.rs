@@ -247,20 +247,107 @@ fn an_unverified_target_is_warned_of_at_every_start_and_in_links() {
     let stranger = Authority::new("Stranger");
     let identity = stranger.issue(&["elsewhere.test"]);
     let (_served, address, _) = tls_echo(stranger.server(&identity, false, rustls::ALL_VERSIONS), |_| ());
-    let launch = || {
-        Launch::new()
-            .variable("DB_PORT_5432_TCP", format!("tls://{address}"))
-            .variable("DB_LISTEN", "127.0.0.1:0")
-            .variable("DB_TLS_INSECURE", "true")
-    };
-    let ambassador = launch().start();
-    ambassador
-        .wait_for_log("a warning", |line| line["level"] == "WARN" && line["variable"] == "DB_TLS_INSECURE");
+    for (variable, value) in [("DB_TLS_VERIFY", "none"), ("DB_TLS_INSECURE", "true")] {
+        let launch = || {
+            Launch::new()
+                .variable("DB_PORT_5432_TCP", format!("tls://{address}"))
+                .variable("DB_LISTEN", "127.0.0.1:0")
+                .variable(variable, value)
+        };
+        let ambassador = launch().start();
+        ambassador.wait_for_log("a warning", |line| line["level"] == "WARN" && line["variable"] == variable);
+        expect_echo(&ambassador);
+        let wiring = launch().wiring();
+        assert_eq!(wiring["warnings"][0]["variable"], variable, "{wiring}");
+        assert_eq!(wiring["links"][0]["tls_verify"], "none", "{wiring}");
+        let table = launch().argument("links").finish().stdout;
+        assert!(table.contains("to the target, verify none"), "{table}");
+    }
+}
+
+#[track_caller]
+fn expect_echo(ambassador: &Ambassador) {
     let mut client = ambassador.connect("db:5432");
     client.send(b"x");
     client.expect(b"x");
-    let wiring = launch().wiring();
-    assert_eq!(wiring["warnings"][0]["variable"], "DB_TLS_INSECURE", "{wiring}");
+}
+
+/// A managed server's certificate often has a name that nobody dials: its authority alone is enough where that is said, and
+/// nothing less.
+#[test]
+fn the_authority_alone_is_enough_where_that_is_said() {
+    let (authority, stranger) = (Authority::new("Test CA"), Authority::new("Stranger"));
+    let expired = authority.issue_with(&["127.0.0.1"], &KeyPair::generate().unwrap(), |params| {
+        params.not_after = date_time_ymd(2021, 3, 4);
+    });
+    let own = authority.issue(&["elsewhere.test"]);
+    let strangers = stranger.issue(&["127.0.0.1"]);
+    for version in [&TLS12, &TLS13] {
+        for (identity, verify, refusal) in [
+            (&own, "ca", None),
+            (&own, "full", Some("is for elsewhere.test, not for 127.0.0.1")),
+            (&strangers, "ca", Some("unknown authority")),
+            (&expired, "ca", Some("expired on 2021-03-04")),
+        ] {
+            let config = authority.server(identity, false, &[version]);
+            let (_served, address, _) = tls_echo(config, |_| ());
+            let launch = || {
+                Launch::new()
+                    .variable("DB_PORT_5432_TCP", format!("tls://{address}"))
+                    .variable("DB_LISTEN", "127.0.0.1:0")
+                    .variable("DB_TLS_CA_FILE", authority.file())
+                    .variable("DB_TLS_VERIFY", verify)
+            };
+            let ambassador = launch().start();
+            if let Some(words) = refusal {
+                ambassador.connect("db:5432").expect_gone();
+                let line = ambassador.wait_for("connection failed");
+                assert!(line["error"].as_str().unwrap().contains(words), "{line}");
+                continue;
+            }
+            expect_echo(&ambassador);
+            let wiring = launch().wiring();
+            assert_eq!(wiring["links"][0]["tls_verify"], verify, "{wiring}");
+            assert_eq!(wiring["warnings"], Value::Array(Vec::new()), "{wiring}");
+            let table = launch().argument("links").finish().stdout;
+            assert!(table.contains("to the target, verify ca"), "{table}");
+        }
+    }
+}
+
+/// Of a public authority anybody has a certificate.
+#[test]
+fn the_systems_authorities_alone_are_warned_of() {
+    let authority = Authority::new("Test CA");
+    let wiring = Launch::new()
+        .variable("DB_PORT_5432_TCP", "tls://db:5432")
+        .variable("SSL_CERT_FILE", authority.file())
+        .variable("DB_TLS_VERIFY", "ca")
+        .wiring();
+    assert_eq!(wiring["warnings"][0]["variable"], "DB_TLS_VERIFY", "{wiring}");
+    assert!(wiring["warnings"][0]["message"].as_str().unwrap().contains("DB_TLS_CA_FILE"), "{wiring}");
+}
+
+/// The setting for a port wins, however it is written; both ways may say the same.
+#[test]
+fn what_is_verified_may_be_written_in_either_way_and_for_a_port() {
+    let authority = Authority::new("Test CA");
+    for (variables, verify) in [
+        (&[][..], "full"),
+        (&[("DB_TLS_VERIFY", "full")], "full"),
+        (&[("DB_TLS_INSECURE", "false")], "full"),
+        (&[("DB_TLS_INSECURE", "false"), ("DB_TLS_VERIFY", "ca")], "ca"),
+        (&[("DB_TLS_INSECURE", "true"), ("DB_TLS_VERIFY", "none")], "none"),
+        (&[("DB_TLS_INSECURE", "true"), ("DB_PORT_5432_TLS_VERIFY", "full")], "full"),
+        (&[("DB_PORT_5432_TLS_INSECURE", "true"), ("DB_TLS_VERIFY", "full")], "none"),
+        (&[("DB_PORT_5432_TLS_VERIFY", "ca"), ("DB_TLS_VERIFY", "none")], "ca"),
+    ] {
+        let launch = Launch::new()
+            .variable("DB_PORT_5432_TCP", "tls://db:5432")
+            .variable("DB_TLS_CA_FILE", authority.file());
+        let launch = variables.iter().fold(launch, |launch, (name, value)| launch.variable(name, value));
+        assert_eq!(launch.wiring()["links"][0]["tls_verify"], verify, "{variables:?}");
+    }
 }
 
 /// Without a file of authorities the system's are believed.
@@ -760,6 +847,18 @@ fn mistakes_in_tls_settings_are_told_with_all_others() {
             "no TLS towards the target",
         ),
         (&[plain, ("DB_TLS", "yes")], "DB_TLS", "neither true nor false"),
+        (&[plain, ("DB_TLS_VERIFY", "ca")], "DB_TLS_VERIFY", "no TLS towards the target"),
+        (&[tls, known, ("DB_TLS_VERIFY", "yes")], "DB_TLS_VERIFY", "neither full nor ca nor none"),
+        (
+            &[tls, known, ("DB_TLS_VERIFY", "full"), ("DB_TLS_INSECURE", "true")],
+            "DB_TLS_INSECURE",
+            "DB_TLS_VERIFY is full, and contradicts it",
+        ),
+        (
+            &[tls, known, ("DB_TLS_VERIFY", "none"), ("DB_TLS_INSECURE", "false")],
+            "DB_TLS_INSECURE",
+            "DB_TLS_VERIFY is none, and contradicts it",
+        ),
         (&[tls, known, ("DB_TLS", "false")], "DB_TLS", "scheme asks for TLS"),
         (&[("DB_PORT_5432_TCP", "unix:///x"), ("DB_TLS", "true")], "DB_TLS", "Unix socket"),
         (&[tls, known, ("DB_TLS_CERT_FILE", &cert)], "DB_TLS_CERT_FILE", "DB_TLS_KEY_FILE is not set"),

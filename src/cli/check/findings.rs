@@ -9,6 +9,7 @@ use crate::config::{Link, Warning};
 use crate::credentials::Credentials;
 use crate::failure::Failure;
 use crate::greet::Bluff;
+use crate::tls::Files;
 use crate::tls::certificate::Summary;
 
 /// How bad it is.
@@ -157,7 +158,22 @@ impl Finding {
             let remedy = format!("put a new one into {path}; it serves the next connection");
             Some(Self::new(level, "certificate", link, None, what, remedy))
         });
-        shown.chain(of_clients).collect()
+        let without_names = link.listen_tls.as_ref().and_then(|tls| Self::of_no_names(link, &tls.files));
+        shown.chain(of_clients).chain(without_names).collect()
+    }
+
+    /// A certificate for clients that is for no name, which whoever verifies it refuses.
+    fn of_no_names(link: &Link, files: &Files) -> Option<Self> {
+        let path = files.identity.as_ref()?.certificate.display();
+        files.own_certificate()?.names.is_empty().then(|| {
+            let what = "the certificate that is shown to clients is for no name (no subjectAltName): whoever verifies it \
+                        refuses it";
+            let remedy = format!(
+                "put one into {path} that is for the name that clients dial: openssl x509 -req with subjectAltName=DNS:… in \
+                 its -extfile"
+            );
+            Self::new(Level::Warning, "certificate", link, None, what.to_owned(), remedy)
+        })
     }
 
     /// What a server is, where it is not what a link can do everything with.

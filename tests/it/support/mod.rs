@@ -27,7 +27,9 @@ pub(crate) use redis_server::{RedisServer, command_is_missing, module_is_missing
 pub(crate) use secret::{every_byte, password, token};
 pub(crate) use sentinel::{Quorum, SERVICE, play_sentinel};
 pub(crate) use target::{BlackHole, Served, Target};
-pub(crate) use tls::{Authority, Identity, SERVER_NAME, TlsPeer, openssl, redis_over_tls, replace};
+pub(crate) use tls::{
+    Authority, Identity, SERVER_NAME, TlsPeer, Workbench, openssl, redis_over_tls, replace,
+};
 
 /// How long anything may take that is bound to happen. Only a broken promise ever waits for so long.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);

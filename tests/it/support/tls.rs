@@ -63,14 +63,42 @@ pub(crate) struct Authority {
 
 impl Authority {
     pub(crate) fn new(name: &str) -> Self {
+        Self::new_with(name, |_| {})
+    }
+
+    /// The same after `change` to what its own certificate says.
+    pub(crate) fn new_with(name: &str, change: impl FnOnce(&mut CertificateParams)) -> Self {
+        let params = Self::params(name, change);
+        Self::of(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
+    }
+
+    /// An authority that this one vouches for.
+    pub(crate) fn below(&self, name: &str, change: impl FnOnce(&mut CertificateParams)) -> Self {
+        let params = Self::params(name, change);
+        Self::of(CertifiedIssuer::signed_by(params, KeyPair::generate().unwrap(), &self.issuer).unwrap())
+    }
+
+    fn params(name: &str, change: impl FnOnce(&mut CertificateParams)) -> CertificateParams {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+        change(&mut params);
+        params
+    }
+
+    fn of(issuer: CertifiedIssuer<'static, KeyPair>) -> Self {
         let directory = TempDir::new().expect("a temporary directory");
         fs::write(directory.path().join("ca.pem"), issuer.pem()).unwrap();
         Self { issuer, directory }
+    }
+
+    /// A certificate as [`Self::issue`] makes it, in a file with this authority's own behind it.
+    pub(crate) fn issue_with_chain(&self, names: &[&str]) -> Identity {
+        let identity = self.issue(names);
+        let chain = fs::read_to_string(&identity.certificate).unwrap() + &self.issuer.pem();
+        fs::write(&identity.certificate, chain).unwrap();
+        identity
     }
 
     /// Its own certificate.
@@ -335,6 +363,66 @@ pub(crate) fn redis_over_tls(
     ))?;
     let address = SocketAddr::new(server.address().ip(), port);
     Some((server, address))
+}
+
+/// A directory of certificates that are made as people make them: with lines of a shell.
+pub(crate) struct Workbench(TempDir);
+
+impl Workbench {
+    /// With an authority in `ca.pem` and `ca.key`, and in `server.key` and `server.csr` who wants to have a certificate of
+    /// it, of the name `localhost`.
+    pub(crate) fn new() -> Self {
+        let bench = Self(TempDir::new().expect("a temporary directory"));
+        bench.authority("ca", "-algorithm EC -pkeyopt ec_paramgen_curve:P-256", "");
+        bench.key("server", "-algorithm EC -pkeyopt ec_paramgen_curve:P-256");
+        bench
+    }
+
+    /// An authority that vouches for itself, with a key of this kind.
+    pub(crate) fn authority(&self, name: &str, key: &str, more: &str) {
+        self.run(&format!(
+            "openssl genpkey -quiet {key} -out {name}.key && openssl req -x509 -new -key {name}.key -subj '/CN=The {name}' -days 30 {more} \
+             -out {name}.pem"
+        ));
+    }
+
+    /// A key of this kind, and the request for a certificate of it.
+    pub(crate) fn key(&self, name: &str, kind: &str) {
+        self.run(&format!(
+            "openssl genpkey -quiet {kind} -out {name}.key && openssl req -new -key {name}.key -subj /CN=localhost -out {name}.csr"
+        ));
+    }
+
+    /// A certificate with these extensions for who has asked for one, from an authority.
+    pub(crate) fn issue(&self, name: &str, authority: &str, extensions: &[&str], more: &str) {
+        fs::write(self.path("x.ext"), extensions.join("\n")).unwrap();
+        self.run(&format!(
+            "openssl x509 -req -in {name}.csr -CA {authority}.pem -CAkey {authority}.key -CAcreateserial -days 30 {more} \
+             -extfile x.ext -out {name}.pem"
+        ));
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// A certificate and its key by their name.
+    pub(crate) fn identity(&self, name: &str) -> Identity {
+        Identity { certificate: self.path(&format!("{name}.pem")), key: self.path(&format!("{name}.key")) }
+    }
+
+    /// Runs a line of a shell.
+    #[track_caller]
+    pub(crate) fn run(&self, line: &str) {
+        let mut shell = Command::new("sh");
+        let output = shell
+            .args(["-c", line])
+            .current_dir(&self.0)
+            .stdin(Stdio::null())
+            .output()
+            .expect("a shell runs");
+        assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+    }
 }
 
 /// Runs `openssl` and returns what it printed on standard output.
