@@ -1,9 +1,17 @@
-//! Files that settings name.
+//! Files that settings name, and the system's own.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
+use std::io::{self, ErrorKind, Read};
+use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::sleep;
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::sync::Mutex as AsyncMutex;
+use tokio::time::timeout_at;
 
 use crate::failure::words;
 
@@ -37,4 +45,188 @@ pub async fn away<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
     // A runtime that has no thread yet and gets none panics.
     let done = catch_unwind(AssertUnwindSafe(|| tokio::task::spawn_blocking(begin))).ok()?;
     done.await.ok().flatten()
+}
+
+/// Two writes within this time can leave the same stamp.
+const STAMPS_DIFFER: Duration = Duration::from_secs(2);
+
+/// What changes whenever a file does: which file it is (a rename, a link that was turned), its size, its times.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stamp {
+    file: (u64, u64),
+    size: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Stamp {
+    /// `None` where there is no file, or none that may be looked at. A file system that hangs keeps the caller.
+    pub fn of(path: &Path) -> Option<Self> {
+        std::fs::metadata(path).ok().as_ref().map(Self::from)
+    }
+
+    /// Whether a write that comes now could leave this same stamp behind.
+    pub fn is_fresh(self) -> bool {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let changed = Duration::from_secs(u64::try_from(self.changed.0).unwrap_or_default());
+        now.saturating_sub(changed) < STAMPS_DIFFER
+    }
+}
+
+impl From<&Metadata> for Stamp {
+    fn from(data: &Metadata) -> Self {
+        Self {
+            file: (data.dev(), data.ino()),
+            size: data.size(),
+            modified: (data.mtime(), data.mtime_nsec()),
+            changed: (data.ctime(), data.ctime_nsec()),
+        }
+    }
+}
+
+/// How long a file is waited for: what takes longer is a file system that hangs, and then what it held before serves.
+const PATIENCE: Duration = Duration::from_millis(250);
+
+/// How long a changed file must have been left alone: whoever writes it in place empties it first. Nobody notices this.
+const SETTLED: Duration = Duration::from_millis(20);
+
+/// Looks at a file that goes on changing before it is taken as it is.
+const LOOKS: usize = 5;
+
+/// Far more than the longest lists of advertisers' hosts have.
+const LARGEST: u64 = 16 * 1024 * 1024;
+
+/// A file that is read again when it has changed, away from the threads that serve connections. While its file system
+/// hangs it is what it was.
+pub struct Reloading<T>(Arc<State<T>>);
+
+struct State<T> {
+    path: PathBuf,
+    parse: fn(&[u8]) -> T,
+    last: Mutex<Last<T>>,
+    /// Held by the one who looks: on a file system that hangs one thread waits, and not one for every dial.
+    looking: Arc<AsyncMutex<()>>,
+    /// Whether it has been said that the file system hangs.
+    is_told: AtomicBool,
+}
+
+struct Last<T> {
+    /// What the file meant, and its stamp; `None` where nobody has been able to look yet.
+    read: Option<(Arc<T>, Option<Stamp>)>,
+    /// When the last look at it began, or the one that is under way.
+    begun: Option<Instant>,
+}
+
+impl<T: Send + Sync + 'static> Reloading<T> {
+    /// A file and what makes sense of its bytes; of a missing file there are none. Nothing is read yet.
+    pub fn new(path: &str, parse: fn(&[u8]) -> T) -> Self {
+        Self(Arc::new(State {
+            path: path.into(),
+            parse,
+            last: Mutex::new(Last { read: None, begun: None }),
+            looking: Arc::default(),
+            is_told: AtomicBool::new(false),
+        }))
+    }
+
+    /// What the file holds now, or held when it could last be read. `None` where it could not be read even once.
+    pub async fn current(&self) -> Option<Arc<T>> {
+        let asked = Instant::now();
+        let hangs = self.0.looking.try_lock().is_err()
+            && self.0.lock().begun.is_some_and(|begun| asked.duration_since(begun) > PATIENCE);
+        if !hangs && timeout_at((asked + PATIENCE).into(), self.look(asked)).await.is_err() {
+            self.0.say_that_it_hangs();
+        }
+        self.last()
+    }
+
+    /// What the file held at the last look.
+    pub fn last(&self) -> Option<Arc<T>> {
+        self.0.lock().read.as_ref().map(|(value, _)| Arc::clone(value))
+    }
+
+    /// Looks at the file, unless somebody has begun to do so since this was `asked` for.
+    async fn look(&self, asked: Instant) {
+        let looking = Arc::clone(&self.0.looking).lock_owned().await;
+        if self.0.lock().begun.is_some_and(|begun| begun >= asked) {
+            return;
+        }
+        self.0.lock().begun = Some(Instant::now());
+        let state = Arc::clone(&self.0);
+        let look = move || {
+            state.look();
+            drop(looking);
+        };
+        if away(look).await.is_none() && self.last().is_none() {
+            // Where there is no thread for it, it is read here for once, since nothing works without it.
+            self.0.look();
+        }
+    }
+}
+
+impl<T> State<T> {
+    fn lock(&self) -> MutexGuard<'_, Last<T>> {
+        // A panic can't leave half a value behind.
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reads the file if it is not what it was.
+    fn look(&self) {
+        let known = self.lock().read.as_ref().map(|(_, stamp)| *stamp);
+        let mut stamp = Stamp::of(&self.path);
+        let is_same = known == Some(stamp);
+        if !is_same || stamp.is_some_and(Stamp::is_fresh) {
+            let mut bytes = self.read();
+            for _ in 1..LOOKS {
+                // At the first look there is nothing better that one could wait with.
+                if known.is_none() || is_same {
+                    break;
+                }
+                sleep(SETTLED);
+                let settled = Stamp::of(&self.path);
+                if settled == stamp {
+                    break;
+                }
+                stamp = settled;
+                bytes = self.read();
+            }
+            if let Ok(bytes) = bytes {
+                let value = Arc::new((self.parse)(&bytes));
+                self.lock().read = Some((value, stamp));
+            }
+        }
+        if self.is_told.swap(false, Ordering::Relaxed) {
+            tracing::info!(file = %self.path.display(), "a file can be read again");
+        }
+    }
+
+    /// The file's bytes; none where there is no such file, or none that is meant for us. An error says nothing of the
+    /// file: there are no descriptors left, say.
+    fn read(&self) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        let read = match std::fs::metadata(&self.path) {
+            Ok(data) if !data.is_file() => Ok(0),
+            _ => File::open(&self.path).and_then(|file| file.take(LARGEST).read_to_end(&mut bytes)),
+        };
+        match read {
+            Ok(_) => Ok(bytes),
+            Err(error) => match error.kind() {
+                ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::PermissionDenied => {
+                    Ok(Vec::new())
+                }
+                _ if self.lock().read.is_none() => Ok(Vec::new()),
+                _ => Err(error),
+            },
+        }
+    }
+
+    fn say_that_it_hangs(&self) {
+        if !self.is_told.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                file = %self.path.display(),
+                remedy = "look after its file system, which does not answer",
+                "a file can't be read; what it held before serves on"
+            );
+        }
+    }
 }

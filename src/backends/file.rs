@@ -2,26 +2,22 @@
 
 use std::fmt;
 use std::io::Read;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tokio::time::sleep;
 
 use super::{Backends, Listing};
 use crate::config::target::{Endpoint, endpoint};
 use crate::failure::words;
-use crate::files;
+use crate::files::{self, Stamp};
 
 /// How often the file is looked at.
 const LOOK: Duration = Duration::from_millis(500);
 
 /// How long a file must have been left alone before it is read: whoever writes it in place needs more than one write.
 const SETTLED: Duration = Duration::from_millis(100);
-
-/// Two writes within this time can leave the same stamp.
-const STAMPS_DIFFER: Duration = Duration::from_secs(2);
 
 /// Far more than ten thousand backends need.
 const LARGEST: u64 = 4 * 1024 * 1024;
@@ -80,34 +76,10 @@ pub(crate) fn parse(text: &str, default_port: Option<u16>) -> Result<Vec<Endpoin
     Ok(endpoints)
 }
 
-/// What changes whenever the file does: which file it is (a rename, a link that was turned), its size, its times.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stamp {
-    file: (u64, u64),
-    size: u64,
-    modified: (i64, i64),
-    changed: (i64, i64),
-}
-
-impl Stamp {
-    /// `None` where there is no file, or none that may be looked at.
-    async fn of(path: &Path) -> Option<Self> {
-        let path = path.to_path_buf();
-        let data = files::away(move || std::fs::metadata(path)).await?.ok()?;
-        Some(Self {
-            file: (data.dev(), data.ino()),
-            size: data.size(),
-            modified: (data.mtime(), data.mtime_nsec()),
-            changed: (data.ctime(), data.ctime_nsec()),
-        })
-    }
-
-    /// Whether a write that comes now could leave this same stamp behind.
-    fn is_fresh(self) -> bool {
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let changed = Duration::from_secs(u64::try_from(self.changed.0).unwrap_or_default());
-        now.saturating_sub(changed) < STAMPS_DIFFER
-    }
+/// The file's stamp; `None` where no thread can be started to look at it, too.
+async fn look(path: &Arc<Path>) -> Option<Stamp> {
+    let path = Arc::clone(path);
+    files::away(move || Stamp::of(&path)).await?
 }
 
 /// Reads the file again whenever it has changed, for as long as the process runs.
@@ -117,12 +89,12 @@ pub(super) async fn follow(backends: &Backends, path: &Path, default_port: Optio
     let mut read_at: Option<Option<Stamp>> = None;
     loop {
         sleep(LOOK).await;
-        let stamp = Stamp::of(&path).await;
+        let stamp = look(&path).await;
         if read_at == Some(stamp) && !stamp.is_some_and(Stamp::is_fresh) {
             continue;
         }
         sleep(SETTLED).await;
-        if Stamp::of(&path).await != stamp {
+        if look(&path).await != stamp {
             continue;
         }
         read_at = Some(stamp);
