@@ -18,7 +18,6 @@ mod watch;
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
-use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -40,6 +39,7 @@ use crate::failure::Failure;
 use crate::leave::{Connections, Leave, Reason, Seat};
 use crate::metrics::LinkMetrics;
 use crate::random::fraction;
+use crate::resolve::Addresses;
 
 /// Connections that are asked to leave go no faster than this in a second, if the grace allows it.
 const LEAVING_PACE: f64 = 1000.0;
@@ -264,7 +264,7 @@ impl Backends {
     }
 
     /// The addresses of a name, as they were found just now: those that sit at others have to leave.
-    fn resolved(&self, listed: &Arc<Listed>, addresses: &[IpAddr]) {
+    fn resolved(&self, listed: &Arc<Listed>, addresses: &Addresses) {
         let mut rows = lock(&self.rows);
         let Some(at) = rows.iter().position(|row| Arc::ptr_eq(&row.listed, listed)) else {
             return;
@@ -288,7 +288,7 @@ impl Backends {
                 link = self.link,
                 backend = %listed.endpoint,
                 from = shown(&change.left),
-                to = shown(addresses),
+                to = shown(addresses.iter()),
                 why = "its name has another address",
                 connections,
                 "a backend moved"

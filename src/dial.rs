@@ -7,13 +7,12 @@
 //! error. So does a password that is being changed. A target that has failed for longer than the connect timeout gets
 //! one try a client until a dial works again, so that a long outage fails fast.
 
-use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use crate::admin::{DialFailure, DialState};
 use crate::backends::{Backends, Done, Listed, Next, Place, Round};
@@ -23,7 +22,7 @@ use crate::credentials::{Login, Standing};
 use crate::failure::{Failure, Stage};
 use crate::greet::{Upstream, greet};
 use crate::net::{Address, Stream};
-use crate::resolve::Resolver;
+use crate::resolve::{Addresses, Resolver};
 use crate::tls::explain::by_target;
 
 /// The first wait before a target is tried again; each is twice the one before, up to the longest.
@@ -214,21 +213,24 @@ impl Dialler {
         deadline: Instant,
     ) -> Result<(Upstream, Place), Failure> {
         let mut round = backends.round(given_up);
-        // When the turn of the candidate began.
-        let mut begun = None;
+        // When the turn of the candidate began, and what its name stands for.
+        let mut turn = None;
         while let Some(next) = round.step() {
             match next {
                 Next::Resolve(listed) => {
-                    begun = Some(Instant::now());
+                    let begun = Instant::now();
                     let until = share(round.others_elsewhere(&listed), deadline);
                     match self.resolve(&listed, until).await {
-                        Ok(answer) => round.resolved(&listed, &answer),
+                        Ok(answer) => {
+                            round.resolved(&listed, &answer);
+                            turn = Some((begun, answer));
+                        }
                         Err(failure) => round.unresolved(&listed, failure),
                     }
                 }
                 Next::Dial(place) => {
-                    let begun = begun.take().unwrap_or_else(Instant::now);
-                    let dialled = self.attempt(link, backends, &mut round, place, begun, deadline).await?;
+                    let turn = turn.take().unwrap_or_else(|| (Instant::now(), Addresses::whole([])));
+                    let dialled = self.attempt(link, backends, &mut round, place, turn, deadline).await?;
                     if let Some((upstream, place)) = dialled {
                         backends.works(&place);
                         return Ok((upstream, place));
@@ -250,7 +252,7 @@ impl Dialler {
         backends: &Backends,
         round: &mut Round<'_>,
         place: Place,
-        begun: Instant,
+        (begun, mut answer): (Instant, Addresses),
         deadline: Instant,
     ) -> Result<Option<(Upstream, Place)>, Failure> {
         let first = Arc::clone(place.backend());
@@ -260,7 +262,7 @@ impl Dialler {
             Ok(login) => login,
             Err(failure) => return refused(round, &place, failure),
         };
-        let Some((stream, place)) = self.race(round, place, begun, deadline).await else {
+        let Some((stream, place)) = self.race(round, (place, begun), &mut answer, deadline).await else {
             return Ok(None);
         };
         let backend = Arc::clone(place.backend());
@@ -316,10 +318,10 @@ impl Dialler {
     }
 
     /// The addresses that a name stands for, at least one; none where the endpoint has no name.
-    pub async fn resolve(&self, listed: &Listed, deadline: Instant) -> Result<Arc<[IpAddr]>, Failure> {
+    pub async fn resolve(&self, listed: &Listed, deadline: Instant) -> Result<Addresses, Failure> {
         let begun = Instant::now();
         let Some(host) = listed.name() else {
-            return Ok([].into());
+            return Ok(Addresses::whole([]));
         };
         timeout_at(deadline, self.resolver.addresses(host))
             .await
@@ -332,41 +334,57 @@ impl Dialler {
             .map_err(|reason| Failure::Resolve { name: host.to_string(), reason: reason.to_string() })
     }
 
-    /// The first place of a name to take the connection. Each has a head start on the next one, and those that were
-    /// overtaken rest, so that the next dial does not wait for them.
+    /// The first place of a name to take the connection (RFC 8305, 5). Each has a head start on the next one, and those that
+    /// were overtaken rest, so that the next dial does not wait for them. What is found of the name's `answer` meanwhile
+    /// joins in. The turn of the `first` had begun before its name was resolved.
     pub async fn race(
         &self,
         round: &mut Round<'_>,
-        first: Place,
-        begun: Instant,
+        (first, begun): (Place, Instant),
+        answer: &mut Addresses,
         deadline: Instant,
     ) -> Option<(Stream, Place)> {
         let listed = Arc::clone(first.listed());
         let mut racing = FuturesUnordered::new();
         let mut runners = Vec::new();
         let mut joining = Some((first, begun));
+        // One that may take the next try is dialled again at once, with whatever is known by then.
+        let mut may_wait = true;
         let (winner, stream) = loop {
-            if let Some((place, begun)) = joining {
-                let (number, shown, address) =
-                    (runners.len(), place.to_string(), place.backend().address.clone());
+            if let Some((place, begun)) = joining.take() {
+                let number = runners.len();
                 let until = share(round.others(&place), deadline);
-                racing.push(async move { (number, self.connect(&shown, &address, begun, until).await) });
+                racing.push({
+                    let (shown, address) = (place.to_string(), place.backend().address.clone());
+                    async move { (number, self.connect(&shown, &address, begun, until).await) }
+                });
                 runners.push(Some((place, Instant::now())));
             }
-            let ended = if round.has_beside(&listed) {
-                // A head start that is over is no error: the next one joins the race.
-                timeout(HEAD_START, racing.next()).await.unwrap_or(None)
-            } else {
-                Some(racing.next().await?)
-            };
-            match ended {
-                Some((number, Ok(stream))) => break (number, stream),
-                Some((number, Err(failure))) => {
-                    if let Some((place, _)) = runners[number].take() {
-                        round.unreachable(&place, failure);
+            let is_last = racing.is_empty();
+            tokio::select! {
+                Some((number, connected)) = racing.next() => match connected {
+                    Ok(stream) => break (number, stream),
+                    Err(failure) => {
+                        if let Some((place, joined)) = runners[number].take() {
+                            let failure = if number == 0 {
+                                self.of_slow_name(failure, &place, begun, joined)
+                            } else {
+                                failure
+                            };
+                            may_wait = !failure.is_passing();
+                            round.unreachable(&place, failure);
+                        }
+                    }
+                },
+                more = answer.more(), if answer.may_be_more() && (may_wait || !is_last) => {
+                    if !more.is_empty() {
+                        round.resolved(&listed, answer);
                     }
                 }
-                None => {}
+                // A head start that is over is no error: the next one joins the race.
+                () = sleep(HEAD_START), if round.has_beside(&listed) => {}
+                () = sleep_until(deadline), if is_last => return None,
+                else => return None,
             }
             joining = round.beside(&listed).map(|place| (place, Instant::now()));
         };
@@ -378,6 +396,22 @@ impl Dialler {
             }
         }
         Some((stream, place))
+    }
+
+    /// The deadline ended a connect: where the name had taken most of the time, that is what was too slow.
+    fn of_slow_name(&self, failure: Failure, place: &Place, begun: Instant, resolved: Instant) -> Failure {
+        let Failure::TimedOut { after, .. } = failure else { return failure };
+        let (resolving, connecting) =
+            (between(begun, resolved), after.saturating_sub(between(begun, resolved)));
+        match place.listed().name() {
+            Some(host) if resolving > connecting => {
+                let took = humantime::format_duration(resolving);
+                let doing =
+                    format!("resolving {host} with {} took {took}, and connecting to {place}", self.resolver);
+                Failure::TimedOut { stage: Stage::Resolve, doing, after: connecting }
+            }
+            _ => failure,
+        }
     }
 
     /// Connects to an address that is called so, whose turn began at that time.

@@ -90,7 +90,7 @@
 //! | [`random`] | chance, to spread what would happen at once |
 //! | [`failure`] | what can go wrong for a client, in words |
 //! | [`report`] | what the log says of them, held back where it would flood |
-//! | [`files`] | files that settings name, read where a file system that hangs holds up nobody |
+//! | [`files`] | files that settings name, and the system's, read where a file system that hangs holds up nobody |
 //! | [`log`] | the log |
 //!
 //! ## Where things will go

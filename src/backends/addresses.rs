@@ -3,13 +3,16 @@
 //! An answer that shares nothing with the ones before is a move. One that shares something may be a part of a longer
 //! list, as some DNS servers give: an address is gone only when some [answers in a row](MISSED) were without it. And
 //! where answers go round in a circle, as those of names that stand for a whole group of servers do, nothing has moved
-//! at all.
+//! at all. Half an answer says nothing of the addresses of the other kind; and that there is none of a kind any more is
+//! believed, as an address that is missing, only after some answers.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use tokio::time::Instant;
+
+use crate::resolve::Addresses as Answer;
 
 /// So many answers in a row have to be without an address, though they had others of the name's own,
 const MISSED: u32 = 3;
@@ -42,7 +45,7 @@ struct Seen {
 
 impl Addresses {
     /// Takes in an answer; returns the addresses that the name has left with it.
-    pub(super) fn answered(&mut self, answer: &[IpAddr], now: Instant) -> Vec<IpAddr> {
+    pub(super) fn answered(&mut self, answer: &Answer, now: Instant) -> Vec<IpAddr> {
         let recent = |at: &Instant| now.duration_since(*at) < CIRCLE;
         self.left.retain(|_, at| recent(at));
         self.returns.retain(recent);
@@ -50,14 +53,16 @@ impl Addresses {
             self.returns.push(now);
         }
         let goes_round = self.returns.len() >= RETURNS;
-        let moved = !answer.iter().any(|address| self.known.contains_key(address));
-        for address in answer {
+        let shares_nothing =
+            self.known.keys().all(|address| answer.tell_of(*address) && !answer.contains(address));
+        let has_another = |than: &IpAddr| answer.iter().any(|address| address.is_ipv4() == than.is_ipv4());
+        for address in answer.iter() {
             self.left.remove(address);
             self.known.insert(*address, Seen { at: now, missed: 0 });
         }
         let mut left = Vec::new();
         self.known.retain(|address, seen| {
-            if answer.contains(address) {
+            if answer.contains(address) || !answer.tell_of(*address) {
                 return true;
             }
             seen.missed += 1;
@@ -65,7 +70,7 @@ impl Addresses {
             let gone = if goes_round {
                 absent >= CIRCLE
             } else {
-                moved || seen.missed >= MISSED && absent >= MISSED_FOR
+                shares_nothing && has_another(address) || seen.missed >= MISSED && absent >= MISSED_FOR
             };
             if gone {
                 left.push(*address);
@@ -85,33 +90,82 @@ mod tests {
         [10, 0, 0, last].into()
     }
 
+    fn address_6(last: u16) -> IpAddr {
+        [0xfd00, 0, 0, 0, 0, 0, 0, last].into()
+    }
+
+    fn whole<const N: usize>(addresses: [IpAddr; N]) -> Answer {
+        Answer::whole(addresses)
+    }
+
+    /// One whose other half nobody knows.
+    fn half(address: IpAddr) -> Answer {
+        Answer::half([address])
+    }
+
+    #[test]
+    fn half_an_answer_moves_nothing_of_the_other_kind() {
+        let mut addresses = Addresses::default();
+        let start = Instant::now();
+        assert!(addresses.answered(&whole([address(1), address_6(1)]), start).is_empty());
+        for second in 1..20 {
+            let answer = half(if second % 2 == 0 { address(1) } else { address_6(1) });
+            assert!(addresses.answered(&answer, start + Duration::from_secs(second)).is_empty());
+        }
+        // One of the same kind is missing, as in any other answer that shares something.
+        assert!(addresses.answered(&half(address(2)), start).is_empty());
+    }
+
+    #[test]
+    fn one_kind_of_address_moves_though_nobody_knows_of_the_other() {
+        let mut addresses = Addresses::default();
+        let now = Instant::now();
+        assert!(addresses.answered(&half(address(1)), now).is_empty());
+        assert!(addresses.answered(&half(address_6(1)), now).is_empty());
+        let mut addresses = Addresses::default();
+        assert!(addresses.answered(&half(address(1)), now).is_empty());
+        assert_eq!(addresses.answered(&half(address(2)), now), [address(1)]);
+    }
+
+    #[test]
+    fn a_kind_of_address_is_gone_when_it_has_been_missing_for_some_answers() {
+        let mut addresses = Addresses::default();
+        let start = Instant::now();
+        assert!(addresses.answered(&whole([address(1)]), start).is_empty());
+        for second in [2, 4] {
+            let answer = whole([address_6(1)]);
+            assert!(addresses.answered(&answer, start + Duration::from_secs(second)).is_empty());
+        }
+        assert_eq!(addresses.answered(&whole([address_6(1)]), start + Duration::from_secs(6)), [address(1)]);
+    }
+
     #[test]
     fn a_name_that_moves_there_and_back_leaves_each_time() {
         let mut addresses = Addresses::default();
         let now = Instant::now();
-        assert!(addresses.answered(&[address(1)], now).is_empty());
-        assert!(addresses.answered(&[address(1)], now).is_empty());
-        assert_eq!(addresses.answered(&[address(2)], now), [address(1)]);
-        assert_eq!(addresses.answered(&[address(1)], now), [address(2)]);
+        assert!(addresses.answered(&whole([address(1)]), now).is_empty());
+        assert!(addresses.answered(&whole([address(1)]), now).is_empty());
+        assert_eq!(addresses.answered(&whole([address(2)]), now), [address(1)]);
+        assert_eq!(addresses.answered(&whole([address(1)]), now), [address(2)]);
     }
 
     #[test]
     fn a_part_of_a_list_leaves_the_rest_for_some_answers() {
         let mut addresses = Addresses::default();
         let start = Instant::now();
-        assert!(addresses.answered(&[address(1), address(2)], start).is_empty());
+        assert!(addresses.answered(&whole([address(1), address(2)]), start).is_empty());
         for second in [2, 4] {
-            assert!(addresses.answered(&[address(2)], start + Duration::from_secs(second)).is_empty());
+            assert!(addresses.answered(&whole([address(2)]), start + Duration::from_secs(second)).is_empty());
         }
-        assert_eq!(addresses.answered(&[address(2)], start + Duration::from_secs(6)), [address(1)]);
+        assert_eq!(addresses.answered(&whole([address(2)]), start + Duration::from_secs(6)), [address(1)]);
     }
 
     #[test]
     fn a_long_silence_of_dns_is_not_many_answers() {
         let mut addresses = Addresses::default();
         let start = Instant::now();
-        assert!(addresses.answered(&[address(1), address(2)], start).is_empty());
-        assert!(addresses.answered(&[address(2)], start + CIRCLE).is_empty());
+        assert!(addresses.answered(&whole([address(1), address(2)]), start).is_empty());
+        assert!(addresses.answered(&whole([address(2)]), start + CIRCLE).is_empty());
     }
 
     #[test]
@@ -121,7 +175,7 @@ mod tests {
         let mut moves = 0;
         for second in 0..120 {
             let answer = [second % 7, (second + 1) % 7].map(|last| address(u8::try_from(last).unwrap()));
-            moves += addresses.answered(&answer, start + Duration::from_secs(2 * second)).len();
+            moves += addresses.answered(&whole(answer), start + Duration::from_secs(2 * second)).len();
         }
         assert!(moves <= 7, "{moves}");
     }
@@ -132,8 +186,8 @@ mod tests {
         let now = Instant::now();
         let mut moves = 0;
         for _ in 0..20 {
-            moves +=
-                addresses.answered(&[address(1)], now).len() + addresses.answered(&[address(2)], now).len();
+            moves += addresses.answered(&whole([address(1)]), now).len()
+                + addresses.answered(&whole([address(2)]), now).len();
         }
         assert!(moves <= RETURNS, "{moves}");
     }

@@ -96,6 +96,7 @@ mod tests {
 
     use super::super::{Entry, Listed, Place};
     use super::*;
+    use crate::resolve::Addresses;
 
     fn entry(port: u16, priority: u16, weight: Option<u16>) -> Arc<Entry> {
         let endpoint = crate::config::target::endpoint(&format!("10.0.0.1:{port}"), None).unwrap();
@@ -134,7 +135,7 @@ mod tests {
     fn several(name: &str, addresses: &[u8], weight: u16) -> Vec<Arc<Entry>> {
         let listed = Listed::new(crate::config::target::endpoint(&format!("{name}:1"), None).unwrap());
         let answer: Vec<_> = addresses.iter().map(|last| [10, 0, 0, *last].into()).collect();
-        listed.resolved(&answer, tokio::time::Instant::now());
+        listed.resolved(&Addresses::whole(answer), tokio::time::Instant::now());
         listed.entries(0, Some(weight))
     }
 

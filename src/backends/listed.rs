@@ -19,6 +19,7 @@ use crate::config::target::{Endpoint, Host};
 use crate::credentials::Standing;
 use crate::greet::Probe;
 use crate::net::Address;
+use crate::resolve::Addresses as Answer;
 
 /// One address to dial, and what dials have found out about it.
 #[derive(Debug)]
@@ -114,7 +115,7 @@ impl Listed {
     }
 
     /// Takes in an answer of its name.
-    pub(super) fn resolved(&self, answer: &[IpAddr], now: Instant) -> Change {
+    pub(super) fn resolved(&self, answer: &Answer, now: Instant) -> Change {
         let Endpoint::Tcp(_, port) = self.endpoint else {
             return Change { left: Vec::new(), is_another: false };
         };
@@ -123,12 +124,15 @@ impl Listed {
         for gone in name.known.extract_if(.., |backend| left.iter().any(|address| backend.has(*address))) {
             gone.gone.store(true, Ordering::SeqCst);
         }
-        for address in answer {
+        for address in answer.iter() {
             if !name.known.iter().any(|backend| backend.has(*address)) {
                 name.known.push(Backend::new(Address::Tcp((*address, port).into())));
             }
         }
-        let is_current = |backend: &&Arc<Backend>| answer.iter().any(|address| backend.has(*address));
+        // Of what half an answer does not tell nothing is known to have changed.
+        let is_current = |backend: &&Arc<Backend>| {
+            backend.address.ip().is_some_and(|ip| answer.contains(&ip) || !answer.tell_of(ip))
+        };
         let current: Vec<_> = name.known.iter().filter(is_current).cloned().collect();
         let is_another = !current.iter().map(Arc::as_ptr).eq(name.current.iter().map(Arc::as_ptr));
         name.current = current;
@@ -259,7 +263,7 @@ mod tests {
             (vec!["::2"], vec!["h:1"]),
         ] {
             let answer: Vec<IpAddr> = answer.into_iter().map(|address| address.parse().unwrap()).collect();
-            listed.resolved(&answer, Instant::now());
+            listed.resolved(&Answer::whole(answer), Instant::now());
             assert_eq!(shown(&listed), expected);
         }
     }
@@ -268,7 +272,7 @@ mod tests {
     fn a_backend_is_the_same_for_as_long_as_its_name_has_its_address() {
         let listed = listed();
         let backends = |answer: &[IpAddr]| {
-            listed.resolved(answer, Instant::now());
+            listed.resolved(&Answer::whole(answer), Instant::now());
             listed.entries(0, None).iter().flat_map(|entry| entry.backends.clone()).collect::<Vec<_>>()
         };
         let [a, b, c] = [1, 2, 3].map(|last| IpAddr::from([10, 0, 0, last]));

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use super::listed::{Backend, Entry, Listed};
 use super::{Backends, List};
 use crate::failure::{Failure, Stage};
+use crate::resolve::Addresses;
 
 /// Candidates that one round tries at the most; those that failed rest, so that the next round has others.
 const MOST_TRIES: usize = 32;
@@ -158,7 +159,7 @@ impl<'a> Round<'a> {
     }
 
     /// Takes in the answer of a name.
-    pub fn resolved(&mut self, listed: &Arc<Listed>, answer: &[std::net::IpAddr]) {
+    pub fn resolved(&mut self, listed: &Arc<Listed>, answer: &Addresses) {
         self.backends.resolved(listed, answer);
         self.list = self.backends.list();
     }

@@ -20,6 +20,7 @@ use crate::greet::{Interview, Probe};
 use crate::metrics::{LinkMetrics, Which};
 use crate::net::{Address, Stream};
 use crate::random;
+use crate::resolve::Addresses;
 use crate::secret::Source;
 use crate::tls::certificate::Summary;
 use crate::tls::stream::TlsStream;
@@ -311,7 +312,9 @@ impl Examination<'_> {
         let mut given_up = Done::default();
         let mut round = self.backends.round_at(&self.entry, &mut given_up);
         let connected = match round.next_known() {
-            Some(place) => self.dialler.race(&mut round, place, begun, self.deadline).await,
+            Some(place) => {
+                self.dialler.race(&mut round, (place, begun), &mut Addresses::whole([]), self.deadline).await
+            }
             None => None,
         };
         let connected = connected.ok_or_else(|| round.failure());
