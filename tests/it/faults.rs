@@ -36,7 +36,7 @@ pub(crate) fn ping(client: &mut Peer) {
 }
 
 /// A program of the system. Killed when dropped.
-struct Running {
+pub(crate) struct Running {
     child: Child,
     output: BufReader<ChildStdout>,
 }
@@ -329,7 +329,7 @@ fn a_client_that_can_not_be_reached_for_a_while_goes_on() {
 }
 
 /// Makes every attempt to open a file wait, as a file system does that hangs: a lease is asked back, and not given.
-fn hang(path: &Path) -> Running {
+pub(crate) fn hang(path: &Path) -> Running {
     // F_SETLEASE is 1024, F_WRLCK is 1.
     let script = "$SIG{IO} = 'IGNORE'; $| = 1; open(F, '+<', $ARGV[0]) or die; \
                   defined fcntl(F, 1024, 1) or die; print \"leased\\n\"; sleep 60";

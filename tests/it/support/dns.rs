@@ -12,7 +12,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use hickory_resolver::proto::op::{Message, ResponseCode};
-use hickory_resolver::proto::rr::rdata::{A, AAAA, SRV};
+use hickory_resolver::proto::rr::rdata::{A, AAAA, CNAME, SRV};
 use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
@@ -28,11 +28,26 @@ pub(crate) enum Manner {
     Hangs,
     /// It answers every question with this.
     Says(ResponseCode),
+    /// It answers so much later.
+    Late(Duration),
+    /// It answers with bytes that are no message.
+    Babbles,
+    /// It answers with records of another kind.
+    Errs,
+    /// It says that there is nothing of the kind, which may not be true.
+    Denies,
+    /// It says over UDP that the answer is too long for that, and over TCP nothing.
+    Truncates,
 }
 
-/// What a name server knows.
+/// What a name server knows, and what it was asked.
 struct Zone {
     manner: Manner,
+    /// Its manners with questions of one kind, where they are others.
+    manners: HashMap<RecordType, Manner>,
+    /// How many questions for a name it is going to lose.
+    losses: HashMap<(String, RecordType), usize>,
+    asked: HashMap<RecordType, usize>,
     ttl: u32,
     records: HashMap<String, Vec<RData>>,
 }
@@ -49,14 +64,32 @@ pub(crate) struct NameServer {
 
 impl NameServer {
     pub(crate) fn start() -> Self {
+        Self::at(None)
+    }
+
+    /// At the port where name servers are that nobody gives a port for; only root may be there.
+    pub(crate) fn at_the_usual_port() -> Self {
+        Self::at(Some(53))
+    }
+
+    fn at(port: Option<u16>) -> Self {
         let (udp, tcp) = loop {
-            let address = own_address();
+            let mut address = own_address();
+            address.set_port(port.unwrap_or(address.port()));
             if let (Ok(udp), Ok(tcp)) = (UdpSocket::bind(address), TcpListener::bind(address)) {
                 break (udp, tcp);
             }
         };
         let address = udp.local_addr().expect("a bound socket has an address");
-        let zone = Arc::new(Mutex::new(Zone { manner: Manner::Answers, ttl: 600, records: HashMap::new() }));
+        let zone = Zone {
+            manner: Manner::Answers,
+            manners: HashMap::new(),
+            losses: HashMap::new(),
+            asked: HashMap::new(),
+            ttl: 600,
+            records: HashMap::new(),
+        };
+        let zone = Arc::new(Mutex::new(zone));
         let stopped = Arc::new(AtomicBool::new(false));
         let asked = Arc::new(AtomicUsize::new(0));
         let asked_over_tcp = Arc::new(AtomicUsize::new(0));
@@ -80,6 +113,26 @@ impl NameServer {
 
     pub(crate) fn behaves(&self, manner: Manner) {
         self.zone().manner = manner;
+    }
+
+    /// The same for questions of one kind alone.
+    pub(crate) fn behaves_for(&self, kind: RecordType, manner: Manner) {
+        self.zone().manners.insert(kind, manner);
+    }
+
+    /// The next questions of one kind for a name, so many of them, are lost.
+    pub(crate) fn loses(&self, count: usize, kind: RecordType, name: &str) {
+        self.zone().losses.insert((name.to_lowercase(), kind), count);
+    }
+
+    /// How many of those it has still to lose.
+    pub(crate) fn losses(&self, kind: RecordType, name: &str) -> usize {
+        self.zone().losses.get(&(name.to_lowercase(), kind)).copied().unwrap_or_default()
+    }
+
+    /// Questions of one kind so far.
+    pub(crate) fn asked_for(&self, kind: RecordType) -> usize {
+        self.zone().asked.get(&kind).copied().unwrap_or_default()
     }
 
     pub(crate) fn ttl(&self, ttl: u32) {
@@ -111,6 +164,12 @@ impl NameServer {
             RData::SRV(SRV::new(priority, weight, port, Name::from_str(target).expect("a name")))
         };
         self.records(name, services.iter().map(data).collect());
+    }
+
+    /// From now on `name` is another name for `target`.
+    pub(crate) fn alias(&self, name: &str, target: &str) {
+        let target = Name::from_str(target).expect("a name");
+        self.records(name, vec![RData::CNAME(CNAME(target))]);
     }
 
     fn records(&self, name: &str, records: Vec<RData>) {
@@ -153,15 +212,27 @@ fn over_udp(socket: &UdpSocket, zone: &Mutex<Zone>, asked: &AtomicUsize, stopped
             continue;
         };
         asked.fetch_add(1, Ordering::Relaxed);
-        let Some((question, answer)) = answer(&buffer[..len], zone) else {
+        let Some((question, answer, manner)) = answer(&buffer[..len], zone) else {
             continue;
         };
         let mut bytes = answer.to_vec().expect("an answer");
-        if bytes.len() > usize::from(question.max_payload().max(512)) {
+        if manner == Manner::Truncates || bytes.len() > usize::from(question.max_payload().max(512)) {
             bytes = answer.truncate().to_vec().expect("an answer");
         }
-        // Whoever asked may have gone.
-        let _ = socket.send_to(&bytes, client);
+        if manner == Manner::Babbles {
+            // The number of the question stays.
+            bytes[2..].fill(0xff);
+        }
+        let Manner::Late(time) = manner else {
+            // Whoever asked may have gone.
+            let _ = socket.send_to(&bytes, client);
+            continue;
+        };
+        let socket = socket.try_clone().expect("a second handle");
+        thread::spawn(move || {
+            thread::sleep(time);
+            let _ = socket.send_to(&bytes, client);
+        });
     }
 }
 
@@ -188,9 +259,12 @@ fn over_tcp(listener: &TcpListener, zone: &Mutex<Zone>, asked: &AtomicUsize, sto
                 return false;
             }
             asked.fetch_add(1, Ordering::Relaxed);
-            let Some((_, answer)) = answer(&question[2..], zone) else {
+            let Some((_, answer, manner)) = answer(&question[2..], zone) else {
                 return true;
             };
+            if manner == Manner::Truncates {
+                return true;
+            }
             let answer = answer.to_vec().expect("an answer");
             let length = u16::try_from(answer.len()).expect("an answer of 64 KiB at most");
             let mut bytes = length.to_be_bytes().to_vec();
@@ -200,30 +274,39 @@ fn over_tcp(listener: &TcpListener, zone: &Mutex<Zone>, asked: &AtomicUsize, sto
     }
 }
 
-fn answer(bytes: &[u8], zone: &Mutex<Zone>) -> Option<(Message, Message)> {
+fn answer(bytes: &[u8], zone: &Mutex<Zone>) -> Option<(Message, Message, Manner)> {
     let question = Message::from_vec(bytes).ok()?;
     let query = question.queries.first()?.clone();
-    let zone = lock(zone);
+    let kind = query.query_type();
+    let name = query.name().to_ascii().to_lowercase();
+    let name = name.trim_end_matches('.');
+    let mut zone = lock(zone);
+    *zone.asked.entry(kind).or_default() += 1;
+    if let Some(losses) = zone.losses.get_mut(&(name.to_owned(), kind)).filter(|losses| **losses > 0) {
+        *losses -= 1;
+        return None;
+    }
+    let manner = zone.manners.get(&kind).copied().unwrap_or(zone.manner);
     let mut answer = Message::response(question.metadata.id, question.metadata.op_code);
     answer.add_query(query.clone());
-    match zone.manner {
+    match manner {
         Manner::Hangs => return None,
         Manner::Says(code) => answer.metadata.response_code = code,
-        Manner::Answers => {
-            let name = query.name().to_ascii().to_lowercase();
-            match zone.records.get(name.trim_end_matches('.')) {
-                None => answer.metadata.response_code = ResponseCode::NXDomain,
-                Some(records) => {
-                    let of_type = |data: &&RData| data.record_type() == query.query_type();
-                    for data in records.iter().filter(of_type) {
-                        let record = Record::from_rdata(query.name().clone(), zone.ttl, data.clone());
-                        answer.add_answer(record);
-                    }
+        Manner::Denies => {}
+        _ => match zone.records.get(name) {
+            None => answer.metadata.response_code = ResponseCode::NXDomain,
+            Some(records) => {
+                let is_meant = |data: &&RData| {
+                    data.record_type() == RecordType::CNAME
+                        || (data.record_type() == kind) != (manner == Manner::Errs)
+                };
+                for data in records.iter().filter(is_meant) {
+                    answer.add_answer(Record::from_rdata(query.name().clone(), zone.ttl, data.clone()));
                 }
             }
-        }
+        },
     }
-    Some((question, answer))
+    Some((question, answer, manner))
 }
 
 /// A dnsmasq of the test's own. Killed when dropped.

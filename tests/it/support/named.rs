@@ -1,7 +1,7 @@
 //! Servers that say their name, so that a client knows where it has ended up.
 
 use std::io::{Read, Write};
-use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -39,6 +39,17 @@ impl Named {
                 .collect();
             if let Ok(servers) = servers.try_into() {
                 return servers;
+            }
+        }
+    }
+
+    /// One at an IPv4 address and one at an IPv6 address, at one port.
+    pub(crate) fn of_both_kinds(names: [&str; 2]) -> [Self; 2] {
+        loop {
+            let four = Self::start(names[0]);
+            let six = SocketAddr::from((Ipv6Addr::LOCALHOST, four.address().port()));
+            if let Some(six) = Self::try_at(six, names[1]) {
+                return [four, six];
             }
         }
     }
