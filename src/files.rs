@@ -230,3 +230,29 @@ impl<T> State<T> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_file_that_comes_changes_and_goes_is_followed() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("hosts");
+        let file = Reloading::new(path.to_str().unwrap(), <[u8]>::to_vec);
+        assert_eq!(file.last(), None);
+        for held in ["", "one", "two", "", "three"] {
+            if held.is_empty() {
+                // Missing at first, and later removed.
+                let _ = std::fs::remove_file(&path);
+            } else {
+                std::fs::write(&path, held).unwrap();
+            }
+            assert_eq!(file.current().await.unwrap().as_slice(), held.as_bytes());
+            assert_eq!(file.last(), file.current().await);
+        }
+        // What is no file has nothing in it.
+        let directory = Reloading::new(directory.path().to_str().unwrap(), <[u8]>::to_vec);
+        assert_eq!(directory.current().await.unwrap().as_slice(), b"");
+    }
+}
