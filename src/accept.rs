@@ -60,7 +60,7 @@ impl Admission {
 
 /// Accepts until `stop` says so; then takes in those who were waiting already, and closes the listener.
 pub async fn accept(
-    listener: Listener,
+    mut listener: Listener,
     service: Arc<Service>,
     admission: Admission,
     workers: Arc<Workers>,

@@ -228,7 +228,7 @@ impl Admin {
 }
 
 /// Answers for as long as the process runs, so many at the same time.
-pub async fn serve(listener: Listener, admin: Arc<Admin>, most: usize) {
+pub async fn serve(mut listener: Listener, admin: Arc<Admin>, most: usize) {
     let mut open = VecDeque::new();
     loop {
         match listener.accept().await {

@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +14,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use crate::accept::{Admission, accept};
 use crate::admin::{self, Admin};
 use crate::backends::{self, Backends};
-use crate::config::{Config, Link, Listen, Process};
+use crate::config::{Config, Link, Listen, ListenAddress, Process};
 use crate::connection::Service;
 use crate::descriptors::{self, Descriptors};
 use crate::dial::{Dialler, Health};
@@ -105,17 +104,20 @@ impl App {
                     });
                     bound.push((listener, service));
                 }
-                Err(error) => {
-                    let remedy = bind_remedy(&link, &error);
-                    errors.push((format!("{} ({})", link.listen, link.variable), error, remedy));
-                }
+                Err(of_link) => errors.extend(of_link.into_iter().map(|(address, error)| {
+                    let remedy = bind_remedy(&link, &address, &error);
+                    (format!("{address} ({})", link.variable), error, remedy)
+                })),
             }
         }
-        let admin = config.process.admin.and_then(|address| {
-            let listener = Listener::bind(&Listen::Address(address), config.process.keepalive);
-            let error = |error| {
-                let remedy = admin_remedy(address, &error);
-                errors.push((format!("{address} (AMBASSADOR_ADMIN)"), error, remedy));
+        let admin = config.process.admin.as_ref().and_then(|address| {
+            let listen = Listen { addresses: vec![address.clone()], mode: None };
+            let listener = Listener::bind(&listen, config.process.keepalive);
+            let error = |of_admin: Vec<_>| {
+                errors.extend(of_admin.into_iter().map(|(address, error)| {
+                    let remedy = admin_remedy(&address, &error);
+                    (format!("{address} (AMBASSADOR_ADMIN)"), error, remedy)
+                }));
             };
             listener.map_err(error).ok()
         });
@@ -139,7 +141,8 @@ impl App {
     /// Serves until a signal says otherwise, then drains.
     pub async fn run(mut self) {
         let warm = self.bound.iter().map(|(_, service)| service.link.warm()).sum();
-        let listeners = self.bound.len() + usize::from(self.admin.is_some());
+        let of_links = self.bound.iter().map(|(listener, _)| listener);
+        let listeners = of_links.chain(&self.admin).map(Listener::sockets).sum();
         let process_limit =
             Arc::new(Semaphore::new(self.descriptors.connections(self.workers.count(), listeners, warm)));
         let refusals = Arc::new(Semaphore::new(self.descriptors.refusals()));
@@ -278,39 +281,52 @@ fn shortage_remedy(error: &io::Error) -> Option<&'static str> {
     }
 }
 
-fn bind_remedy(link: &Link, error: &io::Error) -> String {
+fn bind_remedy(link: &Link, address: &ListenAddress, error: &io::Error) -> String {
     if let Some(remedy) = shortage_remedy(error) {
         return remedy.to_owned();
     }
     let user = rustix::process::geteuid().as_raw();
-    match (error.kind(), &link.listen) {
-        (io::ErrorKind::AddrInUse, _) => {
-            format!("stop what listens there, or listen elsewhere, as in {}", link.another_port())
+    let elsewhere = link.another_port();
+    let remedy = match (error.kind(), address) {
+        (io::ErrorKind::AlreadyExists, ListenAddress::Unix(path)) => {
+            format!("remove {}, if nobody needs it, or name another path", path.display())
         }
-        (_, Listen::Unix(_)) => {
+        (io::ErrorKind::AddrInUse, ListenAddress::Unix(_)) => {
+            "stop what listens there, or name another path".to_owned()
+        }
+        (io::ErrorKind::AddrInUse, _) => {
+            format!("stop what listens there, or listen elsewhere, as in {elsewhere}")
+        }
+        (_, ListenAddress::Unix(_)) => {
             format!("let there be a directory of that name in which user {user} may make files")
         }
         (io::ErrorKind::PermissionDenied, _) => format!(
             "let user {user} listen there (for ports below 1024: --sysctl net.ipv4.ip_unprivileged_port_start=0), \
-             or listen elsewhere, as in {}",
-            link.another_port()
+             or listen elsewhere, as in {elsewhere}"
         ),
         _ => format!(
             "name an address of this host, as in {}_PORT_{1}_LISTEN=127.0.0.1:{1}",
             link.alias, link.port
         ),
+    };
+    if link.is_service_link {
+        return format!(
+            "{remedy}; or, as Kubernetes made this link of a Service, set enableServiceLinks: false in the pod, or name the \
+             links you mean in AMBASSADOR_LINKS"
+        );
     }
+    remedy
 }
 
-fn admin_remedy(address: SocketAddr, error: &io::Error) -> String {
+fn admin_remedy(address: &ListenAddress, error: &io::Error) -> String {
     if let Some(remedy) = shortage_remedy(error) {
         return remedy.to_owned();
     }
     let off = "do without: AMBASSADOR_ADMIN=off";
-    match error.kind() {
-        io::ErrorKind::AddrInUse => {
+    match (error.kind(), address) {
+        (io::ErrorKind::AddrInUse, ListenAddress::Tcp(interface, port)) => {
             // Its own neighbour, where it has one.
-            let other = SocketAddr::new(address.ip(), address.port().checked_add(1).unwrap_or(9180));
+            let other = ListenAddress::Tcp(interface.clone(), port.checked_add(1).unwrap_or(9180));
             format!(
                 "another ambassador in the same network, or a link of this one, has it: choose another, as in \
                  AMBASSADOR_ADMIN={other}, or {off}"

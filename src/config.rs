@@ -2,9 +2,13 @@
 //!
 //! [`Config::load`] either returns what the process is to do or *every* mistake at once. The environment comes in as
 //! an [`Env`], so that tests never set variables. [`link`] turns variables into links, [`target`] holds the grammar
-//! of targets, [`settings`] the table of a link's settings, [`process`] the process-wide ones.
+//! of targets, [`listen`] that of where clients come in, [`settings`] the table of a link's settings, [`process`] the
+//! process-wide ones, [`notation`] what all values have in common.
 
 pub mod link;
+pub mod link_local;
+pub mod listen;
+mod notation;
 pub mod process;
 pub mod settings;
 pub mod target;
@@ -12,14 +16,13 @@ pub mod target;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
-use std::net::SocketAddr;
 use std::os::unix::ffi::OsStringExt;
-use std::time::Duration;
 
 use serde::Serialize;
 use zeroize::Zeroizing;
 
-pub use link::{Link, Listen};
+pub use link::Link;
+pub use listen::{Interface, Listen, ListenAddress};
 pub use process::{LogFormat, Process, ProcessArguments};
 
 /// The environment. Any of its values may be a secret, so it has no `Debug` and is zeroed when it is dropped.
@@ -135,7 +138,7 @@ impl Findings {
 
 impl Config {
     /// Where the admin endpoint of the process that has these settings listens, or a mistake; `None` if it has none.
-    pub fn admin(arguments: &ProcessArguments) -> Result<Option<SocketAddr>, ConfigErrors> {
+    pub fn admin(arguments: &ProcessArguments) -> Result<Option<ListenAddress>, ConfigErrors> {
         let mut findings = Findings::default();
         let admin = process::admin(arguments, &mut findings);
         if findings.mistakes.is_empty() { Ok(admin) } else { Err(ConfigErrors(findings.mistakes)) }
@@ -156,35 +159,4 @@ impl Config {
             Err(ConfigErrors(findings.mistakes))
         }
     }
-}
-
-/// A duration as people write it, `5s`, `500ms`, `1h 30m`; `0s` only where `zero` allows it.
-fn duration(text: &str, zero: bool) -> Result<Duration, String> {
-    let written = || format!("\"{text}\" is not a duration");
-    let duration = humantime::parse_duration(text.trim()).map_err(|_| written())?;
-    if duration.is_zero() && !zero {
-        return Err(format!("\"{text}\" leaves no time at all"));
-    }
-    // A century: beyond it the arithmetic of deadlines would overflow.
-    if duration > Duration::from_hours(100 * 365 * 24) {
-        return Err(format!("\"{text}\" is longer than a century"));
-    }
-    Ok(duration)
-}
-
-/// A duration, or `off`.
-fn duration_or_off(text: &str) -> Result<Option<Duration>, String> {
-    match text.trim() {
-        "off" => Ok(None),
-        text => duration(text, false).map(Some),
-    }
-}
-
-/// A number from 1 on.
-fn count(text: &str) -> Result<usize, String> {
-    text.trim()
-        .parse()
-        .ok()
-        .filter(|number| *number > 0)
-        .ok_or_else(|| format!("\"{text}\" is not a number from 1 on"))
 }

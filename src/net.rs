@@ -1,24 +1,27 @@
 //! Sockets: listening, connecting, and the one kind of stream that everything else works on.
 
+mod listener;
+mod socket_file;
+
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::FileTypeExt;
-use std::path::{Path, PathBuf};
+use std::net::{IpAddr, SocketAddr, SocketAddrV6};
+use std::os::fd::AsFd;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SocketFlags, acceptfrom_with, recv};
-use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
-use tokio::io::unix::AsyncFd;
-use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use rustix::net::netdevice::name_to_index;
+use rustix::net::{RecvFlags, recv};
+use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
-use crate::config::Listen;
+pub use self::listener::{Accepted, BACKLOG, Listener};
+use crate::config::link_local::LinkLocal;
 use crate::relay::Side;
 use crate::tls::stream::TlsStream;
 
@@ -27,6 +30,8 @@ use crate::tls::stream::TlsStream;
 pub enum Address {
     /// An address and a TCP port.
     Tcp(SocketAddr),
+    /// A link-local address, whose interface is looked up for every dial, and a TCP port.
+    LinkLocal(LinkLocal, u16),
     /// A Unix socket.
     Unix(PathBuf),
 }
@@ -36,6 +41,7 @@ impl Address {
     pub fn ip(&self) -> Option<IpAddr> {
         match self {
             Self::Tcp(address) => Some(address.ip()),
+            Self::LinkLocal(link_local, _) => Some(link_local.address.into()),
             Self::Unix(_) => None,
         }
     }
@@ -45,6 +51,7 @@ impl std::fmt::Display for Address {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Tcp(address) => address.fmt(f),
+            Self::LinkLocal(link_local, port) => write!(f, "[{link_local}]:{port}"),
             Self::Unix(path) => path.display().fmt(f),
         }
     }
@@ -64,14 +71,16 @@ pub enum Stream {
 impl Stream {
     /// Connects.
     pub async fn connect(address: &Address, keepalive: Option<Duration>) -> io::Result<Self> {
-        match address {
-            Address::Tcp(address) => {
-                let stream = TcpStream::connect(*address).await?;
-                set_options(&SockRef::from(&stream), keepalive)?;
-                Ok(Self::Tcp(stream))
+        let address = match address {
+            Address::Tcp(address) => *address,
+            Address::LinkLocal(LinkLocal { address, zone }, port) => {
+                at((*address).into(), *port, zone_index(zone)?)
             }
-            Address::Unix(path) => UnixStream::connect(path).await.map(Self::Unix),
-        }
+            Address::Unix(path) => return UnixStream::connect(path).await.map(Self::Unix),
+        };
+        let stream = TcpStream::connect(address).await?;
+        set_options(&SockRef::from(&stream), keepalive)?;
+        Ok(Self::Tcp(stream))
     }
 
     /// Makes it a stream of the current runtime, whichever one it belonged to.
@@ -221,81 +230,6 @@ impl std::fmt::Display for Client {
     }
 }
 
-/// A bound socket that accepts clients.
-#[derive(Debug)]
-pub enum Listener {
-    /// TCP.
-    Tcp(AsyncFd<Socket>),
-    /// A Unix socket, and the file that goes when it does.
-    Unix(AsyncFd<Socket>, SocketFile),
-}
-
-/// Connections that may wait to be accepted; the kernel lowers it to `net.core.somaxconn`.
-pub const BACKLOG: i32 = 4096;
-
-impl Listener {
-    /// Binds. Must be called within a runtime.
-    pub fn bind(listen: &Listen, keepalive: Option<Duration>) -> io::Result<Self> {
-        match listen {
-            Listen::Everywhere(port) => match tcp((Ipv6Addr::UNSPECIFIED, *port).into(), keepalive) {
-                // A host without IPv6 has no such address or no such sockets.
-                Err(e)
-                    if e.kind() != io::ErrorKind::AddrInUse
-                        && e.kind() != io::ErrorKind::PermissionDenied =>
-                {
-                    tcp((Ipv4Addr::UNSPECIFIED, *port).into(), keepalive)
-                }
-                bound => bound,
-            },
-            Listen::Address(address) => tcp(*address, keepalive),
-            Listen::Unix(path) => unix(path),
-        }
-    }
-
-    /// The address that was bound, as clients dial it.
-    pub fn address(&self) -> String {
-        match self {
-            Self::Tcp(socket) => match socket.get_ref().local_addr().map(|address| address.as_socket()) {
-                Ok(Some(address)) => address.to_string(),
-                Ok(None) | Err(_) => "unknown".to_owned(),
-            },
-            Self::Unix(_, file) => format!("unix:{}", file.0.display()),
-        }
-    }
-
-    /// Waits for the next client.
-    pub async fn accept(&self) -> io::Result<(Accepted, Client)> {
-        let (Self::Tcp(socket) | Self::Unix(socket, _)) = self;
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let accept = |socket: &Socket| Ok(acceptfrom_with(socket, flags)?);
-        let (accepted, address) = socket.async_io(Interest::READABLE, accept).await?;
-        match (self, address.map(SocketAddr::try_from)) {
-            (Self::Tcp(_), Some(Ok(address))) => Ok((Accepted::Tcp(accepted), Client::Tcp(address))),
-            (Self::Tcp(_), _) => Err(io::ErrorKind::ConnectionAborted.into()),
-            (Self::Unix(..), _) => Ok((Accepted::Unix(accepted), Client::Unix)),
-        }
-    }
-}
-
-/// A client's socket just as the kernel gave it: no runtime's yet, so that any thread can take it.
-#[derive(Debug)]
-pub enum Accepted {
-    /// TCP, with the options that its listener has.
-    Tcp(OwnedFd),
-    /// A Unix socket.
-    Unix(OwnedFd),
-}
-
-impl Accepted {
-    /// Makes it a stream of the current runtime.
-    pub fn into_stream(self) -> io::Result<Stream> {
-        match self {
-            Self::Tcp(socket) => TcpStream::from_std(socket.into()).map(Stream::Tcp),
-            Self::Unix(socket) => UnixStream::from_std(socket.into()).map(Stream::Unix),
-        }
-    }
-}
-
 /// Sets what every TCP socket of ours has: no delay for small messages, and probes for a silent peer.
 fn set_options(socket: &SockRef<'_>, keepalive: Option<Duration>) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
@@ -308,48 +242,20 @@ fn set_options(socket: &SockRef<'_>, keepalive: Option<Duration>) -> io::Result<
     Ok(())
 }
 
-fn tcp(address: SocketAddr, keepalive: Option<Duration>) -> io::Result<Listener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    if address.is_ipv6() {
-        // Only the wildcard takes in IPv4 too; whether it does by default is the host's own setting.
-        socket.set_only_v6(!address.ip().is_unspecified())?;
+/// The number of the interface that a zone names; it may come and go, and have another number then.
+pub fn zone_index(zone: &str) -> io::Result<u32> {
+    if let Ok(index) = zone.parse() {
+        return Ok(index);
     }
-    // A restart must not wait for the connections of its predecessor to be forgotten.
-    socket.set_reuse_address(true)?;
-    // Accepted sockets inherit the options of their listener (tcp(7)), which spares five calls a connection.
-    set_options(&SockRef::from(&socket), keepalive)?;
-    socket.bind(&address.into())?;
-    listen(socket).map(Listener::Tcp)
+    // Any socket will do to ask the kernel (netdevice(7)).
+    let socket = Socket::new(Domain::UNIX, Type::DGRAM, None)?;
+    Ok(name_to_index(&socket, zone)?)
 }
 
-fn unix(path: &Path) -> io::Result<Listener> {
-    // A socket left behind by a process that is gone refuses connections; one that is in use takes them.
-    if std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket()) {
-        match std::os::unix::net::UnixStream::connect(path) {
-            Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path)?,
-            _ => return Err(io::ErrorKind::AddrInUse.into()),
-        }
-    }
-    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    socket.bind(&SockAddr::unix(path)?)?;
-    Ok(Listener::Unix(listen(socket)?, SocketFile(path.to_path_buf())))
-}
-
-// Deprecated because a type could lie about its descriptor; a `Socket` owns the one it names. What replaces it is unsafe.
-#[expect(deprecated)]
-fn listen(socket: Socket) -> io::Result<AsyncFd<Socket>> {
-    socket.listen(BACKLOG)?;
-    socket.set_nonblocking(true)?;
-    AsyncFd::with_interest(socket, Interest::READABLE)
-}
-
-/// The file of a Unix socket, removed with its listener.
-#[derive(Debug)]
-pub struct SocketFile(PathBuf);
-
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        // If it is gone already, all is well; if it can't be removed, the next start finds it refusing connections.
-        let _ = std::fs::remove_file(&self.0);
+/// An address to connect to, in the zone with this number, where it has one.
+pub fn at(address: IpAddr, port: u16, zone: u32) -> SocketAddr {
+    match address {
+        IpAddr::V4(address) => (address, port).into(),
+        IpAddr::V6(address) => SocketAddrV6::new(address, port, 0, zone).into(),
     }
 }

@@ -166,6 +166,7 @@ impl Resolver {
     pub async fn addresses(&self, host: &Host) -> Answer {
         match host {
             Host::Address(address) => Ok(Addresses::whole([*address])),
+            Host::LinkLocal(link_local) => Ok(Addresses::whole([link_local.address.into()])),
             Host::Name(name) => self.lookup(name).await,
             Host::Linked { alias, address } => {
                 let listed = self.sources.listed(alias).await;

@@ -225,6 +225,10 @@ pub fn server_name(endpoint: &Endpoint) -> Result<ServerName<'static>, String> {
         Endpoint::Tcp(Host::Address(address) | Host::Linked { address, .. }, _) => {
             Ok(ServerName::IpAddress((*address).into()))
         }
+        // No certificate knows of zones, which every host calls by its own names.
+        Endpoint::Tcp(Host::LinkLocal(link_local), _) => {
+            Ok(ServerName::IpAddress(IpAddr::from(link_local.address).into()))
+        }
         // Certificates have names without the root's dot.
         Endpoint::Tcp(Host::Name(name), _) => parse_server_name(name.strip_suffix('.').unwrap_or(name)),
         Endpoint::Unix(_) => Err("a Unix socket has no name that a certificate could have".to_owned()),

@@ -21,10 +21,11 @@ impl FromStr for Balance {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        match text {
+        match text.to_ascii_lowercase().replace('_', "-").as_str() {
             "first" => Ok(Self::First),
-            "round-robin" => Ok(Self::RoundRobin),
-            "least-connections" => Ok(Self::LeastConnections),
+            // As HAProxy, nginx and Envoy call them, too.
+            "round-robin" | "roundrobin" => Ok(Self::RoundRobin),
+            "least-connections" | "least-conn" | "leastconn" => Ok(Self::LeastConnections),
             _ => Err(format!("\"{text}\" is none of first, round-robin and least-connections")),
         }
     }

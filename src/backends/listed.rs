@@ -99,6 +99,9 @@ impl Listed {
         let address = match &endpoint {
             Endpoint::Unix(path) => Some(Address::Unix(path.clone())),
             Endpoint::Tcp(Host::Address(address), port) => Some(Address::Tcp((*address, *port).into())),
+            Endpoint::Tcp(Host::LinkLocal(link_local), port) => {
+                Some(Address::LinkLocal(link_local.clone(), *port))
+            }
             Endpoint::Tcp(Host::Name(_) | Host::Linked { .. }, _) => None,
         };
         let known: Vec<_> = address.map(Backend::new).into_iter().collect();
@@ -110,7 +113,7 @@ impl Listed {
     pub fn name(&self) -> Option<&Host> {
         match &self.endpoint {
             Endpoint::Tcp(host @ (Host::Name(_) | Host::Linked { .. }), _) => Some(host),
-            Endpoint::Tcp(Host::Address(_), _) | Endpoint::Unix(_) => None,
+            Endpoint::Tcp(Host::Address(_) | Host::LinkLocal(_), _) | Endpoint::Unix(_) => None,
         }
     }
 

@@ -5,7 +5,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use crate::admin::{LinkState, Links};
+use crate::config::{Interface, ListenAddress};
 use crate::failure::words;
+use crate::net::{at, zone_index};
 
 /// How long the process may take to say whether it is ready.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -24,7 +26,7 @@ pub enum Unwell {
     Off,
     /// The process chose a port that nobody else can know.
     #[error("AMBASSADOR_ADMIN={0} is any free port; name one, as in AMBASSADOR_ADMIN=127.0.0.1:9180")]
-    AnyPort(SocketAddr),
+    AnyPort(ListenAddress),
     /// The process does not answer.
     #[error(
         "no answer from {address}: {}; is AMBASSADOR_ADMIN the same as for the running process?",
@@ -32,7 +34,7 @@ pub enum Unwell {
     )]
     Silent {
         /// Where it should listen.
-        address: SocketAddr,
+        address: ListenAddress,
         /// What happened.
         source: io::Error,
     },
@@ -40,7 +42,7 @@ pub enum Unwell {
     #[error(
         "{0} does not answer like redis-ambassador; is AMBASSADOR_ADMIN the same as for the running process?"
     )]
-    Stranger(SocketAddr),
+    Stranger(ListenAddress),
     /// It says that it is not ready.
     #[error("not ready: {0}")]
     NotReady(String),
@@ -57,15 +59,17 @@ pub enum Unwell {
 }
 
 /// Asks the process whose admin endpoint is there; with `links`, whether every link can be dialled too.
-pub fn ask(admin: Option<SocketAddr>, links: bool) -> Result<String, Unwell> {
-    let admin = admin.ok_or(Unwell::Off)?;
-    if admin.port() == 0 {
-        return Err(Unwell::AnyPort(admin));
+pub fn ask(admin: Option<ListenAddress>, links: bool) -> Result<String, Unwell> {
+    let address = admin.ok_or(Unwell::Off)?;
+    if matches!(address, ListenAddress::Tcp(_, 0)) {
+        return Err(Unwell::AnyPort(address));
     }
-    let address = reachable(admin);
     let (path, patience) = if links { ("/links?dial", PATIENCE_FOR_DIALS) } else { ("/readyz", PATIENCE) };
-    let answer = get(address, path, patience).map_err(|source| Unwell::Silent { address, source })?;
-    let stranger = || Unwell::Stranger(address);
+    let answer = match get_at(&address, path, patience) {
+        Ok(answer) => answer,
+        Err(source) => return Err(Unwell::Silent { address, source }),
+    };
+    let stranger = || Unwell::Stranger(address.clone());
     let answer = String::from_utf8(answer).map_err(|_| stranger())?;
     let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(stranger)?;
     match (head.split(' ').nth(1), links) {
@@ -120,12 +124,34 @@ fn get(address: SocketAddr, path: &str, patience: Duration) -> io::Result<Vec<u8
     Err(io::ErrorKind::FileTooLarge.into())
 }
 
-/// Who listens on every address can be asked on the loopback one.
-fn reachable(address: SocketAddr) -> SocketAddr {
-    let ip = match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        ip => ip,
+/// The answer of whoever listens there, by the first of its addresses that takes a connection.
+fn get_at(address: &ListenAddress, path: &str, patience: Duration) -> io::Result<Vec<u8>> {
+    let mut first_error = None;
+    for address in reachable(address)? {
+        match get(address, path, patience) {
+            // Nobody waits twice.
+            Err(error) if error.kind() != io::ErrorKind::TimedOut => {
+                first_error.get_or_insert(error);
+            }
+            done => return done,
+        }
+    }
+    Err(first_error.unwrap_or_else(|| io::ErrorKind::AddrNotAvailable.into()))
+}
+
+/// Where a listener can be dialled from this host. Who listens on every address can be asked on the loopback one.
+fn reachable(address: &ListenAddress) -> io::Result<Vec<SocketAddr>> {
+    let (ipv4, ipv6) = (IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST));
+    let ListenAddress::Tcp(interface, port) = address else { return Ok(Vec::new()) };
+    let addresses = match interface {
+        Interface::All | Interface::Localhost => vec![ipv4, ipv6],
+        Interface::Address(address) if address.is_unspecified() => {
+            vec![if address.is_ipv4() { ipv4 } else { ipv6 }]
+        }
+        Interface::Address(address) => vec![*address],
+        Interface::LinkLocal(link_local) => {
+            return Ok(vec![at(link_local.address.into(), *port, zone_index(&link_local.zone)?)]);
+        }
     };
-    SocketAddr::new(ip, address.port())
+    Ok(addresses.into_iter().map(|address| at(address, *port, 0)).collect())
 }

@@ -1,6 +1,5 @@
 //! From variables to links: which names make one, which are passed over, and which settings go where.
 
-mod listen;
 mod values;
 mod variables;
 
@@ -10,11 +9,13 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-pub use self::listen::Listen;
 use self::values::LinkSettings;
 use self::variables::{Settings, secret_variables};
+use super::listen::{Interface, Listen, ListenAddress};
+use super::notation::{Refusal, count, duration, duration_or_off, is_off, unquoted, word};
+use super::target::mend::mended;
 use super::target::{Backends, Endpoint, Malformed, Target};
-use super::{Env, Findings, Process, count, duration, duration_or_off};
+use super::{Env, Findings, Process};
 use crate::backends::Balance;
 use crate::client_auth::ClientAuth;
 use crate::credentials::Credentials;
@@ -59,6 +60,8 @@ pub struct Link {
     pub max_lifetime: Option<Duration>,
     /// How many connections at once, where it is not what the descriptor limit allows.
     pub max_connections: Option<usize>,
+    /// Whether Kubernetes wrote it, as it does for every Service of a pod's namespace.
+    pub is_service_link: bool,
 }
 
 impl Link {
@@ -69,9 +72,16 @@ impl Link {
 }
 
 impl Link {
-    /// The setting that lets it listen on another port, for remedies: one that needs no privileges and has the same last digits.
+    /// The setting that lets it listen on another port, for remedies: one that needs no privileges and has the same last
+    /// digits, and where it listens now.
     pub fn another_port(&self) -> String {
-        format!("{}_PORT_{1}_LISTEN=0.0.0.0:1{2:04}", self.alias, self.port, self.port % 10_000)
+        let interface = match self.listen.addresses.first() {
+            Some(ListenAddress::Tcp(Interface::All, _) | ListenAddress::Unix(_)) | None => {
+                "0.0.0.0".to_owned()
+            }
+            Some(ListenAddress::Tcp(interface, _)) => interface.to_string(),
+        };
+        format!("{}_PORT_{1}_LISTEN={interface}:1{2:04}", self.alias, self.port, self.port % 10_000)
     }
 }
 
@@ -95,9 +105,15 @@ pub struct Redis {
 }
 
 impl Redis {
+    /// The database to SELECT. A fresh connection stands in 0 already: to ask for it would be refused where the user may not
+    /// SELECT, and by what speaks Redis without databases.
+    pub fn select(&self) -> Option<u32> {
+        self.database.filter(|database| *database != 0)
+    }
+
     /// Whether a RESET would take away what a client does not know of, or have it authenticate to who does not expect it.
     pub fn minds_reset(&self) -> bool {
-        let has_something = self.credentials.is_some() || self.database.is_some() || self.absorbs_auth();
+        let has_something = self.credentials.is_some() || self.select().is_some() || self.absorbs_auth();
         self.reset == Reset::Reauthenticate && has_something
     }
 
@@ -234,6 +250,25 @@ pub(super) fn parse(env: &Env, process: &Process, findings: &mut Findings) -> Ve
     links
 }
 
+/// The port to show where the one in a link's name is none.
+const DEFAULT_PORT: u16 = 6379;
+
+/// What to write instead of a value that is no target.
+fn target_remedy(candidate: &Candidate<'_>, setting: Option<String>, mended: Option<String>) -> String {
+    let Candidate { variable, alias, .. } = candidate;
+    let mut remedy = match mended {
+        Some(target) if target.contains("****@") => {
+            format!("write {variable}={target}, with what stands there now in the place of ****")
+        }
+        Some(target) => format!("write {variable}={target}"),
+        None => format!("write for example {variable}=tcp://redis.example.com:6379"),
+    };
+    if let Some(setting) = setting {
+        remedy = format!("set {alias}_{setting}, and {remedy}");
+    }
+    remedy
+}
+
 /// A link whose target is known and whose settings are not yet.
 struct Draft {
     variable: String,
@@ -256,15 +291,21 @@ impl Draft {
                 None
             }
         };
-        let value = text(env, variable, findings).unwrap_or_default().trim();
-        let target = value.parse().unwrap_or_else(|reason: Malformed| {
-            findings.mistake(
-                variable,
-                format!("its value is not a target: {reason}"),
-                format!("write for example {variable}=tcp://redis.example.com:6379"),
-            );
+        let value = unquoted(text(env, variable, findings).unwrap_or_default());
+        let target = value.parse().unwrap_or_else(|malformed: Malformed| {
+            let mended = mended(value, port.unwrap_or(DEFAULT_PORT));
+            let Malformed { reason, setting } = malformed;
+            let reason = format!("its value is not a target: {reason}");
+            findings.mistake(variable, reason, target_remedy(candidate, setting, mended));
             Target::unreadable(value)
         });
+        if !target.passed_over.is_empty() {
+            let parameters = target.passed_over.join(", ");
+            let message = format!(
+                "{parameters} in its URL is a client's own business and says nothing here; take it out"
+            );
+            findings.warning(variable, message);
+        }
         Some(Self { variable: variable.to_owned(), alias: candidate.alias.to_owned(), port: port?, target })
     }
 
@@ -295,22 +336,18 @@ impl Draft {
             (Backends::Listed(_) | Backends::File(_), None) => Balance::RoundRobin,
             _ => Balance::First,
         };
-        let listen = link.value("LISTEN", Listen::parse, || {
-            "write for example 127.0.0.1:6379, [::1]:6379 or unix:/run/redis.sock".to_owned()
-        });
-        let allow = link.allow(listen.as_ref());
+        let listen = link.listen(process);
+        let allow = link.allow(&listen);
         let timeout = || "write a number and a unit, such as 500ms, 5s or 1h".to_owned();
         let timeout_or_off = || "write a number and a unit, such as 500ms, 5s or 1h, or off".to_owned();
         Link {
             name: link.name(),
-            listen: listen.unwrap_or(match process.bind {
-                Some(address) => Listen::Address((address, self.port).into()),
-                None => Listen::Everywhere(self.port),
-            }),
+            listen,
+            is_service_link: link.is_service_link(&target),
             redis,
             endpoints,
             balance: link
-                .value("BALANCE", str::parse, || "write first, round-robin or least-connections".to_owned())
+                .value("BALANCE", balance, || "write first, round-robin or least-connections".to_owned())
                 .unwrap_or(default_balance),
             move_grace: link
                 .value("MOVE_GRACE", move_grace, || {
@@ -331,7 +368,7 @@ impl Draft {
                 .value("MAX_LIFETIME", duration_or_off, timeout_or_off)
                 .unwrap_or(process.max_lifetime),
             max_connections: link
-                .value("MAX_CONNECTIONS", count, || "write a number, such as 100".to_owned())
+                .value("MAX_CONNECTIONS", count, || "write a number, such as 100, or remove it".to_owned())
                 .or(process.max_connections),
             alias: self.alias,
             port: self.port,
@@ -341,26 +378,27 @@ impl Draft {
     }
 }
 
-fn move_grace(text: &str) -> Result<Option<Duration>, String> {
-    match text {
-        "off" => Ok(None),
-        text => duration(text, true).map(Some),
-    }
+fn move_grace(text: &str) -> Result<Option<Duration>, Refusal> {
+    if is_off(text) { Ok(None) } else { duration(text, true).map(Some) }
 }
 
-fn reset(text: &str) -> Result<Reset, String> {
-    match text {
+fn balance(text: &str) -> Result<Balance, Refusal> {
+    text.parse().map_err(Refusal::from)
+}
+
+fn reset(text: &str) -> Result<Reset, Refusal> {
+    match word(text).as_str() {
         "reauth" => Ok(Reset::Reauthenticate),
         "forward" => Ok(Reset::Forward),
-        _ => Err(format!("\"{text}\" is neither reauth nor forward")),
+        _ => Err(format!("\"{text}\" is neither reauth nor forward").into()),
     }
 }
 
-fn role(text: &str) -> Result<Role, String> {
-    match text {
+fn role(text: &str) -> Result<Role, Refusal> {
+    match word(text).as_str() {
         "master" | "primary" => Ok(Role::Master),
         "replica" | "slave" => Ok(Role::Replica),
-        _ => Err(format!("\"{text}\" is neither master nor replica")),
+        _ => Err(format!("\"{text}\" is neither master nor replica").into()),
     }
 }
 
@@ -409,7 +447,7 @@ fn refuse_clashes(links: &[Link], findings: &mut Findings) {
             findings.mistake(
                 &link.variable,
                 format!("it listens on {}, and so does {} ({})", link.listen, other.variable, other.listen),
-                format!("give one of them another port, as in {}", link.another_port()),
+                clash_remedy(link, other),
             );
         }
         if let Some(endpoint) = link.endpoints.iter().find(|endpoint| link.listen.answers(endpoint)) {
@@ -420,4 +458,29 @@ fn refuse_clashes(links: &[Link], findings: &mut Findings) {
             );
         }
     }
+}
+
+/// Kubernetes makes links of Services that nobody means; those are better not there than on another port.
+fn clash_remedy(link: &Link, other: &Link) -> String {
+    let elsewhere = format!("as in {}", link.another_port());
+    let (meant, strange) = match (link.is_service_link, other.is_service_link) {
+        (true, false) => (other, link),
+        (false, true) => (link, other),
+        (true, true) => {
+            return format!(
+                "set enableServiceLinks: false in the pod, so that Kubernetes makes no links of its Services, and set the \
+                 ones you mean; or take only one of them, AMBASSADOR_LINKS={} or AMBASSADOR_LINKS={}; or give one of them \
+                 another port, {elsewhere}",
+                other.alias.to_lowercase(),
+                link.alias.to_lowercase()
+            );
+        }
+        (false, false) => return format!("give one of them another port, {elsewhere}"),
+    };
+    format!(
+        "{} is a Service that Kubernetes made a link of: set enableServiceLinks: false in the pod, or take the other alone \
+         with AMBASSADOR_LINKS={}; or give one of them another port, {elsewhere}",
+        strange.alias,
+        meant.alias.to_lowercase()
+    )
 }

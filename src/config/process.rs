@@ -1,23 +1,24 @@
 //! The process-wide settings: each is a flag and a variable.
 
-use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::str::FromStr;
 use std::time::Duration;
 
 use clap::Args;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
+use super::listen::{Interface, ListenAddress};
+use super::notation::{Refusal, count, duration, duration_or_off, is_off, items, unquoted, word};
 use super::settings::nearest;
-use super::{Env, Findings, count, duration, duration_or_off};
+use super::{Env, Findings};
 
 /// The process-wide settings as they were written, flag or variable. They are text here, so that [`super::Config`]
 /// can report all their mistakes together with those of the links.
 #[derive(Debug, Default, Clone, Args)]
 #[command(next_help_heading = "Settings of the process")]
 pub struct ProcessArguments {
-    /// Listen on this address [default: every address, IPv6 and IPv4]
-    #[arg(long, global = true, env = "AMBASSADOR_BIND", value_name = "ADDRESS")]
+    /// Listen on these addresses, separated by commas; localhost is both loopback addresses [default: every address, IPv6
+    /// and IPv4]
+    #[arg(long, global = true, env = "AMBASSADOR_BIND", value_name = "ADDRESSES")]
     pub bind: Option<String>,
     /// Take only these aliases, separated by commas [default: all]
     #[arg(long, global = true, env = "AMBASSADOR_LINKS", value_name = "ALIASES")]
@@ -69,27 +70,23 @@ pub enum LogFormat {
     Json,
 }
 
-impl FromStr for LogFormat {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "text" => Ok(Self::Text),
-            "json" => Ok(Self::Json),
-            _ => Err(format!("\"{text}\" is neither text nor json")),
-        }
+fn log_format(text: &str) -> Result<LogFormat, Refusal> {
+    match word(text).as_str() {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        _ => Err(format!("\"{text}\" is neither text nor json").into()),
     }
 }
 
 /// What is not a link's own.
 #[derive(Debug)]
 pub struct Process {
-    /// The address that listeners bind, where it is not every one.
-    pub bind: Option<IpAddr>,
+    /// The addresses that listeners bind, where it is not every one.
+    pub bind: Option<Vec<Interface>>,
     /// The aliases to take, in lower case; `None` takes all.
     pub aliases: Option<Vec<String>>,
     /// Where the admin endpoint listens, if it is to.
-    pub admin: Option<SocketAddr>,
+    pub admin: Option<ListenAddress>,
     /// The time for a dial, from the name to the last reply of the handshake.
     pub connect_timeout: Duration,
     /// How long a connection may move nothing.
@@ -116,14 +113,14 @@ pub struct Process {
 
 /// Compose writes an empty value where a variable of its own is not set: nothing was given.
 fn given(written: Option<&String>) -> Option<&str> {
-    written.map(String::as_str).filter(|text| !text.trim().is_empty())
+    written.map(|text| unquoted(text)).filter(|text| !text.is_empty())
 }
 
 /// Reads one value, or reports it and goes on with the default.
-fn value<T, E: fmt::Display>(
+fn value<T>(
     written: Option<&String>,
     variable: &str,
-    parse: impl FnOnce(&str) -> Result<T, E>,
+    parse: impl FnOnce(&str) -> Result<T, Refusal>,
     default: T,
     remedy: &str,
     findings: &mut Findings,
@@ -133,12 +130,18 @@ fn value<T, E: fmt::Display>(
     };
     match parse(text) {
         Ok(value) => value,
-        Err(reason) => {
-            let flag = variable.trim_start_matches("AMBASSADOR_").to_lowercase().replace('_', "-");
-            findings.mistake(&format!("{variable} (--{flag})"), reason.to_string(), remedy);
+        Err(refusal) => {
+            let remedy = refusal.remedy(variable, || remedy.to_owned());
+            findings.mistake(&with_flag(variable), refusal.reason, remedy);
             default
         }
     }
+}
+
+/// A variable, and the flag that says the same.
+fn with_flag(variable: &str) -> String {
+    let flag = variable.trim_start_matches("AMBASSADOR_").to_lowercase().replace('_', "-");
+    format!("{variable} (--{flag})")
 }
 
 const DURATION: &str = "write a number and a unit, such as 500ms, 5s or 1h";
@@ -149,18 +152,8 @@ pub(super) fn parse(env: &Env, arguments: &ProcessArguments, findings: &mut Find
     warn_of_near_misses(env, findings);
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     Process {
-        bind: value(
-            arguments.bind.as_ref(),
-            "AMBASSADOR_BIND",
-            |text| address(text).map(Some),
-            None,
-            "write one address, such as 127.0.0.1 or ::1, or leave it out to listen on every one",
-            findings,
-        ),
-        aliases: given(arguments.links.as_ref()).map(|list| {
-            let aliases = list.split([',', ' ']).filter(|alias| !alias.is_empty());
-            aliases.map(str::to_lowercase).collect()
-        }),
+        bind: bind(arguments, findings),
+        aliases: taken_aliases(arguments, findings),
         admin: admin(arguments, findings),
         connect_timeout: value(
             arguments.connect_timeout.as_ref(),
@@ -239,7 +232,7 @@ pub(super) fn parse(env: &Env, arguments: &ProcessArguments, findings: &mut Find
         log_format: value(
             arguments.log_format.as_ref(),
             "AMBASSADOR_LOG_FORMAT",
-            str::parse,
+            log_format,
             LogFormat::Text,
             "write text or json",
             findings,
@@ -247,43 +240,86 @@ pub(super) fn parse(env: &Env, arguments: &ProcessArguments, findings: &mut Find
     }
 }
 
-/// By default the container itself and its neighbours in a pod can ask, and nobody else.
-const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9180);
+fn bind(arguments: &ProcessArguments, findings: &mut Findings) -> Option<Vec<Interface>> {
+    let parse = |text: &str| Interface::parse_list(text).map(Some);
+    let remedy = "write addresses, such as 127.0.0.1 or localhost, or leave it out to listen on every one";
+    value(arguments.bind.as_ref(), "AMBASSADOR_BIND", parse, None, remedy, findings)
+}
 
-pub(super) fn admin(arguments: &ProcessArguments, findings: &mut Findings) -> Option<SocketAddr> {
-    let parse = |text: &str| match text.trim() {
-        "off" => Ok(None),
-        text => text.parse().map(Some).map_err(|_| format!("\"{text}\" is neither ADDRESS:PORT nor off")),
+fn taken_aliases(arguments: &ProcessArguments, findings: &mut Findings) -> Option<Vec<String>> {
+    let parse = |text: &str| aliases(text).map(Some);
+    let remedy = "write aliases, such as redis,db, or leave it out to take all links";
+    value(arguments.links.as_ref(), "AMBASSADOR_LINKS", parse, None, remedy, findings)
+}
+
+/// Aliases as people write them: the names of containers and Services have dashes, those of variables don't.
+fn aliases(text: &str) -> Result<Vec<String>, Refusal> {
+    let alias = |item: &str| {
+        let alias = item.to_lowercase().replace('-', "_");
+        if alias.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') {
+            return Ok(alias);
+        }
+        let reason = format!("\"{item}\" is not an alias");
+        // As links are called in the log, `redis:6379`.
+        match alias.split_once(':') {
+            Some((alias, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => {
+                Err(Refusal::instead(reason, alias))
+            }
+            _ => Err(reason.into()),
+        }
+    };
+    items(text).map(alias).collect()
+}
+
+/// By default the container itself and its neighbours in a pod can ask, and nobody else.
+const ADMIN: ListenAddress =
+    ListenAddress::Tcp(Interface::Address(IpAddr::V4(Ipv4Addr::LOCALHOST)), ADMIN_PORT);
+const ADMIN_PORT: u16 = 9180;
+
+pub(super) fn admin(arguments: &ProcessArguments, findings: &mut Findings) -> Option<ListenAddress> {
+    let parse = |text: &str| {
+        if is_off(text) {
+            return Ok(None);
+        }
+        match ListenAddress::parse(text, Some(ADMIN_PORT)) {
+            Ok(address @ ListenAddress::Tcp(..)) => Ok(Some(address)),
+            Ok(ListenAddress::Unix(_)) => Err("the admin endpoint is not on Unix sockets".into()),
+            Err(refusal) if refusal.instead.is_some() => Err(refusal),
+            Err(_) => Err(format!("\"{text}\" is neither ADDRESS:PORT nor off").into()),
+        }
     };
     let remedy = "write an address and a port, such as 127.0.0.1:9180 or 0.0.0.0:9180, or off";
     value(arguments.admin.as_ref(), "AMBASSADOR_ADMIN", parse, Some(ADMIN), remedy, findings)
 }
 
-fn address(text: &str) -> Result<IpAddr, String> {
-    let inner = text.strip_prefix('[').and_then(|text| text.strip_suffix(']'));
-    inner.unwrap_or(text).parse().map_err(|_| format!("\"{text}\" is not an IP address"))
-}
-
 /// Addresses, with a port or with DNS' own.
-fn name_servers(text: &str) -> Result<Vec<SocketAddr>, String> {
-    let server = |word: &str| {
-        let with_port = word.parse::<SocketAddr>();
-        with_port
-            .or_else(|_| address(word).map(|address| SocketAddr::new(address, 53)))
-            .ok()
-            .filter(|a| a.port() > 0)
+fn name_servers(text: &str) -> Result<Vec<SocketAddr>, Refusal> {
+    /// The port of DNS.
+    const PORT: u16 = 53;
+    let server = |item: &str| {
+        let place = ListenAddress::parse(item, Some(PORT));
+        let at = match (place, Interface::parse(item)) {
+            (Ok(ListenAddress::Tcp(Interface::Address(address), port)), _) => Some((address, port)),
+            (Ok(ListenAddress::Tcp(Interface::Localhost, port)), _) => {
+                Some((Ipv4Addr::LOCALHOST.into(), port))
+            }
+            (_, Ok(Interface::Address(address))) => Some((address, PORT)),
+            (_, Ok(Interface::Localhost)) => Some((Ipv4Addr::LOCALHOST.into(), PORT)),
+            _ => None,
+        };
+        let is_server = |at: &(IpAddr, u16)| at.1 > 0 && !at.0.is_unspecified();
+        at.filter(is_server)
+            .map(SocketAddr::from)
+            .ok_or_else(|| Refusal::from(format!("\"{item}\" is not the address of a name server")))
     };
-    let words = text.split([',', ' ']).filter(|word| !word.is_empty());
-    words
-        .map(|word| server(word).ok_or_else(|| format!("\"{word}\" is not the address of a name server")))
-        .collect()
+    items(text).map(server).collect()
 }
 
 /// TCP counts the time before the first probe in whole seconds, up to 32767 of them (tcp(7)).
-fn keepalive(text: &str) -> Result<Option<Duration>, String> {
+fn keepalive(text: &str) -> Result<Option<Duration>, Refusal> {
     match duration_or_off(text)? {
         Some(time) if !(1..=32767).contains(&time.as_secs()) => {
-            Err(format!("\"{text}\" is not between 1s and 32767s"))
+            Err(format!("\"{text}\" is not between 1s and 32767s").into())
         }
         time => Ok(time),
     }
@@ -292,19 +328,28 @@ fn keepalive(text: &str) -> Result<Option<Duration>, String> {
 /// More threads than this only cost memory; the number is far above any machine's cores.
 const MOST_THREADS: usize = 1024;
 
-fn threads(text: &str) -> Result<usize, String> {
+fn threads(text: &str) -> Result<usize, Refusal> {
     match count(text)? {
-        number if number > MOST_THREADS => Err(format!("\"{text}\" is more than {MOST_THREADS}")),
+        number if number > MOST_THREADS => Err(format!("\"{text}\" is more than {MOST_THREADS}").into()),
         number => Ok(number),
     }
 }
 
 /// A filter of `tracing`. A lone word that is no level would be taken for the name of a target, and silence the rest.
-fn log_filter(text: &str) -> Result<Targets, String> {
+fn log_filter(text: &str) -> Result<Targets, Refusal> {
     let is_level = |word: &str| word.parse::<LevelFilter>().is_ok();
     let valid = text.split(',').all(|part| part.contains('=') || is_level(part.trim()));
     let filter = valid.then(|| text.parse().ok()).flatten();
-    filter.ok_or_else(|| format!("\"{text}\" is not a log filter"))
+    filter.ok_or_else(|| {
+        let reason = format!("\"{text}\" is not a log filter");
+        match word(text).as_str() {
+            "warning" => Refusal::instead(reason, "warn"),
+            "verbose" | "all" => Refusal::instead(reason, "debug"),
+            "none" | "quiet" | "silent" => Refusal::instead(reason, "off"),
+            "err" | "fatal" | "critical" => Refusal::instead(reason, "error"),
+            _ => reason.into(),
+        }
+    })
 }
 
 /// The names of the variables, as the flags declare them.

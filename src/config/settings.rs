@@ -92,7 +92,12 @@ pub const SETTINGS: &[Setting] = &[
     redis("WARM", "how many connections to keep ready, authenticated, for clients to come [default: 0]"),
     any(
         "LISTEN",
-        "listen here instead of `AMBASSADOR_BIND` and the port in the name: `ADDRESS:PORT` or `unix:/PATH`",
+        "listen here instead of `AMBASSADOR_BIND` and the port in the name: `ADDRESS:PORT`, `localhost:PORT` (127.0.0.1 and \
+         ::1) or `unix:/PATH`; several, with commas",
+    ),
+    any(
+        "LISTEN_MODE",
+        "the mode of a listening Unix socket's file in octal digits, `0660` [default: what the umask says]",
     ),
     any("ALLOW", "the networks that may connect, `10.0.0.0/8,192.168.1.7`; without it all"),
     any("TLS", "`true`: TLS towards a target whose scheme does not ask for it, such as Docker's `tcp://`"),

@@ -6,18 +6,22 @@
 //! unix:///PATH   redis+unix:///PATH
 //! ```
 //!
-//! User information and a database belong to the Redis schemes alone.
+//! User information and a database belong to the Redis schemes alone. [`url`] reads it, with what clients' libraries
+//! write instead; [`mend`] finds out what a value that is no target was probably meant to be.
 
-use std::ffi::OsString;
+pub mod mend;
+mod url;
+
+use std::borrow::Cow;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, percent_encode};
-use zeroize::Zeroizing;
+use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
 
+use super::link_local::LinkLocal;
 use crate::secret::Secret;
 
 /// What a target is spoken to in.
@@ -67,6 +71,8 @@ impl Scheme {
 pub enum Host {
     /// An address.
     Address(IpAddr),
+    /// A link-local address, in its zone.
+    LinkLocal(LinkLocal),
     /// A name to be resolved at every dial; Docker allows underscores in it.
     Name(String),
     /// A link that Docker wrote: an address that was frozen when it was written, and the alias under which Docker
@@ -84,31 +90,57 @@ impl FromStr for Host {
 
     fn from_str(text: &str) -> Result<Self, Malformed> {
         if let Some(inner) = text.strip_prefix('[') {
-            return inner
-                .strip_suffix(']')
-                .and_then(|inner| inner.parse::<Ipv6Addr>().ok())
-                .map(|address| Self::Address(address.into()))
-                .ok_or(Malformed("it has brackets around something that is no IPv6 address"));
+            let inner = inner.strip_suffix(']').ok_or(Malformed::from(NO_IPV6))?;
+            return bracketed(inner);
         }
         if let Ok(address) = text.parse::<Ipv4Addr>() {
             return Ok(Self::Address(address.into()));
         }
         if text.parse::<Ipv6Addr>().is_ok() {
-            return Err(Malformed("an IPv6 address needs brackets, [::1]:6379"));
+            return Err("an IPv6 address needs brackets, [::1]:6379".into());
         }
-        let labels = text.strip_suffix('.').unwrap_or(text);
-        let valid = !labels.is_empty()
-            && labels.len() <= 253
-            && labels.split('.').all(|label| {
-                (1..=63).contains(&label.len())
-                    && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
-            });
-        // Four numbers out of range are a mistyped address, not a name.
-        if !valid || labels.bytes().all(|b| b.is_ascii_digit() || b == b'.') {
-            return Err(Malformed("its host is neither an address nor a name"));
+        if text.contains("${") || text.contains("$(") {
+            return Err("its host is a variable that nothing has replaced: env-files and manifests are taken as they \
+                        stand"
+                .into());
         }
-        Ok(Self::Name(text.to_owned()))
+        // Names in other scripts are another form of names in ASCII, addresses among them (UTS #46).
+        let ascii = if text.is_ascii() { None } else { idna::domain_to_ascii(text).ok() };
+        match ascii {
+            Some(ascii) if ascii.is_ascii() && ascii != text => ascii.parse(),
+            _ => name(text),
+        }
     }
+}
+
+const NO_IPV6: &str = "it has brackets around something that is no IPv6 address";
+
+/// What stands between brackets.
+fn bracketed(inner: &str) -> Result<Host, Malformed> {
+    if inner.contains('%') {
+        return Ok(Host::LinkLocal(inner.parse()?));
+    }
+    let address: Ipv6Addr = inner.parse().map_err(|_| Malformed::from(NO_IPV6))?;
+    if address.is_unicast_link_local() {
+        return Err("a link-local address needs the interface that it is at, as in [fe80::1%eth0]".into());
+    }
+    // One that stands for an IPv4 address is that: a host without IPv6 has it too.
+    Ok(Host::Address(IpAddr::from(address).to_canonical()))
+}
+
+fn name(text: &str) -> Result<Host, Malformed> {
+    let labels = text.strip_suffix('.').unwrap_or(text);
+    let valid = !labels.is_empty()
+        && labels.len() <= 253
+        && labels.split('.').all(|label| {
+            (1..=63).contains(&label.len())
+                && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+        });
+    // Four numbers out of range are a mistyped address, not a name.
+    if !valid || labels.bytes().all(|b| b.is_ascii_digit() || b == b'.') {
+        return Err("its host is neither an address nor a name".into());
+    }
+    Ok(Host::Name(text.to_owned()))
 }
 
 impl fmt::Display for Host {
@@ -116,6 +148,7 @@ impl fmt::Display for Host {
         match self {
             Self::Address(IpAddr::V6(address)) => write!(f, "[{address}]"),
             Self::Address(IpAddr::V4(address)) => write!(f, "{address}"),
+            Self::LinkLocal(address) => write!(f, "[{address}]"),
             // A name from DNS ends with the root's dot, which nobody says.
             Self::Name(name) => f.write_str(name.strip_suffix('.').unwrap_or(name)),
             Self::Linked { address, .. } => Self::Address(*address).fmt(f),
@@ -172,141 +205,57 @@ pub struct Target {
     pub password: Option<Secret>,
     /// The database of a URL.
     pub database: Option<u32>,
+    /// Whether the URL has the verification of certificates switched off.
+    pub is_insecure: bool,
+    /// Parameters of the URL that are the business of a client's library alone.
+    pub passed_over: Vec<String>,
 }
 
 impl Target {
     /// Stands for a target that could not be read, so that the mistakes in its link's settings can be told too. An
     /// unknown scheme may be any, and Redis' takes every setting.
     pub fn unreadable(value: &str) -> Self {
-        let scheme = value.split([':', '+']).next().unwrap_or_default();
-        let known = [Scheme::Tcp, Scheme::Rediss, Scheme::Tls, Scheme::Unix];
+        let word = value.split(':').next().unwrap_or_default();
+        let scheme = url::scheme(word).map_or(Scheme::Redis, |(scheme, _)| scheme);
+        Self::of(scheme, Backends::Listed(Vec::new()))
+    }
+
+    fn of(scheme: Scheme, backends: Backends) -> Self {
         Self {
-            scheme: known.into_iter().find(|known| known.prefix() == scheme).unwrap_or(Scheme::Redis),
-            backends: Backends::Listed(Vec::new()),
+            scheme,
+            backends,
             username: None,
             password: None,
             database: None,
+            is_insecure: false,
+            passed_over: Vec::new(),
         }
     }
 }
 
 /// Why a value is no target. Never quotes the value, which may hold a password.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("{0}")]
-pub struct Malformed(pub &'static str);
+#[error("{reason}")]
+pub struct Malformed {
+    /// Why.
+    pub reason: Cow<'static, str>,
+    /// The link's setting that says what the value should not, with its own value.
+    pub setting: Option<String>,
+}
+
+impl From<&'static str> for Malformed {
+    fn from(reason: &'static str) -> Self {
+        Self { reason: reason.into(), setting: None }
+    }
+}
+
+impl From<String> for Malformed {
+    fn from(reason: String) -> Self {
+        Self { reason: reason.into(), setting: None }
+    }
+}
 
 const REDIS_PORT: u16 = 6379;
-const SENTINEL_PORT: u16 = 26379;
-
-impl FromStr for Target {
-    type Err = Malformed;
-
-    fn from_str(value: &str) -> Result<Self, Malformed> {
-        let (scheme, rest) =
-            value.split_once("://").ok_or(Malformed("it has no scheme, such as tcp:// or redis://"))?;
-        let (family, form) = match scheme.split_once('+') {
-            Some(("redis", "unix")) => ("redis", "unix"),
-            Some((_, "unix")) => ("", ""),
-            Some((family, form)) => (family, form),
-            None if scheme == "unix" => ("unix", "unix"),
-            None => (scheme, ""),
-        };
-        let scheme = match family {
-            "tcp" => Scheme::Tcp,
-            "redis" => Scheme::Redis,
-            "rediss" => Scheme::Rediss,
-            "tls" => Scheme::Tls,
-            "unix" => Scheme::Unix,
-            _ => return Err(Malformed("its scheme is not one that links know")),
-        };
-        let (user_information, rest) = match rest.rsplit_once('@') {
-            // A path may hold an @ of its own.
-            Some((user_information, rest)) if !user_information.starts_with('/') => {
-                (Some(user_information), rest)
-            }
-            _ => (None, rest),
-        };
-        let (username, password) = match user_information {
-            None => (None, None),
-            Some(_) if !scheme.is_redis() => {
-                return Err(Malformed("a user or password goes with redis:// and rediss:// alone"));
-            }
-            Some(text) => credentials(text)?,
-        };
-        let (backends, database) = match form {
-            "" => {
-                let (hosts, database) = split_database(scheme, rest)?;
-                (Backends::Listed(endpoints(hosts, scheme.default_port())?), database)
-            }
-            "unix" => (Backends::Listed(vec![Endpoint::Unix(absolute_path(rest)?)]), None),
-            "file" => (Backends::File(absolute_path(rest)?), None),
-            "srv" => {
-                let (name, database) = split_database(scheme, rest)?;
-                match name.parse()? {
-                    Host::Name(name) => (Backends::Srv(name), database),
-                    Host::Address(_) | Host::Linked { .. } => {
-                        return Err(Malformed("SRV records have a name, not an address"));
-                    }
-                }
-            }
-            "sentinel" if scheme.is_redis() => {
-                let (hosts, path) = rest
-                    .split_once('/')
-                    .ok_or(Malformed("it names no service: redis+sentinel://HOST:26379/SERVICE"))?;
-                let (service, database) = match path.split_once('/') {
-                    Some((service, database)) => (service, Some(database)),
-                    None => (path, None),
-                };
-                let service = percent_decode_str(service)
-                    .decode_utf8()
-                    .map_err(|_| Malformed("its service is not UTF-8"))?
-                    .into_owned();
-                if service.is_empty() {
-                    return Err(Malformed("it names no service: redis+sentinel://HOST:26379/SERVICE"));
-                }
-                let sentinels = endpoints(hosts, Some(SENTINEL_PORT))?;
-                (
-                    Backends::Sentinel { sentinels, service },
-                    database.map(parse_database).transpose()?.flatten(),
-                )
-            }
-            _ => return Err(Malformed("its scheme is not one that links know")),
-        };
-        Ok(Self { scheme, backends, username, password, database })
-    }
-}
-
-/// `[USER]:[PASSWORD]`, percent-decoded; an empty part is none.
-fn credentials(text: &str) -> Result<(Option<Secret>, Option<Secret>), Malformed> {
-    let (user, password) = text.split_once(':').ok_or(Malformed(
-        "what stands before the @ has no colon: redis://USER:PASSWORD@HOST or redis://:PASSWORD@HOST",
-    ))?;
-    let decode = |part: &str| {
-        // Collected into its final size at once: a vector that grew would leave parts of a password behind.
-        let mut bytes = Zeroizing::new(Vec::with_capacity(part.len()));
-        bytes.extend(percent_decode_str(part));
-        (!bytes.is_empty()).then(|| Secret::new(bytes.to_vec()))
-    };
-    Ok((decode(user), decode(password)))
-}
-
-/// `HOSTS[/DB]`; the path goes with the Redis schemes alone.
-fn split_database(scheme: Scheme, rest: &str) -> Result<(&str, Option<u32>), Malformed> {
-    match rest.split_once('/') {
-        None => Ok((rest, None)),
-        // Docker and people write a slash at the end at times; it says nothing.
-        Some((hosts, "")) => Ok((hosts, None)),
-        Some((hosts, path)) if scheme.is_redis() => Ok((hosts, parse_database(path)?)),
-        Some(_) => Err(Malformed("a path goes with redis:// and rediss:// alone")),
-    }
-}
-
-fn parse_database(path: &str) -> Result<Option<u32>, Malformed> {
-    if path.is_empty() {
-        return Ok(None);
-    }
-    database(path).map(Some).ok_or(Malformed("its path is not the number of a database"))
-}
 
 /// The number of a database: digits alone, as far as Redis' own integer goes.
 pub fn database(text: &str) -> Option<u32> {
@@ -314,25 +263,26 @@ pub fn database(text: &str) -> Option<u32> {
     digits.then(|| text.parse::<u32>().ok()).flatten().filter(|number| i32::try_from(*number).is_ok())
 }
 
-fn endpoints(hosts: &str, default_port: Option<u16>) -> Result<Vec<Endpoint>, Malformed> {
-    hosts.split(',').map(|host| endpoint(host, default_port)).collect()
-}
-
 /// `HOST[:PORT]`, the port left out only where there is a default one.
 pub fn endpoint(text: &str, default_port: Option<u16>) -> Result<Endpoint, Malformed> {
-    let after_brackets = text.rfind(']').map_or(0, |at| at + 1);
-    let (host, port) = match text[after_brackets..].rfind(':') {
-        Some(at) => {
-            let at = after_brackets + at;
-            (&text[..at], Some(port(&text[at + 1..])?))
-        }
-        None => (text, default_port),
+    let (host, port) = match split_port(text) {
+        (host, Some(number)) => (host, Some(port(number)?)),
+        (host, None) => (host, default_port),
     };
     if host.is_empty() {
-        return Err(Malformed("it names no host"));
+        return Err("it names no host".into());
     }
-    let port = port.ok_or(Malformed("it names no port"))?;
+    let port = port.ok_or(Malformed::from("it names no port"))?;
     Ok(Endpoint::Tcp(host.parse()?, port))
+}
+
+/// What is before and behind the last colon outside of brackets.
+fn split_port(text: &str) -> (&str, Option<&str>) {
+    let after_brackets = text.rfind(']').map_or(0, |at| at + 1);
+    match text[after_brackets..].rfind(':') {
+        Some(at) => (&text[..after_brackets + at], Some(&text[after_brackets + at + 1..])),
+        None => (text, None),
+    }
 }
 
 fn port(text: &str) -> Result<u16, Malformed> {
@@ -341,20 +291,27 @@ fn port(text: &str) -> Result<u16, Malformed> {
         .then(|| text.parse::<u16>().ok())
         .flatten()
         .filter(|port| *port != 0)
-        .ok_or(Malformed("its port is not a number from 1 to 65535"))
+        .ok_or(Malformed::from("its port is not a number from 1 to 65535"))
 }
 
-fn absolute_path(text: &str) -> Result<PathBuf, Malformed> {
-    let bytes: Vec<u8> = percent_decode_str(text).collect();
-    if !bytes.starts_with(b"/") || bytes.contains(&0) {
-        return Err(Malformed("its path must begin with a slash, as in unix:///run/redis.sock"));
+/// The longest path that the kernel takes for a Unix socket (`sun_path`, less the NUL at its end).
+const LONGEST_SOCKET_PATH: usize = 107;
+
+/// The path, if a Unix socket can have it.
+pub(super) fn socket_path(path: PathBuf) -> Result<PathBuf, Malformed> {
+    let length = path.as_os_str().len();
+    if length > LONGEST_SOCKET_PATH {
+        return Err(format!(
+            "its path has {length} bytes, and the path of a socket {LONGEST_SOCKET_PATH} at the most"
+        )
+        .into());
     }
-    Ok(PathBuf::from(OsString::from_vec(bytes)))
+    Ok(path)
 }
 
 /// What would be read as something else where a path or a service's name stands, or break the line.
-const ENCODED: &AsciiSet = &CONTROLS.add(b' ').add(b'%').add(b'@');
-const ENCODED_IN_SERVICE: &AsciiSet = &ENCODED.add(b'/');
+const ENCODED: &AsciiSet = &CONTROLS.add(b' ').add(b'%').add(b'@').add(b'?');
+const ENCODED_IN_SERVICE: &AsciiSet = &ENCODED.add(b'/').add(b'#');
 
 /// A path as a target has it.
 fn in_target(path: &Path) -> impl fmt::Display {
@@ -380,7 +337,11 @@ impl fmt::Display for Target {
                 write!(f, "{scheme}+sentinel://{}/{service}", Commas(sentinels))?;
             }
         }
+        // Behind a path a database can't be another part of it.
+        let is_path = matches!(&self.backends, Backends::File(_))
+            || matches!(&self.backends, Backends::Listed(all) if matches!(all[..], [Endpoint::Unix(_)]));
         match self.database {
+            Some(database) if is_path => write!(f, "?db={database}"),
             Some(database) => write!(f, "/{database}"),
             None => Ok(()),
         }

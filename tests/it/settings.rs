@@ -13,22 +13,22 @@ fn auth(password: &[u8]) -> Vec<u8> {
     command(&[b"AUTH", password])
 }
 
-fn launch(variables: &[(&str, &str)]) -> Launch {
+pub(crate) fn launch(variables: &[(&str, &str)]) -> Launch {
     variables.iter().fold(Launch::new(), |launch, (name, value)| launch.variable(name, value))
 }
 
-fn wiring(variables: &[(&str, &str)]) -> Value {
+pub(crate) fn wiring(variables: &[(&str, &str)]) -> Value {
     launch(variables).wiring()
 }
 
 #[track_caller]
-fn expect_mistake(variables: &[(&str, &str)], variable: &str) -> String {
+pub(crate) fn expect_mistake(variables: &[(&str, &str)], variable: &str) -> String {
     launch(variables).argument("links").finish().expect_mistake(variable)
 }
 
 /// The link that a variable made.
 #[track_caller]
-fn link<'a>(wiring: &'a Value, variable: &str) -> &'a Value {
+pub(crate) fn link<'a>(wiring: &'a Value, variable: &str) -> &'a Value {
     let links = wiring["links"].as_array().expect("a list");
     links
         .iter()
@@ -37,7 +37,7 @@ fn link<'a>(wiring: &'a Value, variable: &str) -> &'a Value {
 }
 
 /// The variables and words of all warnings.
-fn warnings(wiring: &Value) -> String {
+pub(crate) fn warnings(wiring: &Value) -> String {
     wiring["warnings"].to_string()
 }
 
@@ -402,7 +402,7 @@ fn a_vanished_file_leaves_the_last_password() {
 }
 
 /// Starts an ambassador on a port that is free on every address.
-fn start_on_a_free_port(launch: impl Fn(u16) -> Launch) -> (Ambassador, u16) {
+pub(crate) fn start_on_a_free_port(launch: impl Fn(u16) -> Launch) -> (Ambassador, u16) {
     // Somebody else may take the port before the ambassador does.
     for _ in 0..5 {
         let free = TcpListener::bind((Ipv6Addr::UNSPECIFIED, 0))

@@ -1,7 +1,7 @@
 //! What the settings of one link say.
 
 use std::ffi::OsString;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -9,14 +9,17 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use rustls::RootCertStore;
+use rustls::pki_types::ServerName;
 
 use super::variables::Settings;
-use super::{Access, Listen, Redis, Reset, Role, reset, role, text};
+use super::{Access, Redis, Reset, Role, reset, role, text};
 use crate::backends::file;
 use crate::client_auth::{ClientAuth, Required};
+use crate::config::listen::{Interface, Listen};
+use crate::config::notation::{Refusal, duration, flag, items, unquoted, word};
 use crate::config::settings::{PASSWORDS, SETTINGS, Scope, setting};
-use crate::config::target::{Backends, Endpoint, Host, Scheme, Target, database};
-use crate::config::{Findings, duration};
+use crate::config::target::{Backends, Endpoint, Host, Scheme, Target, database, endpoint};
+use crate::config::{Findings, Process};
 use crate::credentials::{Credentials, Memory};
 use crate::secret::command::{Recipe, SecretCommand};
 use crate::secret::{FileError, LONGEST, OccasionalFile, Secret, SecretFile, Source, without_line_ending};
@@ -85,15 +88,21 @@ impl<'a> LinkSettings<'a, '_> {
     pub(super) fn value<T>(
         &mut self,
         name: &'static str,
-        parse: impl FnOnce(&str) -> Result<T, String>,
+        parse: impl FnOnce(&str) -> Result<T, Refusal>,
         remedy: impl FnOnce() -> String,
     ) -> Option<T> {
         let variable = self.variable(name)?;
-        let text = text(self.settings.env, variable, self.findings)?;
-        match parse(text.trim()) {
+        let text = unquoted(text(self.settings.env, variable, self.findings)?);
+        if text.is_empty() {
+            let remedy = format!("give it a value, or remove {variable}");
+            self.findings.mistake(variable, "it is set, but empty", remedy);
+            return None;
+        }
+        match parse(text) {
             Ok(value) => Some(value),
-            Err(reason) => {
-                self.findings.mistake(variable, reason, remedy());
+            Err(refusal) => {
+                let remedy = refusal.remedy(variable, remedy);
+                self.findings.mistake(variable, refusal.reason, remedy);
                 None
             }
         }
@@ -385,7 +394,12 @@ impl<'a> LinkSettings<'a, '_> {
         }
         let is_file = name.ends_with("_FILE");
         let value = self.settings.env.bytes(variable)?;
-        let value = if is_file { value } else { without_line_ending(value) };
+        let value = match name {
+            _ if is_file => file_name(value),
+            // In a password every byte counts; no user's name stands in quotation marks.
+            _ if name.ends_with("USERNAME") => without_quotes(without_line_ending(value)),
+            _ => without_line_ending(value),
+        };
         if value.is_empty() {
             self.findings.mistake(
                 variable,
@@ -429,23 +443,18 @@ impl<'a> LinkSettings<'a, '_> {
         }
         self.value(
             "DB",
-            |text| database(text).ok_or_else(|| "it is not the number of a database".to_owned()),
+            |text| database(text).ok_or("it is not the number of a database".into()),
             || "write a number, such as 0".to_owned(),
         )
     }
 
     fn flag(&mut self, name: &'static str) -> Option<bool> {
-        let parse = |text: &str| match text {
-            "true" => Ok(true),
-            "false" => Ok(false),
-            _ => Err(format!("\"{text}\" is neither true nor false")),
-        };
-        self.value(name, parse, || "write true or false".to_owned())
+        self.value(name, flag, || "write true or false".to_owned())
     }
 
     pub(super) fn path(&mut self, name: &'static str) -> Option<PathBuf> {
         let variable = self.variable(name)?;
-        let value = self.settings.env.bytes(variable)?;
+        let value = file_name(self.settings.env.bytes(variable)?);
         if value.is_empty() {
             self.findings.mistake(
                 variable,
@@ -494,7 +503,7 @@ impl<'a> LinkSettings<'a, '_> {
     }
 
     /// TLS towards the target, if it is asked for.
-    pub(super) fn tls(&mut self, link_variable: &str, target: &Target) -> Option<Connector> {
+    pub(super) fn tls(&mut self, link_variable: &'a str, target: &Target) -> Option<Connector> {
         let asked = self.flag("TLS");
         let variable = self.variable("TLS").unwrap_or(link_variable);
         let is_unix =
@@ -532,7 +541,7 @@ impl<'a> LinkSettings<'a, '_> {
             authorities: self.path("TLS_CA_FILE"),
             identity: self.identity("TLS_CERT_FILE", "TLS_KEY_FILE"),
         };
-        let name = self.value("TLS_SERVER_NAME", parse_server_name, || {
+        let name = self.value("TLS_SERVER_NAME", certificate_name, || {
             "write the name or the address that the target's certificate has".to_owned()
         });
         if let (Backends::Listed(endpoints), None) = (&target.backends, self.variable("TLS_SERVER_NAME")) {
@@ -549,7 +558,7 @@ impl<'a> LinkSettings<'a, '_> {
                 }
             }
         }
-        let (verification, given_by) = self.verification();
+        let (verification, given_by) = self.verification(target, link_variable);
         let system = match verification {
             Verification::Nothing => Arc::new(RootCertStore::empty()),
             _ if files.authorities.is_some() => Arc::new(RootCertStore::empty()),
@@ -572,9 +581,10 @@ impl<'a> LinkSettings<'a, '_> {
 
     /// What of the target's certificate is verified, and the variable that says so. `TLS_INSECURE` is another way to
     /// write it; of the two the one for the port wins, and on one level they may not contradict each other.
-    fn verification(&mut self) -> (Verification, Option<&'a str>) {
+    fn verification(&mut self, target: &Target, link_variable: &'a str) -> (Verification, Option<&'a str>) {
         let parse = |text: &str| {
-            Verification::parse(text).ok_or_else(|| format!("\"{text}\" is neither full nor ca nor none"))
+            let parsed = Verification::parse(text);
+            parsed.ok_or_else(|| Refusal::from(format!("\"{text}\" is neither full nor ca nor none")))
         };
         let verify = self.value("TLS_VERIFY", parse, || "write full, ca or none".to_owned());
         let verify = verify.zip(self.variable("TLS_VERIFY"));
@@ -582,6 +592,8 @@ impl<'a> LinkSettings<'a, '_> {
         let is_at_port = |name| self.settings.at_port(self.alias, self.port, name).is_some();
         let of_flag = |is_insecure| if is_insecure { Verification::Nothing } else { Verification::Full };
         match (verify, insecure) {
+            // What the link's own setting says wins over the URL.
+            (None, None) if target.is_insecure => (Verification::Nothing, Some(link_variable)),
             (None, None) => (Verification::Full, None),
             (Some((verification, variable)), None) => (verification, Some(variable)),
             (None, Some((flag, variable))) => (of_flag(flag), Some(variable)),
@@ -673,26 +685,62 @@ impl<'a> LinkSettings<'a, '_> {
         }
     }
 
-    pub(super) fn allow(&mut self, listen: Option<&Listen>) -> Vec<IpNet> {
-        let networks = |text: &str| -> Result<Vec<IpNet>, String> {
-            let words = text.split([',', ' ']).filter(|word| !word.is_empty());
-            let networks: Vec<_> = words.map(network).collect::<Result<_, _>>()?;
-            if networks.is_empty() {
-                return Err("it names no network, so nobody could connect".to_owned());
-            }
-            Ok(networks)
-        };
-        let allow = self.value("ALLOW", networks, || {
+    /// Where clients come in.
+    pub(super) fn listen(&mut self, process: &Process) -> Listen {
+        let port = self.port;
+        let given = self.value(
+            "LISTEN",
+            |text| Listen::parse(text, port),
+            || "write for example 127.0.0.1:6379, [::1]:6379 or unix:/run/redis.sock".to_owned(),
+        );
+        let is_given = given.is_some() || self.variable("LISTEN").is_none();
+        let mut listen = given.unwrap_or_else(|| match &process.bind {
+            Some(interfaces) => Listen::on(interfaces, port),
+            None => Listen::on(&[Interface::All], port),
+        });
+        listen.mode = self.value("LISTEN_MODE", mode, || {
+            "write the digits of chmod, such as 0660 for the owner and the group".to_owned()
+        });
+        if let (true, false, Some(variable)) = (is_given, listen.has_unix(), self.variable("LISTEN_MODE")) {
+            self.findings.mistake(
+                variable,
+                "the link listens on no Unix socket, and this is the mode of its file",
+                format!("set {}_LISTEN=unix:/PATH, or remove {variable}", self.alias),
+            );
+        }
+        listen
+    }
+
+    /// Whether Kubernetes wrote the link: the target is the address that it gives the Service.
+    pub(super) fn is_service_link(&self, target: &Target) -> bool {
+        let address = self.settings.env.bytes(&format!("{}_SERVICE_HOST", self.alias));
+        let address = address.and_then(|address| std::str::from_utf8(address).ok()?.parse::<IpAddr>().ok());
+        address.is_some_and(|address| {
+            matches!(&target.backends, Backends::Listed(all)
+                if matches!(&all[..], [Endpoint::Tcp(Host::Address(dialled), _)] if *dialled == address))
+        })
+    }
+
+    /// The networks that may connect.
+    pub(super) fn allow(&mut self, listen: &Listen) -> Vec<IpNet> {
+        let allow = self.value("ALLOW", allowed, || {
             "write networks or addresses, such as 10.0.0.0/8,192.168.1.7,fd00::/8".to_owned()
         });
-        if let (Some(Listen::Unix(_)), Some(_), Some(variable)) = (listen, &allow, self.variable("ALLOW")) {
+        let variable = self.variable("ALLOW");
+        if let (true, Some(_), Some(variable)) = (listen.is_unix_only(), &allow, variable) {
             self.findings.mistake(
                 variable,
                 "the link listens on a Unix socket, whose clients have no address",
-                format!("remove {variable} and set the permissions of the socket's folder"),
+                format!("remove {variable} and set {}_LISTEN_MODE", self.alias),
             );
         }
-        allow.unwrap_or_default()
+        let allow = allow.unwrap_or_default();
+        for network in allow.iter().filter(|network| network.trunc() != **network) {
+            let message =
+                format!("{network} is taken as the network {}; write that, if it is meant", network.trunc());
+            self.findings.warning(variable.unwrap_or("ALLOW"), message);
+        }
+        allow
     }
 
     /// A Redis setting on a plain tunnel would be silently without effect.
@@ -726,8 +774,58 @@ impl<'a> LinkSettings<'a, '_> {
     }
 }
 
-fn warm(text: &str) -> Result<usize, String> {
-    text.parse().map_err(|_| format!("\"{text}\" is not a number from 0 on"))
+fn warm(text: &str) -> Result<usize, Refusal> {
+    text.parse().map_err(|_| format!("\"{text}\" is not a number from 0 on").into())
+}
+
+fn certificate_name(text: &str) -> Result<ServerName<'static>, Refusal> {
+    let name = text.strip_suffix('.').unwrap_or(text);
+    parse_server_name(name).map_err(|reason| match endpoint(name, None) {
+        Ok(Endpoint::Tcp(host, _)) => Refusal::instead(reason, host.to_string()),
+        _ => reason.into(),
+    })
+}
+
+/// A value without the quotation marks that an env-file keeps.
+fn without_quotes(value: &[u8]) -> &[u8] {
+    std::str::from_utf8(value).map_or(value, |text| unquoted(text).as_bytes())
+}
+
+/// A file's path, which some write as a URL.
+fn file_name(value: &[u8]) -> &[u8] {
+    let value = without_quotes(value);
+    value.strip_prefix(b"file://").filter(|path| path.starts_with(b"/")).unwrap_or(value)
+}
+
+/// The mode of a Unix socket's file in octal digits.
+fn mode(text: &str) -> Result<u32, Refusal> {
+    let digits = text.strip_prefix("0o").unwrap_or(text);
+    let octal = u32::from_str_radix(digits, 8).ok().filter(|_| !digits.starts_with('+'));
+    match octal {
+        Some(mode) if mode <= 0o777 && is_useful(mode) => return Ok(mode),
+        Some(mode) if mode > 0o777 => return Err(format!("\"{text}\" is more than 0777").into()),
+        _ => {}
+    }
+    let reason = match octal {
+        Some(_) => format!("\"{text}\" lets not even the owner connect, who needs the right to write"),
+        None => format!("\"{text}\" is not a mode in octal digits"),
+    };
+    // YAML reads 0660 as an octal number, and hands it over as the decimal one that it is.
+    let from_yaml = digits.parse().ok().filter(|mode| *mode <= 0o777 && is_useful(*mode));
+    Err(match from_yaml {
+        Some(mode) => Refusal::instead(
+            format!(
+                "{reason}; in decimal it is {mode:04o}, as YAML makes of an octal number without quotation marks"
+            ),
+            format!("\"{mode:04o}\""),
+        ),
+        None => reason.into(),
+    })
+}
+
+/// Whether the owner may connect, for which a socket's file has to be writable.
+fn is_useful(mode: u32) -> bool {
+    mode & 0o200 != 0
 }
 
 /// The word that says what becomes of a client's own authentication.
@@ -739,20 +837,72 @@ enum Manner {
 }
 
 impl Manner {
-    fn parse(text: &str) -> Result<Self, String> {
-        match text {
+    fn parse(text: &str) -> Result<Self, Refusal> {
+        match word(text).as_str() {
             "forward" => Ok(Self::Forward),
             "absorb" => Ok(Self::Absorb),
             "require" => Ok(Self::Require),
             // Not quoted: a password may have been written in the wrong place.
-            _ => Err("it is neither forward nor absorb nor require".to_owned()),
+            _ => Err("it is neither forward nor absorb nor require".into()),
         }
     }
 }
 
-fn network(word: &str) -> Result<IpNet, String> {
-    let address = || word.parse::<IpAddr>().map(IpNet::from);
-    word.parse::<IpNet>()
-        .or_else(|_| address())
-        .map_err(|_| format!("\"{word}\" is neither a network nor an address"))
+/// The networks of `ALLOW`.
+fn allowed(text: &str) -> Result<Vec<IpNet>, Refusal> {
+    let mut networks = Vec::new();
+    for item in items(text) {
+        if item.eq_ignore_ascii_case("localhost") {
+            networks.extend([
+                IpNet::from(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+                IpAddr::V6(Ipv6Addr::LOCALHOST).into(),
+            ]);
+        } else {
+            networks.push(network(item)?);
+        }
+    }
+    if networks.is_empty() {
+        return Err("it names no network, so nobody could connect".into());
+    }
+    Ok(networks)
+}
+
+/// A network as `ADDRESS/LENGTH` or `ADDRESS/NETMASK`, or an address.
+fn network(word: &str) -> Result<IpNet, Refusal> {
+    let (address, length) = match word.split_once('/') {
+        Some((address, length)) => (address, Some(length)),
+        None => (word, None),
+    };
+    let address = address.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(address);
+    let wrong = || {
+        let reason = format!("\"{word}\" is neither a network nor an address");
+        match word {
+            "*" | "all" | "any" => {
+                Refusal::from(format!("{reason}; without the setting everybody may connect"))
+            }
+            _ => reason.into(),
+        }
+    };
+    let address: IpAddr = address.parse().map_err(|_| wrong())?;
+    let network = match length {
+        None => Some(IpNet::from(address)),
+        Some(length) => match length.parse::<u8>() {
+            Ok(length) => IpNet::new(address, length).ok(),
+            Err(_) => length.parse().ok().and_then(|netmask| IpNet::with_netmask(address, netmask).ok()),
+        },
+    };
+    network.map(canonical).ok_or_else(wrong)
+}
+
+/// An IPv4 network as such, where it is written as a part of IPv6: that is how clients' addresses are compared.
+fn canonical(network: IpNet) -> IpNet {
+    /// The bits before an IPv4 address in an IPv6 one.
+    const MAPPED: u8 = 96;
+    let length = network.prefix_len().checked_sub(MAPPED);
+    match (network.addr().to_canonical(), length) {
+        (address @ IpAddr::V4(_), Some(length)) if network.addr().is_ipv6() => {
+            IpNet::new(address, length).unwrap_or(network)
+        }
+        _ => network,
+    }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use rustls::RootCertStore;
 
 use super::{Candidate, Draft};
+use crate::config::notation::{flag, unquoted};
 use crate::config::settings::{OF_TLS, PASSWORDS, SECRETS, SETTINGS, Scope, near_miss, setting};
 use crate::config::{Env, Findings};
 
@@ -186,9 +187,9 @@ impl<'a> Settings<'a> {
     fn asks_for_tls(&self, draft: &Draft) -> bool {
         let variable =
             self.at_port(&draft.alias, draft.port, "TLS").or_else(|| self.alias_wide(&draft.alias, "TLS"));
-        let value = variable.and_then(|variable| self.env.bytes(variable));
+        let value = variable.and_then(|variable| std::str::from_utf8(self.env.bytes(variable)?).ok());
         // A value that is no yes and no no is a mistake of its own.
-        draft.target.scheme.is_tls() || value.is_some_and(|value| value.trim_ascii() != b"false")
+        draft.target.scheme.is_tls() || value.is_some_and(|value| flag(unquoted(value)) != Ok(false))
     }
 
     pub(super) fn at_port(&self, alias: &str, port: u16, name: &'static str) -> Option<&'a str> {
@@ -210,9 +211,10 @@ pub(super) fn secret_variables<'a>(env: &'a Env, candidates: &[Candidate<'a>]) -
     };
     let settings =
         env.names().filter(|name| candidates.iter().any(|candidate| is_secret_of(candidate.alias, name)));
-    // What is before an @ is a user's, and may be a password.
+    // What is before an @ is a user's, and may be a password; so may be what is behind the equals sign of a parameter.
+    let may_hold_one = |url: &[u8]| url.contains(&b'@') || url.contains(&b'=');
     let urls = candidates.iter().map(|candidate| candidate.variable);
-    let urls = urls.filter(|variable| env.bytes(variable).is_some_and(|url| url.contains(&b'@')));
+    let urls = urls.filter(|variable| env.bytes(variable).is_some_and(may_hold_one));
     settings.chain(urls).collect()
 }
 

@@ -1,0 +1,184 @@
+//! How values are written: quotes, flags, numbers, durations and lists, as people and their tools write them.
+//!
+//! What can mean one thing only is taken. What can't is refused, and the refusal shows the value as it would be taken.
+
+use std::time::Duration;
+
+/// Why a value is refused, and what to write instead where its parts tell that.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Refusal {
+    pub(super) reason: String,
+    pub(super) instead: Option<String>,
+}
+
+impl From<String> for Refusal {
+    fn from(reason: String) -> Self {
+        Self { reason, instead: None }
+    }
+}
+
+impl From<&str> for Refusal {
+    fn from(reason: &str) -> Self {
+        Self::from(reason.to_owned())
+    }
+}
+
+impl Refusal {
+    pub(super) fn instead(reason: impl Into<String>, instead: impl Into<String>) -> Self {
+        Self { reason: reason.into(), instead: Some(instead.into()) }
+    }
+
+    /// What to do about it: the value to write, or what such values look like in general.
+    pub(super) fn remedy(&self, variable: &str, general: impl FnOnce() -> String) -> String {
+        match &self.instead {
+            Some(value) => format!("write {variable}={value}"),
+            None => general(),
+        }
+    }
+}
+
+/// A value without the white space around it and without one pair of quotation marks: `docker run --env-file` and
+/// Kubernetes keep those that a shell or systemd would take away.
+pub(super) fn unquoted(text: &str) -> &str {
+    let text = text.trim();
+    let inner = ['"', '\''].into_iter().find_map(|mark| {
+        let inner = text.strip_prefix(mark)?.strip_suffix(mark)?;
+        (!inner.contains(mark)).then_some(inner)
+    });
+    inner.map_or(text, str::trim)
+}
+
+/// The items of a list: people separate them by commas, by spaces, or both.
+pub(super) fn items(text: &str) -> impl Iterator<Item = &str> {
+    text.split([',', ';']).flat_map(str::split_whitespace)
+}
+
+/// The words that switch something off that can be.
+pub(super) fn is_off(text: &str) -> bool {
+    text.eq_ignore_ascii_case("off")
+}
+
+/// Yes or no.
+pub(super) fn flag(text: &str) -> Result<bool, Refusal> {
+    match text.to_ascii_lowercase().as_str() {
+        "true" | "yes" | "on" | "1" => Ok(true),
+        "false" | "no" | "off" | "0" => Ok(false),
+        _ => Err(format!("\"{text}\" is neither true nor false").into()),
+    }
+}
+
+/// A word of a few, in whichever case and with either kind of dash.
+pub(super) fn word(text: &str) -> String {
+    text.to_ascii_lowercase().replace('_', "-")
+}
+
+/// A number from 1 on.
+pub(super) fn count(text: &str) -> Result<usize, Refusal> {
+    match text.parse() {
+        Ok(0) => Err("0 is none at all".into()),
+        Ok(number) => Ok(number),
+        Err(_) => Err(format!("\"{text}\" is not a number from 1 on").into()),
+    }
+}
+
+/// A duration as people write it, `5s`, `500ms`, `1h 30m`; `0s` only where `zero` allows it.
+pub(super) fn duration(text: &str, zero: bool) -> Result<Duration, Refusal> {
+    // Units are told apart by their letters alone.
+    let lower = text.to_lowercase();
+    let Ok(duration) = humantime::parse_duration(&lower) else {
+        return Err(without_unit(&lower).unwrap_or_else(|| format!("\"{text}\" is not a duration").into()));
+    };
+    if duration.is_zero() && !zero {
+        return Err(format!("\"{text}\" leaves no time at all").into());
+    }
+    // A century: beyond it the arithmetic of deadlines would overflow.
+    if duration > Duration::from_hours(100 * 365 * 24) {
+        return Err(format!("\"{text}\" is longer than a century").into());
+    }
+    Ok(duration)
+}
+
+/// A number alone: some tools count in seconds, others in milliseconds.
+fn without_unit(text: &str) -> Option<Refusal> {
+    let is_number = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    let number = text.parse::<f64>().ok().filter(|number| is_number && *number > 0.0)?;
+    let milliseconds = if number.fract() == 0.0 {
+        format!(" (or {text}ms, if these are milliseconds)")
+    } else {
+        String::new()
+    };
+    Some(Refusal::instead(format!("\"{text}\" has no unit"), format!("{text}s{milliseconds}")))
+}
+
+/// A duration, or `off`.
+pub(super) fn duration_or_off(text: &str) -> Result<Option<Duration>, Refusal> {
+    if is_off(text) {
+        return Ok(None);
+    }
+    let off = |reason| Refusal::instead(reason, "off");
+    match duration(text, true) {
+        Ok(Duration::ZERO) => Err(off(format!("\"{text}\" leaves no time at all"))),
+        Ok(duration) => Ok(Some(duration)),
+        Err(refusal) if NEVER.contains(&word(text).as_str()) => Err(off(refusal.reason)),
+        Err(refusal) => Err(refusal),
+    }
+}
+
+/// What other programs call `off`.
+const NEVER: &[&str] = &["never", "none", "no", "false", "disabled", "infinite", "infinity", "unlimited"];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_pair_of_quotation_marks_is_taken_away() {
+        for (written, meant) in [
+            ("\"a b\"", "a b"),
+            (" 'a' ", "a"),
+            ("\" a \"", "a"),
+            ("\"a", "\"a"),
+            ("\"", "\""),
+            ("\"a\" \"b\"", "\"a\" \"b\""),
+            ("it's", "it's"),
+            ("\"\"", ""),
+        ] {
+            assert_eq!(unquoted(written), meant, "{written}");
+        }
+    }
+
+    #[test]
+    fn durations_are_read_as_people_write_them() {
+        for (written, seconds) in [
+            ("5s", 5.0),
+            ("5 s", 5.0),
+            ("5S", 5.0),
+            ("5 Seconds", 5.0),
+            ("500ms", 0.5),
+            ("500 MS", 0.5),
+            ("0.5s", 0.5),
+            ("2M", 120.0),
+            ("1h 30m", 5400.0),
+            ("1h30m", 5400.0),
+        ] {
+            let read = duration(written, false).unwrap_or_else(|refusal| panic!("{written}: {refusal:?}"));
+            assert!((read.as_secs_f64() - seconds).abs() < 1e-9, "{written}: {read:?}");
+        }
+        for zero in ["0", "0s", "0 ms"] {
+            assert_eq!(duration(zero, true), Ok(Duration::ZERO), "{zero}");
+            assert!(duration(zero, false).is_err(), "{zero}");
+        }
+    }
+
+    #[test]
+    fn a_duration_without_a_unit_is_shown_with_one() {
+        let refusal = duration("5000", false).unwrap_err();
+        let remedy = refusal.remedy("REDIS_IDLE_TIMEOUT", String::new);
+        assert_eq!(remedy, "write REDIS_IDLE_TIMEOUT=5000s (or 5000ms, if these are milliseconds)");
+        assert_eq!(duration("1.5", false).unwrap_err().instead.as_deref(), Some("1.5s"));
+        for never in ["0", "0s", "Never", "none"] {
+            assert_eq!(duration_or_off(never).unwrap_err().instead.as_deref(), Some("off"), "{never}");
+        }
+        assert_eq!(duration_or_off("OFF"), Ok(None));
+    }
+}

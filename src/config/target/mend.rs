@@ -1,0 +1,208 @@
+//! What a value that is no target was probably meant to be.
+//!
+//! It is read as loosely as people write, put together anew, and shown only where that is a target; then as targets are
+//! shown, without user and password.
+
+use super::url::{Form, scheme, split_query, split_user};
+use super::{Scheme, Target, database, port, split_port};
+
+/// The value as it was probably meant, for a link with this port in its name; `None` where nobody can tell.
+pub(crate) fn mended(value: &str, link_port: u16) -> Option<String> {
+    let loose = Loose::read(value)?;
+    let target: Target = loose.put_together(link_port).parse().ok()?;
+    let shown = target.to_string();
+    let (scheme, rest) = shown.split_once("://")?;
+    let secrets = match loose.user {
+        Some(user) if loose.keeps_user() && user.contains(':') => "****@",
+        Some(_) if loose.keeps_user() => ":****@",
+        _ => "",
+    };
+    Some(format!("{scheme}://{secrets}{rest}"))
+}
+
+/// The parts of a value, none of which has to be right.
+struct Loose<'a> {
+    scheme: Scheme,
+    form: Form,
+    /// Whether the scheme is one of ours, so that a user and a path are Redis'.
+    is_ours: bool,
+    user: Option<&'a str>,
+    hosts: &'a str,
+    path: &'a str,
+    database: Option<u32>,
+}
+
+impl<'a> Loose<'a> {
+    fn read(value: &'a str) -> Option<Self> {
+        if let Some(azure) = Self::read_azure(value) {
+            return Some(azure);
+        }
+        let (word, rest) = split_scheme(value)?;
+        let known = scheme(word);
+        let (scheme, form) = known.unwrap_or((foreign(word), Form::Listed));
+        let (rest, query) = split_query(rest);
+        let (user, rest) = split_user(rest);
+        // A question mark that no parameter of ours follows: what is behind it may be anything.
+        let rest = rest.split(['?', '#']).next().unwrap_or_default();
+        let of_query = |query: &str| {
+            let parameters = query.split('&').filter_map(|parameter| parameter.split_once('='));
+            parameters
+                .filter(|(key, _)| *key == "db" || *key == "database")
+                .find_map(|(_, text)| database(text))
+        };
+        let (hosts, path) = match form {
+            Form::Unix | Form::File => ("", rest),
+            _ => rest.split_once('/').unwrap_or((rest, "")),
+        };
+        let database = query.and_then(of_query);
+        Some(Self { scheme, form, is_ours: known.is_some(), user, hosts, path, database })
+    }
+
+    /// `HOST:6380,password=…,ssl=True`, as Azure shows it.
+    fn read_azure(value: &'a str) -> Option<Self> {
+        let (host, options) = value.split_once(',')?;
+        let options = options.to_ascii_lowercase();
+        if host.contains("://") || !(options.contains("password=") || options.contains("ssl=")) {
+            return None;
+        }
+        let scheme = if options.contains("ssl=true") { Scheme::Rediss } else { Scheme::Redis };
+        let user = options.contains("password=").then_some("");
+        Some(Self { scheme, form: Form::Listed, is_ours: true, user, hosts: host, path: "", database: None })
+    }
+
+    fn keeps_user(&self) -> bool {
+        self.user.is_some() && self.is_ours
+    }
+
+    fn put_together(&self, link_port: u16) -> String {
+        let path = self.path.trim_end_matches('/');
+        let database = self.database.or_else(|| database(path));
+        // What only Redis has says that it is one.
+        let is_redis = self.is_ours && (self.keeps_user() || database.is_some());
+        let scheme = match self.scheme {
+            Scheme::Tcp | Scheme::Unix if is_redis => Scheme::Redis,
+            Scheme::Tls if is_redis => Scheme::Rediss,
+            scheme => scheme,
+        };
+        let hosts = || mended_hosts(self.hosts, scheme, self.form, link_port);
+        let database = database.filter(|_| scheme.is_redis()).map(|number| format!("?db={number}"));
+        let database = database.unwrap_or_default();
+        let prefix = scheme.prefix();
+        match (self.form, scheme) {
+            (Form::Unix, Scheme::Unix) => format!("unix:///{}", path.trim_start_matches('/')),
+            (Form::Unix, _) => format!("{prefix}+unix:///{}{database}", path.trim_start_matches('/')),
+            (Form::File, _) => format!("{prefix}+file:///{}{database}", path.trim_start_matches('/')),
+            (Form::Listed, _) => format!("{prefix}://{}{database}", hosts()),
+            (Form::Srv, _) => format!("{prefix}+srv://{}{database}", self.hosts),
+            (Form::Sentinel, _) => {
+                let service = path.split('/').next().filter(|service| !service.is_empty());
+                format!("{prefix}+sentinel://{}/{}{database}", hosts(), service.unwrap_or("mymaster"))
+            }
+        }
+    }
+}
+
+/// What stands for the scheme, and the rest.
+fn split_scheme(value: &str) -> Option<(&str, &str)> {
+    if let Some(split) = value.split_once("://") {
+        return Some(split);
+    }
+    // One whose colon or slashes are not all there; but `redis:6379` is a host and a port.
+    let end = value.find([':', '/']).filter(|end| scheme(&value[..*end]).is_some());
+    if let Some(end) = end {
+        let rest = value[end..].strip_prefix(':').unwrap_or(&value[end..]).trim_start_matches('/');
+        if !rest.starts_with(|first: char| first.is_ascii_digit()) || value[end..].starts_with('/') {
+            return Some((&value[..end], rest));
+        }
+    }
+    let value = value.trim_start_matches('/');
+    if value.contains('@') {
+        return Some(("redis", value));
+    }
+    // A word alone may be anything, a password too.
+    value.contains(':').then_some(("tcp", value))
+}
+
+/// How the services of others are reached: through a plain tunnel, or one with TLS.
+fn foreign(word: &str) -> Scheme {
+    let has_tls = ["https", "wss", "amqps", "mqtts", "ldaps", "ftps", "smtps", "imaps"];
+    if has_tls.contains(&word.to_ascii_lowercase().as_str()) { Scheme::Tls } else { Scheme::Tcp }
+}
+
+fn mended_hosts(hosts: &str, scheme: Scheme, form: Form, link_port: u16) -> String {
+    let hosts = hosts.split([',', ';']).map(str::trim).filter(|host| !host.is_empty());
+    let hosts: Vec<_> = hosts
+        .map(|text| {
+            let (host, number) = split_port(text);
+            let number = number.and_then(|number| port(number).ok());
+            let has_default = scheme.is_redis() || form == Form::Sentinel;
+            // All of it may be an IPv6 address, and so may what is before its last colon.
+            let is_ipv6 = |text: &str| text.parse::<std::net::Ipv6Addr>().is_ok();
+            let (host, number) = match number {
+                Some(number) if is_ipv6(host) => (format!("[{host}]"), Some(number)),
+                _ if is_ipv6(text) => (format!("[{text}]"), None),
+                number => (host.to_owned(), number),
+            };
+            match number.or((!has_default).then_some(link_port)) {
+                Some(number) => format!("{host}:{number}"),
+                None => host,
+            }
+        })
+        .collect();
+    hosts.join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_meant_is_shown_without_secrets() {
+        for (written, shown) in [
+            ("db:5432", Some("tcp://db:5432")),
+            ("//db:5432", Some("tcp://db:5432")),
+            ("tcp:/db:5432", Some("tcp://db:5432")),
+            ("tcp//db:5432", Some("tcp://db:5432")),
+            ("tcp:db:5432", Some("tcp://db:5432")),
+            ("redis:6379", Some("tcp://redis:6379")),
+            ("tcp://db", Some("tcp://db:7000")),
+            ("tcp://db:0", Some("tcp://db:7000")),
+            ("tcp://db:x", Some("tcp://db:7000")),
+            ("redis://cache:x/2", Some("redis://cache:6379/2")),
+            ("tcp://db:5432/path", Some("tcp://db:5432")),
+            ("tcp://redis:6379/2", Some("redis://redis:6379/2")),
+            ("tcp://redis:6379?db=2", Some("redis://redis:6379/2")),
+            ("unix:///run/redis.sock?db=2", Some("redis+unix:///run/redis.sock?db=2")),
+            ("unix://run/db.sock", Some("unix:///run/db.sock")),
+            ("tcp://2001:db8::1:5432", Some("tcp://[2001:db8::1]:5432")),
+            ("tcp://2001:db8::1", Some("tcp://[2001:db8::1]:7000")),
+            ("redis://::1", Some("redis://[::1]:6379")),
+            ("tcp://app:hush@redis:6379", Some("redis://****@redis:6379")),
+            ("tls://:hush@redis:6379", Some("rediss://****@redis:6379")),
+            ("redis://hush@cache", Some("redis://:****@cache:6379")),
+            ("redis//:hush@cache", Some("redis://****@cache:6379")),
+            (":hush@cache", Some("redis://****@cache:6379")),
+            ("http://web:80/path?x=y", Some("tcp://web:80")),
+            ("https://web", Some("tls://web:7000")),
+            ("postgres://app:hush@db:5432/orders", Some("tcp://db:5432")),
+            ("tcp://a:1;b:2", Some("tcp://a:1,b:2")),
+            ("tcp://a:1,", Some("tcp://a:1")),
+            ("redis+sentinel://s1", Some("redis+sentinel://s1:26379/mymaster")),
+            ("redis://cache/minus", Some("redis://cache:6379")),
+            ("redis://cache?hush=hush", Some("redis://cache:6379")),
+            (
+                "x.redis.cache.windows.net:6380,password=hush=,ssl=True,abortConnect=False",
+                Some("rediss://:****@x.redis.cache.windows.net:6380"),
+            ),
+            ("", None),
+            ("hush", None),
+            ("tcp://", None),
+            ("tcp://:5432", None),
+            ("redis://app:hush@", None),
+            ("tcp://a host:1", None),
+            ("tcp://256.1.1.1:1", None),
+        ] {
+            assert_eq!(mended(written, 7000).as_deref(), shown, "{written}");
+        }
+    }
+}

@@ -1,0 +1,496 @@
+//! A target's value taken apart, as clients' libraries write it too.
+//!
+//! They call the same things by other names (`valkeys://`, `redis-sentinel://…#mymaster`), and have parameters behind a
+//! question mark. What these say of the target is taken; what is a client's own business (timeouts, pools) is passed over;
+//! what is unknown is refused, because it may be a slip in something that matters.
+
+use std::borrow::Cow;
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use percent_encoding::percent_decode_str;
+use zeroize::Zeroizing;
+
+use super::{Backends, Endpoint, Host, Malformed, Scheme, Target, database, endpoint, socket_path};
+use crate::config::notation::flag;
+use crate::secret::Secret;
+
+const SENTINEL_PORT: u16 = 26379;
+
+/// How backends are named.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    /// One by one.
+    Listed,
+    /// A Unix socket.
+    Unix,
+    /// In a file.
+    File,
+    /// In SRV records.
+    Srv,
+    /// By Sentinels.
+    Sentinel,
+}
+
+/// What stands before `://`, in any case.
+pub(super) fn scheme(word: &str) -> Option<(Scheme, Form)> {
+    let word = word.to_ascii_lowercase();
+    let (family, form) = word.split_once(['+', '-']).unwrap_or((&word, ""));
+    let family = match family {
+        "tcp" => Scheme::Tcp,
+        "redis" | "valkey" => Scheme::Redis,
+        "rediss" | "valkeys" => Scheme::Rediss,
+        "tls" | "ssl" => Scheme::Tls,
+        "unix" if form.is_empty() => return Some((Scheme::Unix, Form::Unix)),
+        _ => return None,
+    };
+    match (family, form) {
+        (family, "") => Some((family, Form::Listed)),
+        (family, "file") => Some((family, Form::File)),
+        (family, "srv") => Some((family, Form::Srv)),
+        (Scheme::Tcp, "tls" | "ssl") => Some((Scheme::Tls, Form::Listed)),
+        (Scheme::Redis, "tls" | "ssl") => Some((Scheme::Rediss, Form::Listed)),
+        (Scheme::Redis, "unix" | "socket") => Some((Scheme::Redis, Form::Unix)),
+        (Scheme::Redis | Scheme::Rediss, "sentinel") => Some((family, Form::Sentinel)),
+        _ => None,
+    }
+}
+
+/// What a parameter is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Meaning {
+    Database,
+    User,
+    Password,
+    /// TLS, or none.
+    Tls,
+    /// Whether and how certificates are verified: `none`, `required` and the like.
+    Verify,
+    /// The same with the opposite meaning.
+    DoNotVerify,
+    /// Whether the certificate has to have the host's name.
+    VerifyName,
+    /// The service that Sentinels are asked for.
+    Service,
+    /// A file, which a setting of the link names.
+    File(&'static str),
+    /// A client's business.
+    Client,
+}
+
+/// The parameters of clients' libraries (redis-py, Celery, go-redis, Lettuce, Jedis, ioredis, node-redis, Predis, phpredis,
+/// redis-rs), in lower case and without dashes, because each writes them in a way of its own.
+const PARAMETERS: &[(&str, Meaning)] = &[
+    ("db", Meaning::Database),
+    ("database", Meaning::Database),
+    ("dbindex", Meaning::Database),
+    ("virtualhost", Meaning::Database),
+    ("user", Meaning::User),
+    ("username", Meaning::User),
+    ("pass", Meaning::Password),
+    ("password", Meaning::Password),
+    ("auth", Meaning::Password),
+    ("ssl", Meaning::Tls),
+    ("tls", Meaning::Tls),
+    ("sslcertreqs", Meaning::Verify),
+    ("verifypeer", Meaning::Verify),
+    ("ssl[verifypeer]", Meaning::Verify),
+    ("stream[verifypeer]", Meaning::Verify),
+    ("rejectunauthorized", Meaning::Verify),
+    ("skipverify", Meaning::DoNotVerify),
+    ("insecure", Meaning::DoNotVerify),
+    ("insecureskipverify", Meaning::DoNotVerify),
+    ("sslcheckhostname", Meaning::VerifyName),
+    ("ssl[verifypeername]", Meaning::VerifyName),
+    ("stream[verifypeername]", Meaning::VerifyName),
+    ("sslcacerts", Meaning::File("TLS_CA_FILE")),
+    ("ssl[cafile]", Meaning::File("TLS_CA_FILE")),
+    ("stream[cafile]", Meaning::File("TLS_CA_FILE")),
+    ("sslcertfile", Meaning::File("TLS_CERT_FILE")),
+    ("sslkeyfile", Meaning::File("TLS_KEY_FILE")),
+    ("sentinelmasterid", Meaning::Service),
+    ("mastername", Meaning::Service),
+    ("redissentinel", Meaning::Service),
+    ("servicename", Meaning::Service),
+    ("abortconnect", Meaning::Client),
+    ("allowusernameinuri", Meaning::Client),
+    ("alias", Meaning::Client),
+    ("clientname", Meaning::Client),
+    ("commandtimeout", Meaning::Client),
+    ("connectiontimeout", Meaning::Client),
+    ("connecttimeout", Meaning::Client),
+    ("connmaxidletime", Meaning::Client),
+    ("connmaxlifetime", Meaning::Client),
+    ("contexttimeoutenabled", Meaning::Client),
+    ("decoderesponses", Meaning::Client),
+    ("dialtimeout", Meaning::Client),
+    ("enableofflinequeue", Meaning::Client),
+    ("enablereadycheck", Meaning::Client),
+    ("encoding", Meaning::Client),
+    ("encodingerrors", Meaning::Client),
+    ("family", Meaning::Client),
+    ("healthcheckinterval", Meaning::Client),
+    ("idlecheckfrequency", Meaning::Client),
+    ("idletimeout", Meaning::Client),
+    ("keepalive", Meaning::Client),
+    ("keyprefix", Meaning::Client),
+    ("lazy", Meaning::Client),
+    ("lazyconnect", Meaning::Client),
+    ("libname", Meaning::Client),
+    ("libraryname", Meaning::Client),
+    ("libraryversion", Meaning::Client),
+    ("libversion", Meaning::Client),
+    ("maxactiveconns", Meaning::Client),
+    ("maxconnage", Meaning::Client),
+    ("maxconnections", Meaning::Client),
+    ("maxidleconns", Meaning::Client),
+    ("maxretries", Meaning::Client),
+    ("maxretriesperrequest", Meaning::Client),
+    ("maxretrybackoff", Meaning::Client),
+    ("minidleconns", Meaning::Client),
+    ("minretrybackoff", Meaning::Client),
+    ("persistent", Meaning::Client),
+    ("persistentid", Meaning::Client),
+    ("poolfifo", Meaning::Client),
+    ("poolsize", Meaning::Client),
+    ("pooltimeout", Meaning::Client),
+    ("prefix", Meaning::Client),
+    ("protocol", Meaning::Client),
+    ("readtimeout", Meaning::Client),
+    ("retryinterval", Meaning::Client),
+    ("retryonerror", Meaning::Client),
+    ("retryontimeout", Meaning::Client),
+    ("singleconnectionclient", Meaning::Client),
+    ("socketconnecttimeout", Meaning::Client),
+    ("socketkeepalive", Meaning::Client),
+    ("sockettimeout", Meaning::Client),
+    ("tcpkeepalive", Meaning::Client),
+    ("timeout", Meaning::Client),
+    ("weight", Meaning::Client),
+    ("writetimeout", Meaning::Client),
+];
+
+fn meaning(key: &str) -> Option<Meaning> {
+    let key = percent_decode_str(key).decode_utf8_lossy().to_ascii_lowercase().replace(['_', '-'], "");
+    PARAMETERS.iter().find(|(name, _)| *name == key).map(|(_, meaning)| *meaning)
+}
+
+/// What is before and behind the question mark of a query: one that a known parameter follows. Any other belongs to a
+/// password or a path.
+pub(super) fn split_query(text: &str) -> (&str, Option<&str>) {
+    let begins_query = |at: &usize| {
+        let behind = &text[at + 1..];
+        behind.is_empty() || behind.split_once('=').is_some_and(|(key, _)| meaning(key).is_some())
+    };
+    match text.match_indices('?').map(|(at, _)| at).find(begins_query) {
+        Some(at) => (&text[..at], Some(&text[at + 1..])),
+        None => (text, None),
+    }
+}
+
+/// What is before and behind the last @ that ends a user's part. A path may hold an @ of its own.
+pub(super) fn split_user(text: &str) -> (Option<&str>, &str) {
+    match text.rsplit_once('@') {
+        Some((user, rest)) if !user.starts_with('/') => (Some(user), rest),
+        _ => (None, text),
+    }
+}
+
+/// What is before and behind a #, which may be a part of a path.
+fn split_fragment(text: &str, has_path: bool) -> (&str, Option<&str>) {
+    match text.split_once('#') {
+        Some((text, fragment)) if !has_path => (text, Some(fragment)),
+        _ => (text, None),
+    }
+}
+
+impl FromStr for Target {
+    type Err = Malformed;
+
+    fn from_str(value: &str) -> Result<Self, Malformed> {
+        let (word, rest) =
+            value.split_once("://").ok_or(Malformed::from("it has no scheme, such as tcp:// or redis://"))?;
+        let (scheme, form) = scheme(word).ok_or(Malformed::from("its scheme is not one that links know"))?;
+        let one = without_repeated_scheme(word, rest)?;
+        let (rest, query) = split_query(one.as_deref().map_or(rest, String::as_str));
+        let (user_information, rest) = split_user(rest);
+        let has_path = matches!(form, Form::Unix | Form::File);
+        let (rest, query) = match rest.split_once('?') {
+            Some((rest, unknown)) if !has_path => (rest, Some(unknown)),
+            _ => (rest, query),
+        };
+        let (rest, fragment) = split_fragment(rest, has_path);
+        let (query, fragment) = match query.map(|query| split_fragment(query, has_path)) {
+            Some((query, behind)) => (Some(query), behind.or(fragment)),
+            None => (None, fragment),
+        };
+        if !scheme.is_redis() && (user_information.is_some() || query.is_some_and(|query| !query.is_empty()))
+        {
+            return Err("a user, a password and parameters go with redis:// and rediss:// alone".into());
+        }
+        let mut parts = Parts::default();
+        if let Some(text) = user_information {
+            (parts.username, parts.password) = credentials(text)?;
+        }
+        for parameter in query.into_iter().flat_map(|query| query.split('&')).filter(|text| !text.is_empty())
+        {
+            parts.take(parameter)?;
+        }
+        match (fragment, form) {
+            (None | Some(""), _) => {}
+            // As Lettuce writes it, and as redis-rs does.
+            (Some(fragment), Form::Sentinel) => parts.set_service(&decoded(fragment)?)?,
+            (Some("insecure"), _) if scheme.is_redis() => parts.is_insecure = true,
+            (Some(_), _) => return Err("what stands behind its # means nothing here".into()),
+        }
+        let backends = parts.backends(scheme, form, rest)?;
+        parts.target(scheme, form, backends)
+    }
+}
+
+/// What a value says beside where the target is.
+#[derive(Default)]
+struct Parts {
+    username: Option<Secret>,
+    password: Option<Secret>,
+    database: Option<u32>,
+    tls: Option<bool>,
+    is_insecure: bool,
+    service: Option<String>,
+    passed_over: Vec<String>,
+}
+
+impl Parts {
+    /// `KEY=VALUE`. Neither is quoted where it may be a secret.
+    fn take(&mut self, parameter: &str) -> Result<(), Malformed> {
+        let (key, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+        let Some(meaning) = meaning(key) else {
+            // A name has letters alone; anything else may be a part of a password.
+            let is_name =
+                !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_alphabetic() || byte == b'_');
+            let key = if is_name && !value.is_empty() { key } else { "one of its parameters" };
+            return Err(format!("{key} says nothing here: take it out of the URL").into());
+        };
+        let switch = || flag(value).map_err(|_| format!("its {key} is neither true nor false"));
+        match meaning {
+            Meaning::Database => self.set_database(database_in(&decoded(value)?)?)?,
+            Meaning::User => set(&mut self.username, form_decoded(value), "user")?,
+            Meaning::Password => set(&mut self.password, form_decoded(value), "password")?,
+            Meaning::Tls => self.tls = Some(switch()?),
+            Meaning::Verify => {
+                let verifies = verifies(value);
+                let neither = || Malformed::from(format!("its {key} is neither none nor required"));
+                self.is_insecure |= !verifies.ok_or_else(neither)?;
+            }
+            Meaning::DoNotVerify => self.is_insecure |= switch()?,
+            Meaning::VerifyName => {
+                if !switch()? {
+                    return Err(Malformed {
+                        reason: format!("its {key} has a setting of its own").into(),
+                        setting: Some("TLS_VERIFY=ca".to_owned()),
+                    });
+                }
+            }
+            Meaning::Service => self.set_service(&decoded(value)?)?,
+            Meaning::File(setting) => {
+                return Err(Malformed {
+                    reason: format!("its {key} has a setting of its own").into(),
+                    setting: Some(format!("{setting}={}", decoded(value)?)),
+                });
+            }
+            Meaning::Client => self.passed_over.push(key.to_owned()),
+        }
+        Ok(())
+    }
+
+    fn set_database(&mut self, database: Option<u32>) -> Result<(), Malformed> {
+        match (self.database, database) {
+            (Some(one), Some(other)) if one != other => Err("it names two databases".into()),
+            (one, other) => {
+                self.database = one.or(other);
+                Ok(())
+            }
+        }
+    }
+
+    fn set_service(&mut self, service: &str) -> Result<(), Malformed> {
+        if self.service.as_ref().is_some_and(|known| known != service) {
+            return Err("it names two services".into());
+        }
+        self.service = Some(service.to_owned()).filter(|service| !service.is_empty());
+        Ok(())
+    }
+
+    /// Where the target is, and what the path says besides.
+    fn backends(&mut self, scheme: Scheme, form: Form, rest: &str) -> Result<Backends, Malformed> {
+        Ok(match form {
+            Form::Listed => {
+                let hosts = self.split_database(scheme, rest)?;
+                Backends::Listed(endpoints(hosts, scheme.default_port())?)
+            }
+            Form::Unix => Backends::Listed(vec![Endpoint::Unix(socket_path(absolute_path(rest)?)?)]),
+            Form::File => Backends::File(absolute_path(rest)?),
+            Form::Srv => match self.split_database(scheme, rest)?.parse()? {
+                Host::Name(name) => Backends::Srv(name),
+                Host::Address(_) | Host::LinkLocal(_) | Host::Linked { .. } => {
+                    return Err("SRV records have a name, not an address".into());
+                }
+            },
+            Form::Sentinel => {
+                let (hosts, path) = rest.split_once('/').unwrap_or((rest, ""));
+                let mut path = path.strip_suffix('/').unwrap_or(path);
+                if self.service.is_none() {
+                    let (service, database) = path.split_once('/').unwrap_or((path, ""));
+                    self.set_service(&decoded(service)?)?;
+                    path = database;
+                }
+                self.set_database(database_in(path)?)?;
+                let service = self.service.take();
+                let service = service
+                    .ok_or(Malformed::from("it names no service: redis+sentinel://HOST:26379/SERVICE"))?;
+                Backends::Sentinel { sentinels: endpoints(hosts, Some(SENTINEL_PORT))?, service }
+            }
+        })
+    }
+
+    /// `HOSTS[/DB]`; the path goes with the Redis schemes alone.
+    fn split_database<'a>(&mut self, scheme: Scheme, rest: &'a str) -> Result<&'a str, Malformed> {
+        let Some((hosts, path)) = rest.split_once('/') else { return Ok(rest) };
+        // Docker and people write a slash at the end at times; it says nothing.
+        let path = path.strip_suffix('/').unwrap_or(path);
+        if !path.is_empty() && !scheme.is_redis() {
+            return Err("a path goes with redis:// and rediss:// alone".into());
+        }
+        self.set_database(database_in(path)?)?;
+        Ok(hosts)
+    }
+
+    fn target(self, scheme: Scheme, form: Form, backends: Backends) -> Result<Target, Malformed> {
+        let scheme = match (self.tls, scheme) {
+            (Some(true), Scheme::Redis) if form == Form::Unix => {
+                return Err("nobody speaks TLS on a Unix socket".into());
+            }
+            (Some(true), Scheme::Redis) => Scheme::Rediss,
+            (Some(false), Scheme::Rediss) => {
+                return Err("its scheme asks for TLS, and a parameter for none".into());
+            }
+            _ => scheme,
+        };
+        if self.service.is_some() {
+            return Err("a service goes with Sentinels: redis+sentinel://HOST:26379/SERVICE".into());
+        }
+        Ok(Target {
+            username: self.username,
+            password: self.password,
+            database: self.database,
+            is_insecure: self.is_insecure,
+            passed_over: self.passed_over,
+            ..Target::of(scheme, backends)
+        })
+    }
+}
+
+/// Several URLs of one scheme, separated by commas, are one with several hosts, if they agree in everything else.
+/// `None` where there is only one.
+fn without_repeated_scheme(word: &str, rest: &str) -> Result<Option<Zeroizing<String>>, Malformed> {
+    let mut urls = Vec::new();
+    let mut begin = 0;
+    for (at, separator) in rest.match_indices("://") {
+        let before = rest[begin..at].rsplit_once(',');
+        if let Some((url, _)) = before.filter(|(_, again)| again.trim().eq_ignore_ascii_case(word)) {
+            urls.push(url.trim());
+            begin = at + separator.len();
+        }
+    }
+    if urls.is_empty() {
+        return Ok(None);
+    }
+    urls.push(rest[begin..].trim());
+    let urls: Vec<_> = urls.into_iter().map(parts).collect();
+    let (user, _, behind) = urls[0];
+    if urls.iter().any(|(other_user, _, other)| *other_user != user || *other != behind) {
+        return Err("its URLs differ in more than the host".into());
+    }
+    let hosts: Vec<_> = urls.iter().map(|(_, host, _)| *host).collect();
+    // In its final size at once: one that grew would leave parts of a password behind.
+    let mut one = Zeroizing::new(String::with_capacity(rest.len()));
+    if let Some(user) = user {
+        one.push_str(user);
+        one.push('@');
+    }
+    one.push_str(&hosts.join(","));
+    one.push_str(behind);
+    Ok(Some(one))
+}
+
+/// A URL's user, its hosts, and the rest of it.
+fn parts(url: &str) -> (Option<&str>, &str, &str) {
+    let (user, rest) = split_user(url);
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    (user, &rest[..end], &rest[end..])
+}
+
+/// `[USER]:[PASSWORD]`, percent-decoded; an empty part is none.
+fn credentials(text: &str) -> Result<(Option<Secret>, Option<Secret>), Malformed> {
+    let (user, password) = text.split_once(':').ok_or(Malformed::from(
+        "what stands before the @ has no colon: redis://USER:PASSWORD@HOST or redis://:PASSWORD@HOST",
+    ))?;
+    Ok((secret(user), secret(password)))
+}
+
+/// What is percent-encoded; nothing is none.
+fn secret(text: &str) -> Option<Secret> {
+    // Collected into its final size at once: a vector that grew would leave parts of a password behind.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(text.len()));
+    bytes.extend(percent_decode_str(text));
+    (!bytes.is_empty()).then(|| Secret::new(bytes.to_vec()))
+}
+
+/// A parameter's value as libraries decode it: a plus sign is a space.
+fn form_decoded(text: &str) -> Option<Secret> {
+    secret(&Zeroizing::new(text.replace('+', "%20")))
+}
+
+fn set(known: &mut Option<Secret>, given: Option<Secret>, what: &str) -> Result<(), Malformed> {
+    match (&*known, given) {
+        (Some(_), Some(_)) => return Err(format!("it has a {what} twice").into()),
+        (None, given) => *known = given,
+        (Some(_), None) => {}
+    }
+    Ok(())
+}
+
+fn decoded(text: &str) -> Result<String, Malformed> {
+    let decoded = percent_decode_str(text).decode_utf8();
+    decoded.map(Cow::into_owned).map_err(|_| "a part of it is not UTF-8".into())
+}
+
+fn database_in(path: &str) -> Result<Option<u32>, Malformed> {
+    if path.is_empty() {
+        return Ok(None);
+    }
+    database(path).map(Some).ok_or("its database is not a number".into())
+}
+
+/// What Python, Java, Go and PHP say of the verification of certificates.
+fn verifies(value: &str) -> Option<bool> {
+    match value.to_ascii_lowercase().trim_start_matches("cert_") {
+        "none" => Some(false),
+        "required" | "optional" | "full" => Some(true),
+        other => flag(other).ok(),
+    }
+}
+
+fn endpoints(hosts: &str, default_port: Option<u16>) -> Result<Vec<Endpoint>, Malformed> {
+    hosts.split(',').map(|host| endpoint(host.trim(), default_port)).collect()
+}
+
+fn absolute_path(text: &str) -> Result<PathBuf, Malformed> {
+    let bytes: Vec<u8> = percent_decode_str(text).collect();
+    if !bytes.starts_with(b"/") || bytes.contains(&0) {
+        return Err("its path must begin with a slash, as in unix:///run/redis.sock".into());
+    }
+    Ok(PathBuf::from(OsString::from_vec(bytes)))
+}
