@@ -49,9 +49,18 @@ pub struct Credential {
 impl Credential {
     /// The command that authenticates with it.
     pub fn command(&self) -> Vec<&[u8]> {
-        let username = self.username.as_ref().map(|username| username.expose());
-        [Some(&b"AUTH"[..]), username, Some(self.password.expose())].into_iter().flatten().collect()
+        auth(self.username.as_ref().map(|username| username.expose()), self.password.expose())
     }
+}
+
+/// The user that AUTH means where it names none.
+const DEFAULT_USER: &[u8] = b"default";
+
+/// The command that authenticates. The default user is not named: servers before 6.0 know no users, and one that wants no
+/// password says so to a password alone, but takes anything of this user.
+pub fn auth<'a>(username: Option<&'a [u8]>, password: &'a [u8]) -> Vec<&'a [u8]> {
+    let username = username.filter(|username| *username != DEFAULT_USER);
+    [Some(&b"AUTH"[..]), username, Some(password)].into_iter().flatten().collect()
 }
 
 /// Where a link's user and password come from.
@@ -256,7 +265,7 @@ impl Credentials {
         let is_held = record.rotation.is_some() && !is_stuck;
         let remedy = match hint {
             Some(hint) => format!(
-                "take the white space away: what {variable} gives is {hint}, and without that it works"
+                "take away what is around it: what {variable} gives is {hint}, and without that it works"
             ),
             None if is_held => {
                 format!("finish the rotation: give {variable} the password that the server has now")
@@ -543,18 +552,23 @@ impl fmt::Debug for Login<'_> {
 /// What editors put before a text in UTF-8.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
+/// A password without the white space and the quotation marks around it.
 fn trimmed(password: &[u8]) -> &[u8] {
-    password.strip_prefix(BYTE_ORDER_MARK).unwrap_or(password).trim_ascii()
+    let password = password.strip_prefix(BYTE_ORDER_MARK).unwrap_or(password).trim_ascii();
+    let quoted = |mark: &[u8]| password.strip_prefix(mark)?.strip_suffix(mark);
+    quoted(b"\"").or_else(|| quoted(b"'")).unwrap_or(password)
 }
 
 /// The length of a password that begins or ends with what is hardly ever meant, and with what.
 fn surroundings(password: &Secret) -> Option<String> {
     let bytes = password.expose();
+    let is_quoted = bytes.len() > 1 && bytes.first() == bytes.last();
     let name = |byte: Option<&u8>| match byte {
         Some(b'\n') => Some("a newline"),
         Some(b'\r') => Some("a carriage return"),
         Some(b' ') => Some("a space"),
         Some(b'\t') => Some("a tab"),
+        Some(b'"' | b'\'') if is_quoted => Some("a quotation mark"),
         Some(byte) if byte.is_ascii_whitespace() => Some("white space"),
         _ => None,
     };
@@ -581,6 +595,8 @@ mod tests {
             (&b"hunter2\n"[..], Some("8 bytes, ends with a newline")),
             (b" hunter2\t", Some("9 bytes, begins with a space, ends with a tab")),
             (b"\xef\xbb\xbfhunter2", Some("10 bytes, begins with a byte-order mark")),
+            (b"\"hunter2\"", Some("9 bytes, begins with a quotation mark, ends with a quotation mark")),
+            (b"'hunter2", None),
             (b"hunter2", None),
             (b"hun ter2", None),
         ] {

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use crate::config::Link;
 use crate::config::link::{Redis, Role};
-use crate::credentials::{Credential, Login, REFUSED, Standing};
+use crate::credentials::{Credential, Login, REFUSED, Standing, auth};
 use crate::failure::{Failure, Stage};
 use crate::metrics::{LinkMetrics, Which};
 use crate::net::Stream;
@@ -213,7 +213,7 @@ pub async fn greet(
     probe: &Probe,
     login: Option<Login<'_>>,
 ) -> Result<Upstream, Failure> {
-    let database = redis.database.map(|number| number.to_string());
+    let database = redis.select().map(|number| number.to_string());
     let mut asked = Vec::with_capacity(4);
     let mut commands: Vec<Vec<&[u8]>> = Vec::with_capacity(4);
     if let Some(database) = &database {
@@ -593,9 +593,7 @@ impl<'a> Interview<'a> {
 
     /// AUTH with something that is nobody's password.
     pub async fn bluff(&mut self, username: Option<&[u8]>, nonsense: &str) -> Result<Bluff, Failure> {
-        let command = [Some(&b"AUTH"[..]), username, Some(nonsense.as_bytes())];
-        let command: Vec<_> = command.into_iter().flatten().collect();
-        Ok(match self.ask(&command).await? {
+        Ok(match self.ask(&auth(username, nonsense.as_bytes())).await? {
             BytesFrame::Error(words) if wants_no_password(&words) => Bluff::NoPasswordWanted,
             BytesFrame::Error(_) => Bluff::Refused,
             _ => Bluff::Taken,

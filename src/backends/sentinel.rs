@@ -5,6 +5,7 @@
 //! What they say is asked for again when one of them announces a change, when a dial has failed, and now and then. The
 //! server's own word on its role is asked for by every dial.
 
+use std::net::Ipv6Addr;
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -21,6 +22,7 @@ use super::{Backends, Listing, lock};
 use crate::config::Link;
 use crate::config::link::{Access, Role};
 use crate::config::target::{Endpoint, Host};
+use crate::credentials::auth;
 use crate::dial::Dialler;
 use crate::failure::words;
 use crate::net::{Address, Stream};
@@ -273,8 +275,8 @@ impl<'a> Sentinels<'a> {
             Some(username) => Some(username.current().await.map_err(|error| error.to_string())?),
             None => None,
         };
-        let command = [Some(&b"AUTH"[..]), username.as_ref().map(|u| u.expose()), Some(password.expose())];
-        conversation.say(&[command.into_iter().flatten().collect()]).await?;
+        let username = username.as_ref();
+        conversation.say(&[auth(username.map(|username| username.expose()), password.expose())]).await?;
         match conversation.hear().await? {
             BytesFrame::Error(words) if !crate::greet::wants_no_password(&words) => {
                 let words = password.mask(&resp::one_line(words.as_bytes()));
@@ -386,8 +388,8 @@ pub(crate) fn healthy(replies: &BytesFrame) -> Result<Vec<Endpoint>, String> {
 /// A host and a port as Sentinels write them: an IPv6 address has no brackets.
 pub(crate) fn endpoint(host: Option<&BytesFrame>, port: Option<&BytesFrame>) -> Option<Endpoint> {
     let host = resp::text(host?)?;
-    let host = match host.parse() {
-        Ok(address) => Host::Address(address),
+    let host = match host.parse::<Ipv6Addr>() {
+        Ok(address) => format!("[{address}]").parse().ok()?,
         Err(_) => host.parse().ok()?,
     };
     let port = resp::text(port?)?.parse().ok().filter(|port| *port != 0)?;

@@ -10,7 +10,8 @@ use std::time::Duration;
 use rustix::process::Signal;
 
 use crate::support::{
-    Ambassador, Launch, Peer, Target, command, eventually, every_byte, lines, metric, noise, password, token,
+    Ambassador, Launch, Peer, RedisServer, Target, command, eventually, every_byte, lines, metric, noise,
+    password, token,
 };
 
 /// Long enough for bytes that must not come to come after all.
@@ -122,6 +123,59 @@ fn without_credentials_and_database_the_first_bytes_are_the_clients() {
     server.expect(b"PING\r\n");
     server.send(b"+PONG\r\n");
     client.expect(b"+PONG\r\n");
+}
+
+/// A fresh connection stands in database 0 and is, once it has a password, the default user: nobody is asked for either.
+#[test]
+fn what_a_server_does_anyway_is_not_asked_for() {
+    let target = Target::start();
+    let secret = password();
+    for (variables, sent) in [
+        (vec![("REDIS_DB", "0")], vec![]),
+        (vec![("REDIS_DB", "0"), ("REDIS_AUTH", &*secret)], vec![auth(&secret)]),
+        (vec![("REDIS_USERNAME", "default"), ("REDIS_AUTH", &secret)], vec![auth(&secret)]),
+        (
+            vec![("REDIS_USERNAME", "default"), ("REDIS_AUTH", &secret), ("REDIS_DB", "1")],
+            vec![auth(&secret), select("1")],
+        ),
+    ] {
+        let launch = Launch::redis(target.address());
+        let ambassador =
+            variables.iter().fold(launch, |launch, (name, value)| launch.variable(name, value)).start();
+        let mut client = ambassador.connect("redis:6379");
+        client.send(b"PING\r\n");
+        let mut server = target.accept();
+        server.expect(&sent.concat());
+        server.send("+OK\r\n".repeat(sent.len()).as_bytes());
+        server.expect(b"PING\r\n");
+        server.send(b"+PONG\r\n");
+        client.expect(b"+PONG\r\n");
+    }
+    let of_url = Launch::redis(format!("{}/0", target.address())).start();
+    let _client = of_url.connect("redis:6379");
+    target.accept().expect_silence(A_MOMENT);
+}
+
+/// A user who may not SELECT needs no right to stand in database 0; `check` asks for none either.
+#[test]
+fn a_user_that_may_not_select_is_served_in_database_0() {
+    let secret = password();
+    let configuration = format!("user app on >{secret} ~* +@all -select\nuser default off");
+    let Some(redis) = RedisServer::start(&configuration) else { return };
+    let launch = || {
+        Launch::redis(redis.address())
+            .variable("REDIS_USERNAME", "app")
+            .variable("REDIS_AUTH", &secret)
+            .variable("REDIS_DB", "0")
+    };
+    let ambassador = launch().start();
+    let mut client = ambassador.connect("redis:6379");
+    client.send(b"PING\r\n");
+    client.expect(b"+PONG\r\n");
+    let checked = launch().argument("check").finish();
+    assert_eq!(checked.code, Some(0), "{}", checked.stdout);
+    let wiring = launch().wiring();
+    assert_eq!(wiring["links"][0]["db"], 0, "{wiring}");
 }
 
 /// Neither a connection without a reply nor one with one reply of two carries a byte of the client.

@@ -460,6 +460,11 @@ fn white_space_around_a_password_is_told() {
     for (written, told) in [
         (format!("{right}\n\n"), format!("{length} bytes, ends with a newline")),
         (format!("{right} "), format!("{length} bytes, ends with a space")),
+        // As an env-file keeps them.
+        (
+            format!("\"{right}\""),
+            format!("{} bytes, begins with a quotation mark, ends with a quotation mark", right.len() + 2),
+        ),
         (format!("\u{feff}{right}"), format!("{} bytes, begins with a byte-order mark", right.len() + 3)),
     ] {
         let mounted = Mounted::new(&written);
@@ -476,7 +481,7 @@ fn white_space_around_a_password_is_told() {
     let ambassador = launch(&redis, &mounted.file()).start();
     ambassador.connect(LINK).expect_refusal(LINK);
     let failure = ambassador.wait_for("connection failed");
-    assert!(!failure["remedy"].as_str().unwrap().contains("white space"), "{failure}");
+    assert!(!failure["remedy"].as_str().unwrap().contains("around it"), "{failure}");
 }
 
 /// A user and a password that change together, as those that Vault issues do.

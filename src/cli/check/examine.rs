@@ -136,7 +136,7 @@ impl Examined {
             (true, "connect"),
             (link.tls.is_some(), "tls"),
             (auth.is_some(), "auth"),
-            (db.is_some(), "select"),
+            (redis.is_some_and(|redis| redis.select().is_some()), "select"),
             (redis.is_some(), "ping"),
             (redis.is_some_and(|redis| redis.role.is_some()), "role"),
         ];
@@ -256,7 +256,7 @@ impl Examination<'_> {
             let step = self.within(&shown, interview.authenticate(self.metrics)).await;
             self.judge_auth(credentials, step)?;
         }
-        if let Some(database) = redis.database {
+        if let Some(database) = redis.select() {
             let step = self.within(&shown, interview.select(database)).await;
             self.note_and_go_on("select", step)?;
         }
