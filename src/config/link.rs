@@ -255,13 +255,16 @@ const DEFAULT_PORT: u16 = 6379;
 
 /// What to write instead of a value that is no target.
 fn target_remedy(candidate: &Candidate<'_>, setting: Option<String>, mended: Option<String>) -> String {
-    let Candidate { variable, alias, .. } = candidate;
+    let Candidate { variable, alias, port } = candidate;
     let mut remedy = match mended {
         Some(target) if target.contains("****@") => {
             format!("write {variable}={target}, with what stands there now in the place of ****")
         }
         Some(target) => format!("write {variable}={target}"),
-        None => format!("write for example {variable}=tcp://redis.example.com:6379"),
+        None => {
+            let host = alias.to_lowercase().replace('_', "-");
+            format!("write for example {variable}=tcp://{host}.example.com:{port}")
+        }
     };
     if let Some(setting) = setting {
         remedy = format!("set {alias}_{setting}, and {remedy}");

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
 use super::link_local::LinkLocal;
-use super::notation::{Refusal, items};
+use super::notation::{Refusal, each, items};
 use super::target::{Endpoint, Host, socket_path};
 
 /// The addresses of this host that a TCP listener is on.
@@ -137,18 +137,17 @@ impl Interface {
 
     /// `AMBASSADOR_BIND`: addresses without a port, separated by commas.
     pub(super) fn parse_list(text: &str) -> Result<Vec<Self>, Refusal> {
-        let mut interfaces = Vec::new();
-        for item in items(text) {
-            let interface = Self::parse(item).map_err(|refusal| match ListenAddress::parse(item, None) {
+        let written: Vec<_> = items(text).collect();
+        let interfaces = each(&written, |item| {
+            Self::parse(item).map_err(|refusal| match ListenAddress::parse(item, None) {
                 Ok(ListenAddress::Tcp(interface, _)) => Refusal::instead(
                     format!("\"{item}\" has a port, and each link has a port of its own"),
                     interface.to_string(),
                 ),
                 Ok(ListenAddress::Unix(_)) => "a Unix socket is one link's own: set <ALIAS>_LISTEN".into(),
                 Err(_) => refusal,
-            })?;
-            interfaces.push(interface);
-        }
+            })
+        })?;
         if interfaces.is_empty() { Err("it names no address".into()) } else { Ok(interfaces) }
     }
 }
@@ -263,9 +262,8 @@ impl Listen {
     /// `LISTEN`: places to dial, separated by commas.
     pub(super) fn parse(text: &str, port: u16) -> Result<Self, Refusal> {
         // Not by spaces: a path may have some.
-        let written = text.split(',').map(str::trim).filter(|item| !item.is_empty());
-        let addresses: Vec<_> =
-            written.map(|item| ListenAddress::parse(item, Some(port))).collect::<Result<_, _>>()?;
+        let written: Vec<_> = text.split(',').map(str::trim).filter(|item| !item.is_empty()).collect();
+        let addresses = each(&written, |item| ListenAddress::parse(item, Some(port)))?;
         if addresses.is_empty() {
             return Err("it names no address".into());
         }

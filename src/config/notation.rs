@@ -53,6 +53,21 @@ pub(super) fn items(text: &str) -> impl Iterator<Item = &str> {
     text.split([',', ';']).flat_map(str::split_whitespace)
 }
 
+/// Reads every item of a list. Of one that is put right, the whole list is shown.
+pub(super) fn each<T>(items: &[&str], parse: impl Fn(&str) -> Result<T, Refusal>) -> Result<Vec<T>, Refusal> {
+    let read = items.iter().enumerate().map(|(index, item)| {
+        parse(item).map_err(|refusal| match refusal.instead {
+            Some(instead) if items.len() > 1 => {
+                let right = instead.split(" (").next().unwrap_or_default();
+                let list = [&items[..index], &[right], &items[index + 1..]].concat().join(",");
+                Refusal::instead(refusal.reason, list)
+            }
+            _ => refusal,
+        })
+    });
+    read.collect()
+}
+
 /// The words that switch something off that can be.
 pub(super) fn is_off(text: &str) -> bool {
     text.eq_ignore_ascii_case("off")

@@ -7,7 +7,7 @@ use clap::Args;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use super::listen::{Interface, ListenAddress};
-use super::notation::{Refusal, count, duration, duration_or_off, is_off, items, unquoted, word};
+use super::notation::{Refusal, count, duration, duration_or_off, each, is_off, items, unquoted, word};
 use super::settings::nearest;
 use super::{Env, Findings};
 
@@ -268,7 +268,7 @@ fn aliases(text: &str) -> Result<Vec<String>, Refusal> {
             _ => Err(reason.into()),
         }
     };
-    items(text).map(alias).collect()
+    each(&items(text).collect::<Vec<_>>(), alias)
 }
 
 /// By default the container itself and its neighbours in a pod can ask, and nobody else.
@@ -312,7 +312,7 @@ fn name_servers(text: &str) -> Result<Vec<SocketAddr>, Refusal> {
             .map(SocketAddr::from)
             .ok_or_else(|| Refusal::from(format!("\"{item}\" is not the address of a name server")))
     };
-    items(text).map(server).collect()
+    each(&items(text).collect::<Vec<_>>(), server)
 }
 
 /// TCP counts the time before the first probe in whole seconds, up to 32767 of them (tcp(7)).

@@ -94,7 +94,7 @@ fn make_way(path: &Path) -> io::Result<()> {
         return Err(in_the_way("a symbolic link"));
     }
     if !kind.is_socket() {
-        return Err(in_the_way(if kind.is_dir() { "a directory" } else { "no socket" }));
+        return Err(in_the_way(if kind.is_dir() { "a directory" } else { "a file that is no socket" }));
     }
     let asking = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     // Whoever listens and is slow to accept has a full queue, and must not be waited for.

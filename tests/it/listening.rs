@@ -172,7 +172,7 @@ fn a_socket_that_somebody_listens_at_is_left_alone() {
 fn what_is_no_stale_socket_is_left_alone() {
     type Make = fn(&Path) -> Option<UnixDatagram>;
     let cases: [(&str, Make); 5] = [
-        ("no socket", |path| {
+        ("a file that is no socket", |path| {
             fs::write(path, "precious").unwrap();
             None
         }),
@@ -536,6 +536,8 @@ fn a_wrong_address_is_shown_put_right() {
     }
     for (variable, written, right) in [
         ("AMBASSADOR_BIND", "127.0.0.1:6379", "AMBASSADOR_BIND=127.0.0.1"),
+        ("AMBASSADOR_BIND", "::1, 127.0.0.1:6379 ,127.0.0.2", "AMBASSADOR_BIND=::1,127.0.0.1,127.0.0.2"),
+        ("DB_LISTEN", "localhost:1,6379", "DB_LISTEN=localhost:1,*:6379"),
         ("AMBASSADOR_BIND", "unix:/run/x.sock", "<ALIAS>_LISTEN"),
         ("AMBASSADOR_ADMIN", "9180", "AMBASSADOR_ADMIN=*:9180"),
         ("AMBASSADOR_ADMIN", "127.0.0.1", "AMBASSADOR_ADMIN=127.0.0.1:9180"),

@@ -257,7 +257,7 @@ fn a_wrong_target_is_shown_put_right() {
         ("tcp://2001:db8::1:5432", "LINK_PORT_7000_TCP=tcp://[2001:db8::1]:5432"),
         ("http://web/path", "LINK_PORT_7000_TCP=tcp://web:7000"),
         ("unix://run/db.sock", "LINK_PORT_7000_TCP=unix:///run/db.sock"),
-        ("", "LINK_PORT_7000_TCP=tcp://redis.example.com:6379"),
+        ("", "LINK_PORT_7000_TCP=tcp://link.example.com:7000"),
     ] {
         let told = remedy(&[("LINK_PORT_7000_TCP", written)], "LINK_PORT_7000_TCP");
         assert_eq!(told, format!("write {}{right}", if written.is_empty() { "for example " } else { "" }));
