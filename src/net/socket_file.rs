@@ -70,7 +70,10 @@ fn bound(path: &Path, mode: Option<u32>) -> io::Result<Socket> {
 
 /// How long somebody else may take to bind in the same directory: far longer than that takes. Whoever locks it for longer
 /// does so for another reason.
-const TURN: Duration = Duration::from_secs(1);
+const TURN: Duration = Duration::from_secs(5);
+
+/// How often a turn is asked for meanwhile.
+const LOOK: Duration = Duration::from_millis(5);
 
 /// Waits until nobody else binds in this directory; the turn ends when the file is closed. Where the directory can't be
 /// opened or its file system has no locks, nobody waits.
@@ -80,7 +83,7 @@ fn take_turn(path: &Path) -> Option<File> {
     loop {
         match flock(&directory, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => return Some(directory),
-            Err(Errno::WOULDBLOCK) if begun.elapsed() < TURN => sleep(TURN / 200),
+            Err(Errno::WOULDBLOCK) if begun.elapsed() < TURN => sleep(LOOK),
             Err(_) => return None,
         }
     }

@@ -6,6 +6,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::thread;
+use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::json;
@@ -268,6 +269,27 @@ fn of_several_that_start_together_one_listens() {
         assert_eq!(listening.len(), 1);
         exchange(&mut Peer::connect_unix(&socket.path));
     }
+}
+
+/// Whoever starts looks whether anybody listens only when nobody else is about to: it waits for its turn in the directory.
+#[test]
+fn whoever_is_about_to_listen_is_waited_for() {
+    let socket = Socket::new();
+    socket.leave_behind();
+    let identity = socket.identity();
+    let directory = fs::File::open(socket.path.parent().expect("a directory")).unwrap();
+    rustix::fs::flock(&directory, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    let launch = socket.launch();
+    let second = thread::spawn(move || launch.finish());
+    // Long enough for a start.
+    thread::sleep(Duration::from_millis(500));
+    assert_eq!(socket.identity(), identity);
+    fs::remove_file(&socket.path).unwrap();
+    let _listening = UnixListener::bind(&socket.path).unwrap();
+    drop(directory);
+    let finished = second.join().expect("an end");
+    assert_eq!(finished.code, Some(1), "{}", finished.stderr);
+    assert!(finished.stderr.contains("in use"), "{}", finished.stderr);
 }
 
 /// The addresses that a link announces.
