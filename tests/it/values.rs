@@ -314,7 +314,12 @@ fn flags_are_read_in_every_way() {
             assert_eq!(code, Some(if tls { 0 } else { 2 }), "{word}");
         }
     }
-    expect_mistake(&[("LINK_PORT_7000_TCP", "tcp://db:1"), ("LINK_TLS", "maybe")], "LINK_TLS");
+    let tls = ("LINK_PORT_7000_TCP", "tls://db:1");
+    expect_mistake(&[tls, ("LINK_TLS", "maybe")], "LINK_TLS");
+    // A certificate has names without a port.
+    let told = remedy(&[tls, ("LINK_TLS_SERVER_NAME", "db.example.com:5432")], "LINK_TLS_SERVER_NAME");
+    assert_eq!(told, "write LINK_TLS_SERVER_NAME=db.example.com");
+    wiring(&[tls, ("LINK_TLS_SERVER_NAME", "'db.example.com.'")]);
 }
 
 /// Words in any case, and durations with their units in any case; without a unit both are shown.
@@ -346,6 +351,7 @@ fn words_and_durations_are_read_in_every_way() {
         ("AMBASSADOR_KEEPALIVE", "60", "AMBASSADOR_KEEPALIVE=60s"),
         ("AMBASSADOR_DRAIN_DELAY", "1.5", "AMBASSADOR_DRAIN_DELAY=1.5s"),
         ("AMBASSADOR_LOG", "Warning", "AMBASSADOR_LOG=warn"),
+        ("REDIS_AUTH_COMMAND", "\"/bin/echo a password\"", "take the quotation marks"),
         ("REDIS_DB", "", "remove REDIS_DB"),
         ("REDIS_LISTEN", " ", "remove REDIS_LISTEN"),
         ("REDIS_MAX_CONNECTIONS", "0", "remove it"),

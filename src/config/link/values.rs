@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::unix::ffi::OsStringExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -278,6 +278,15 @@ impl<'a> LinkSettings<'a, '_> {
             )
         };
         let words = match shlex::split(line) {
+            // Quotation marks that an env-file has kept around all of it.
+            Some(words) if words.len() == 1 && words[0].contains(' ') && !Path::new(&words[0]).exists() => {
+                self.findings.mistake(
+                    variable,
+                    "all of it stands in quotation marks, so that it is the name of one program",
+                    format!("take the quotation marks around the whole of {variable} away"),
+                );
+                return None;
+            }
             Some(words) if words.first().is_some_and(|program| !program.is_empty()) => words,
             Some(_) => {
                 self.findings.mistake(variable, "it names no program", example());
