@@ -1,6 +1,7 @@
 //! What may be missing at start: threads, descriptors, standard streams, and the file systems that others take for granted.
 
 use std::net::TcpListener;
+use std::os::unix::net::UnixStream;
 
 use crate::support::{
     Ambassador, Finished, Launch, Peer, Target, another_user, command_is_missing, eventually, leave_out,
@@ -166,7 +167,7 @@ fn streams_that_are_full_or_closed_change_nothing() {
         let path = directory.path().join("db.sock");
         let launch = Launch::plain(echo.address()).variable("DB_LISTEN", format!("unix:{}", path.display()));
         let ambassador = launch.under(&under).start_in_silence();
-        eventually("the socket", || path.exists());
+        eventually("it listens", || UnixStream::connect(&path).is_ok());
         let mut client = Peer::connect_unix(&path);
         client.send(b"hello");
         client.expect(b"hello");
