@@ -18,6 +18,7 @@ use tokio::time::Instant;
 
 use crate::failure::{Failure, Stage};
 use crate::metrics::{LinkMetrics, Which};
+use crate::resp::one_line;
 use crate::secret::{FileError, OccasionalFile, Secret, Source, Unavailable};
 
 /// So many rounds of refusals cost no pause: two changes that cross each other, or a slip that is mended at once.
@@ -76,6 +77,8 @@ pub struct Credentials {
     pub previous: Option<OccasionalFile>,
     /// The variable that gave the password, for remedies.
     pub variable: String,
+    /// The variable that gave the user, or that would.
+    pub username_variable: String,
     /// What became of them so far.
     pub memory: Memory,
 }
@@ -267,10 +270,7 @@ impl Credentials {
             Some(hint) => format!(
                 "take away what is around it: what {variable} gives is {hint}, and without that it works"
             ),
-            None if is_held => {
-                format!("finish the rotation: give {variable} the password that the server has now")
-            }
-            None => format!("check {variable}: is it this target's password, and complete?"),
+            None => self.other_causes(&words, is_held),
         };
         let pause = record.rests_until.map(|until| until.saturating_duration_since(Instant::now()).as_secs());
         let remedy = match pause {
@@ -283,6 +283,38 @@ impl Credentials {
             Failure::Rotation { words, remedy }
         } else {
             Failure::Refused { stage: Stage::Auth, what: REFUSED, words, remedy }
+        }
+    }
+
+    /// What to do about a refusal that may have several causes. A server with users says the same of all of them; one
+    /// without, before Redis 6, can only mean the password.
+    fn other_causes(&self, words: &str, is_held: bool) -> String {
+        let Self { variable, username_variable, .. } = self;
+        let knows_users = words.starts_with("WRONGPASS");
+        let user = self.username.as_ref().and_then(Source::last).map(|user| shown_user(&user));
+        if is_held {
+            let password =
+                format!("finish the rotation: give {variable} the password that the server has now");
+            return match user {
+                _ if !knows_users => password,
+                Some(user) => format!(
+                    "{password}; or enable the user \"{user}\", if it was disabled there (ACL GETUSER {user})"
+                ),
+                None => format!(
+                    "{password}; or set {username_variable}, if the user \"default\" was disabled there (ACL LIST)"
+                ),
+            };
+        }
+        let password = format!("check {variable}: is it this target's password, and complete?");
+        match user {
+            _ if !knows_users => password,
+            Some(user) => format!(
+                "{password} And {username_variable}: is \"{user}\" spelt right, and enabled there (ACL GETUSER {user})?"
+            ),
+            None => format!(
+                "{password} If the server's ACL LIST has \"user default off\", set {username_variable} to the user that the \
+                 password belongs to."
+            ),
         }
     }
 
@@ -549,6 +581,14 @@ impl fmt::Debug for Login<'_> {
     }
 }
 
+/// The longest user that is shown in full.
+const LONGEST_USER: usize = 64;
+
+/// A user as remedies name it.
+fn shown_user(user: &Secret) -> String {
+    one_line(user.expose()).chars().take(LONGEST_USER).collect()
+}
+
 /// What editors put before a text in UTF-8.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
@@ -613,6 +653,7 @@ mod tests {
             password: Source::File(SecretFile::open(path.to_owned()).expect("a password")),
             previous: None,
             variable: "REDIS_AUTH_FILE".to_owned(),
+            username_variable: "REDIS_USERNAME".to_owned(),
             memory: Memory::default(),
         }
     }

@@ -85,6 +85,19 @@ impl Asked {
             Self::Role(_) => Stage::Role,
         }
     }
+
+    /// The command's name.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Reset => "RESET",
+            Self::Auth => "AUTH",
+            Self::Select => "SELECT",
+            Self::Role(Question::Hello) => "HELLO",
+            Self::Role(Question::Role) => "ROLE",
+            Self::Role(Question::Info) => "INFO",
+            Self::Ping => "PING",
+        }
+    }
 }
 
 /// The ways to ask a server for its role. No user of Redis 6 and later can be forbidden HELLO; ROLE and INFO are
@@ -488,9 +501,14 @@ impl<'a> Greeting<'a> {
         if asked == Asked::Auth && wants_no_password(words) {
             // Once, and not for every connection.
             if !self.probe.wants_no_password.swap(true, Ordering::Relaxed) {
+                let credentials = self.redis.credentials.as_ref();
+                let user = credentials.map_or("USERNAME", |credentials| &credentials.username_variable);
                 tracing::warn!(
                     link = self.link.name,
                     backend = self.endpoint,
+                    remedy = format!(
+                        "see whether it is the right server; if the password belongs to an ACL user, set {user}"
+                    ),
                     "the target wants no password, though one is set; is it the right server, and is it protected?"
                 );
             }
@@ -500,18 +518,25 @@ impl<'a> Greeting<'a> {
         let credentials = self.redis.credentials.as_ref();
         let variable = credentials.map_or(&self.link.variable, |credentials| &credentials.variable);
         let code = words.split(' ').next().unwrap_or_default();
+        let command = asked.name();
         let (what, remedy) = match code {
             "DENIED" => (
                 "the target is in protected mode",
                 "set a password on the Redis server (requirepass), or protected-mode no".to_owned(),
             ),
-            "NOPERM" => (
-                "the target does not permit it to this user",
-                format!("allow the user SELECT on the server (ACL SETUSER … +select), or remove {alias}_DB"),
-            ),
-            "NOAUTH" => {
-                ("the target wants a password", format!("set {alias}_AUTH_FILE to the file that holds it"))
+            "NOPERM" => {
+                let allow = format!(
+                    "allow the user {command} on the server (ACL SETUSER … +{})",
+                    command.to_lowercase()
+                );
+                ("the target does not permit it to this user", or_no_database(asked, allow, alias))
             }
+            "NOAUTH" => (
+                "the target wants a password",
+                format!(
+                    "set {alias}_AUTH_FILE to the file that holds it, and {alias}_USERNAME to its user where \"default\" is disabled"
+                ),
+            ),
             "MASTERDOWN" | "LOADING" | "BUSY" => {
                 ("the target is not ready", "wait for it, and see the Redis server's own log".to_owned())
             }
@@ -523,6 +548,20 @@ impl<'a> Greeting<'a> {
                 "the target refused SELECT",
                 format!("remove {alias}_DB: a Redis Cluster has database 0 only"),
             ),
+            _ if is_unknown_command(words) => {
+                let configured = format!(
+                    "take rename-command {command} out of the server's configuration, if it is there, and check that {} names \
+                     the Redis server itself",
+                    self.link.variable
+                );
+                let what = match asked {
+                    Asked::Auth => "the target knows no AUTH",
+                    Asked::Select => "the target knows no SELECT",
+                    Asked::Ping => "the target knows no PING",
+                    Asked::Reset | Asked::Role(_) => "the target does not know what it was asked",
+                };
+                (what, or_no_database(asked, configured, alias))
+            }
             _ if words.contains("wrong number of arguments") => {
                 ("the target knows no ACL users", format!("remove {alias}_USERNAME, or use Redis 6 or later"))
             }
@@ -654,6 +693,19 @@ fn interrupted(login: Option<Login<'_>>, failure: Failure) -> Failure {
 /// Whether a server does not know a command, or does not permit it to this user.
 fn is_not_understood(words: &str) -> bool {
     words.starts_with("NOPERM") || words.starts_with("ERR") && !words.contains("max number of clients")
+}
+
+/// What servers of all versions say to a command that they don't have, or have under another name (`rename-command`).
+fn is_unknown_command(words: &str) -> bool {
+    words.to_ascii_lowercase().starts_with("err unknown command")
+}
+
+/// A remedy; who is refused SELECT can also do without it.
+fn or_no_database(asked: Asked, remedy: String, alias: &str) -> String {
+    match asked {
+        Asked::Select => format!("{remedy}; or remove {alias}_DB"),
+        _ => remedy,
+    }
 }
 
 /// What servers before and since 6.0 say to a password that is not theirs.

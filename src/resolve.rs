@@ -213,9 +213,9 @@ impl Resolver {
     pub async fn services(&self, name: &str) -> Result<Services, Arc<str>> {
         let name = parse(name)?;
         let found = async { self.sources.servers().await?.services(&name).await };
-        let found = timeout(PATIENCE, found)
-            .await
-            .unwrap_or_else(|_| Err(format!("{self} did not answer within {PATIENCE:?}")))?;
+        let found = timeout(PATIENCE, found).await.unwrap_or_else(|_| {
+            Err(format!("{self} did not answer within {}", humantime::format_duration(PATIENCE)))
+        })?;
         Ok(services(&found))
     }
 }
@@ -301,7 +301,7 @@ impl fmt::Display for Resolver {
 }
 
 fn parse(name: &str) -> Result<Name, String> {
-    Name::from_str_relaxed(name).map_err(|error| error.to_string())
+    Name::from_str_relaxed(name).map_err(|_| "it is no name that a name server could be asked for".to_owned())
 }
 
 /// Nothing that holds one of these locks can leave half a change behind, so a panic elsewhere does not spoil them.

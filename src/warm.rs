@@ -248,8 +248,8 @@ impl Pool {
 
     /// It is nobody's any more.
     pub fn throw_away(&self, service: &Service, warm: Warm, why: &str) {
-        let (link, ready, age) = (&service.link.name, self.count(), warm.made.elapsed());
-        tracing::debug!(link, ready, backend = %warm.place, ?age, why, "a warm connection is thrown away");
+        let (link, ready, age) = (&service.link.name, self.count(), warm.made.elapsed().as_secs_f64());
+        tracing::debug!(link, ready, backend = %warm.place, age, why, "a warm connection is thrown away");
         warm.upstream.close();
     }
 

@@ -372,6 +372,7 @@ fn what_is_not_taken_of_a_certificate_is_told_by_its_name() {
 /// What authorities may and may not do, each by its own name.
 #[test]
 fn an_authority_that_may_not_vouch_for_a_certificate_is_told_so() {
+    const AUTHORITY: &[&str] = &["basicConstraints=critical,CA:TRUE"];
     if command_is_missing("openssl") {
         return;
     }
@@ -393,7 +394,6 @@ fn an_authority_that_may_not_vouch_for_a_certificate_is_told_so() {
         let server = serve_with_chain(&bench.identity("server"), &bench.path("chain.pem"));
         told(launch(&server, &ca)).expect(words, remedy);
     };
-    const AUTHORITY: &[&str] = &["basicConstraints=critical,CA:TRUE"];
     chained(
         &[&["basicConstraints=critical,CA:FALSE"]],
         &["comes with that of \"The between0\", which vouches for others and may not"],
@@ -557,16 +557,16 @@ fn pem_with_a_byte_order_mark_or_other_line_endings_is_taken_whole() {
         fs::write(bench.path(name), format!("\u{feff}{text}")).unwrap();
     }
     // Of a file with a mark no certificate is lost, least of all the first one.
-    let server = Authority::new("Test CA");
-    let identity = server.issue(&["127.0.0.1"]);
-    let config = server.server(&identity, false, rustls::ALL_VERSIONS);
-    let served = Target::start().serve(move |peer| drop(TlsPeer::accept(peer, &config)));
-    let both = format!("\u{feff}{}", fs::read_to_string(server.file()).unwrap());
-    fs::write(server.path("both.pem"), both).unwrap();
+    let authority = Authority::new("Test CA");
+    let identity = authority.issue(&["127.0.0.1"]);
+    let config = authority.server(&identity, false, rustls::ALL_VERSIONS);
+    let target = Target::start().serve(move |peer| drop(TlsPeer::accept(peer, &config)));
+    let both = format!("\u{feff}{}", fs::read_to_string(authority.file()).unwrap());
+    fs::write(authority.path("both.pem"), both).unwrap();
     let report = report(
         Launch::new()
-            .variable("DB_PORT_5432_TCP", format!("tls://{}", served.address()))
-            .variable("DB_TLS_CA_FILE", server.path("both.pem"))
+            .variable("DB_PORT_5432_TCP", format!("tls://{}", target.address()))
+            .variable("DB_TLS_CA_FILE", authority.path("both.pem"))
             .variable("DB_LISTEN_TLS_CERT_FILE", bench.path("server.pem"))
             .variable("DB_LISTEN_TLS_KEY_FILE", bench.path("server.key"))
             .variable("DB_LISTEN_TLS_CLIENT_CA_FILE", bench.path("ca.pem")),

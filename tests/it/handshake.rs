@@ -258,6 +258,138 @@ fn a_wrong_password_is_told_in_the_servers_own_words() {
     }
 }
 
+/// What the operator is told to do about a refusal whose words are these, in the log and by `check`.
+#[track_caller]
+fn expect_remedy(launch: impl Fn() -> Launch, words: &[&str], remedies: &[&str]) {
+    let ambassador = launch().variable("REDIS_CONNECT_TIMEOUT", "1s").start();
+    let read = ambassador.connect("redis:6379").expect_refusal("redis:6379");
+    let line = ambassador.wait_for("connection failed");
+    let report = launch().argument("check").finish().stdout;
+    for word in words {
+        assert!(read.contains(word), "no {word}: {read}");
+    }
+    for remedy in remedies {
+        assert!(line["remedy"].as_str().unwrap().contains(remedy), "no {remedy}: {line}");
+        assert!(report.contains(remedy), "no {remedy}: {report}");
+    }
+}
+
+/// Redis says the same of a wrong password, of a user that there is not, and of one that is disabled; which of them it may
+/// be depends on what is configured.
+#[test]
+fn what_may_be_behind_a_refused_password_is_told() {
+    let secret = password();
+    let users = format!("user app on >{secret} ~* +@all\nuser gone off >{secret} ~* +@all\nuser default off");
+    let Some(server) = RedisServer::start(&users) else { return };
+    let address = server.address();
+    let refused = ["refused the password", "WRONGPASS"];
+    let launch = || Launch::redis(address).variable("REDIS_AUTH", &secret);
+    // Misspelt, and disabled.
+    for user in ["ap", "gone"] {
+        let shown = format!("\"{user}\" spelt right, and enabled there (ACL GETUSER {user})");
+        let remedies = ["check REDIS_AUTH:", "And REDIS_USERNAME", &shown];
+        expect_remedy(|| launch().variable("REDIS_USERNAME", user), &refused, &remedies);
+    }
+    // The user "default", which is meant where none is named.
+    let remedies = ["check REDIS_AUTH:", "ACL LIST has \"user default off\", set REDIS_USERNAME to the user"];
+    expect_remedy(launch, &refused, &remedies);
+    let of_port = || Launch::redis(address).variable("REDIS_PORT_6379_AUTH", &secret);
+    expect_remedy(of_port, &refused, &["check REDIS_PORT_6379_AUTH:", "set REDIS_PORT_6379_USERNAME"]);
+    // The user of the URL.
+    let url =
+        || Launch::redis(address).variable("REDIS_PORT_6379_TCP", format!("redis://ap:{secret}@{address}"));
+    let remedies = ["check REDIS_PORT_6379_TCP:", "And REDIS_PORT_6379_TCP: is \"ap\" spelt right"];
+    expect_remedy(url, &refused, &remedies);
+    // Written right it serves.
+    let ambassador = launch().variable("REDIS_USERNAME", "app").start();
+    let mut client = ambassador.connect("redis:6379");
+    client.send(b"PING\r\n");
+    client.expect(b"+PONG\r\n");
+}
+
+/// Before Redis 6 there are no users that could be to blame.
+#[test]
+fn a_server_without_users_can_only_mean_the_password() {
+    let target = Target::start().serve(|mut peer| {
+        take_auth(&mut peer);
+        let _ = peer.try_send(b"-ERR invalid password\r\n");
+        peer.expect_gone();
+    });
+    let ambassador = start(target.address(), &password());
+    ambassador.connect("redis:6379").expect_refusal("redis:6379");
+    let line = ambassador.wait_for("connection failed");
+    assert!(!line["remedy"].as_str().unwrap().contains("USERNAME"), "{line}");
+}
+
+/// A user that served and was disabled since looks like a rotation under way.
+#[test]
+fn a_user_that_was_disabled_meanwhile_is_among_the_causes() {
+    let secret = password();
+    let users = format!("user app on >{secret} ~* +@all\nuser default on >{secret} ~* +@all");
+    let Some(server) = RedisServer::start(&users) else { return };
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let file = directory.path().join("password");
+    std::fs::write(&file, &secret).unwrap();
+    for (user, remedy) in [
+        (Some("app"), "enable the user \"app\", if it was disabled there (ACL GETUSER app)"),
+        (None, "set REDIS_USERNAME, if the user \"default\" was disabled there"),
+    ] {
+        let launch = Launch::redis(server.address())
+            .variable("REDIS_AUTH_FILE", &file)
+            .variable("REDIS_CONNECT_TIMEOUT", "300ms");
+        let launch = user.into_iter().fold(launch, |launch, user| launch.variable("REDIS_USERNAME", user));
+        let ambassador = launch.start();
+        let mut client = ambassador.connect("redis:6379");
+        client.send(b"PING\r\n");
+        client.expect(b"+PONG\r\n");
+        let mut administrator = server.administrator(&secret);
+        let user = user.unwrap_or("default");
+        let _: () =
+            redis::cmd("ACL").arg("SETUSER").arg(user).arg("off").query(&mut administrator).expect("ACL");
+        ambassador.connect("redis:6379").expect_refusal("redis:6379");
+        let line = ambassador.wait_for("connection failed");
+        for remedy in ["finish the rotation", remedy] {
+            assert!(line["remedy"].as_str().unwrap().contains(remedy), "no {remedy}: {line}");
+        }
+    }
+}
+
+/// `rename-command` takes a command away, or hides it; the password's file is not to blame.
+#[test]
+fn a_command_that_the_server_does_not_have_is_told_so() {
+    let secret = password();
+    for name in ["\"\"", "hidden"] {
+        let configuration = format!("requirepass {secret}\nrename-command AUTH {name}");
+        let Some(server) = RedisServer::start(&configuration) else { return };
+        let launch = || Launch::redis(server.address()).variable("REDIS_AUTH", &secret);
+        let remedies = ["take rename-command AUTH out of the server's configuration", "REDIS_PORT_6379_TCP"];
+        expect_remedy(launch, &["the target knows no AUTH", "unknown command"], &remedies);
+    }
+    let configuration = format!("requirepass {secret}\nrename-command SELECT \"\"");
+    let Some(server) = RedisServer::start(&configuration) else { return };
+    let launch = || Launch::redis(server.address()).variable("REDIS_AUTH", &secret).variable("REDIS_DB", "1");
+    expect_remedy(
+        launch,
+        &["the target knows no SELECT", "unknown command"],
+        &["take rename-command SELECT out", "or remove REDIS_DB"],
+    );
+}
+
+/// What a user may not do is told by its name.
+#[test]
+fn a_command_that_the_user_may_not_send_is_told_by_its_name() {
+    let target = Target::start().serve(|mut peer| {
+        take_auth(&mut peer);
+        let _ = peer.try_send(b"-NOPERM User app has no permissions to run the 'auth' command\r\n");
+        peer.expect_gone();
+    });
+    let ambassador = start(target.address(), &password());
+    ambassador.connect("redis:6379").expect_refusal("redis:6379");
+    let line = ambassador.wait_for("connection failed");
+    let remedy = line["remedy"].as_str().unwrap();
+    assert!(remedy.contains("+auth") && !remedy.contains("SELECT"), "{line}");
+}
+
 /// Every refused AUTH is a line in the server's ACL LOG: one client makes one try.
 #[test]
 fn a_refused_password_is_not_tried_again() {

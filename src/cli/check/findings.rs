@@ -223,7 +223,14 @@ impl Finding {
     ) -> Option<Self> {
         let redis = link.redis.as_ref()?;
         let variable = redis.credentials.as_ref().map_or(&link.variable, |credentials| &credentials.variable);
-        let remedy = "see whether it is the right server, and give it a password (requirepass, or ACL SETUSER default)";
+        let credentials = redis.credentials.as_ref();
+        let belongs = credentials.filter(|credentials| credentials.username.is_none()).map(|credentials| {
+            format!("; if the password belongs to an ACL user, set {}", credentials.username_variable)
+        });
+        let remedy = format!(
+            "see whether it is the right server, and give it a password (requirepass, or ACL SETUSER default){}",
+            belongs.unwrap_or_default()
+        );
         let (level, what) = match (bluff, is_served) {
             (Some(Bluff::NoPasswordWanted), _) => (
                 Level::Problem,
@@ -238,7 +245,7 @@ impl Finding {
             ),
             _ => return None,
         };
-        Some(Self::new(level, "open", link, Some(backend), what, remedy.to_owned()))
+        Some(Self::new(level, "open", link, Some(backend), what, remedy))
     }
 
     /// A server without a password on a link without one.

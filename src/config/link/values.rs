@@ -241,12 +241,20 @@ impl<'a> LinkSettings<'a, '_> {
                 format!("set {}_AUTH_COMMAND, or remove {variable}", self.alias),
             );
         }
+        let variable = password.map_or(&*link_variable, |given| given.variable);
+        let level = variable.strip_suffix(password.map_or("TCP", |given| given.name)).unwrap_or_default();
+        let username_variable = match username {
+            Some(given) => given.variable.to_owned(),
+            None if username_source.is_some() => link_variable.clone(),
+            None => format!("{level}USERNAME"),
+        };
         Some(Credentials {
             link: self.name(),
             username: username_source,
             password: source?,
             previous,
-            variable: password.map_or(link_variable, |given| given.variable.to_owned()),
+            variable: variable.to_owned(),
+            username_variable,
             memory: Memory::default(),
         })
     }
