@@ -112,12 +112,6 @@ impl<'a> Certificate<'a> {
         self.extensions.iter().find(|extension| extension.id == id).map(|extension| extension.value)
     }
 
-    /// Whether it says which names it is for, as everybody who verifies expects it; the common name has not counted since
-    /// RFC 6125.
-    pub fn has_names(&self) -> bool {
-        self.extension(SUBJECT_ALT_NAME).is_some()
-    }
-
     /// The names and addresses that it is for (RFC 5280, 4.2.1.6).
     pub fn names(&self) -> Vec<String> {
         const MAIL: u8 = 0x81;
@@ -137,7 +131,7 @@ impl<'a> Certificate<'a> {
         names
     }
 
-    /// Its common name.
+    /// Its common name, which has not counted as a name of the server since RFC 6125.
     pub fn common_name(&self) -> Option<String> {
         attribute(self.subject, COMMON_NAME)
     }

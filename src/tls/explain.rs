@@ -264,6 +264,13 @@ impl Client<'_> {
                 "the client speaks neither TLS 1.2 nor TLS 1.3".to_owned(),
                 "let the client speak TLS 1.2 or later".to_owned(),
             ),
+            Error::PeerIncompatible(PeerIncompatible::NoSignatureSchemesInCommon) => (
+                what(),
+                format!(
+                    "set {alias}_LISTEN_TLS_CERT_FILE and {alias}_LISTEN_TLS_KEY_FILE to a certificate with a key of another \
+                     kind, RSA or P-256 say"
+                ),
+            ),
             Error::PeerIncompatible(_) => {
                 (what(), "let the client speak TLS 1.2 with modern ciphers, or TLS 1.3".to_owned())
             }
