@@ -224,6 +224,8 @@ impl Dialler {
                         Ok(answer) => {
                             round.resolved(&listed, &answer);
                             turn = Some((begun, answer));
+                            // However late it is: the step that there is no time for any more has its name.
+                            continue;
                         }
                         Err(failure) => round.unresolved(&listed, failure),
                     }
