@@ -21,7 +21,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use super::{Backends, Listing, lock};
 use crate::config::Link;
 use crate::config::link::{Access, Role};
-use crate::config::target::{Endpoint, Host};
+use crate::config::target::Endpoint;
 use crate::credentials::auth;
 use crate::dial::Dialler;
 use crate::failure::words;
