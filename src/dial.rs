@@ -364,6 +364,8 @@ impl Dialler {
             }
             let is_last = racing.is_empty();
             tokio::select! {
+                // A connection that is there is taken, though the process was busy until the deadline was over.
+                biased;
                 Some((number, connected)) = racing.next() => match connected {
                     Ok(stream) => break (number, stream),
                     Err(failure) => {

@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::sleep;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::Mutex as AsyncMutex;
-use tokio::time::timeout_at;
+use tokio::time::{Instant, timeout_at};
 
 use crate::failure::words;
 
@@ -134,7 +134,7 @@ impl<T: Send + Sync + 'static> Reloading<T> {
         let asked = Instant::now();
         let hangs = self.0.looking.try_lock().is_err()
             && self.0.lock().begun.is_some_and(|begun| asked.duration_since(begun) > PATIENCE);
-        if !hangs && timeout_at((asked + PATIENCE).into(), self.look(asked)).await.is_err() {
+        if !hangs && timeout_at(asked + PATIENCE, self.look(asked)).await.is_err() {
             self.0.say_that_it_hangs();
         }
         self.last()
