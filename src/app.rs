@@ -18,7 +18,6 @@ use crate::config::{Config, Link, Listen, ListenAddress, Process};
 use crate::connection::Service;
 use crate::descriptors::{self, Descriptors};
 use crate::dial::{Dialler, Health};
-use crate::failure::words;
 use crate::leave::{Connections, Leave, Reason};
 use crate::metrics::Metrics;
 use crate::net::Listener;
@@ -26,6 +25,7 @@ use crate::programs;
 use crate::report::Reports;
 use crate::resolve::Resolver;
 use crate::secret::Source;
+use crate::text;
 use crate::warm::{self, Pool};
 use crate::workers::Workers;
 
@@ -59,7 +59,7 @@ impl fmt::Display for StartErrors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "can't start:")?;
         for (what, error, remedy) in &self.0 {
-            write!(f, "\n\n{what}: {}\n  remedy: {remedy}", words(error))?;
+            write!(f, "\n\n{what}: {}\n  remedy: {remedy}", text::io_error(error))?;
         }
         Ok(())
     }
@@ -261,7 +261,7 @@ fn start_workers(wanted: usize, descriptors: Descriptors) -> Workers {
         tracing::warn!(
             threads = workers.count(),
             wanted,
-            error = words(&error),
+            error = text::io_error(&error),
             remedy,
             "connections are served by fewer threads"
         );

@@ -21,6 +21,7 @@ use crate::failure::Failure;
 use crate::net::Stream;
 use crate::resp;
 use crate::secret::{LONGEST, Source};
+use crate::text;
 
 /// What becomes of a client's own authentication.
 #[derive(Debug)]
@@ -122,7 +123,7 @@ fn hello<'a>(name: &'a [u8], arguments: &[&'a [u8]]) -> Command<'a> {
                 rest = others;
             }
             [option, ..] => {
-                let option = resp::one_line(option);
+                let option = text::one_line(option);
                 return Command::Wrong(format!("-ERR Syntax error in HELLO option '{option}'\r\n"));
             }
         }

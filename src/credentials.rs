@@ -18,7 +18,6 @@ use tokio::time::Instant;
 
 use crate::failure::{Failure, Stage};
 use crate::metrics::{LinkMetrics, Which};
-use crate::resp::one_line;
 use crate::secret::{FileError, OccasionalFile, Secret, Source, Unavailable};
 
 /// So many rounds of refusals cost no pause: two changes that cross each other, or a slip that is mended at once.

@@ -11,6 +11,7 @@ use std::time::Duration;
 use crate::config::link::Role;
 use crate::credentials::REFUSED;
 use crate::secret::Unavailable;
+use crate::text;
 
 /// The step of a connection's life that failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,15 +80,6 @@ pub fn is_passing(error: &io::Error) -> bool {
     )
 }
 
-/// The kernel's words without its number.
-pub fn words(error: &io::Error) -> String {
-    let words = error.to_string();
-    match words.split_once(" (os error") {
-        Some((words, _)) => words.to_owned(),
-        None => words,
-    }
-}
-
 /// A connection that could not be had.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
@@ -100,7 +92,7 @@ pub enum Failure {
         reason: String,
     },
     /// The target can't be reached.
-    #[error("can't connect to {endpoint}: {}", words(source))]
+    #[error("can't connect to {endpoint}: {}", text::io_error(source))]
     Connect {
         /// What was dialled.
         endpoint: String,
@@ -118,7 +110,7 @@ pub enum Failure {
         after: Duration,
     },
     /// The connection to the target broke during the handshake.
-    #[error("{endpoint} broke the connection during the handshake{hint}: {}", words(source))]
+    #[error("{endpoint} broke the connection during the handshake{hint}: {}", text::io_error(source))]
     Broken {
         /// The handshake's stage.
         stage: Stage,

@@ -10,19 +10,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::sleep;
 use std::time::{Duration, SystemTime};
 
+use crate::text;
 use tokio::sync::Mutex as AsyncMutex;
 use tokio::time::{Instant, timeout_at};
-
-use crate::failure::words;
 
 /// Opens a file for reading, or says why it can't be: opening a pipe that nobody writes to would wait for ever, and a
 /// device may have no end.
 pub fn open(path: &Path) -> Result<File, String> {
-    let kind = std::fs::metadata(path).map_err(|e| words(&e))?;
+    let kind = std::fs::metadata(path).map_err(|e| text::io_error(&e))?;
     if !kind.is_file() {
         return Err("it is not a regular file".to_owned());
     }
-    File::open(path).map_err(|e| words(&e))
+    File::open(path).map_err(|e| text::io_error(&e))
 }
 
 /// Why [`away`] did nothing.

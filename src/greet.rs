@@ -23,6 +23,7 @@ use crate::metrics::{LinkMetrics, Which};
 use crate::net::Stream;
 use crate::resp::{self, Reply};
 use crate::secret::Secret;
+use crate::text;
 use crate::tls::explain::late_refusal;
 
 /// A connection to the target that a client's bytes may go to.
@@ -493,7 +494,7 @@ impl<'a> Greeting<'a> {
 
     /// The target's words on one line, with nothing in them that was sent to it in confidence.
     fn mask(&self, words: &[u8]) -> String {
-        self.sent.iter().fold(resp::one_line(words), |words, password| password.mask(&words))
+        self.sent.iter().fold(text::one_line(words), |words, password| password.mask(&words))
     }
 
     /// An error reply ends the handshake, but for one: a server that wants no password serves those who send one.

@@ -25,6 +25,7 @@ use crate::config::target::{Backends, Endpoint, Target, endpoint};
 use crate::config::{Config, Env, Link, ProcessArguments};
 use crate::resp::{self, NotReply};
 use crate::secret::Secret;
+use crate::text;
 use crate::tls::Refused;
 use crate::tls::certificate::{Certificate, Purpose, Summary};
 use crate::tls::explain::{by_client, by_target};
@@ -287,7 +288,7 @@ pub fn backends_file(data: &[u8]) {
 /// A secret and a text that may hold it: afterwards it does not.
 pub fn masked(data: &[u8]) {
     let Some(at) = data.iter().position(|byte| *byte == 0) else { return };
-    let (secret, text) = (resp::one_line(&data[..at]), resp::one_line(&data[at + 1..]));
+    let (secret, text) = (text::one_line(&data[..at]), text::one_line(&data[at + 1..]));
     // What it is masked with may make up a secret of stars.
     if secret.is_empty() || secret.contains('*') {
         return;

@@ -130,6 +130,7 @@ pub mod report;
 pub mod resolve;
 pub mod resp;
 pub mod secret;
+pub mod text;
 pub mod tls;
 pub mod warm;
 pub mod workers;

@@ -6,6 +6,7 @@ use std::io::{self, IsTerminal, Write};
 use std::panic::catch_unwind;
 use std::process::ExitCode;
 
+use crate::text;
 use clap::Parser;
 use redis_ambassador::app::{App, StartErrors};
 use redis_ambassador::cli::check::Report;
@@ -84,7 +85,7 @@ fn complain(about: &impl Display) {
 }
 
 fn unwritten(error: &io::Error) -> Box<dyn Error> {
-    format!("can't write to standard output: {}", words(error)).into()
+    format!("can't write to standard output: {}", text::io_error(error)).into()
 }
 
 fn runtime() -> Result<Runtime, StartErrors> {

@@ -27,7 +27,7 @@ use tokio::sync::oneshot;
 use tokio::time::sleep;
 
 use crate::descriptors::limit_of_programs;
-use crate::failure::words;
+use crate::text;
 use crate::workers;
 
 /// The first argument of this binary where it is to become a program; the soft limit and the program's words follow.
@@ -175,7 +175,7 @@ pub fn become_one() -> Option<ExitCode> {
     let _ = setrlimit(Resource::Nofile, Rlimit { current: soft, ..getrlimit(Resource::Nofile) });
     let error = Command::new(program).args(arguments).exec();
     // Without its name, which may be a password in the wrong place.
-    let _ = writeln!(io::stderr(), "it can't be run: {}", words(&error));
+    let _ = writeln!(io::stderr(), "it can't be run: {}", text::io_error(&error));
     Some(ExitCode::from(NOT_RUN))
 }
 

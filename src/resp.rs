@@ -148,13 +148,6 @@ pub fn field<'a>(frame: &'a BytesFrame, name: &str) -> Option<&'a BytesFrame> {
     items.chunks_exact(2).find(|pair| text(&pair[0]) == Some(name)).map(|pair| &pair[1])
 }
 
-/// Bytes of a stranger, fit for one line of a log or a reply: nothing but printable characters.
-pub fn one_line(bytes: &[u8]) -> String {
-    let text = String::from_utf8_lossy(bytes);
-    let printable = |c: char| if c.is_control() { ' ' } else { c };
-    text.trim().chars().map(printable).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

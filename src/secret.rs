@@ -24,8 +24,8 @@ use tokio::time::{Instant, sleep};
 use zeroize::Zeroizing;
 
 use self::command::{CommandError, SecretCommand};
-use crate::failure::words;
 use crate::files;
+use crate::text;
 
 /// The longest password a Redis server takes before authentication: its limit for one bulk string, in bytes.
 pub const LONGEST: usize = 16 * 1024;
@@ -373,7 +373,7 @@ fn read(path: &Path) -> Result<Found, FileError> {
             Ok(0) => break,
             Ok(n) => length += n,
             Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(error(words(&e))),
+            Err(e) => return Err(error(text::io_error(&e))),
         }
     }
     let value = without_line_ending(&buffer[..length]);

@@ -39,9 +39,9 @@ use self::stream::TlsStream;
 pub use self::verify::Refused;
 use self::verify::{Anyone, AuthorityAlone, Noting};
 use crate::config::target::{Endpoint, Host};
-use crate::failure::words;
 use crate::files;
 use crate::net::Stream;
+use crate::text;
 
 /// The cryptography. It is named here and nowhere installed for the whole process, so nothing else can choose another.
 static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| Arc::new(ring::default_provider()));
@@ -483,7 +483,7 @@ fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
     // Of its final size from the start: a vector that grew would leave parts of a key behind.
     let capacity = usize::try_from(size.min(LONGEST_FILE)).unwrap_or_default() + 1;
     let mut bytes = Zeroizing::new(Vec::with_capacity(capacity));
-    let length = file.take(LONGEST_FILE + 1).read_to_end(&mut bytes).map_err(|e| words(&e))?;
+    let length = file.take(LONGEST_FILE + 1).read_to_end(&mut bytes).map_err(|e| text::io_error(&e))?;
     if length as u64 > LONGEST_FILE {
         return Err(format!("it holds more than {LONGEST_FILE} bytes"));
     }

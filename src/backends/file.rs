@@ -10,8 +10,8 @@ use tokio::time::sleep;
 
 use super::{Backends, Listing};
 use crate::config::target::{Endpoint, endpoint};
-use crate::failure::words;
 use crate::files::{self, Stamp};
+use crate::text;
 
 /// How often the file is looked at.
 const LOOK: Duration = Duration::from_millis(500);
@@ -47,7 +47,7 @@ pub fn read(path: &Path, default_port: Option<u16>) -> Result<Vec<Endpoint>, Fil
     let error = |reason: String| FileError { path: path.to_path_buf(), line: None, reason };
     let file = files::open(path).map_err(error)?;
     let mut text = String::new();
-    file.take(LARGEST + 1).read_to_string(&mut text).map_err(|e| error(words(&e)))?;
+    file.take(LARGEST + 1).read_to_string(&mut text).map_err(|e| error(text::io_error(&e)))?;
     if text.len() as u64 > LARGEST {
         return Err(error(format!("it is larger than {LARGEST} bytes")));
     }

@@ -24,10 +24,10 @@ use crate::config::link::{Access, Role};
 use crate::config::target::Endpoint;
 use crate::credentials::auth;
 use crate::dial::Dialler;
-use crate::failure::words;
 use crate::net::{Address, Stream};
 use crate::random::jittered;
 use crate::resp;
+use crate::text;
 use crate::tls::explain::by_target;
 
 /// How often Sentinels are asked while all is well: their announcements come by themselves.
@@ -222,7 +222,7 @@ impl<'a> Sentinels<'a> {
             conversation.say(&commands).await?;
             let primary = match conversation.hear().await? {
                 BytesFrame::Null => return Err(format!("it knows no {}", self.service)),
-                BytesFrame::Error(words) => return Err(resp::one_line(words.as_bytes())),
+                BytesFrame::Error(words) => return Err(text::one_line(words.as_bytes())),
                 BytesFrame::Array(items) => match &items[..] {
                     [host, port] => endpoint(Some(host), Some(port)),
                     _ => None,
@@ -279,7 +279,7 @@ impl<'a> Sentinels<'a> {
         conversation.say(&[auth(username.map(|username| username.expose()), password.expose())]).await?;
         match conversation.hear().await? {
             BytesFrame::Error(words) if !crate::greet::wants_no_password(&words) => {
-                let words = password.mask(&resp::one_line(words.as_bytes()));
+                let words = password.mask(&text::one_line(words.as_bytes()));
                 let words = username.map_or(words.clone(), |username| username.mask(&words));
                 Err(format!("it refused the password: {words}"))
             }
@@ -314,7 +314,7 @@ impl<'a> Sentinels<'a> {
             let mut conversation = self.begin(sentinel, address, deadline).await?;
             conversation.say(&[subscribe]).await?;
             match conversation.hear().await? {
-                BytesFrame::Error(words) => Err(resp::one_line(words.as_bytes())),
+                BytesFrame::Error(words) => Err(text::one_line(words.as_bytes())),
                 _ => Ok(conversation),
             }
         });
@@ -404,9 +404,12 @@ struct Conversation {
 
 impl Conversation {
     async fn say(&mut self, commands: &[Vec<&[u8]>]) -> Result<(), String> {
-        self.stream.write_all(resp::commands(commands).expose()).await.map_err(|error| words(&error))?;
+        self.stream
+            .write_all(resp::commands(commands).expose())
+            .await
+            .map_err(|error| text::io_error(&error))?;
         // A stream that buffers (TLS) may still hold some of it.
-        self.stream.flush().await.map_err(|error| words(&error))
+        self.stream.flush().await.map_err(|error| text::io_error(&error))
     }
 
     async fn hear(&mut self) -> Result<BytesFrame, String> {
@@ -419,7 +422,7 @@ impl Conversation {
             match self.stream.read_buf(&mut self.buffer).await {
                 Ok(0) => return Err("it closed the connection".to_owned()),
                 Ok(_) => {}
-                Err(error) => return Err(words(&error)),
+                Err(error) => return Err(text::io_error(&error)),
             }
         }
     }

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use crate::admin::{LinkState, Links};
 use crate::config::{Interface, ListenAddress};
-use crate::failure::words;
 use crate::net::{at, zone_index};
+use crate::text;
 
 /// How long the process may take to say whether it is ready.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -30,7 +30,7 @@ pub enum Unwell {
     /// The process does not answer.
     #[error(
         "no answer from {address}: {}; is AMBASSADOR_ADMIN the same as for the running process?",
-        words(source)
+        text::io_error(source)
     )]
     Silent {
         /// Where it should listen.

@@ -24,7 +24,7 @@ use hickory_resolver::proto::rr::{Name, Record, RecordType};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::system::ResolvConf;
-use crate::failure::words;
+use crate::text;
 
 /// How long a name server has for itself before the next one is asked too: many times what a server nearby takes, and
 /// little of a connect timeout.
@@ -143,7 +143,9 @@ impl Problem {
                 code => Self::new(Kind::NoAnswer, format!("answers an error ({code})")),
             },
             NetError::Timeout => Self::new(Kind::Silence, "does not answer"),
-            NetError::Io(error) => Self::new(Kind::Silence, format!("can't be asked: {}", words(error))),
+            NetError::Io(error) => {
+                Self::new(Kind::Silence, format!("can't be asked: {}", text::io_error(error)))
+            }
             error => Self::new(Kind::NoAnswer, format!("answers nonsense: {error}")),
         })
     }

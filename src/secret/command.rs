@@ -17,9 +17,8 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use zeroize::Zeroizing;
 
 use super::{LONGEST, Secret, without_line_ending};
-use crate::failure::words;
 use crate::programs::Program;
-use crate::resp::one_line;
+use crate::text;
 
 /// How long a run may take at the most, and no longer than its answer would live. The tools of clouds ask a server or
 /// two and need seconds; one that hangs must not keep the next run from being tried.
@@ -236,7 +235,8 @@ async fn run(recipe: &Recipe) -> Result<Secret, String> {
         return Err("it names no program".to_owned());
     };
     let started = Program::start(&recipe.words, &recipe.hidden);
-    let (mut program, stdout, stderr) = started.map_err(|error| format!("{name}: {}", words(&error)))?;
+    let (mut program, stdout, stderr) =
+        started.map_err(|error| format!("{name}: {}", text::io_error(&error)))?;
     // One byte more than the longest value and its line ending, so that a longer one shows itself.
     let mut printed = Buffer::new(LONGEST + 3);
     let mut said = Buffer::new(SAID);
@@ -261,7 +261,7 @@ async fn run(recipe: &Recipe) -> Result<Secret, String> {
     recipe.tell(said.bytes(), &secret, !matches!(&ended, Ok(Ok(status)) if status.success()));
     match ended {
         Err(_) => Err(format!("{name} took longer than {}", humantime::format_duration(patience))),
-        Ok(Err(error)) => Err(format!("{name}: {}", words(&error))),
+        Ok(Err(error)) => Err(format!("{name}: {}", text::io_error(&error))),
         Ok(Ok(status)) if !status.success() => Err(format!("{name} failed ({status})")),
         Ok(Ok(_)) if value.is_empty() => Err(format!("{name} printed nothing")),
         Ok(Ok(_)) if value.len() > LONGEST => {
@@ -294,7 +294,7 @@ impl Recipe {
             said.split(|byte| *byte == b'\n').filter(|line| !line.trim_ascii().is_empty()).take(SHOWN_LINES)
         {
             // Masked before it is cut, which may leave a part of the secret that can't be told from other words.
-            let line: String = secret.mask(&one_line(line)).chars().take(SHOWN).collect();
+            let line: String = secret.mask(&text::one_line(line)).chars().take(SHOWN).collect();
             if has_failed {
                 tracing::warn!(link = self.link, variable = self.variable, stderr = line, "the program says");
             } else {

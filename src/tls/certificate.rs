@@ -7,8 +7,6 @@ use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::time::SystemTime;
 
-use crate::resp::one_line;
-
 /// A certificate in short.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Summary {

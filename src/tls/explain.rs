@@ -1,6 +1,7 @@
 //! What went wrong with TLS, in words that a person can act on. No `Debug` of a library is among them: every error that
 //! rustls knows has a sentence here.
 
+use crate::text;
 mod alerts;
 mod certificates;
 #[cfg(test)]
@@ -17,7 +18,6 @@ use super::certificate::Purpose;
 use super::stream::Broken;
 use crate::config::Link;
 use crate::failure::{Failure, Stage};
-use crate::resp::one_line;
 
 fn broken(error: &io::Error) -> Option<&Broken> {
     error.get_ref()?.downcast_ref()
@@ -313,7 +313,7 @@ pub(super) fn sentence(error: &Error, who: &str) -> String {
             Shown::of(format!("the certificate of {who}"), Purpose::Server, None).explain(error).0
         }
         Error::InvalidCertRevocationList(_) => "a list of revoked certificates can't be read".to_owned(),
-        Error::General(words) => format!("TLS with {who} failed: {}", one_line(words.as_bytes())),
+        Error::General(words) => format!("TLS with {who} failed: {}", text::one_line(words.as_bytes())),
         Error::FailedToGetCurrentTime => "this host has no clock".to_owned(),
         Error::FailedToGetRandomBytes => "this host has no random numbers".to_owned(),
         Error::HandshakeNotComplete => format!("the TLS handshake with {who} is not done"),
