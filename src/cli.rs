@@ -4,6 +4,7 @@ pub mod check;
 pub mod health;
 pub mod links;
 pub mod man;
+mod table;
 
 use std::io::{self, Write};
 

@@ -13,7 +13,7 @@ use redis_ambassador::cli::check::Report;
 use redis_ambassador::cli::{self, Arguments, Command, Format, health, links, man};
 use redis_ambassador::config::{Config, Env};
 use redis_ambassador::descriptors::Descriptors;
-use redis_ambassador::failure::words;
+use redis_ambassador::text;
 use redis_ambassador::{log, programs, secret, workers};
 use tokio::runtime::Runtime;
 

@@ -2,11 +2,10 @@
 
 use std::io::{self, Write};
 
-use comfy_table::Table;
-use comfy_table::presets::UTF8_FULL_CONDENSED;
 use serde::Serialize;
 
 use super::Format;
+use super::table::{self, NOTHING};
 use crate::config::{Config, Ignored, Link, Warning};
 use crate::tls::Verification;
 
@@ -77,7 +76,7 @@ pub fn show(config: &Config, format: Format, out: &mut impl Write) -> io::Result
 /// On which sides there is TLS, and what of the target is verified if that is not everything.
 fn tls(row: &Row) -> String {
     let sides = match (row.listen_tls, row.tls) {
-        (false, false) => "-",
+        (false, false) => NOTHING,
         (true, false) => "from clients",
         (false, true) => "to the target",
         (true, true) => "both sides",
@@ -89,24 +88,25 @@ fn tls(row: &Row) -> String {
         _ => sides.to_owned(),
     }
 }
+const HEADER: [&str; 8] = ["link", "listens on", "dials", "kind", "tls", "auth", "user", "db"];
 
 fn table(wiring: &Wiring<'_>, out: &mut impl Write) -> io::Result<()> {
-    let mut table = Table::new();
-    table.load_style(UTF8_FULL_CONDENSED);
-    table.set_header(["link", "listens on", "dials", "kind", "tls", "auth", "user", "db"]);
-    for row in &wiring.links {
-        table.add_row([
+    let row = |row: &Row| {
+        vec![
             format!("{}:{}", row.alias.to_lowercase(), row.port),
             row.listen.clone(),
             row.target.clone(),
             row.kind.to_owned(),
             tls(row),
             row.auth.to_owned(),
-            row.username.clone().unwrap_or_else(|| "-".to_owned()),
-            row.db.map_or_else(|| "-".to_owned(), |db| db.to_string()),
-        ]);
+            row.username.clone().unwrap_or_else(|| NOTHING.to_owned()),
+            row.db.map_or_else(|| NOTHING.to_owned(), |db| db.to_string()),
+        ]
+    };
+    let rows: Vec<_> = wiring.links.iter().map(row).collect();
+    for line in table::lines(&HEADER, &rows, str::to_owned) {
+        writeln!(out, "{line}")?;
     }
-    writeln!(out, "{table}")?;
     for Ignored { variable, reason } in wiring.ignored {
         writeln!(out, "passed over: {variable}: {reason}")?;
     }

@@ -795,7 +795,7 @@ fn links_shows_where_there_is_tls() {
         if from { launch.listen_tls("DB", &identity) } else { launch }
     };
     for (from, to, shown) in [
-        (false, false, "│ - "),
+        (false, false, "   -   "),
         (true, false, "from clients"),
         (false, true, "to the target"),
         (true, true, "both sides"),
@@ -804,7 +804,7 @@ fn links_shows_where_there_is_tls() {
         assert_eq!(wiring["links"][0]["listen_tls"], from);
         assert_eq!(wiring["links"][0]["tls"], to);
         let table = launch(from, to).argument("links").finish().stdout;
-        assert!(table.replace('┆', "│").contains(shown), "{table}");
+        assert!(table.contains(shown), "{table}");
     }
 }
 

@@ -3,12 +3,10 @@
 use std::fmt::Write as _;
 use std::io::{self, Write};
 
-use comfy_table::Table;
-use comfy_table::presets::UTF8_FULL_CONDENSED;
-
 use super::examine::{Authority, Examined, State};
 use super::findings::{Finding, Level};
 use super::{CheckedLink, Report};
+use crate::cli::table::{self, NOTHING};
 use crate::metrics::Which;
 
 /// Names of a certificate that are shown.
@@ -17,8 +15,6 @@ const MOST_NAMES: usize = 5;
 const HEADER: [&str; 11] =
     ["state", "link", "dials", "address", "connect", "tls", "auth", "db", "ping", "server", "role"];
 
-/// Where a link has no such step, or did not come so far.
-const NOTHING: &str = "-";
 const FAILED: &str = "failed";
 const NOT_TOLD: &str = "not told";
 
@@ -40,17 +36,21 @@ pub(super) fn table(
     // What no link has needs no column.
     let has_news = |column: &usize| rows.iter().any(|row| row[*column] != NOTHING);
     let columns: Vec<_> = (0..HEADER.len()).filter(has_news).collect();
-    let mut table = Table::new();
-    table.load_style(UTF8_FULL_CONDENSED);
-    table.set_header(columns.iter().map(|column| HEADER[*column]));
-    table.add_rows(rows.iter().map(|row| columns.iter().map(|column| &row[*column])));
-    let mut lines: Vec<_> = table.lines().collect();
-    let fits = |width| lines.iter().all(|line| line.chars().count() <= usize::from(width));
-    if !width.is_none_or(fits) {
-        lines = rows.iter().flat_map(|row| stacked(row)).collect();
-    }
+    let header: Vec<_> = columns.iter().map(|column| HEADER[*column]).collect();
+    let cells = |row: &Vec<String>| columns.iter().map(|column| row[*column].clone()).collect();
+    let shown: Vec<Vec<_>> = rows.iter().map(cells).collect();
+    let paint = |cell: &str| if is_coloured { coloured(cell) } else { cell.to_owned() };
+    let fits = |width: u16| {
+        let lines = table::lines(&header, &shown, str::to_owned);
+        lines.iter().all(|line| line.chars().count() <= usize::from(width))
+    };
+    let lines = if width.is_none_or(fits) {
+        table::lines(&header, &shown, paint)
+    } else {
+        rows.iter().flat_map(|row| stacked(row, paint)).collect()
+    };
     for line in lines {
-        writeln!(out, "{}", if is_coloured { coloured_line(&line) } else { line })?;
+        writeln!(out, "{line}")?;
     }
     for link in &report.links {
         for backend in &link.backends {
@@ -60,8 +60,7 @@ pub(super) fn table(
         }
     }
     for Finding { level, link, backend, what, remedy, .. } in &report.findings {
-        let name = level.name();
-        let name = if is_coloured { coloured(name) } else { name.to_owned() };
+        let name = paint(level.name());
         let place = match (link, backend) {
             // Most sentences name the backend themselves.
             (Some(link), Some(backend)) if !what.contains(backend) => format!("{link}: {backend}: "),
@@ -77,12 +76,12 @@ pub(super) fn table(
 }
 
 /// A row as lines, for terminals that the table is too wide for.
-fn stacked(row: &[String]) -> Vec<String> {
+fn stacked(row: &[String], paint: impl Fn(&str) -> String) -> Vec<String> {
     let named = HEADER.iter().zip(row).skip(3).filter(|(_, cell)| *cell != NOTHING);
-    let rest: Vec<_> = named.map(|(name, cell)| format!("{name} {cell}")).collect();
-    let mut lines = vec![format!("{:<8}│ {} {}", row[0], row[1], row[2])];
+    let rest: Vec<_> = named.map(|(name, cell)| format!("{name} {}", paint(cell))).collect();
+    let mut lines = vec![format!("{} {} {}", paint(&row[0]), row[1], row[2])];
     if !rest.is_empty() {
-        lines.push(format!("{:<8}│   {}", "", rest.join(", ")));
+        lines.push(format!("  {}", rest.join(", ")));
     }
     lines
 }
@@ -189,14 +188,4 @@ fn coloured(word: &str) -> String {
         _ => return word.to_owned(),
     };
     format!("\x1b[{colour}m{word}\x1b[0m")
-}
-
-/// A line of the table with its telling cells coloured.
-fn coloured_line(line: &str) -> String {
-    let mut coloured_cells = String::new();
-    for cell in line.split_inclusive(['│', '┆']) {
-        let word = cell.trim_matches([' ', '│', '┆']);
-        coloured_cells += &cell.replacen(word, &coloured(word), usize::from(!word.is_empty()));
-    }
-    coloured_cells
 }
