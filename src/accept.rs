@@ -9,17 +9,15 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::coop::unconstrained;
 use tokio::time::sleep;
 
+use crate::backoff::Backoff;
 use crate::connection::{LINGER, Service};
 use crate::failure::Failure;
 use crate::leave::Seat;
 use crate::net::{Accepted, BACKLOG, Client, Listener};
 use crate::workers::{Place, Workers};
 
-/// The wait after a failed accept: doubled while it goes on failing, forgotten with the next success. Out of file
-/// descriptors, the only cure is that connections end.
-const FIRST_PAUSE: Duration = Duration::from_millis(5);
-/// The longest such wait.
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// Behind accepts that fail: out of file descriptors, the only cure is that connections end.
+const BACKOFF: Backoff = Backoff { first: Duration::from_millis(5), longest: Duration::from_secs(1) };
 
 /// What bounds the connections that are accepted.
 pub struct Admission {
@@ -66,7 +64,7 @@ pub async fn accept(
     workers: Arc<Workers>,
     mut stop: watch::Receiver<bool>,
 ) {
-    let mut pause = FIRST_PAUSE;
+    let mut failures = 0;
     loop {
         let accepted = tokio::select! {
             biased;
@@ -76,7 +74,7 @@ pub async fn accept(
         };
         match accepted {
             Ok((accepted, client)) => {
-                pause = FIRST_PAUSE;
+                failures = 0;
                 take_in(accepted, client, &service, &admission, &workers);
             }
             Err(error) if concerns_one_client(&error) => {}
@@ -87,11 +85,11 @@ pub async fn accept(
                     remedy = "raise the limit on open files (ulimit -n), or lower AMBASSADOR_MAX_CONNECTIONS",
                     "can't accept connections for now"
                 );
+                failures += 1;
                 tokio::select! {
-                    () = sleep(pause) => {}
+                    () = sleep(BACKOFF.wait(failures)) => {}
                     _ = stop.wait_for(|stop| *stop) => break,
                 }
-                pause = LONGEST_PAUSE.min(pause * 2);
             }
         }
     }

@@ -16,16 +16,16 @@ use std::time::Duration;
 use tokio::sync::{Mutex as AsyncMutex, MutexGuard as AsyncMutexGuard};
 use tokio::time::Instant;
 
+use crate::backoff::Backoff;
 use crate::failure::{Failure, Stage};
 use crate::metrics::{LinkMetrics, Which};
 use crate::secret::{FileError, OccasionalFile, Secret, Source, Unavailable};
 
 /// So many rounds of refusals cost no pause: two changes that cross each other, or a slip that is mended at once.
 const FREE_ROUNDS: u32 = 3;
-/// The first pause before what was refused is offered again; each is twice the one before, up to the longest.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-/// Long enough for any server's log, short enough for whoever mends the server and tries again.
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// Before what was refused is offered again: at the longest enough for any server's log, and short enough for whoever
+/// mends the server and tries again.
+const BACKOFF: Backoff = Backoff { first: Duration::from_millis(100), longest: Duration::from_secs(10) };
 
 /// One connection that offers again has the server for itself for so long, if it does not come to an end before.
 const TRIAL: Duration = Duration::from_secs(1);
@@ -127,10 +127,7 @@ impl Record {
     /// Nothing that was refused is offered for a while, a longer one each time.
     fn rest(&mut self) -> Duration {
         self.rounds = self.rounds.saturating_add(1);
-        let pause = match self.rounds.saturating_sub(FREE_ROUNDS) {
-            0 => Duration::ZERO,
-            n => LONGEST_PAUSE.min(FIRST_PAUSE * 2_u32.saturating_pow(n - 1)),
-        };
+        let pause = BACKOFF.wait(self.rounds.saturating_sub(FREE_ROUNDS));
         self.rests_until = Some(Instant::now() + pause);
         pause
     }
@@ -707,9 +704,9 @@ mod tests {
     fn refusals_are_offered_again_after_growing_pauses() {
         let mut record = Record::default();
         let pauses: Vec<_> = (0..20).map(|_| record.rest()).collect();
-        assert_eq!(pauses[..4], [Duration::ZERO, Duration::ZERO, Duration::ZERO, FIRST_PAUSE]);
+        assert_eq!(pauses[..4], [Duration::ZERO, Duration::ZERO, Duration::ZERO, BACKOFF.first]);
         assert!(pauses.is_sorted());
-        assert_eq!(pauses.last(), Some(&LONGEST_PAUSE));
+        assert_eq!(pauses.last(), Some(&BACKOFF.longest));
         assert!(!record.begins_trial());
     }
 }

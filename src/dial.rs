@@ -16,6 +16,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use crate::admin::{DialFailure, DialState};
 use crate::backends::{Backends, Done, Listed, Next, Place, Round};
+use crate::backoff::Backoff;
 use crate::config::Link;
 use crate::config::target::Endpoint;
 use crate::credentials::{Login, Standing};
@@ -25,10 +26,8 @@ use crate::net::{Address, Stream};
 use crate::resolve::{Addresses, Resolver};
 use crate::tls::explain::by_target;
 
-/// The first wait before a target is tried again; each is twice the one before, up to the longest.
-const FIRST_WAIT: Duration = Duration::from_millis(25);
-/// Long enough to spare a starting server, short enough for nobody to notice.
-const LONGEST_WAIT: Duration = Duration::from_millis(250);
+/// Before a target is tried again: at the longest enough to spare a starting server, and too short for anybody to notice.
+const BACKOFF: Backoff = Backoff { first: Duration::from_millis(25), longest: Duration::from_millis(250) };
 
 /// What it is when a deadline ends a step that began so long before it.
 pub fn late(
@@ -171,13 +170,15 @@ impl Dialler {
                     if long_before { begun } else { deadline }
                 })
             };
+            rounds += 1;
+            let wait = BACKOFF.wait(rounds);
             if Instant::now() + wait >= patience_ends {
                 return Err(failure);
             }
             tracing::debug!(link = link.name, error = %failure, "dialling again");
             refusal = Some(failure);
             tokio::select! {
-                () = sleep(wait) => wait = LONGEST_WAIT.min(wait * 2),
+                () = sleep(wait) => {}
                 () = news.another_list() => {}
             }
         }

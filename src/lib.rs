@@ -106,6 +106,7 @@ pub mod accept;
 pub mod admin;
 pub mod app;
 pub mod backends;
+pub mod backoff;
 pub mod cli;
 pub mod client_auth;
 pub mod commands;

@@ -23,6 +23,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::backends::Place;
+use crate::backoff::Backoff;
 use crate::config::Link;
 use crate::connection::Service;
 use crate::credentials::Credential;
@@ -48,10 +49,8 @@ const LOOK: Duration = Duration::from_secs(1);
 /// An upstream that ends before it is so old is as good as none: its target does not want to be connected to.
 const YOUNG: Duration = Duration::from_millis(500);
 
-/// The first rest after a failure; each is twice the one before, up to the longest.
-const FIRST_REST: Duration = Duration::from_millis(250);
-/// Seldom enough for a log of refusals; a client's dial that works ends it.
-const LONGEST_REST: Duration = Duration::from_secs(30);
+/// Behind failures; at the longest seldom enough for a log of refusals. A client's dial that works ends it.
+const BACKOFF: Backoff = Backoff { first: Duration::from_millis(250), longest: Duration::from_secs(30) };
 
 /// The upstreams of one link that are ready.
 #[derive(Debug)]
@@ -235,9 +234,8 @@ impl Pool {
         if state.rest.is_some_and(|rest| rest > now) {
             return;
         }
-        let rest = LONGEST_REST.min(FIRST_REST * 2_u32.saturating_pow(state.failures));
-        state.rest = Some(now + jittered(rest));
         state.failures = state.failures.saturating_add(1);
+        state.rest = Some(now + jittered(BACKOFF.wait(state.failures)));
         state.works = false;
         if state.failures == 1 {
             drop(state);

@@ -7,12 +7,12 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::lock;
+use crate::backoff::Backoff;
 use crate::random::jittered;
 
-/// The first rest after a failure; each is twice the one before, up to the longest.
-const FIRST_REST: Duration = Duration::from_millis(500);
-/// Long enough to be no burden for anybody, short enough that nobody waits for a server that is back.
-const LONGEST_REST: Duration = Duration::from_secs(30);
+/// For how long others come first: at the longest enough to be no burden for anybody, and short enough that nobody waits for
+/// a server that is back.
+const BACKOFF: Backoff = Backoff { first: Duration::from_millis(500), longest: Duration::from_secs(30) };
 
 /// When a rest is over one dial finds out; for so long others leave it alone.
 const TRIAL: Duration = Duration::from_secs(2);
@@ -76,12 +76,8 @@ impl Rest {
         let mut row = lock(&self.row);
         // Dials that were under way together count as one.
         if row.on_trial || row.is_over(now) {
-            let time = LONGEST_REST.min(FIRST_REST * 2_u32.saturating_pow(row.failures));
-            *row = Row {
-                failures: row.failures.saturating_add(1),
-                until: Some(now + jittered(time)),
-                on_trial: false,
-            };
+            let failures = row.failures.saturating_add(1);
+            *row = Row { failures, until: Some(now + jittered(BACKOFF.wait(failures))), on_trial: false };
             self.fails.store(true, Ordering::Relaxed);
         }
     }

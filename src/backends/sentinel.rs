@@ -19,6 +19,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use super::{Backends, Listing, lock};
+use crate::backoff::Backoff;
 use crate::config::Link;
 use crate::config::link::{Access, Role};
 use crate::config::target::Endpoint;
@@ -42,10 +43,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// How long the others may take once one has answered.
 const OTHERS: Duration = Duration::from_millis(250);
 
-/// The pauses between tries to listen to a Sentinel's announcements.
-const FIRST_PAUSE: Duration = Duration::from_millis(250);
-/// The longest of them.
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// Between tries to listen to a Sentinel's announcements.
+const BACKOFF: Backoff = Backoff { first: Duration::from_millis(250), longest: Duration::from_secs(5) };
 
 /// The longest answer: the list of a primary's replicas, about 1 KiB each.
 const LONGEST: usize = 1024 * 1024;
@@ -289,20 +288,20 @@ impl<'a> Sentinels<'a> {
 
     /// Listens to a Sentinel's announcements, and tells of those that are about the service.
     async fn listen(&self, sentinel: &Endpoint) {
-        let mut pause = FIRST_PAUSE;
+        let mut failures = 0;
         // Of several addresses of its name each has its turn.
         let mut turn = 0_usize;
         loop {
-            if let Err(reason) = self.hear_out(sentinel, turn, &mut pause).await {
+            if let Err(reason) = self.hear_out(sentinel, turn, &mut failures).await {
                 tracing::debug!(%sentinel, error = reason, "a Sentinel's announcements can't be heard");
             }
-            sleep(jittered(pause)).await;
-            pause = LONGEST_PAUSE.min(pause * 2);
+            failures += 1;
+            sleep(jittered(BACKOFF.wait(failures))).await;
             turn = turn.wrapping_add(1);
         }
     }
 
-    async fn hear_out(&self, sentinel: &Endpoint, turn: usize, pause: &mut Duration) -> Result<(), String> {
+    async fn hear_out(&self, sentinel: &Endpoint, turn: usize, failures: &mut u32) -> Result<(), String> {
         let mut subscribe: Vec<&[u8]> = vec![b"SUBSCRIBE", b"+switch-master"];
         if self.role == Role::Replica {
             subscribe.extend([&b"+slave"[..], b"+sdown", b"-sdown", b"+convert-to-slave"]);
@@ -319,7 +318,7 @@ impl<'a> Sentinels<'a> {
             }
         });
         let mut conversation = subscribed.await.unwrap_or_else(|_| Err("no answer in time".to_owned()))?;
-        *pause = FIRST_PAUSE;
+        *failures = 0;
         // What was announced before has not been heard.
         self.heard.notify_one();
         loop {

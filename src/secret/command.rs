@@ -18,6 +18,7 @@ use zeroize::Zeroizing;
 
 use super::{LONGEST, Secret, without_line_ending};
 use crate::programs::Program;
+use crate::backoff::Backoff;
 use crate::text;
 
 /// How long a run may take at the most, and no longer than its answer would live. The tools of clouds ask a server or
@@ -27,11 +28,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// The part of an answer's life after which the next one is fetched: a quarter of it is left for failures.
 const RENEWED_AFTER: f64 = 0.75;
 
-/// The first pause after a failed run; each is twice the one before, up to the longest. Until it is over nobody waits,
-/// however many come: what the last run said is the answer.
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-/// Long enough to spare whoever issues tokens.
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// Behind failed runs; at the longest enough to spare whoever issues tokens. Until it is over nobody waits, however many
+/// come: what the last run said is the answer.
+const BACKOFF: Backoff = Backoff { first: Duration::from_secs(1), longest: Duration::from_secs(30) };
 
 /// An answer that is refused is fetched anew if it is older than this: a younger one would be no other.
 const WORTH_ANOTHER: Duration = Duration::from_secs(1);
@@ -179,22 +178,20 @@ impl SecretCommand {
 
 /// Runs the program again and again, for as long as the runtime lives.
 async fn keep(recipe: Arc<Recipe>, keeper: Arc<Keeper>) {
-    let mut pause = FIRST_PAUSE;
-    let mut failed_before = false;
+    let mut failures = 0;
     loop {
         let outcome = run(&recipe).await;
         // Whoever has asked until now is served by this run.
         let _ = keeper.wanted.notified().now_or_never();
         match outcome {
             Ok(secret) => {
-                if std::mem::take(&mut failed_before) {
+                if std::mem::take(&mut failures) > 0 {
                     tracing::info!(
                         link = recipe.link,
                         variable = recipe.variable,
                         "the program gives a secret again"
                     );
                 }
-                pause = FIRST_PAUSE;
                 keeper.state.send_modify(|state| {
                     state.answer = Some(Answer { secret: Arc::new(secret), at: Instant::now() });
                     state.failure = None;
@@ -207,8 +204,8 @@ async fn keep(recipe: Arc<Recipe>, keeper: Arc<Keeper>) {
             }
             Err(reason) => {
                 let error = CommandError { variable: recipe.variable.clone(), reason };
-                failed_before = true;
-                let not_before = Instant::now() + pause;
+                failures += 1;
+                let not_before = Instant::now() + BACKOFF.wait(failures);
                 keeper.state.send_modify(|state| {
                     let lasts = state.answer.as_ref().map(|answer| recipe.ttl.saturating_sub(answer.at.elapsed()));
                     let lasts = lasts.unwrap_or_default();
@@ -222,7 +219,6 @@ async fn keep(recipe: Arc<Recipe>, keeper: Arc<Keeper>) {
                     state.failure = Some((error, not_before));
                     state.runs += 1;
                 });
-                pause = LONGEST_PAUSE.min(pause * 2);
                 sleep_until(not_before).await;
             }
         }
