@@ -18,11 +18,12 @@ mod watch;
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::join;
+use parking_lot::Mutex;
 use tokio::sync::{Notify, watch as latest};
 use tokio::time::Instant;
 
@@ -146,7 +147,7 @@ impl Backends {
 
     /// What the source lists.
     fn listed(&self) -> Vec<Arc<Listed>> {
-        lock(&self.rows).iter().map(|row| Arc::clone(&row.listed)).collect()
+        self.rows.lock().iter().map(|row| Arc::clone(&row.listed)).collect()
     }
 
     /// How each of them does.
@@ -177,7 +178,7 @@ impl Backends {
 
     /// Why there is no candidate at all.
     pub fn absence(&self) -> Failure {
-        let reason = lock(&self.trouble).clone().unwrap_or_else(|| {
+        let reason = self.trouble.lock().clone().unwrap_or_else(|| {
             let is_known = self.is_known.load(Ordering::Relaxed);
             if is_known { "there is none at the moment" } else { "nobody has said yet where it is" }
                 .to_owned()
@@ -258,14 +259,14 @@ impl Backends {
     fn unresolved(&self, listed: &Listed, failure: &Failure) {
         let is_news = !listed.rest.fails();
         listed.rest.begin(Instant::now());
-        if is_news && lock(&self.rows).len() > 1 {
+        if is_news && self.rows.lock().len() > 1 {
             self.warn(&listed.endpoint, failure);
         }
     }
 
     /// The addresses of a name, as they were found just now: those that sit at others have to leave.
     fn resolved(&self, listed: &Arc<Listed>, addresses: &Addresses) {
-        let mut rows = lock(&self.rows);
+        let mut rows = self.rows.lock();
         let Some(at) = rows.iter().position(|row| Arc::ptr_eq(&row.listed, listed)) else {
             return;
         };
@@ -331,11 +332,11 @@ impl Backends {
 
     /// Replaces the list; whoever sits at a backend that is not on it any more has to leave.
     fn publish(&self, listings: Vec<Listing>, why: &str) {
-        if lock(&self.trouble).take().is_some() {
+        if self.trouble.lock().take().is_some() {
             tracing::info!(link = self.link, "the backends can be found out again");
         }
         self.is_known.store(true, Ordering::Relaxed);
-        let mut rows = lock(&self.rows);
+        let mut rows = self.rows.lock();
         let mut known: HashMap<_, _> = rows.iter().map(|row| (&row.listed.endpoint, &row.listed)).collect();
         let mut seen = HashSet::new();
         let new: Vec<_> = listings
@@ -365,8 +366,8 @@ impl Backends {
 
     /// Says that the source can't be asked, once; the last list serves on.
     fn unknown(&self, reason: &str) {
-        if lock(&self.trouble).replace(reason.to_owned()).is_none() {
-            let serving = lock(&self.rows).len();
+        if self.trouble.lock().replace(reason.to_owned()).is_none() {
+            let serving = self.rows.lock().len();
             tracing::warn!(
                 link = self.link,
                 error = reason,
@@ -447,11 +448,6 @@ fn shown<T: fmt::Display>(items: impl IntoIterator<Item = T>) -> String {
         0 => text,
         more => format!("{text} and {more} more"),
     }
-}
-
-/// Nothing that holds one of these locks can leave half a change behind, so a panic elsewhere does not spoil them.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -10,9 +10,10 @@
 //! server's log is no dumping ground, and some lock an account that is refused too often.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::{Mutex as AsyncMutex, MutexGuard as AsyncMutexGuard};
 use tokio::time::Instant;
 
@@ -143,11 +144,6 @@ impl Record {
     }
 }
 
-/// Nothing that holds one of these locks can leave half a change behind, so a panic elsewhere does not spoil them.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl Credentials {
     /// Begins what a program needs to begin with, before the first client comes.
     pub fn start(&self) {
@@ -163,7 +159,7 @@ impl Credentials {
         standing: &'a Standing,
         metrics: &'a LinkMetrics,
     ) -> Result<Login<'a>, Failure> {
-        let are_held = lock(&standing.record).rotation.is_some();
+        let are_held = standing.record.lock().rotation.is_some();
         let age = if are_held { HELD_LOOK } else { Duration::ZERO };
         let current = self.current(age, metrics).await?;
         let mut login = Login {
@@ -178,14 +174,14 @@ impl Credentials {
         };
         // What worked last works on, mostly; only else it matters what there is besides.
         let is_good = {
-            let record = lock(&standing.record);
+            let record = standing.record.lock();
             let current = &login.offers[0].1;
             record.good.as_ref().is_some_and(|good| **good == **current) && !record.is_refused(current)
         };
         if !is_good {
             login.add_others(age).await;
         }
-        let mut record = lock(&standing.record);
+        let mut record = standing.record.lock();
         let refused = login.offers.iter().filter(|(_, offer)| record.is_refused(offer)).count();
         if refused > 0 && record.begins_trial() {
             login.round = Some(record.rounds);
@@ -203,7 +199,7 @@ impl Credentials {
             None => None,
         };
         let current = Arc::new(Credential { username, password: self.password.recent(age).await? });
-        let mut seen = lock(&self.memory.seen);
+        let mut seen = self.memory.seen.lock();
         let known = seen.replace(Arc::clone(&current));
         if known.or(before).is_some_and(|known| known != current) {
             metrics.secret_reloaded();
@@ -350,7 +346,7 @@ impl Login<'_> {
         let standing = self.standing;
         loop {
             {
-                let record = lock(&standing.record);
+                let record = standing.record.lock();
                 let again = self.round == Some(record.rounds);
                 let is_open = |offer: &Arc<Credential>| {
                     !self.tried.contains(offer) && (again || !record.is_refused(offer))
@@ -380,7 +376,7 @@ impl Login<'_> {
     pub async fn refused(&mut self, words: String) -> Option<Arc<Credential>> {
         let refused = Arc::clone(self.tried.last()?);
         {
-            let mut record = lock(&self.standing.record);
+            let mut record = self.standing.record.lock();
             record.words = words;
             if record.good.as_ref() == Some(&refused) && !record.is_refused(&refused) {
                 // The server has changed: what it refused before may be right by now.
@@ -396,13 +392,13 @@ impl Login<'_> {
         self.add_others(Duration::ZERO).await;
         // Not where this connection had only begun before the password was changed.
         if self.credentials.is_last(&refused) && self.has_ever_worked() {
-            self.begin_rotation(&mut lock(&self.standing.record), "the new password is refused");
+            self.begin_rotation(&mut self.standing.record.lock(), "the new password is refused");
         }
         self.next().await
     }
 
     fn has_ever_worked(&self) -> bool {
-        lock(&self.standing.record).good.is_some() || lock(&self.credentials.memory.good).is_some()
+        self.standing.record.lock().good.is_some() || self.credentials.memory.good.lock().is_some()
     }
 
     /// Looks the current password up once more: it may have changed since, and have been the reason.
@@ -438,9 +434,9 @@ impl Login<'_> {
     }
 
     fn add_good(&mut self) {
-        let here = lock(&self.standing.record).good.clone();
+        let here = self.standing.record.lock().good.clone();
         // A server that is new to us, after a failover say, knows what another one knew.
-        let good = here.or_else(|| lock(&self.credentials.memory.good).clone());
+        let good = here.or_else(|| self.credentials.memory.good.lock().clone());
         if let Some(good) = good {
             self.add(Which::LastGood, good);
         }
@@ -457,7 +453,7 @@ impl Login<'_> {
         self.round = None;
         let credential = Arc::clone(self.tried.last()?);
         let which = self.offers.iter().find(|(_, offer)| *offer == credential).map(|(which, _)| *which)?;
-        let mut record = lock(&self.standing.record);
+        let mut record = self.standing.record.lock();
         // Another connection may know better by now than this one did when it began.
         let is_news = match which {
             Which::Current => self.credentials.is_last(&credential),
@@ -483,7 +479,7 @@ impl Login<'_> {
             }
             record.good = Some(Arc::clone(&credential));
             self.forget_the_rest(&mut record);
-            *lock(&self.credentials.memory.good) = Some(credential);
+            *self.credentials.memory.good.lock() = Some(credential);
         }
         self.metrics.secret_used(which);
         tracing::debug!(link = self.credentials.link, which = which.name(), "authenticated");
@@ -520,7 +516,7 @@ impl Login<'_> {
     /// Everything was refused; or, where `interrupted`, the connection ended before everything was offered.
     pub fn failed(mut self, interrupted: bool) -> Failure {
         self.round = None;
-        let mut record = lock(&self.standing.record);
+        let mut record = self.standing.record.lock();
         let mut is_more = interrupted;
         if !self.tried.is_empty() {
             let Record { refused, good, .. } = &mut *record;
@@ -550,7 +546,7 @@ impl Login<'_> {
         let current = self.current();
         let password = Secret::new(trimmed(current.password.expose()).to_vec());
         let is_known =
-            lock(&self.standing.record).diagnosis.as_ref().is_some_and(|(known, _)| *known == current);
+            self.standing.record.lock().diagnosis.as_ref().is_some_and(|(known, _)| *known == current);
         let is_tried = self.tried.iter().any(|tried| *tried.password == password);
         let is_worth_it = !is_known && !is_tried && !password.expose().is_empty();
         is_worth_it.then(|| Credential { username: current.username.clone(), password: Arc::new(password) })
@@ -558,7 +554,7 @@ impl Login<'_> {
 
     /// Whether that worked.
     pub fn diagnosed(&self, works: bool) {
-        lock(&self.standing.record).diagnosis = Some((self.current(), works));
+        self.standing.record.lock().diagnosis = Some((self.current(), works));
     }
 }
 
@@ -566,7 +562,7 @@ impl Drop for Login<'_> {
     /// Whoever ends without an answer, because its client has left, say, gives its turn to the next one.
     fn drop(&mut self) {
         if self.round.is_some() {
-            lock(&self.standing.record).rests_until = None;
+            self.standing.record.lock().rests_until = None;
         }
     }
 }
@@ -695,7 +691,7 @@ mod tests {
                 offer = login.refused("WRONGPASS".to_owned()).await;
             }
             assert!(login.served().is_some());
-            assert_eq!(lock(&standing.record).refused.len(), 1);
+            assert_eq!(standing.record.lock().refused.len(), 1);
         }
         assert_eq!(refusals, 10);
     }

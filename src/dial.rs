@@ -7,11 +7,12 @@
 //! error. So does a password that is being changed. A target that has failed for longer than the connect timeout gets
 //! one try a client until a dial works again, so that a long outage fails fast.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use crate::admin::{DialFailure, DialState};
@@ -104,7 +105,7 @@ impl Health {
     }
 
     fn lock(&self) -> MutexGuard<'_, Known> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

@@ -5,10 +5,12 @@ use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::sleep;
 use std::time::{Duration, SystemTime};
+
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::text;
 use tokio::sync::Mutex as AsyncMutex;
@@ -38,7 +40,7 @@ pub async fn away<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
     let queued = Arc::downgrade(&work);
     let begin = move || {
         let work = queued.upgrade()?;
-        let work = work.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+        let work = work.lock().take()?;
         Some(work())
     };
     // A runtime that has no thread yet and gets none panics.
@@ -165,8 +167,7 @@ impl<T: Send + Sync + 'static> Reloading<T> {
 
 impl<T> State<T> {
     fn lock(&self) -> MutexGuard<'_, Last<T>> {
-        // A panic can't leave half a value behind.
-        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+        self.last.lock()
     }
 
     /// Reads the file if it is not what it was.

@@ -4,13 +4,14 @@
 //! [`Upstream::of_plain_tunnel`]: relaying before authentication does not compile.
 
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::BytesMut;
 use futures_util::FutureExt;
+use parking_lot::{Mutex, MutexGuard};
 use redis_protocol::resp2::types::BytesFrame;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
@@ -199,8 +200,7 @@ impl Probe {
     }
 
     fn reset(&self) -> MutexGuard<'_, KnowsReset> {
-        // A panic can't leave half an answer behind.
-        self.reset.lock().unwrap_or_else(PoisonError::into_inner)
+        self.reset.lock()
     }
 }
 

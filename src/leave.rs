@@ -10,11 +10,12 @@
 //!
 //! The seat is also where a connection counts the bytes that it moves: on its own, with no other connection to wait for.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
 use futures_util::task::AtomicWaker;
+use parking_lot::{Mutex, MutexGuard};
 use slab::Slab;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -108,7 +109,7 @@ struct State {
 
 impl Request {
     fn ask(&self, leave: Leave) {
-        lock(&self.state).leave = Some(Box::new(leave));
+        self.state.lock().leave = Some(Box::new(leave));
         self.waker.wake();
     }
 
@@ -145,7 +146,7 @@ impl Connections {
     pub fn ask_those(&self, leaves: impl Fn(&Place) -> bool, when: impl Fn(usize, usize) -> Leave) -> usize {
         let room = self.room();
         let leaving = |request: &&Arc<Request>| {
-            let state = lock(&request.state);
+            let state = request.state.lock();
             state.place.as_ref().is_some_and(&leaves) && state.leave.is_none()
         };
         let leaving: Vec<_> = room.seats.iter().map(|(_, request)| request).filter(leaving).collect();
@@ -181,13 +182,8 @@ impl Connections {
     }
 
     fn room(&self) -> MutexGuard<'_, Room> {
-        lock(&self.room)
+        self.room.lock()
     }
-}
-
-/// Nothing that holds one of these locks can leave half a change behind, so a panic elsewhere does not spoil them.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A connection's place among the [`Connections`]; given back when it is dropped.
@@ -201,12 +197,12 @@ pub struct Seat {
 impl Seat {
     /// Takes a place at a backend; one that was taken before is given back.
     pub fn sit(&self, place: Place) {
-        lock(&self.request.state).place = Some(place);
+        self.request.state.lock().place = Some(place);
     }
 
     /// The backend that the connection sits at.
     pub fn backend(&self) -> Option<Arc<Backend>> {
-        lock(&self.request.state).place.as_ref().map(|place| Arc::clone(place.backend()))
+        self.request.state.lock().place.as_ref().map(|place| Arc::clone(place.backend()))
     }
 
     /// Counts bytes that the connection has moved.
@@ -224,7 +220,7 @@ impl Seat {
     /// Ready once the connection has been asked to go.
     pub fn poll_leave(&self, cx: &Context<'_>) -> Poll<Leave> {
         self.request.waker.register(cx.waker());
-        match lock(&self.request.state).leave.as_deref() {
+        match self.request.state.lock().leave.as_deref() {
             Some(leave) => Poll::Ready(*leave),
             None => Poll::Pending,
         }

@@ -14,9 +14,9 @@ use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use rustix::process::{
     Pid, Resource, Rlimit, WaitOptions, getpid, getrlimit, kill_process_group, prlimit, set_child_subreaper,
     setrlimit, wait,
@@ -50,8 +50,7 @@ const LOOK: Duration = Duration::from_millis(100);
 static RUNNING: Mutex<Vec<(Pid, oneshot::Sender<ExitStatus>)>> = Mutex::new(Vec::new());
 
 fn running() -> MutexGuard<'static, Vec<(Pid, oneshot::Sender<ExitStatus>)>> {
-    // A panic can't leave half an entry behind.
-    RUNNING.lock().unwrap_or_else(PoisonError::into_inner)
+    RUNNING.lock()
 }
 
 /// Inherits orphans from now on. What is returned waits for them, for ever.

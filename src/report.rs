@@ -3,9 +3,10 @@
 //! A target that is down fails every client, and a log that is flooded hides what else it says. So of each stage the first
 //! few failures are told at once, and after them one a second, which says how many were held back.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::time::{Instant, sleep};
 
 use crate::config::Link;
@@ -104,7 +105,6 @@ impl Reports {
     }
 
     fn burst(&self, stage: Stage) -> MutexGuard<'_, Burst> {
-        // Nothing that holds the lock can leave half a change behind.
-        self.bursts[stage as usize].lock().unwrap_or_else(PoisonError::into_inner)
+        self.bursts[stage as usize].lock()
     }
 }

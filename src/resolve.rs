@@ -17,10 +17,11 @@ use std::collections::HashMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Deref;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use hickory_resolver::proto::rr::{Name, RData, Record};
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
@@ -194,7 +195,7 @@ impl Resolver {
             Some((at, _)) => at.elapsed() < SHARED_FOR,
             None => told.has_changed().is_ok(),
         };
-        let mut lookups = lock(&self.lookups);
+        let mut lookups = self.lookups.lock();
         if let Some(told) = lookups.get(name).filter(|told| is_fresh(told)) {
             return told.clone();
         }
@@ -234,7 +235,7 @@ impl Sources {
             None if self.named.is_some() => Arc::new(ResolvConf::parse(b"")),
             None => return Err(format!("no name server is known: {RESOLV_CONF} can't be read")),
         };
-        let mut servers = lock(&self.servers);
+        let mut servers = self.servers.lock();
         match &*servers {
             // The same servers are kept, with what is known of them.
             Some(servers) if *servers.conf == *conf => Ok(Arc::clone(servers)),
@@ -293,7 +294,7 @@ pub(crate) fn services(found: &[Record]) -> Services {
 /// The name servers, as errors name them.
 impl fmt::Display for Resolver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match lock(&self.sources.servers).as_deref() {
+        match self.sources.servers.lock().as_deref() {
             Some(servers) => servers.fmt(f),
             None => f.write_str("no name server yet"),
         }
@@ -302,9 +303,4 @@ impl fmt::Display for Resolver {
 
 fn parse(name: &str) -> Result<Name, String> {
     Name::from_str_relaxed(name).map_err(|_| "it is no name that a name server could be asked for".to_owned())
-}
-
-/// Nothing that holds one of these locks can leave half a change behind, so a panic elsewhere does not spoil them.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -14,9 +14,10 @@ pub mod command;
 use std::fmt;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use parking_lot::{Mutex, MutexGuard};
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 use secrecy::{ExposeSecret, SecretSlice};
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
@@ -209,8 +210,7 @@ impl<T: Clone> Looked<T> {
     }
 
     fn lock(&self) -> MutexGuard<'_, (T, Instant)> {
-        // A panic can't leave half a value behind.
-        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+        self.last.lock()
     }
 }
 

@@ -7,9 +7,10 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::addresses::Addresses;
@@ -122,7 +123,7 @@ impl Listed {
         let Endpoint::Tcp(_, port) = self.endpoint else {
             return Change { left: Vec::new(), is_another: false };
         };
-        let mut name = lock(&self.name);
+        let mut name = self.name.lock();
         let left = name.addresses.answered(answer, now);
         for gone in name.known.extract_if(.., |backend| left.iter().any(|address| backend.has(*address))) {
             gone.gone.store(true, Ordering::SeqCst);
@@ -144,19 +145,19 @@ impl Listed {
 
     /// No list has it any more.
     pub(super) fn leave(&self) {
-        for backend in &lock(&self.name).known {
+        for backend in &self.name.lock().known {
             backend.gone.store(true, Ordering::SeqCst);
         }
     }
 
     /// Whether connections sit at one of its addresses.
     pub(super) fn is_used(&self) -> bool {
-        lock(&self.name).known.iter().any(|backend| backend.active() > 0)
+        self.name.lock().known.iter().any(|backend| backend.active() > 0)
     }
 
     /// The servers that it stands for now; one without any backend where its name has not been resolved yet.
     pub(super) fn entries(self: &Arc<Self>, priority: u16, weight: Option<u16>) -> Vec<Arc<Entry>> {
-        let servers = servers(&lock(&self.name).current);
+        let servers = servers(&self.name.lock().current);
         let siblings = servers.len();
         let entry = |backends| Entry { listed: Arc::clone(self), backends, siblings, priority, weight };
         servers.into_iter().map(|backends| Arc::new(entry(backends))).collect()

@@ -1,9 +1,9 @@
 //! The rest of what has failed: for a growing time others come first, then one dial finds out whether it is back.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::lock;
@@ -49,7 +49,7 @@ impl Rest {
 
     /// Whether others come first now.
     pub(super) fn holds(&self, now: Instant) -> bool {
-        self.fails() && !lock(&self.row).is_over(now)
+        self.fails() && !self.row.lock().is_over(now)
     }
 
     /// Of those who find the rest over, the first has it for itself for a moment.
@@ -57,7 +57,7 @@ impl Rest {
         if !self.fails() {
             return;
         }
-        let mut row = lock(&self.row);
+        let mut row = self.row.lock();
         if row.is_over(now) {
             row.until = Some(now + TRIAL);
             row.on_trial = true;
@@ -67,13 +67,13 @@ impl Rest {
     /// It works.
     pub(super) fn end(&self) {
         if self.fails.swap(false, Ordering::Relaxed) {
-            *lock(&self.row) = Row::default();
+            *self.row.lock() = Row::default();
         }
     }
 
     /// It has failed.
     pub(super) fn begin(&self, now: Instant) {
-        let mut row = lock(&self.row);
+        let mut row = self.row.lock();
         // Dials that were under way together count as one.
         if row.on_trial || row.is_over(now) {
             let failures = row.failures.saturating_add(1);

@@ -6,19 +6,19 @@
 //! server's own word on its role is asked for by every dial.
 
 use std::net::Ipv6Addr;
-use std::sync::Mutex;
 use std::time::Duration;
 
 use bytes::BytesMut;
 use futures_util::StreamExt;
 use futures_util::future::{join, join_all};
 use futures_util::stream::FuturesUnordered;
+use parking_lot::Mutex;
 use redis_protocol::resp2::types::BytesFrame;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
-use super::{Backends, Listing, lock};
+use super::{Backends, Listing};
 use crate::backoff::Backoff;
 use crate::config::Link;
 use crate::config::link::{Access, Role};
@@ -139,7 +139,7 @@ impl<'a> Sentinels<'a> {
         loop {
             let asked = Instant::now();
             let answers = self.ask_all().await;
-            let announcement = lock(&self.announcement).take();
+            let announcement = self.announcement.lock().take();
             let pause = match believe(&answers, self.service, &mut epoch) {
                 Ok(believed) => {
                     let why = announcement.unwrap_or_else(|| format!("Sentinel {} names it", believed[0].0));
@@ -328,7 +328,7 @@ impl<'a> Sentinels<'a> {
                 && let (Some(channel), Some(message)) = (resp::text(channel), resp::text(message))
                 && message.split(' ').any(|word| word == self.service)
             {
-                *lock(&self.announcement) = Some(format!("{channel} from Sentinel {sentinel}"));
+                *self.announcement.lock() = Some(format!("{channel} from Sentinel {sentinel}"));
                 self.heard.notify_one();
             }
         }

@@ -8,10 +8,11 @@
 mod resets;
 
 use std::collections::VecDeque;
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock};
 use std::task::Waker;
 
 use futures_util::FutureExt;
+use parking_lot::{Mutex, MutexGuard};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
@@ -101,7 +102,7 @@ impl Whims {
 type Shared = Arc<Mutex<Way>>;
 
 fn lock(way: &Shared) -> MutexGuard<'_, Way> {
-    way.lock().unwrap_or_else(PoisonError::into_inner)
+    way.lock()
 }
 
 /// One end of a line.
@@ -145,8 +146,8 @@ fn reset(inbound: &Shared, outbound: &Shared) {
 impl Drop for Socket {
     /// A socket that is closed after its end of stream only stops reading; one without is reset.
     fn drop(&mut self) {
-        if lock(&self.outbound).ended {
-            let mut way = lock(&self.inbound);
+        if self.outbound.lock().ended {
+            let mut way = self.inbound.lock();
             way.broken |= !way.ended;
             way.wake();
         } else {
@@ -157,7 +158,7 @@ impl Drop for Socket {
 
 impl Side for Socket {
     fn take_error(&self) -> Option<io::Error> {
-        lock(&self.inbound).broken.then(|| io::ErrorKind::ConnectionReset.into())
+        self.inbound.lock().broken.then(|| io::ErrorKind::ConnectionReset.into())
     }
 }
 
@@ -168,14 +169,14 @@ impl AsyncRead for Socket {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        let mut way = lock(&this.inbound);
+        let mut way = this.inbound.lock();
         if way.flying.is_empty() && !way.ended && !way.broken {
             way.reader = Some(cx.waker().clone());
             return Poll::Pending;
         }
         drop(way);
         let most = ready!(this.reads.poll(cx));
-        let mut way = lock(&this.inbound);
+        let mut way = this.inbound.lock();
         if way.flying.is_empty() {
             let reset = way.broken && !way.ended;
             return Poll::Ready(if reset { Err(io::ErrorKind::ConnectionReset.into()) } else { Ok(()) });
@@ -196,7 +197,7 @@ impl AsyncWrite for Socket {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let most = ready!(this.writes.poll(cx)).min(bytes.len());
-        let mut way = lock(&this.outbound);
+        let mut way = this.outbound.lock();
         assert!(!way.ended, "bytes after the end of the stream");
         if way.broken {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
@@ -224,7 +225,7 @@ impl AsyncWrite for Socket {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut way = lock(&self.outbound);
+        let mut way = self.outbound.lock();
         if !way.broken {
             way.release(self.room);
         }
@@ -240,7 +241,7 @@ impl AsyncWrite for Socket {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.as_mut().poll_flush(cx))?;
-        let mut way = lock(&self.outbound);
+        let mut way = self.outbound.lock();
         way.ended = true;
         way.wake();
         Poll::Ready(Ok(()))
@@ -263,7 +264,7 @@ struct Counts {
 
 impl<S> Counted<S> {
     fn count(&self, count: impl FnOnce(&mut Counts)) {
-        count(&mut self.counts.lock().unwrap_or_else(PoisonError::into_inner));
+        count(&mut self.counts.lock());
     }
 }
 
@@ -592,8 +593,8 @@ async fn relay<C: Side, T: Side>(scenario: &Scenario, lines: &Lines, client: C, 
         // After every turn: no more is kept than one read.
         let watched = poll_fn(|cx| {
             let polled = running.as_mut().poll(cx);
-            let client = *counts.0.lock().unwrap_or_else(PoisonError::into_inner);
-            let target = *counts.1.lock().unwrap_or_else(PoisonError::into_inner);
+            let client = *counts.0.lock();
+            let target = *counts.1.lock();
             let kept = [held((&client, early_length), &target), held((&target, leading_length), &client)];
             assert!(kept.iter().all(|kept| *kept <= most) || polled.is_ready(), "{kept:?} bytes kept");
             polled
@@ -609,7 +610,7 @@ async fn relay<C: Side, T: Side>(scenario: &Scenario, lines: &Lines, client: C, 
         let _ = client.side.shutdown().now_or_never();
         let _ = target.side.shutdown().now_or_never();
     }
-    let counts = |counts: &Mutex<Counts>| *counts.lock().unwrap_or_else(PoisonError::into_inner);
+    let counts = |counts: &Mutex<Counts>| *counts.lock();
     Relayed { outcome, begun, ended, client: counts(&client.counts), target: counts(&target.counts) }
 }
 

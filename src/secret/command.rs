@@ -17,8 +17,8 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use zeroize::Zeroizing;
 
 use super::{LONGEST, Secret, without_line_ending};
-use crate::programs::Program;
 use crate::backoff::Backoff;
+use crate::programs::Program;
 use crate::text;
 
 /// How long a run may take at the most, and no longer than its answer would live. The tools of clouds ask a server or
