@@ -141,7 +141,7 @@ impl Dialler {
     ) -> Result<(Upstream, Place), Failure> {
         let begun = Instant::now();
         let deadline = begun + link.connect_timeout;
-        let mut wait = FIRST_WAIT;
+        let mut rounds = 0;
         let mut given_up = Done::default();
         let mut refusal = None;
         let mut patience_ends = None;
