@@ -5,6 +5,7 @@
 //! What they say is asked for again when one of them announces a change, when a dial has failed, and now and then. The
 //! server's own word on its role is asked for by every dial.
 
+use std::collections::HashSet;
 use std::net::Ipv6Addr;
 use std::time::Duration;
 
@@ -165,27 +166,27 @@ impl<'a> Sentinels<'a> {
     async fn ask_all(&self) -> Answers {
         let deadline = Instant::now() + PATIENCE;
         let mut answers = Answers::new();
-        let mut asking = FuturesUnordered::new();
+        let mut asked = Vec::new();
         let resolving = self.places.iter().map(|sentinel| self.addresses(sentinel, deadline));
         for (sentinel, places) in self.places.iter().zip(join_all(resolving).await) {
             match places {
-                Ok(places) => {
-                    asking.extend(places.into_iter().map(|place| self.ask(sentinel, place, deadline)));
-                }
+                Ok(places) => asked.extend(places.into_iter().map(|place| (sentinel, place))),
                 Err(reason) => answers.push((sentinel.to_string(), Err(reason))),
             }
         }
+        let mut silent: HashSet<_> = asked.iter().map(|(_, place)| place.to_string()).collect();
+        let mut asking: FuturesUnordered<_> =
+            asked.into_iter().map(|(sentinel, place)| self.ask(sentinel, place, deadline)).collect();
         let mut until = deadline;
         while let Ok(Some((name, answer))) = timeout_at(until, asking.next()).await {
             if answer.is_ok() {
                 until = until.min(Instant::now() + OTHERS);
             }
+            silent.remove(&name);
             answers.push((name, answer));
         }
-        let silent = asking.len();
-        if silent > 0 {
-            answers.push((format!("{silent} of them"), Err("no answer in time".to_owned())));
-        }
+        // Each for itself: a majority is one of all that there are.
+        answers.extend(silent.into_iter().map(|name| (name, Err("no answer in time".to_owned()))));
         answers
     }
 

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::io::Read;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, RwLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -251,6 +251,53 @@ fn one_good_sentinel_among_bad_ones_is_enough() {
     }
     let line = ambassador.wait_for("the backends changed");
     assert_eq!(line["to"], server_at(&quorum, new).to_string(), "{line}");
+}
+
+/// Two of five Sentinels were cut off before a failover and answer at once; the other three, which know of it, take longer. The
+/// old primary, which is as alive as they are and says `role:master`, is not gone back to: two are no majority of five.
+#[test]
+fn a_minority_of_stale_sentinels_is_no_majority_because_the_others_are_slow() {
+    let (Some(old), Some(new)) = (RedisServer::start(""), RedisServer::start("")) else { return };
+    let (old, new) = (old.address(), new.address());
+    let is_cut_off = Arc::new(AtomicBool::new(false));
+    let asked = Arc::new(AtomicUsize::new(0));
+    let stale = || {
+        let (is_cut_off, asked) = (Arc::clone(&is_cut_off), Arc::clone(&asked));
+        sentinel(move |name| match (name, is_cut_off.load(Ordering::Relaxed)) {
+            ("GET-MASTER-ADDR-BY-NAME", false) => named(new),
+            ("GET-MASTER-ADDR-BY-NAME", true) => {
+                asked.fetch_add(1, Ordering::Relaxed);
+                named(old)
+            }
+            ("MASTER", is_cut_off) => epoch(if is_cut_off { 3 } else { 4 }),
+            ("SUBSCRIBE", _) => subscribed(),
+            _ => "-ERR unknown\r\n".to_owned(),
+        })
+    };
+    let may_answer = Arc::new(RwLock::new(()));
+    let slow = || {
+        let may_answer = Arc::clone(&may_answer);
+        sentinel(move |name| match name {
+            "GET-MASTER-ADDR-BY-NAME" => {
+                drop(may_answer.read());
+                named(new)
+            }
+            "MASTER" => epoch(4),
+            "SUBSCRIBE" => subscribed(),
+            _ => "-ERR unknown\r\n".to_owned(),
+        })
+    };
+    let sentinels = [stale(), stale(), slow(), slow(), slow()];
+    let addresses: Vec<_> = sentinels.iter().map(|sentinel| sentinel.address().to_string()).collect();
+    let target = format!("redis+sentinel://{}/{SERVICE}", addresses.join(","));
+    let ambassador = launch(&target, "").without("REDIS_AUTH").start();
+    assert_eq!(port(&ambassador), new.port());
+    let silence = may_answer.write().expect("a lock");
+    is_cut_off.store(true, Ordering::Relaxed);
+    // When they are asked once more, what came of the first time is decided.
+    eventually("two rounds of questions", || asked.load(Ordering::Relaxed) >= 4);
+    assert_eq!(port(&ambassador), new.port());
+    drop(silence);
 }
 
 fn sentinel(answer: impl Fn(&str) -> String + Send + Sync + 'static) -> Served {
