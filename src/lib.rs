@@ -127,6 +127,7 @@ pub mod net;
 pub mod programs;
 pub mod random;
 pub mod relay;
+pub mod reload;
 pub mod report;
 pub mod resolve;
 pub mod resp;
