@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use crate::backoff::Backoff;
 use crate::failure::{Failure, Stage};
 use crate::metrics::{LinkMetrics, Which};
-use crate::secret::{FileError, OccasionalFile, Secret, Source, Unavailable};
+use crate::secret::{FileError, OptionalSecretFile, Secret, Source, Unavailable};
 
 /// So many rounds of refusals cost no pause: two changes that cross each other, or a slip that is mended at once.
 const FREE_ROUNDS: u32 = 3;
@@ -74,7 +74,7 @@ pub struct Credentials {
     /// The password.
     pub password: Source,
     /// The password before this one.
-    pub previous: Option<OccasionalFile>,
+    pub previous: Option<OptionalSecretFile>,
     /// The variable that gave the password, for remedies.
     pub variable: String,
     /// The variable that gave the user, or that would.
@@ -221,15 +221,6 @@ impl Credentials {
     /// The failure of a password that did not come in time.
     pub fn late(&self, after: Duration) -> Failure {
         let reason = format!("it has not come within {}", humantime::format_duration(after));
-        // They are read one after the other: where it is not the password that is waited for it is what is being read.
-        let username = match &self.username {
-            Some(Source::File(file)) => file.being_read(),
-            _ => None,
-        };
-        let previous = self.previous.as_ref().and_then(OccasionalFile::being_read);
-        if let Some(path) = previous.or(username) {
-            return Failure::Secret(FileError::unreadable(path, reason).into());
-        }
         Failure::Secret(match &self.password {
             Source::Command(command) => command.error(reason).into(),
             Source::File(file) => FileError::unreadable(file.path(), reason).into(),
@@ -677,7 +668,7 @@ mod tests {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let (current, previous) = (directory.path().join("current"), directory.path().join("previous"));
         std::fs::write(&previous, "serves").expect("a file");
-        let previous = OccasionalFile::open(previous).expect("a password");
+        let previous = OptionalSecretFile::open(previous).expect("a password");
         let credentials = Credentials { previous: Some(previous), ..credentials(&current) };
         let (standing, metrics) = (Standing::default(), Metrics::new().link("redis:6379"));
         let mut refusals = 0;

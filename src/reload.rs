@@ -167,8 +167,10 @@ mod tests {
 
     const NOW: Duration = Duration::ZERO;
 
-    /// A value that comes out of a channel, the events, and how often it was looked for.
-    fn reloading() -> (Reloading<u32>, mpsc::Sender<Result<Option<u32>, String>>, mpsc::Receiver<String>) {
+    type Found = Result<Option<u32>, String>;
+
+    /// A value, what it is read from, and what happens to it.
+    fn reloading() -> (Reloading<u32>, mpsc::Sender<Found>, mpsc::Receiver<String>) {
         let (files, found) = mpsc::channel();
         let (events, told) = mpsc::channel();
         let look = move |_: &u32| found.recv().unwrap_or_else(|_| Err("gone".to_owned()));

@@ -10,23 +10,18 @@
 //! A [`Source`] is where a secret comes from: a variable, a URL, a file that is read again, or a [program](command).
 
 pub mod command;
+mod file;
 
 use std::fmt;
-use std::io::Read;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use parking_lot::{Mutex, MutexGuard};
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 use secrecy::{ExposeSecret, SecretSlice};
-use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
-use tokio::time::{Instant, sleep};
 use zeroize::Zeroizing;
 
 use self::command::{CommandError, SecretCommand};
-use crate::files;
-use crate::text;
+pub use self::file::{FileError, OptionalSecretFile, SecretFile};
 
 /// The longest password a Redis server takes before authentication: its limit for one bulk string, in bytes.
 pub const LONGEST: usize = 16 * 1024;
@@ -107,7 +102,7 @@ impl Source {
     pub async fn recent(&self, age: Duration) -> Result<Arc<Secret>, Unavailable> {
         match self {
             Self::Variable(secret) | Self::Url(secret) => Ok(Arc::clone(secret)),
-            Self::File(file) => Ok(file.current(age).await),
+            Self::File(file) => Ok(file.recent(age).await),
             Self::Command(command) => Ok(command.current().await?),
         }
     }
@@ -129,7 +124,7 @@ impl Source {
     pub fn is_stale(&self) -> bool {
         match self {
             Self::Variable(_) | Self::Url(_) => false,
-            Self::File(file) => !file.0.lock().0.is_readable,
+            Self::File(file) => file.is_stale(),
             Self::Command(command) => command.is_failing(),
         }
     }
@@ -165,236 +160,6 @@ pub enum Unavailable {
     Command(#[from] CommandError),
 }
 
-/// How long a file must have been left alone before what is new in it is used: whoever writes it in place empties it
-/// first, and may need more than one write. One who waits for this notices nothing.
-const SETTLED: Duration = Duration::from_millis(20);
-
-/// Looks at a file that goes on changing before it is taken as it is.
-const LOOKS: usize = 5;
-
-/// A file, and what the last look at it came to.
-#[derive(Debug)]
-struct Looked<T> {
-    path: PathBuf,
-    last: Mutex<(T, Instant)>,
-    looking: Arc<AsyncMutex<()>>,
-}
-
-/// Held while somebody looks, and by the thread that reads until it has: on a file system that hangs one thread waits,
-/// and not one for every dial that has given up.
-type Looking = Arc<OwnedMutexGuard<()>>;
-
-impl<T: Clone> Looked<T> {
-    fn new(path: PathBuf, first: T) -> Self {
-        Self { path, last: Mutex::new((first, Instant::now())), looking: Arc::default() }
-    }
-
-    /// What somebody's `look` came to within `age`, or else this one's, which knows what the last came to.
-    async fn recent<Look>(&self, age: Duration, look: impl FnOnce(T, Looking) -> Look) -> T
-    where
-        Look: Future<Output = T>,
-    {
-        let looking = Arc::new(Arc::clone(&self.looking).lock_owned().await);
-        let (known, at) = self.lock().clone();
-        if at.elapsed() < age {
-            return known;
-        }
-        let found = look(known, Arc::clone(&looking)).await;
-        *self.lock() = (found.clone(), Instant::now());
-        found
-    }
-
-    /// The file, while somebody looks at it.
-    fn looked_at(&self) -> Option<&Path> {
-        self.looking.try_lock().is_err().then_some(&self.path)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, (T, Instant)> {
-        self.last.lock()
-    }
-}
-
-/// A file with one value, and the last value that could be read from it.
-#[derive(Debug)]
-pub struct SecretFile(Looked<Readable>);
-
-#[derive(Debug, Clone)]
-struct Readable {
-    secret: Arc<Secret>,
-    /// Whether the file could be read when somebody looked last.
-    is_readable: bool,
-}
-
-impl SecretFile {
-    /// Reads the file for the first time; a file that can't be read at start is a mistake of configuration.
-    pub fn open(path: PathBuf) -> Result<Self, FileError> {
-        let secret = Arc::new(read(&path)?.secret);
-        Ok(Self(Looked::new(path, Readable { secret, is_readable: true })))
-    }
-
-    /// Where the file is.
-    pub fn path(&self) -> &Path {
-        &self.0.path
-    }
-
-    /// The file, while somebody reads it.
-    pub fn being_read(&self) -> Option<&Path> {
-        self.0.looked_at()
-    }
-
-    /// Reads the file again, unless somebody has done so within `age`.
-    ///
-    /// A file that can't be read now leaves the last value that could be, with a warning: secrets are often
-    /// replaced by removing and writing, and the old one mostly still serves.
-    async fn current(&self, age: Duration) -> Arc<Secret> {
-        self.0.recent(age, |known, looking| look(self.path(), known, looking)).await.secret
-    }
-
-    fn last(&self) -> Arc<Secret> {
-        Arc::clone(&self.0.lock().0.secret)
-    }
-}
-
-/// Reads what there is to be known of a file now, once it has settled.
-async fn look(path: &Path, known: Readable, looking: Looking) -> Readable {
-    let mut result = read_away(path, &looking).await;
-    for _ in 1..LOOKS {
-        let is_settled = match &result {
-            Ok(read) => read.secret == *known.secret || !read.is_fresh,
-            // Emptied or removed a moment ago, to be written; or long since, which has been told.
-            Err(_) => !known.is_readable,
-        };
-        if is_settled {
-            break;
-        }
-        sleep(SETTLED).await;
-        result = read_away(path, &looking).await;
-    }
-    let is_readable = result.is_ok();
-    let secret = match result {
-        Ok(read) => {
-            if !known.is_readable {
-                tracing::info!(file = %path.display(), "a secret's file can be read again");
-            }
-            if read.secret == *known.secret { known.secret } else { Arc::new(read.secret) }
-        }
-        Err(error) => {
-            if known.is_readable {
-                tracing::warn!(
-                    file = %path.display(),
-                    error = %error.reason,
-                    "a secret's file can't be read; its last value serves on"
-                );
-            }
-            known.secret
-        }
-    };
-    Readable { secret, is_readable }
-}
-
-/// A file whose value is there only for a while: missing or empty, there is none.
-#[derive(Debug)]
-pub struct OccasionalFile(Looked<Option<Arc<Secret>>>);
-
-impl OccasionalFile {
-    /// A file that can't be read at start is a mistake of configuration; an empty one is not.
-    pub fn open(path: PathBuf) -> Result<Self, FileError> {
-        let first = match read(&path) {
-            Ok(read) => Some(Arc::new(read.secret)),
-            Err(error) if error.is_empty => None,
-            Err(error) => return Err(error),
-        };
-        Ok(Self(Looked::new(path, first)))
-    }
-
-    /// The file, while somebody reads it.
-    pub fn being_read(&self) -> Option<&Path> {
-        self.0.looked_at()
-    }
-
-    /// The value as of now; a look that is at most so old will do.
-    pub async fn recent(&self, age: Duration) -> Option<Arc<Secret>> {
-        let path = &self.0.path;
-        let look = |_, looking| async move {
-            let read = read_away(path, &looking).await;
-            let read = read.inspect_err(|error| tracing::debug!(%error, "no value in this file"));
-            read.ok().map(|read| Arc::new(read.secret))
-        };
-        self.0.recent(age, look).await
-    }
-}
-
-/// Why a file gives no value; never quotes what it holds.
-#[derive(Debug, thiserror::Error)]
-#[error("{}: {reason}", path.display())]
-pub struct FileError {
-    /// The file.
-    pub path: PathBuf,
-    /// What is wrong with it.
-    pub reason: String,
-    /// Whether it could be read, and holds nothing.
-    is_empty: bool,
-}
-
-impl FileError {
-    /// A file that can't be read.
-    pub fn unreadable(path: &Path, reason: impl fmt::Display) -> Self {
-        Self { path: path.to_path_buf(), reason: reason.to_string(), is_empty: false }
-    }
-}
-
-/// What was found in a file.
-struct Found {
-    secret: Secret,
-    /// Whether the file was written a moment ago, so that there may be more to come.
-    is_fresh: bool,
-}
-
-async fn read_away(path: &Path, looking: &Looking) -> Result<Found, FileError> {
-    let (owned, looking) = (path.to_path_buf(), Arc::clone(looking));
-    let reading = files::away(move || {
-        let found = read(&owned);
-        drop(looking);
-        found
-    });
-    reading.await.unwrap_or_else(|| Err(FileError::unreadable(path, files::NO_THREAD)))
-}
-
-/// The file's bytes without one trailing line ending.
-fn read(path: &Path) -> Result<Found, FileError> {
-    let error = |reason: String| FileError::unreadable(path, reason);
-    let file = files::open(path).map_err(error)?;
-    // One byte more than the longest value and its line ending, so that a longer one shows itself.
-    let mut buffer = Zeroizing::new(vec![0; LONGEST + 3]);
-    let mut length = 0;
-    let mut file = file.take(buffer.len() as u64);
-    loop {
-        match file.read(&mut buffer[length..]) {
-            Ok(0) => break,
-            Ok(n) => length += n,
-            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(error(text::io_error(&e))),
-        }
-    }
-    let value = without_line_ending(&buffer[..length]);
-    if value.is_empty() {
-        return Err(FileError { is_empty: true, ..error("it is empty".into()) });
-    }
-    if value.len() > LONGEST {
-        return Err(error(format!("it holds more than {LONGEST} bytes, the most that a Redis server takes")));
-    }
-    let modified = file.get_ref().metadata().and_then(|data| data.modified());
-    Ok(Found { secret: Secret::new(value.to_vec()), is_fresh: modified.is_ok_and(is_fresh) })
-}
-
-/// Whether that was a moment ago; the clock that stamps files may be a little ahead or behind.
-fn is_fresh(modified: SystemTime) -> bool {
-    match SystemTime::now().duration_since(modified) {
-        Ok(ago) => ago < SETTLED,
-        Err(ahead) => ahead.duration() < SETTLED,
-    }
-}
-
 /// Keeps what is in memory out of core dumps and out of reach of other processes of the same user, as far as the kernel
 /// lets: nobody but root can trace this process then, or look into its memory or environment (ptrace(2), proc(5)).
 pub fn keep_to_ourselves() {
@@ -413,8 +178,6 @@ pub fn without_line_ending(bytes: &[u8]) -> &[u8] {
 
 #[cfg(test)]
 mod tests {
-    use futures_util::FutureExt;
-
     use super::*;
 
     #[test]
@@ -433,43 +196,6 @@ mod tests {
     }
 
     /// Many ask for the previous password, and one of them reads it; who is late can tell what is waited for.
-    #[tokio::test]
-    async fn a_look_at_a_file_serves_all_who_come_within_an_age() {
-        let directory = tempfile::tempdir().expect("a temporary directory");
-        let path = directory.path().join("previous");
-        std::fs::write(&path, "old").expect("a file");
-        let file = OccasionalFile::open(path.clone()).expect("a value");
-        std::fs::write(&path, "new").expect("a file");
-        let hour = Duration::from_hours(1);
-        let shown = async |age| file.recent(age).await.map(|secret| secret.expose().to_vec());
-        assert_eq!(shown(hour).await.as_deref(), Some(&b"old"[..]));
-        assert_eq!(shown(Duration::ZERO).await.as_deref(), Some(&b"new"[..]));
-        std::fs::remove_file(&path).expect("a file");
-        assert_eq!(shown(hour).await.as_deref(), Some(&b"new"[..]));
-        assert_eq!(shown(Duration::ZERO).await, None);
-        assert_eq!(file.being_read(), None);
-        let _reading = file.0.looking.lock().await;
-        assert_eq!(file.being_read(), Some(&*path));
-    }
-
-    #[tokio::test]
-    async fn a_look_that_nobody_waits_for_any_more_is_still_the_only_one() {
-        let file = Looked::new(PathBuf::from("file"), ());
-        let (release, released) = std::sync::mpsc::channel::<()>();
-        let look = |(), looking| async move {
-            let reading = tokio::task::spawn_blocking(move || {
-                let _ = released.recv();
-                drop::<Looking>(looking);
-            });
-            drop(reading.await);
-        };
-        assert!(file.recent(Duration::ZERO, look).now_or_never().is_none());
-        assert_eq!(file.looked_at(), Some(Path::new("file")));
-        drop(release);
-        drop(file.looking.lock().await);
-        assert_eq!(file.looked_at(), None);
-    }
-
     #[test]
     fn a_quoted_secret_is_masked_whole_cut_short_or_repeated() {
         let secret = Secret::new(b"hunter2hunter2".to_vec());

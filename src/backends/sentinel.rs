@@ -23,7 +23,7 @@ use super::{Backends, Listing};
 use crate::backoff::Backoff;
 use crate::config::Link;
 use crate::config::link::{Access, Role};
-use crate::config::target::Endpoint;
+use crate::config::target::{Endpoint, Host};
 use crate::credentials::auth;
 use crate::dial::Dialler;
 use crate::net::{Address, Stream};
@@ -193,6 +193,9 @@ impl<'a> Sentinels<'a> {
     /// A name may stand for several Sentinels.
     async fn addresses(&self, sentinel: &Endpoint, deadline: Instant) -> Result<Vec<Address>, String> {
         let (host, port) = match sentinel {
+            Endpoint::Tcp(Host::LinkLocal(link_local), port) => {
+                return Ok(vec![Address::LinkLocal(link_local.clone(), *port)]);
+            }
             Endpoint::Tcp(host, port) => (host, *port),
             Endpoint::Unix(path) => return Ok(vec![Address::Unix(path.clone())]),
         };

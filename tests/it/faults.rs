@@ -784,7 +784,7 @@ fn nothing_waits_by_the_wall_clock() {
     /// Where the time of day is read, and why that does no harm.
     const READERS: &[(&str, &str)] = &[
         ("files.rs", "how long ago a file was written: looked at once more or less"),
-        ("secret.rs", "the same"),
+        ("secret/file.rs", "the same"),
         ("tls.rs", "the same, and whether a client's certificate is still valid"),
         ("cli/check/findings.rs", "when a certificate ends"),
     ];

@@ -22,7 +22,9 @@ use crate::config::target::{Backends, Endpoint, Host, Scheme, Target, database, 
 use crate::config::{Findings, Process};
 use crate::credentials::{Credentials, Memory};
 use crate::secret::command::{Recipe, SecretCommand};
-use crate::secret::{FileError, LONGEST, OccasionalFile, Secret, SecretFile, Source, without_line_ending};
+use crate::secret::{
+    FileError, LONGEST, OptionalSecretFile, Secret, SecretFile, Source, without_line_ending,
+};
 use crate::tls::{
     Acceptor, Connector, Files, Identity, Part, Trust, Unusable, Verification, parse_server_name,
     server_name, system_authorities,
@@ -260,10 +262,10 @@ impl<'a> LinkSettings<'a, '_> {
     }
 
     /// The password to fall back on.
-    fn previous(&mut self) -> Option<OccasionalFile> {
+    fn previous(&mut self) -> Option<OptionalSecretFile> {
         let variable = self.variable("AUTH_PREVIOUS_FILE")?;
         let path = self.path("AUTH_PREVIOUS_FILE")?;
-        OccasionalFile::open(path)
+        OptionalSecretFile::open(path)
             .map_err(|error| self.unreadable(variable, &error, "previous password"))
             .ok()
     }
