@@ -8,8 +8,8 @@ use redis_protocol::resp2::types::BytesFrame;
 
 use crate::secret::Secret;
 
-/// The longest reply that is waited for, in bytes. The longest that a real server sends to AUTH or SELECT is the 1066
-/// bytes of protected mode.
+/// The longest reply that is waited for, in bytes. The longest that a real server sends to AUTH or SELECT are the
+/// 1101 bytes of protected mode.
 pub const LONGEST_REPLY: usize = 8 * 1024;
 
 /// Commands as RESP arrays of bulk strings: whatever bytes an argument holds, it can't become another command.

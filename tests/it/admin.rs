@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use crate::support::{
-    Ambassador, Launch, Peer, RedisServer, Served, Target, command_is_missing, eventually, get, metric,
-    noise, own_address, password, request,
+    Ambassador, Launch, Peer, RedisServer, Served, Target, command_is_missing, eventually, fixture,
+    fixture_text, get, metric, noise, own_address, password, request,
 };
 
 /// The plain tunnel `db:5432` to an echo.
@@ -401,7 +401,7 @@ fn failures_before_and_after_the_password_are_counted_too() {
     ambassador.connect("plain:6379").expect_refusal("plain:6379");
     ambassador.connect("replica:6379").expect_refusal("replica:6379");
     let held = ping("small:6379");
-    ambassador.connect("small:6379").expect(b"-ERR max number of clients reached\r\n");
+    ambassador.connect("small:6379").expect(fixture("replies/redis-7.0/max-clients.resp"));
     let mut stranger = ambassador.connect("strict:6379");
     stranger.send(b"AUTH wrong\r\n");
     stranger.expect(b"-WRONGPASS");
@@ -478,7 +478,7 @@ fn warm_connections_are_counted() {
 #[test]
 fn what_a_target_quotes_is_masked_here_too() {
     let password = password();
-    let quoted = format!("-ERR unknown command 'AUTH', with args beginning with: '{password}'\r\n");
+    let quoted = fixture_text("replies/redis-7.0/unknown-auth.resp").replace("secret", &password);
     let target = Target::start().serve(move |mut peer| {
         // A dial may ask for more than once.
         let _ = peer.try_send(quoted.as_bytes());

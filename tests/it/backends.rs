@@ -13,8 +13,8 @@ use std::thread;
 use tempfile::TempDir;
 
 use crate::support::{
-    Ambassador, BlackHole, Launch, Named, Peer, RedisServer, Target, command, eventually, own_address,
-    password, try_whom, whom,
+    Ambassador, BlackHole, Launch, Named, Peer, RedisServer, Target, command, eventually, fixture,
+    own_address, password, try_whom, whom,
 };
 
 /// `tcp://` of all these, in one variable.
@@ -435,17 +435,16 @@ fn the_question_for_the_role_rides_in_the_one_write() {
         .start();
     let begins =
         [command(&[b"AUTH", b"pw"]), command(&[b"SELECT", b"3"]), command(&[b"HELLO", b"2"])].concat();
-    let hello = b"*14\r\n$6\r\nserver\r\n$5\r\nredis\r\n$7\r\nversion\r\n$6\r\n7.0.15\r\n$5\r\nproto\r\n:2\r\n$2\r\nid\r\n:7\r\n\
-                  $4\r\nmode\r\n$10\r\nstandalone\r\n$4\r\nrole\r\n$6\r\nmaster\r\n$7\r\nmodules\r\n*1\r\n*4\r\n$4\r\nname\r\n\
-                  $4\r\njson\r\n$3\r\nver\r\n:1\r\n";
+    // With a module, whose own list is in the reply.
+    let hello = fixture("replies/redis-8.2/hello-2.resp");
+    let noperm =
+        fixture("replies/redis-7.0/noperm-role.resp").strip_prefix(b"+OK\r\n").expect("AUTH succeeds");
     let mut client = ambassador.connect("redis:6379");
     client.send(b"PING\r\n");
     let mut server = target.accept();
     // Nothing is said before all of it has come.
     server.expect(&[&begins[..], &command(&[b"ROLE"])].concat());
-    server.drip(
-        &[&b"+OK\r\n+OK\r\n"[..], hello, b"-NOPERM this user has no permissions to run 'role'\r\n"].concat(),
-    );
+    server.drip(&[&b"+OK\r\n+OK\r\n"[..], hello, noperm].concat());
     server.expect(b"PING\r\n");
     server.send(b"+PONG\r\n");
     client.expect(b"+PONG\r\n");
@@ -462,7 +461,7 @@ fn the_question_for_the_role_rides_in_the_one_write() {
 /// Redis 5 knows no HELLO, and a server may have had its ROLE renamed: the role is found all the same.
 #[test]
 fn an_old_server_tells_its_role_too() {
-    let unknown = |name: &str| format!("-ERR unknown command `{name}`, with args beginning with: \r\n");
+    let unknown_hello = fixture("replies/redis-5/unknown-hello.resp");
     let hello_and_role = [command(&[b"HELLO", b"2"]), command(&[b"ROLE"])].concat();
     let target = Target::start();
     let ambassador = Launch::redis(target.address())
@@ -473,8 +472,7 @@ fn an_old_server_tells_its_role_too() {
     client.send(b"PING\r\n");
     let mut server = target.accept();
     server.expect(&hello_and_role);
-    let role = "*5\r\n$5\r\nslave\r\n$9\r\n127.0.0.1\r\n:6379\r\n$9\r\nconnected\r\n:14\r\n";
-    server.send(format!("{}{role}", unknown("HELLO")).as_bytes());
+    server.send(&[unknown_hello, fixture("replies/redis-5/role-replica.resp")].concat());
     server.expect(b"PING\r\n");
 
     let target = Target::start();
@@ -486,10 +484,9 @@ fn an_old_server_tells_its_role_too() {
     client.send(b"PING\r\n");
     let mut server = target.accept();
     server.expect(&hello_and_role);
-    server.send(format!("{}{}", unknown("HELLO"), unknown("ROLE")).as_bytes());
+    server.send(&[unknown_hello, fixture("replies/redis-5/unknown-role.resp")].concat());
     server.expect(&command(&[b"INFO", b"replication"]));
-    let info = "# Replication\r\nrole:master\r\nconnected_slaves:0\r\n";
-    server.send(format!("${}\r\n{info}\r\n", info.len()).as_bytes());
+    server.send(fixture("replies/redis-7.0/info-replication.resp"));
     server.expect(b"PING\r\n");
 }
 

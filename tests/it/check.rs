@@ -8,8 +8,8 @@ use rcgen::KeyPair;
 use serde_json::{Value, json};
 
 use crate::support::{
-    Authority, BlackHole, Launch, Quorum, RedisServer, Served, Target, TlsPeer, command_is_missing, password,
-    play_sentinel, redis_over_tls,
+    Authority, BlackHole, Launch, Quorum, RedisServer, Served, Target, TlsPeer, command_is_missing, fixture,
+    fixture_text, password, play_sentinel, redis_over_tls, unknown_command,
 };
 use crate::tls::launch_over_tls;
 
@@ -282,8 +282,8 @@ fn a_server_that_takes_any_password_is_found_out() {
     let server = scripted(|name| match name {
         "AUTH" => "+OK\r\n".to_owned(),
         "PING" => "+PONG\r\n".to_owned(),
-        "INFO" => "$26\r\ndragonfly_version:df-v1.0\r\n\r\n".to_owned(),
-        _ => "-ERR unknown command\r\n".to_owned(),
+        "INFO" => fixture_text("replies/dragonfly/info.resp").to_owned(),
+        _ => unknown_command(name),
     });
     let report = check(Launch::redis(server.address()).variable("REDIS_AUTH", password()));
     expect(&report, "problem", "open", &["takes any password"], "requirepass");
@@ -353,7 +353,7 @@ fn a_server_is_recognised_where_info_is_forbidden() {
 fn what_a_server_does_not_tell_is_not_told() {
     let server = scripted(|name| match name {
         "PING" => "+PONG\r\n".to_owned(),
-        _ => "-ERR unknown command\r\n".to_owned(),
+        _ => unknown_command(name),
     });
     let finished = Launch::redis(server.address()).argument("check").finish();
     assert_eq!(finished.code, Some(0), "{}{}", finished.stdout, finished.stderr);
@@ -637,8 +637,7 @@ fn a_node_of_a_cluster_is_a_warning_and_its_database_a_problem() {
 #[test]
 fn protected_mode_is_recognised() {
     let server = Target::start().serve(|mut peer| {
-        let _ = peer
-            .try_send(b"-DENIED Redis is running in protected mode because protected mode is enabled.\r\n");
+        let _ = peer.try_send(fixture("replies/redis-7.0/protected-mode.resp"));
         let _ = peer.try_finish_sending();
     });
     for launch in [Launch::redis(server.address()), Launch::redis(server.address()).variable("REDIS_DB", "1")]
@@ -654,8 +653,8 @@ fn protected_mode_is_recognised() {
 fn a_role_that_only_role_tells_is_believed() {
     let server = scripted(|name| match name {
         "PING" => "+PONG\r\n".to_owned(),
-        "ROLE" => "*3\r\n$6\r\nmaster\r\n:0\r\n*0\r\n".to_owned(),
-        _ => "-ERR unknown command\r\n".to_owned(),
+        "ROLE" => fixture_text("replies/redis-5/role.resp").to_owned(),
+        _ => unknown_command(name),
     });
     let report = check(Launch::redis(server.address()).variable("REDIS_ROLE", "master"));
     assert_eq!(report["ok"], true, "{report:#}");
@@ -663,10 +662,12 @@ fn a_role_that_only_role_tells_is_believed() {
 
 #[test]
 fn a_server_that_is_loading_is_not_ready() {
+    let loading =
+        fixture_text("replies/redis-7.0/loading.resp").strip_prefix("+OK\r\n").expect("AUTH succeeds");
     let server = scripted(|name| match name {
         "AUTH" => "+OK\r\n".to_owned(),
-        "PING" => "-LOADING Redis is loading the dataset in memory\r\n".to_owned(),
-        _ => "-ERR unknown command\r\n".to_owned(),
+        "PING" => loading.to_owned(),
+        _ => unknown_command(name),
     });
     expect(&check(Launch::redis(server.address())), "problem", "ping", &["not ready", "LOADING"], "wait");
 }
@@ -735,7 +736,7 @@ fn a_password_that_the_target_repeats_is_masked() {
     let quoted = secret.clone();
     let server = scripted(move |name| match name {
         "AUTH" => format!("-ERR what is '{quoted}'?\r\n"),
-        _ => "-ERR unknown command\r\n".to_owned(),
+        _ => unknown_command(name),
     });
     let report = check(Launch::redis(server.address()).variable("REDIS_AUTH", secret));
     expect(&report, "problem", "auth", &["***"], "REDIS_AUTH");

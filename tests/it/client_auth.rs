@@ -8,13 +8,14 @@ use std::time::Duration;
 use redis::Commands;
 
 use crate::support::{
-    Ambassador, Launch, Peer, RedisServer, Target, command, command_is_missing, every_byte,
+    Ambassador, Launch, Peer, RedisServer, Target, command, command_is_missing, every_byte, fixture,
     module_is_missing, own_address, password,
 };
 
 const OK: &[u8] = b"+OK\r\n";
-const NO_AUTH: &[u8] = b"-NOAUTH Authentication required.\r\n";
-const WRONG_PASSWORD: &[u8] = b"-WRONGPASS invalid username-password pair or user is disabled.\r\n";
+/// The ambassador refuses in Redis' own words.
+const NO_AUTH: &str = "replies/redis-7.0/noauth.resp";
+const WRONG_PASSWORD: &str = "replies/redis-7.0/wrongpass.resp";
 
 /// A real server with a password that only the ambassador knows, and what is to become of the clients' own.
 fn real(launch: impl Fn(Launch) -> Launch) -> Option<(RedisServer, Ambassador)> {
@@ -251,7 +252,7 @@ fn a_reset_begins_again() {
     let mut client = ambassador.connect("redis:6379");
     client
         .send(format!("AUTH {secret}\r\nSET a 1\r\nRESET\r\nGET a\r\nAUTH {secret}\r\nGET a\r\n").as_bytes());
-    client.expect(&[OK, OK, b"+RESET\r\n", NO_AUTH, OK, b"$1\r\n1\r\n"].concat());
+    client.expect(&[OK, OK, b"+RESET\r\n", fixture(NO_AUTH), OK, b"$1\r\n1\r\n"].concat());
     // And who does not is not served any more.
     client.send(b"RESET\r\nQUIT\r\nGET a\r\n");
     client.expect(b"+RESET\r\n+OK\r\n");
@@ -337,11 +338,11 @@ fn user_and_password_are_compared_to_the_last_byte() {
             (b"App", &right),
         ] {
             client.send(&command(&[b"AUTH", user, password]));
-            client.expect(WRONG_PASSWORD);
+            client.expect(fixture(WRONG_PASSWORD));
         }
         // Without a user it is the default one.
         client.send(&command(&[b"AUTH", &right]));
-        client.expect(WRONG_PASSWORD);
+        client.expect(fixture(WRONG_PASSWORD));
         client.send(&[command(&[b"HELLO", b"3", b"AUTH", b"app", &right]), b"GET a\r\n".to_vec()].concat());
         let mut upstream = target.accept();
         upstream.expect(&command(&[b"HELLO", b"3"]));
@@ -367,7 +368,7 @@ fn time_is_limited_for_strangers() {
     assert_eq!(ambassador.wait_for("connection failed")["stage"], "client_auth");
     let mut wrong = ambassador.connect("redis:6379");
     wrong.send(b"AUTH wrong\r\n");
-    wrong.expect(WRONG_PASSWORD);
+    wrong.expect(fixture(WRONG_PASSWORD));
     wrong.expect_refusal("redis:6379");
     target.expect_no_connection(Duration::from_millis(50));
 }
@@ -410,7 +411,7 @@ fn no_log_level_shows_what_clients_show() {
             format!("AUTH {} {}\r\nHELLO 3 AUTH {} {}\r\n", password(), password(), password(), password());
         if manner == "require" {
             client.send(others.as_bytes());
-            client.expect(WRONG_PASSWORD);
+            client.expect(fixture(WRONG_PASSWORD));
         }
         client.send(format!("AUTH {user} {secret}\r\nGET a\r\nGET a\r\n").as_bytes());
         target.accept().expect(b"GET a\r\nGET a\r\n");

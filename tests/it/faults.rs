@@ -15,8 +15,8 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::support::{
     Ambassador, Authority, BlackHole, Launch, Manner, NameServer, Peer, RedisServer, Served, Target, TlsPeer,
-    another_user, command, command_is_missing, eventually, get, leave_out, metric, noise, own_address,
-    password, say_skipped,
+    another_user, command, command_is_missing, eventually, fixture, get, leave_out, metric, noise,
+    own_address, password, say_skipped,
 };
 
 /// Long enough for bytes that must not come to come after all.
@@ -510,7 +510,7 @@ fn a_signal_ends_the_process_at_every_stage_of_a_connections_life() {
     let dns = NameServer::start();
     dns.behaves(Manner::Hangs);
     let refusing = refusing.serve(|mut peer| {
-        let _ = peer.try_send(b"-WRONGPASS invalid username-password pair or user is disabled.\r\n");
+        let _ = peer.try_send(fixture("replies/redis-7.0/wrongpass.resp"));
         let _ = peer.read(&mut [0; 64]);
     });
     let directory = tempfile::tempdir().expect("a temporary directory");
@@ -577,7 +577,7 @@ fn a_signal_ends_the_process_at_every_stage_of_a_connections_life() {
     clients.push(ambassador.connect("rotating:6379"));
     let mut refused = rotating.accept();
     refused.expect(&auth);
-    refused.send(b"-WRONGPASS invalid username-password pair or user is disabled.\r\n");
+    refused.send(fixture("replies/redis-7.0/wrongpass.resp"));
     ambassador.wait_for("a password rotation has begun");
     // Dialling, and waiting for the reply to AUTH.
     clients.push(ambassador.connect("redis:6379"));
@@ -661,7 +661,7 @@ fn faults_that_come_again_and_again_leave_nothing_behind() {
     });
     let refuses = Target::start().serve(|mut peer| {
         let _ = peer.read(&mut [0; 64]);
-        let _ = peer.try_send(b"-WRONGPASS invalid username-password pair or user is disabled.\r\n");
+        let _ = peer.try_send(fixture("replies/redis-7.0/wrongpass.resp"));
         let _ = peer.read(&mut [0; 64]);
     });
     let (hole, echo) = (BlackHole::start(), Target::start().echo());

@@ -1,6 +1,7 @@
 //! What the ambassador says to a Redis server before it lets a client through, byte by byte, and what it makes of
 //! every kind of answer.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,24 +11,12 @@ use std::time::Duration;
 use rustix::process::Signal;
 
 use crate::support::{
-    Ambassador, Launch, Peer, RedisServer, Target, command, eventually, every_byte, lines, metric, noise,
-    password, token,
+    Ambassador, Launch, Peer, RedisServer, Target, command, error_in, eventually, every_answer, every_byte, fixture,
+    fixture_text, lines, metric, noise, password, token,
 };
 
 /// Long enough for bytes that must not come to come after all.
 const A_MOMENT: Duration = Duration::from_millis(150);
-
-/// What Redis answers to a stranger in protected mode: one line of 1066 bytes.
-const DENIED: &str = "-DENIED Redis is running in protected mode because protected mode is enabled and no password \
-    is set for the default user. In this mode connections are only accepted from the loopback interface. If you want \
-    to connect from external computers to Redis you may adopt one of the following solutions: 1) Just disable \
-    protected mode sending the command 'CONFIG SET protected-mode no' from the loopback interface by connecting to \
-    Redis from the same host the server is running, however MAKE SURE Redis is not publicly accessible from internet \
-    if you do so. Use CONFIG REWRITE to make this change permanent. 2) Alternatively you can just disable the \
-    protected mode by editing the Redis configuration file, and setting the protected mode option to 'no', and then \
-    restarting the server. 3) If you started the server manually just for testing, restart it with the \
-    '--protected-mode no' option. 4) Set up an authentication password for the default user. NOTE: You only need to \
-    do one of the above things in order for the server to start accepting connections from the outside.\r\n";
 
 fn auth(password: &str) -> Vec<u8> {
     command(&[b"AUTH", password.as_bytes()])
@@ -231,8 +220,7 @@ fn replies_are_read_however_they_are_split() {
 fn an_error_that_comes_byte_by_byte_arrives_whole() {
     let (ambassador, words) = refusal(|mut peer| {
         take_handshake(&mut peer);
-        peer.drip(b"-WRONGPASS invalid username-password pair or user is disabled.\r\n");
-        peer.drip(b"-NOAUTH Authentication required.\r\n");
+        peer.drip(fixture("replies/redis-7.0/noauth-pipeline.resp"));
         peer.expect_gone();
     });
     assert!(words.contains("WRONGPASS invalid username-password pair or user is disabled."), "{words}");
@@ -242,18 +230,16 @@ fn an_error_that_comes_byte_by_byte_arrives_whole() {
 /// What a server says to a wrong password, in every version's words, reaches the client and the log.
 #[test]
 fn a_wrong_password_is_told_in_the_servers_own_words() {
-    for said in [
-        "-ERR invalid password",
-        "-WRONGPASS invalid username-password pair",
-        "-WRONGPASS invalid username-password pair or user is disabled.",
-        "-ERR wrong number of arguments for 'auth' command",
-    ] {
+    let mut refusals = every_answer("wrongpass");
+    // What those before users answer to one.
+    refusals.insert(fixture("replies/redis-5/auth-user.resp"));
+    for said in refusals {
         let (ambassador, words) = refusal(move |mut peer| {
             take_handshake(&mut peer);
-            peer.send(format!("{said}\r\n-NOAUTH Authentication required.\r\n").as_bytes());
+            peer.send(&[said, fixture("replies/redis-7.0/noauth-select.resp")].concat());
             peer.expect_gone();
         });
-        assert!(words.contains(&said[1..]), "{words}");
+        assert!(words.contains(error_in(said)), "{words}");
         expect_failure(&ambassador, "auth");
     }
 }
@@ -395,7 +381,7 @@ fn a_command_that_the_user_may_not_send_is_told_by_its_name() {
 fn a_refused_password_is_not_tried_again() {
     let target = Target::start().serve(|mut peer| {
         peer.expect_line();
-        peer.send(b"-WRONGPASS invalid username-password pair or user is disabled.\r\n");
+        peer.send(fixture("replies/redis-7.0/wrongpass.resp"));
         peer.expect_gone();
     });
     let ambassador = start(target.address(), &password());
@@ -408,19 +394,20 @@ fn a_refused_password_is_not_tried_again() {
 /// The database that the user may not select is told as such.
 #[test]
 fn a_refused_select_is_told_in_the_servers_own_words() {
-    for said in [
-        "-NOPERM this user has no permissions to run the 'select' command or its subcommand",
-        "-NOPERM User app has no permissions to run the 'select' command",
-        "-ERR DB index is out of range",
-        "-ERR SELECT is not allowed in cluster mode",
-        "-BUSY Redis is busy running a script.",
-    ] {
+    let in_cluster_mode = fixture("replies/redis-7.0/select-cluster.resp");
+    let mut refusals: BTreeSet<_> = [[b"+OK\r\n", in_cluster_mode].concat()].into();
+    for situation in ["noperm-select", "select-range", "select-no-number"] {
+        refusals.extend(every_answer(situation).into_iter().map(<[u8]>::to_vec));
+    }
+    refusals.insert(fixture("replies/redis-7.0/busy.resp").to_vec());
+    for said in refusals {
+        let said: &'static [u8] = said.leak();
         let (ambassador, words) = refusal(move |mut peer| {
             take_handshake(&mut peer);
-            peer.send(format!("+OK\r\n{said}\r\n").as_bytes());
+            peer.send(said);
             peer.expect_gone();
         });
-        assert!(words.contains(&said[1..]), "{words}");
+        assert!(words.contains(error_in(said)), "{words}");
         expect_failure(&ambassador, "select");
     }
 }
@@ -429,16 +416,15 @@ fn a_refused_select_is_told_in_the_servers_own_words() {
 /// whether it still read the AUTH or its close resets the connection.
 #[test]
 fn words_that_come_before_auth_are_told() {
-    assert_eq!(DENIED.len(), 1066);
-    for said in [DENIED, "-ERR max number of clients reached\r\n"] {
+    for said in every_answer("protected-mode").into_iter().chain(every_answer("max-clients")) {
         for reads_first in [true, false] {
             let (ambassador, words) = refusal(move |mut peer| {
-                peer.send(said.as_bytes());
+                peer.send(said);
                 if reads_first {
                     take_handshake(&mut peer);
                 }
             });
-            let start = said[1..].trim_end().chars().take(80).collect::<String>();
+            let start: String = error_in(said).chars().take(80).collect();
             assert!(words.contains(&start), "{words}");
             expect_failure(&ambassador, "auth");
         }
@@ -456,11 +442,8 @@ fn exchange(client: &mut Peer, server: &mut Peer) {
 /// A server that wants no password is a reason for a warning, not for a refusal.
 #[test]
 fn a_server_without_a_password_is_warned_about_and_used() {
-    for said in [
-        "-ERR Client sent AUTH, but no password is set",
-        "-ERR AUTH <password> called without any password configured for the default user. Are you sure your \
-         configuration is correct?",
-    ] {
+    // Dragonfly says +OK.
+    for said in every_answer("no-password").into_iter().filter(|said| said.starts_with(b"-")) {
         let target = Target::start();
         let password = password();
         let ambassador = Launch::redis(target.address())
@@ -470,7 +453,7 @@ fn a_server_without_a_password_is_warned_about_and_used() {
         let mut client = ambassador.connect("redis:6379");
         let mut server = target.accept();
         server.expect(&[auth(&password), select("1")].concat());
-        server.send(format!("{said}\r\n+OK\r\n").as_bytes());
+        server.send(&[said, b"+OK\r\n"].concat());
         exchange(&mut client, &mut server);
         ambassador.wait_for_log("a warning about the missing password", |line| {
             line["level"] == "WARN" && line["link"] == "redis:6379"
@@ -479,13 +462,13 @@ fn a_server_without_a_password_is_warned_about_and_used() {
         let series = format!("backend_wants_no_password{{link=\"redis:6379\",backend=\"{backend}\"}}");
         assert!((metric(admin, &series) - 1.0).abs() < 0.5);
         // It is said once, and forgotten when a password is wanted again.
-        for (said, wants_none) in [(said, 1.0), ("+OK", 0.0)] {
+        for (said, wants_none) in [(said, 1.0), (b"+OK\r\n", 0.0)] {
             let mut client = ambassador.connect("redis:6379");
             let mut server = target.accept();
             server.expect(&[auth(&password), select("1")].concat());
-            server.send(format!("{said}\r\n+OK\r\n").as_bytes());
+            server.send(&[said, b"+OK\r\n"].concat());
             exchange(&mut client, &mut server);
-            eventually(said, || (metric(admin, &series) - wants_none).abs() < 0.5);
+            eventually("the gauge", || (metric(admin, &series) - wants_none).abs() < 0.5);
         }
         ambassador.signal(Signal::TERM);
         let printed = lines(&ambassador.finish().stderr);
@@ -499,7 +482,8 @@ fn a_server_without_a_password_is_warned_about_and_used() {
 fn a_refused_select_counts_on_a_server_without_a_password_too() {
     let (_ambassador, words) = refusal(|mut peer| {
         take_handshake(&mut peer);
-        peer.send(b"-ERR Client sent AUTH, but no password is set\r\n-ERR invalid DB index\r\n");
+        peer.send(fixture("replies/redis-5/no-password.resp"));
+        peer.send(b"-ERR invalid DB index\r\n");
         peer.expect_gone();
     });
     assert!(words.contains("ERR invalid DB index"), "{words}");
@@ -665,7 +649,7 @@ fn bytes_behind_the_last_reply_reach_the_client_even_when_the_server_closes() {
 fn the_refusal_line_arrives_even_when_the_client_has_already_sent() {
     let target = Target::start().serve(|mut peer| {
         take_auth(&mut peer);
-        peer.send(b"-WRONGPASS invalid username-password pair or user is disabled.\r\n");
+        peer.send(fixture("replies/redis-7.0/wrongpass.resp"));
         peer.expect_gone();
     });
     let ambassador = start(target.address(), &password());
@@ -690,7 +674,7 @@ fn the_refusal_line_arrives_even_when_the_client_has_already_sent() {
 fn a_refused_client_that_goes_on_sending_is_cut_off() {
     let target = Target::start().serve(|mut peer| {
         take_auth(&mut peer);
-        peer.send(b"-WRONGPASS invalid username-password pair or user is disabled.\r\n");
+        peer.send(fixture("replies/redis-7.0/wrongpass.resp"));
         peer.expect_gone();
     });
     let ambassador = start(target.address(), &password());
@@ -707,7 +691,7 @@ fn the_refusal_line_arrives_when_the_client_has_finished_sending() {
     let mut client = ambassador.connect("redis:6379");
     let mut server = target.accept();
     server.expect(&auth(&password));
-    server.send(b"-WRONGPASS invalid username-password pair\r\n");
+    server.send(fixture("replies/redis-6.0/wrongpass.resp"));
     client.send(b"PING\r\n");
     client.finish_sending();
     client.expect_refusal("redis:6379");
@@ -778,9 +762,13 @@ fn a_password_that_the_server_quotes_is_told_to_nobody() {
     let secret = token();
     let password = format!("{secret} with {}", token());
     let ambassador = start(target.address(), &password);
+    let quoting = |server: &str| {
+        let said = fixture_text(&format!("replies/{server}/unknown-auth.resp"));
+        said.replace("secret", &password)
+    };
     for quoted in [
-        format!("-ERR unknown command 'AUTH', with args beginning with: '{password}' \r\n"),
-        format!("-ERR unknown command `AUTH`, with args beginning with: `{password}`, \r\n"),
+        quoting("redis-7.0"),
+        quoting("redis-6.2"),
         // Redis cuts long arguments short.
         format!("-ERR unknown command 'AUTH', with args beginning with: '{secret}\r\n"),
         format!("{password}\r\n"),
@@ -799,7 +787,8 @@ fn a_password_that_the_server_quotes_is_told_to_nobody() {
 fn the_servers_words_never_break_out_of_the_line() {
     let (ambassador, words) = refusal(|mut peer| {
         take_handshake(&mut peer);
-        peer.send(b"-ERR first\n+second\x1b[31m \x07 third\r\n-NOAUTH Authentication required.\r\n");
+        peer.send(b"-ERR first\n+second\x1b[31m \x07 third\r\n");
+        peer.send(fixture("replies/redis-7.0/noauth-select.resp"));
         peer.expect_gone();
     });
     assert!(words.contains("first"), "{words}");
@@ -816,9 +805,10 @@ fn after_a_refusal_the_next_client_is_served() {
     let mut refused = ambassador.connect("redis:6379");
     let mut server = target.accept();
     server.expect(&auth(&password));
-    server.send(b"-LOADING Redis is loading the dataset in memory\r\n");
+    let loading = fixture("replies/redis-7.0/loading.resp").strip_prefix(b"+OK\r\n").expect("AUTH succeeds");
+    server.send(loading);
     let words = refused.expect_refusal("redis:6379");
-    assert!(words.contains("LOADING Redis is loading the dataset in memory"), "{words}");
+    assert!(words.contains(error_in(loading)), "{words}");
     let mut client = ambassador.connect("redis:6379");
     let mut server = target.accept();
     server.expect(&auth(&password));

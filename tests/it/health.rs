@@ -6,7 +6,7 @@ use std::thread;
 
 use rustix::process::Signal;
 
-use crate::support::{Finished, Launch, RedisServer, Target, own_address, password};
+use crate::support::{Finished, Launch, RedisServer, Target, fixture_text, own_address, password};
 
 /// `health` with that admin address and these arguments.
 fn health(admin: &str, arguments: &[&str]) -> Finished {
@@ -117,7 +117,7 @@ fn a_stranger_is_not_taken_for_the_ambassador() {
     for says in [
         "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
         "HTTP/1.1 404 Not Found\r\n\r\n",
-        "-ERR unknown command\r\n",
+        fixture_text("replies/redis-7.0/unknown-command-before-auth.resp"),
         "",
     ] {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -12,11 +12,11 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::support::{
-    Ambassador, Launch, Peer, RedisServer, Target, command, eventually, lines, password, replace,
+    Ambassador, Launch, Peer, RedisServer, Target, command, eventually, fixture, lines, password, replace,
 };
 
 const LINK: &str = "redis:6379";
-const WRONG: &[u8] = b"-WRONGPASS invalid username-password pair or user is disabled.\r\n";
+const WRONG: &str = "replies/redis-7.0/wrongpass.resp";
 
 /// A password's file as Kubernetes mounts it: behind a link to a directory that is exchanged as a whole.
 struct Mounted {
@@ -362,7 +362,7 @@ fn every_password_is_offered_once_on_one_connection() {
     let handshake =
         |password: &str| [command(&[b"AUTH", password.as_bytes()]), command(&[b"SELECT", b"2"])].concat();
     server.expect(&handshake(&current));
-    server.drip(&[WRONG, b"-NOAUTH Authentication required.\r\n"].concat());
+    server.drip(fixture("replies/redis-7.0/noauth-pipeline.resp"));
     server.expect(&handshake(&previous));
     server.send(b"+OK\r\n+OK\r\n");
     server.expect(b"PING\r\n");
@@ -385,7 +385,7 @@ fn a_file_that_has_changed_meanwhile_is_offered_on_the_same_connection() {
     let mut server = target.accept();
     server.expect(&command(&[b"AUTH", first.as_bytes()]));
     current.change(1, &second);
-    server.send(WRONG);
+    server.send(fixture(WRONG));
     server.expect(&command(&[b"AUTH", second.as_bytes()]));
     server.send(b"+OK\r\n");
     server.expect(b"PING\r\n");
@@ -407,7 +407,7 @@ fn nobody_is_relayed_after_a_refusal_even_where_the_server_would_serve() {
     let mut client = ambassador.connect(LINK);
     client.send(b"GET secret\r\n");
     let mut server = target.accept();
-    server.send(&[WRONG, b"+OK\r\n", WRONG, b"+OK\r\n"].concat());
+    server.send(&[fixture(WRONG), b"+OK\r\n", fixture(WRONG), b"+OK\r\n"].concat());
     client.expect_refusal(LINK);
     let received = server.expect_rest();
     assert!(!received.windows(3).any(|word| word == b"GET"), "{}", received.escape_ascii());
@@ -425,7 +425,7 @@ fn a_server_that_closes_after_a_refusal_is_offered_the_next_password_on_another_
             peer.expect(b"PING\r\n");
             peer.send(b"+PONG\r\n");
         } else {
-            peer.send(WRONG);
+            peer.send(fixture(WRONG));
         }
     });
     let ambassador = Launch::redis(target.address())

@@ -8,7 +8,7 @@ use rustix::process::Signal;
 
 use crate::support::{
     Ambassador, Authority, Launch, Peer, RedisServer, Target, another_user, command, command_is_missing,
-    eventually, every_byte, password, redis_over_tls, token,
+    eventually, every_byte, fixture, password, redis_over_tls, token,
 };
 use crate::tls::launch_over_tls;
 
@@ -75,7 +75,7 @@ fn no_log_level_shows_a_password() {
             let quoting = [b"-ERR unknown command 'AUTH' with '", auth[auth.len() - 1], b"'\r\n"].concat();
             // None that has worked is refused: that would be a rotation, and the client be held.
             let answers =
-                [&b"-WRONGPASS invalid password\r\n"[..], b"HTTP/1.1 400\r\n", b"", &quoting, b"+OK\r\n"];
+                [fixture("replies/redis-7.0/wrongpass.resp"), b"HTTP/1.1 400\r\n", b"", &quoting, b"+OK\r\n"];
             for answer in answers {
                 expect_auth(alias, &auth, answer);
             }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::{
     Ambassador, Launch, NameServer, Peer, Quorum, RedisServer, SERVICE, Served, Target, command, eventually,
-    own_address, password, play_sentinel,
+    fixture, own_address, password, play_sentinel,
 };
 
 fn launch(target: &str, password: &str) -> Launch {
@@ -357,7 +357,9 @@ fn while_no_primary_is_known_clients_wait_and_then_hear_why() {
     let knows = Arc::new(AtomicBool::new(false));
     let server = Target::start().serve(|mut peer| {
         peer.expect(&[command(&[b"HELLO", b"2"]), command(&[b"ROLE"])].concat());
-        peer.send(b"-ERR unknown command 'HELLO'\r\n*3\r\n$6\r\nmaster\r\n:0\r\n*0\r\n");
+        peer.send(
+            &[fixture("replies/redis-5/unknown-hello.resp"), fixture("replies/redis-5/role.resp")].concat(),
+        );
         peer.expect(b"PING\r\n");
         peer.send(b"+PONG\r\n");
     });

@@ -16,7 +16,7 @@ use sha2::{Digest, Sha256};
 
 use crate::support::{
     Ambassador, Authority, Identity, Launch, Peer, RedisServer, SERVER_NAME, Target, TlsPeer, command,
-    command_is_missing, eventually, noise, openssl, password, redis_over_tls,
+    command_is_missing, eventually, fixture, noise, openssl, password, redis_over_tls,
 };
 
 /// A link `redis:6379` over TLS to a target with the name that [`redis_over_tls`] gives it.
@@ -506,7 +506,7 @@ fn a_refusal_line_arrives_over_tls_even_when_the_client_has_already_sent() {
     let identity = authority.issue(&["127.0.0.1"]);
     let target = Target::start().serve(|mut peer| {
         peer.receive(20);
-        let _ = peer.try_send(b"-WRONGPASS invalid username-password pair\r\n");
+        let _ = peer.try_send(fixture("replies/redis-6.0/wrongpass.resp"));
         peer.expect_gone();
     });
     let ambassador = Launch::redis(target.address())
@@ -537,7 +537,7 @@ fn a_client_too_many_reads_so_over_tls() {
     let _first = TlsPeer::connect(ambassador.address("redis:6379"), &config);
     let _server = target.accept();
     let mut second = TlsPeer::connect(ambassador.address("redis:6379"), &config);
-    assert_eq!(second.expect_rest(), b"-ERR max number of clients reached\r\n");
+    assert_eq!(second.expect_rest(), fixture("replies/redis-7.0/max-clients.resp"));
 }
 
 /// Two ambassadors with TLS between them, in front of `target`.

@@ -10,8 +10,8 @@ use rustls::version::{TLS12, TLS13};
 use serde_json::Value;
 
 use crate::support::{
-    Ambassador, Authority, Identity, Launch, RedisServer, Target, TlsPeer, command_is_missing, password,
-    redis_over_tls,
+    Ambassador, Authority, Identity, Launch, RedisServer, Target, TlsPeer, command_is_missing, fixture,
+    password, redis_over_tls,
 };
 use crate::tls::{OpensslServer, launch_over_tls};
 
@@ -116,7 +116,11 @@ fn a_certificate_for_another_purpose_is_told_so() {
 #[test]
 fn a_server_that_speaks_no_tls_is_told_so() {
     let authority = Authority::new("Test CA");
-    for words in [&b"-ERR unknown command\r\n"[..], b"HTTP/1.1 400 Bad Request\r\n\r\n", b"SSH-2.0-x\r\n"] {
+    for words in [
+        fixture("replies/redis-7.0/unknown-command-before-auth.resp"),
+        b"HTTP/1.1 400 Bad Request\r\n\r\n",
+        b"SSH-2.0-x\r\n",
+    ] {
         let server = Target::start().serve(move |mut peer| {
             peer.receive(1);
             peer.send(words);

@@ -13,8 +13,8 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::support::{
-    Ambassador, Authority, Launch, NameServer, Named, Peer, RedisServer, Target, command, eventually, metric,
-    own_address, password, redis_over_tls, replace, whom,
+    Ambassador, Authority, Launch, NameServer, Named, Peer, RedisServer, Target, command, eventually,
+    fixture, metric, own_address, password, redis_over_tls, replace, whom,
 };
 use crate::tls::launch_over_tls;
 
@@ -349,7 +349,7 @@ fn a_reset_on_an_old_server_is_forwarded_though_one_is_ready() {
             said.extend(other.receive(1));
         }
         if said.starts_with(b"*1\r\n$5\r\nRESET\r\n") {
-            other.send(b"-ERR unknown command 'RESET'\r\n");
+            other.send(fixture("replies/redis-5/unknown-reset.resp"));
         }
         other.send(b"+OK\r\n");
         other.expect_gone();
@@ -518,8 +518,7 @@ fn times_of_five(script: impl Fn(&mut Peer)) -> Duration {
 fn a_target_that_refuses_is_not_asked_all_the_time() {
     let auth = command(&[b"AUTH", b"unused"]);
     thread::scope(|scope| {
-        for says in [&b"-WRONGPASS invalid username-password pair\r\n"[..], b"+OK\r\n", b"+OK\r\n+hello\r\n"]
-        {
+        for says in [fixture("replies/redis-6.0/wrongpass.resp"), b"+OK\r\n", b"+OK\r\n+hello\r\n"] {
             let auth = &auth;
             scope.spawn(move || {
                 let time = times_of_five(|server| {
@@ -692,7 +691,7 @@ fn no_more_are_ready_than_clients_could_use() {
     let mut clients: Vec<_> = (0..3).map(|_| ambassador.connect("redis:6379")).collect();
     clients.iter_mut().for_each(ping);
     assert_eq!(connections(&mut administrator).len(), 3);
-    ambassador.connect("redis:6379").expect(b"-ERR max number of clients reached\r\n");
+    ambassador.connect("redis:6379").expect(fixture("replies/redis-7.0/max-clients.resp"));
     drop(clients);
     eventually("as many as before", || {
         let now = connections(&mut administrator);
@@ -731,7 +730,7 @@ fn clients_within_128_descriptors(size: usize) -> Option<usize> {
         }
         clients.push(client);
     };
-    assert_eq!(refused, "-ERR max number of clients reached");
+    assert_eq!(refused.as_bytes(), fixture("replies/redis-7.0/max-clients.resp").trim_ascii_end());
     ambassador.signal(Signal::TERM);
     let finished = ambassador.finish();
     assert!(!finished.stderr.contains("can't accept"), "{}", finished.stderr);

@@ -3,6 +3,7 @@
 
 mod ambassador;
 mod dns;
+mod fixture;
 mod http;
 mod named;
 mod peer;
@@ -20,6 +21,7 @@ use std::time::{Duration, Instant};
 
 pub(crate) use ambassador::{Ambassador, Finished, Launch, another_user, lines};
 pub(crate) use dns::{Dnsmasq, Manner, NameServer};
+pub(crate) use fixture::{error_in, every_answer, fixture, fixture_text, unknown_command};
 pub(crate) use http::{get, metric, request};
 pub(crate) use named::{Named, try_whom, whom};
 pub(crate) use peer::Peer;
