@@ -117,6 +117,8 @@ pub mod descriptors;
 pub mod dial;
 pub mod failure;
 pub mod files;
+#[cfg(test)]
+mod fixtures;
 pub mod greet;
 #[cfg(any(test, fuzzing))]
 pub mod hostile;

@@ -63,7 +63,8 @@ impl Server {
         Self {
             kind: version.is_some().then(|| kind.to_owned()),
             version,
-            mode: field("redis_mode"),
+            // Valkey has called it so since its version 8.
+            mode: field("redis_mode").or_else(|| field("server_mode")),
             role: field("role").as_deref().map(role),
         }
     }
@@ -91,21 +92,49 @@ fn role(told: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use bytes::BytesMut;
+
     use super::*;
+    use crate::fixtures::fixture;
 
     #[test]
     fn servers_are_told_apart_by_what_they_add_to_info() {
-        let info = |info: &'static str| Server::of_info(&BytesFrame::BulkString(info.into()));
-        for (told, kind, version) in [
-            ("# Server\r\nredis_version:7.0.15\r\nredis_mode:standalone\r\n", "Redis", "7.0.15"),
-            ("redis_version:7.2.4\r\nserver_name:valkey\r\nvalkey_version:8.1.1\r\n", "Valkey", "8.1.1"),
-            ("redis_version:7.4.0\r\ndragonfly_version:df-v1.30.0\r\n", "Dragonfly", "1.30.0"),
-            ("redis_version:6.3.4\r\n# KeyDB\r\nmvcc_depth:0\r\n", "KeyDB", "6.3.4"),
+        let info = |server: &str| Server::of_info(&answer(server, "info"));
+        for (server, kind, version) in [
+            ("redis-6.2", "Redis", "6.2.14"),
+            ("redis-7.0", "Redis", "7.0.15"),
+            ("redis-8.2", "Redis", "8.2.3"),
+            ("valkey-8.1", "Valkey", "8.1.8"),
+            ("valkey-9.1", "Valkey", "9.1.2"),
+            ("dragonfly", "Dragonfly", "1.30.0"),
+            ("keydb", "KeyDB", "6.3.4"),
         ] {
-            let server = info(told);
+            let server = info(server);
             assert_eq!((server.kind.as_deref(), server.version.as_deref()), (Some(kind), Some(version)));
         }
-        assert_eq!(info("nothing:of the kind\r\n"), Server::default());
+        let nothing = BytesFrame::BulkString("nothing:of the kind\r\n".into());
+        assert_eq!(Server::of_info(&nothing), Server::default());
         assert_eq!(Server::of_info(&BytesFrame::Error("NOPERM".into())), Server::default());
+    }
+
+    #[test]
+    fn info_and_hello_say_the_same() {
+        for server in ["redis-6.2", "redis-7.0", "redis-8.2", "valkey-8.1", "valkey-9.1"] {
+            let (info, hello) =
+                (Server::of_info(&answer(server, "info")), Server::of_hello(&answer(server, "hello-2")));
+            assert_eq!(info, hello);
+            assert_eq!(
+                (info.mode.as_deref(), info.role.as_deref()),
+                (Some("standalone"), Some("master")),
+                "{server}"
+            );
+        }
+    }
+
+    /// The last value of a recorded answer.
+    fn answer(server: &str, situation: &str) -> BytesFrame {
+        let said = fixture(&format!("replies/{server}/{situation}.resp"));
+        let mut buffer = BytesMut::from(&said[..]);
+        resp::value(&mut buffer, said.len()).unwrap().expect("a whole reply")
     }
 }
