@@ -517,6 +517,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::fixtures::{labelled, words};
 
     /// The ends of all RESETs in a stream that comes in these pieces.
     fn resets<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Vec<usize> {
@@ -555,27 +556,6 @@ mod tests {
         crate::resp::commands(&[arguments]).expose().to_vec()
     }
 
-    /// Ways to say RESET, and what only looks like it.
-    const SAID: &[&[u8]] = &[
-        b"*1\r\n$5\r\nrEsEt\r\n",
-        b"RESET\n",
-        b"  reset \t\r\n",
-        b"\"RESET\"\r\n",
-        b"'reset' \r\n",
-        b"re\"se\"\r\n",
-        b"\"\\x52\\x45SET\"\r\n",
-        b"\"R\\ESE\\T\"\n",
-        b"RE\"SET\"\r\n",
-        b"RESET now\r\n",
-        b"RESETS\r\n",
-        b"SET key RESET\r\n",
-        b"\r\n",
-        b"\n",
-        b"*0\r\n",
-        b"*-1\r\n",
-        b"*2\r\n$3\r\nGET\r\n$0\r\n\r\n",
-    ];
-
     /// Something that a client may say: mostly commands, sometimes what only looks like one.
     fn said() -> impl Strategy<Value = Vec<u8>> {
         let argument = prop_oneof![
@@ -589,7 +569,7 @@ mod tests {
         );
         prop_oneof![
             6 => proptest::collection::vec(argument, 1..4).prop_map(|arguments| command(&arguments)),
-            6 => proptest::sample::select(SAID).prop_map(<[u8]>::to_vec),
+            6 => proptest::sample::select(words("commands/said.txt")),
             2 => line.prop_map(|mut line| { line.push(b'\n'); line }),
             1 => proptest::collection::vec(any::<u8>(), 0..20),
         ]
@@ -614,22 +594,10 @@ mod tests {
 
     #[test]
     fn a_reset_is_found_where_it_ends() {
-        for (stream, ends) in [
-            (&b"*1\r\n$5\r\nRESET\r\nPING\r\n"[..], &[15][..]),
-            (b"*1\r\n$5\r\nRESET\r\n*1\r\n$5\r\nreset\r\nreset\r\n", &[15, 30, 37]),
-            (b"*2\r\n$3\r\nGET\r\n$17\r\n\n*1\r\n$5\r\nRESET\r\n\n\r\n", &[]),
-            (b"*2\r\n$5\r\nRESET\r\n$1\r\nx\r\n", &[]),
-            (b"*1\r\n$5\r\nRESEX\r\nRESET\n", &[21]),
-            // What is no command ends the watch.
-            (b"*1\r\n$-1\r\n\r\nRESET\r\n", &[]),
-            (b"*01\r\n$5\r\nRESET\r\n", &[]),
-            (b"*1\r\n$5\r\nRESETxxRESET\r\n", &[]),
-            (b"*99999999999999999999\r\nRESET\r\n", &[]),
-            (b"*2147483648\r\nRESET\r\n", &[]),
-            (b"a\0\nRESET\r\n", &[]),
-            (b"\"a\nRESET\r\n", &[]),
-        ] {
-            assert_eq!(resets([stream]), ends, "{}", stream.escape_ascii());
+        for (ends, stream) in labelled("commands/resets.txt") {
+            let ends: Vec<usize> =
+                ends.split_whitespace().map(|end| end.parse().expect("a number")).collect();
+            assert_eq!(resets([&stream[..]]), ends, "{}", stream.escape_ascii());
         }
     }
 

@@ -410,11 +410,12 @@ mod tests {
     use proptest::sample::select;
 
     use super::*;
+    use crate::fixtures::{all, words};
 
     /// Pieces of what is expected, in any order, with some of anything between them.
-    fn soup(tokens: &'static [&'static str], most: usize) -> impl Strategy<Value = Vec<u8>> {
+    fn soup(tokens: Vec<Vec<u8>>, most: usize) -> impl Strategy<Value = Vec<u8>> {
         let piece = prop_oneof![
-            24 => select(tokens).prop_map(|token| token.as_bytes().to_vec()),
+            24 => select(tokens),
             2 => vec(any::<u8>(), 0..6),
             2 => any::<u16>().prop_map(|number| number.to_string().into_bytes()),
             1 => (1..9000_usize).prop_map(|length| vec![b'x'; length]),
@@ -423,266 +424,33 @@ mod tests {
     }
 
     /// The same behind a byte that says how to cut.
-    fn cut(tokens: &'static [&'static str]) -> impl Strategy<Value = Vec<u8>> {
+    fn cut(tokens: Vec<Vec<u8>>) -> impl Strategy<Value = Vec<u8>> {
         (any::<u8>(), soup(tokens, 24)).prop_map(|(seed, soup)| [&[seed][..], &soup].concat())
+    }
+
+    /// The words of a list, and none at all.
+    fn or_nothing(path: &str) -> Vec<Vec<u8>> {
+        [words(path), vec![Vec::new()]].concat()
     }
 
     /// A target's value: mostly a scheme that there is, and then anything.
     fn target_value() -> impl Strategy<Value = Vec<u8>> {
-        (select(SCHEMES), soup(TARGETS, 7)).prop_map(|(scheme, rest)| [scheme.as_bytes(), &rest].concat())
+        (select(or_nothing("fuzz/schemes.dict")), soup(words("fuzz/targets.dict"), 7))
+            .prop_map(|(scheme, rest)| [scheme, rest].concat())
     }
 
     /// An environment: names and values that go together, and some that don't.
     fn variables() -> impl Strategy<Value = Vec<u8>> {
-        let link = (select(LINKS), target_value())
-            .prop_map(|(name, value)| [name.as_bytes(), b"=", &value].concat());
-        let setting = (select(PREFIXES), select(SETTINGS), soup(VALUES, 3))
-            .prop_map(|(prefix, name, value)| [prefix.as_bytes(), name.as_bytes(), b"=", &value].concat());
+        let link = (select(words("fuzz/links.dict")), target_value())
+            .prop_map(|(name, value)| [&name[..], b"=", &value].concat());
+        let prefixes = or_nothing("fuzz/prefixes.dict");
+        let names = select(words("fuzz/settings.dict"));
+        let setting = (select(prefixes.clone()), names, soup(words("fuzz/values.dict"), 3))
+            .prop_map(|(prefix, name, value)| [&prefix[..], &name, b"=", &value].concat());
         let good = Just(b"REDIS_PORT_6379_TCP=redis://host".to_vec());
-        vec(prop_oneof![2 => good, 3 => link, 6 => setting, 1 => soup(PREFIXES, 4)], 0..8)
+        vec(prop_oneof![2 => good, 3 => link, 6 => setting, 1 => soup(prefixes, 4)], 0..8)
             .prop_map(|lines| lines.join(&b'\n'))
     }
-
-    const RESP: &[&str] = &[
-        "+OK\r\n",
-        "-ERR no\r\n",
-        "+",
-        "-",
-        ":7\r\n",
-        ":",
-        "$3\r\nabc\r\n",
-        "$-1\r\n",
-        "$0\r\n\r\n",
-        "$",
-        "*2\r\n",
-        "*0\r\n",
-        "*-1\r\n",
-        "*1\r\n",
-        "*",
-        "\r\n",
-        "\r",
-        "\n",
-        "99999999999999999999",
-        "-",
-        "master",
-        "x",
-        "$2000\r\n",
-        "$+5\r\nhello\r\n",
-        "*+1\r\n",
-        "ip",
-        "port",
-        "$2\r\nip\r\n$3\r\n::1\r\n",
-        "$4\r\nport\r\n$4\r\n6379\r\n",
-        "$5\r\nflags\r\n$5\r\nslave\r\n",
-        "*6\r\n",
-        "*4\r\n",
-    ];
-
-    const COMMANDS: &[&str] = &[
-        "*1\r\n$5\r\nRESET\r\n",
-        "*2\r\n",
-        "$3\r\nGET\r\n",
-        "$5\r\nreset\r\n",
-        "RESET\r\n",
-        "reset\n",
-        "\"",
-        "'",
-        "\\x52",
-        " ",
-        "\r\n",
-        "*",
-        "$",
-        "5",
-        "-1",
-        "0",
-        "*0\r\n",
-        "\0",
-        "PING\r\n",
-        "AUTH p\r\n",
-        "*5\r\n$5\r\nHELLO\r\n$1\r\n3\r\n$4\r\nAUTH\r\n",
-        "hello 2 setname ",
-    ];
-
-    const SCHEMES: &[&str] = &[
-        "tcp://",
-        "redis://",
-        "rediss://",
-        "tls://",
-        "unix:///",
-        "redis+unix:///",
-        "tcp+srv://",
-        "redis+file:///",
-        "tls+file:///",
-        "redis+sentinel://",
-        "rediss+sentinel://s1,s2:26380/",
-        "redis+sentinel://[::1]/",
-        "VALKEYS://",
-        "redis-sentinel://",
-        "redis-socket:///",
-        "redis:/",
-        "http://",
-        "",
-    ];
-
-    const TARGETS: &[&str] = &[
-        ":",
-        "/",
-        "@",
-        ",",
-        ".",
-        "[::1]",
-        "[",
-        "]",
-        "host",
-        "my_db",
-        "10.0.0.1",
-        ":6379",
-        ":0",
-        ":65536",
-        "/3",
-        "/mymaster",
-        "%41",
-        "%",
-        "%25",
-        "%40",
-        "%2f",
-        "%0a",
-        "%ff",
-        "user:pass@",
-        ":pass@",
-        " ",
-        "é",
-        "\n",
-        "-",
-        "*",
-        "[fe80::1%25eth0]",
-        "[::ffff:10.0.0.1]",
-        "?",
-        "?db=3",
-        "?password=hush-Q7vX2zK9",
-        "&user=x",
-        "&ssl=true",
-        "?timeout=5s",
-        "?x=y",
-        "#",
-        "#mymaster",
-        ";",
-        ",redis://",
-        ",redis://u:hush-Q7vX2zK9@",
-        "\"",
-    ];
-
-    const LINKS: &[&str] = &[
-        "REDIS_PORT_6379_TCP",
-        "DB_PORT_5432_TCP",
-        "REDIS_PORT_1_TCP",
-        "REDIS_ENV_A_PORT_1_TCP",
-        "A_PORT_0_TCP",
-    ];
-
-    const PREFIXES: &[&str] =
-        &["REDIS_", "REDIS_PORT_6379_", "DB_", "AMBASSADOR_", "A_", "", "KUBERNETES_PORT_"];
-
-    const SETTINGS: &[&str] = &[
-        "AUTH",
-        "AUTH_FILE",
-        "USERNAME",
-        "DB",
-        "BALANCE",
-        "ROLE",
-        "MOVE_GRACE",
-        "LISTEN",
-        "LISTEN_MODE",
-        "ADMIN",
-        "ALLOW",
-        "TLS",
-        "TLS_CA_FILE",
-        "TLS_VERIFY",
-        "TLS_INSECURE",
-        "CONNECT_TIMEOUT",
-        "PASSWORD",
-        "AUHT",
-        "SENTINEL_AUTH",
-        "RESET",
-        "WARM",
-        "CLIENT_AUTH",
-        "CLIENT_PASSWORD",
-        "MAX_CONNECTIONS",
-        "LINKS",
-        "THREADS",
-        "LOG",
-        "DNS",
-        "BIND",
-        "PORT",
-        "NAME",
-        "443_UDP",
-        "REQUIREPASS",
-        "IDLE_TIMEOUT",
-        "KEEPALIVE",
-        "DRAIN_DELAY",
-        "LOG_FORMAT",
-        "AUTH_COMMAND",
-        "CLIENT_USERNAME",
-        "AUTH_PREVIOUS_FILE",
-    ];
-
-    const VALUES: &[&str] = &[
-        "5s",
-        "off",
-        "true",
-        "first",
-        "master",
-        "10.0.0.0/8",
-        "127.0.0.1:0",
-        "localhost:1",
-        "[fe80::1%eth0]:1",
-        "*",
-        "0660",
-        "432",
-        "\"",
-        ",",
-        "10.1.2.3/8",
-        "::ffff:10.0.0.0/104",
-        "unix:/x",
-        "redis,db",
-        "-1",
-        "0",
-        "info",
-        "absorb",
-        "require",
-        "forward",
-        "reauth",
-        "none",
-        "ca",
-        "full",
-        "99999999999999999999",
-        " ",
-        "\u{ff}",
-        "app",
-        "%",
-        "2",
-        "::1",
-        "json",
-    ];
-
-    const BACKENDS: &[&str] = &[
-        "a:1",
-        "b",
-        "[::1]:2",
-        "10.0.0.1:6379",
-        "#",
-        "\n",
-        "\r\n",
-        " ",
-        "\t",
-        ":",
-        "x_y.z.",
-        "\u{feff}",
-        "[",
-        "]",
-        ",",
-        ":0",
-    ];
 
     fn cases() -> ProptestConfig {
         ProptestConfig { failure_persistence: None, ..ProptestConfig::default() }
@@ -690,22 +458,33 @@ mod tests {
 
     #[test]
     fn what_fuzzing_found_stays_mended() {
-        // A null array of a length beyond 32 bits, which Redis passes over.
-        commands(b"\x5d\n*-53333333333\r\nip\x9b*1\r\n$5\r\nRESET\r\nD");
-        commands(b"\x00*-9223372036854775808\r\n*1\r\n$5\r\nRESET\r\n");
-        commands(b"\x00*-9223372036854775809\r\n*1\r\n$5\r\nRESET\r\n");
+        for (_, found) in all("fuzz/commands") {
+            commands(&found);
+        }
+    }
+
+    #[test]
+    fn what_real_servers_say_keeps_every_promise() {
+        for (_, said) in [all("replies"), all("sentinel")].concat() {
+            // However it is cut.
+            for seed in 0..=u8::MAX {
+                let data = [&[seed][..], &said].concat();
+                replies(&data);
+                sentinel_replies(&data);
+            }
+        }
     }
 
     proptest! {
         #![proptest_config(cases())]
 
         #[test]
-        fn replies_are_the_same_in_whatever_pieces_they_come(data in cut(RESP)) {
+        fn replies_are_the_same_in_whatever_pieces_they_come(data in cut(words("fuzz/resp.dict"))) {
             replies(&data);
         }
 
         #[test]
-        fn resets_are_the_same_in_whatever_pieces_they_come(data in cut(COMMANDS)) {
+        fn resets_are_the_same_in_whatever_pieces_they_come(data in cut(words("fuzz/commands.dict"))) {
             commands(&data);
         }
 
@@ -725,12 +504,12 @@ mod tests {
         }
 
         #[test]
-        fn sentinels_name_places_or_nothing(data in cut(RESP)) {
+        fn sentinels_name_places_or_nothing(data in cut(words("fuzz/resp.dict"))) {
             sentinel_replies(&data);
         }
 
         #[test]
-        fn files_of_backends_are_shown_as_they_are_read(data in soup(BACKENDS, 24)) {
+        fn files_of_backends_are_shown_as_they_are_read(data in soup(words("fuzz/backends.dict"), 24)) {
             backends_file(&data);
         }
 
@@ -740,7 +519,7 @@ mod tests {
         }
 
         #[test]
-        fn a_secret_in_a_text_is_masked(data in soup(&["a", "b", "ab", "\0", "hunter2", "hunt", "é", " "], 24)) {
+        fn a_secret_in_a_text_is_masked(data in soup(words("fuzz/masked.dict"), 24)) {
             masked(&data);
         }
     }

@@ -115,17 +115,21 @@ pub(super) async fn follow(backends: &Backends, path: &Path, default_port: Optio
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fixtures::text;
 
     #[test]
     fn lines_comments_and_line_endings_are_read() {
-        let endpoints = parse("\u{feff}# all\r\na:1 # one\r\n\r\n  [::1]:2\t\nb\n", Some(6379)).unwrap();
+        let endpoints = parse(&text("backends/good"), Some(6379)).unwrap();
         let shown: Vec<_> = endpoints.iter().map(ToString::to_string).collect();
         assert_eq!(shown, ["a:1", "[::1]:2", "b:6379"]);
     }
 
     #[test]
     fn the_first_line_that_is_no_backend_is_named() {
-        assert_eq!(parse("a:1\n\n# x\nb:x\nc\n", None).unwrap_err().0, 4);
-        assert_eq!(parse("a\n", None).unwrap_err(), (1, "it names no port".to_owned()));
+        assert_eq!(parse(&text("backends/broken-line-4"), None).unwrap_err().0, 4);
+        assert_eq!(
+            parse(&text("backends/without-port"), None).unwrap_err(),
+            (1, "it names no port".to_owned())
+        );
     }
 }

@@ -434,6 +434,7 @@ impl Conversation {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fixtures::fixture;
 
     type Said = Result<Answer, String>;
 
@@ -474,5 +475,32 @@ mod tests {
         }
         assert_eq!(endpoint(Some(&bulk("x y")), Some(&bulk("7"))), None);
         assert_eq!(endpoint(Some(&bulk("h")), Some(&bulk("0"))), None);
+    }
+
+    #[test]
+    fn sentinels_of_every_version_are_understood() {
+        for version in ["redis-6.2", "redis-7.0", "redis-8.2", "valkey-8.1", "valkey-9.1"] {
+            let said = |situation: &str| {
+                let said = fixture(&format!("sentinel/{version}/{situation}.resp"));
+                resp::value(&mut BytesMut::from(&said[..]), LONGEST).unwrap().expect("a whole reply")
+            };
+            let epoch = |situation: &str| {
+                let said = said(situation);
+                let epoch = resp::field(&said, "config-epoch").and_then(resp::text);
+                epoch.and_then(|epoch| epoch.parse::<u64>().ok()).expect("an epoch")
+            };
+            let replicas = |situation: &str| {
+                let places = healthy(&said(situation)).expect("a list of replicas");
+                places.iter().map(ToString::to_string).collect::<Vec<_>>()
+            };
+            let BytesFrame::Array(address) = said("address") else { panic!("{version}") };
+            let primary = endpoint(address.first(), address.get(1)).expect("an address");
+            assert_eq!(primary.to_string(), "127.0.0.1:6379", "{version}");
+            assert_eq!([epoch("old-epoch"), epoch("master"), epoch("new-epoch")], [3, 4, 5], "{version}");
+            assert_eq!(replicas("replicas"), ["127.0.0.1:6380", "127.0.0.1:6381"], "{version}");
+            assert_eq!(replicas("replicas-down"), ["127.0.0.1:6380"], "{version}");
+            assert_eq!(said("null"), BytesFrame::Null, "{version}");
+            assert!(healthy(&said("replicas-unknown")).is_err(), "{version}");
+        }
     }
 }

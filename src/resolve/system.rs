@@ -197,10 +197,29 @@ fn lines(bytes: &[u8]) -> impl Iterator<Item = std::borrow::Cow<'_, str>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fixtures::fixture;
 
     fn search(conf: &ResolvConf, name: &str) -> Vec<String> {
         let candidates = conf.candidates(&Name::from_str_relaxed(name).unwrap());
         candidates.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn the_hosts_file_is_read_as_docker_and_people_write_it() {
+        for (file, name, address) in [
+            ("people", "ip6-localhost", "::1"),
+            ("people", "my_db.", "172.17.0.2"),
+            ("people", "redis", "10.0.0.7"),
+            ("docker-link", "redis", "172.17.0.2"),
+            ("docker-link", "app-redis", "172.17.0.2"),
+            ("docker-network", "3f4e8c21b7d0", "172.17.0.3"),
+            ("kubernetes", "redis.example.com", "10.1.2.3"),
+        ] {
+            let hosts = Hosts::parse(&fixture(&format!("hosts/{file}")));
+            let expected: IpAddr = address.parse().unwrap();
+            assert_eq!(hosts.addresses(name), Some(&[expected][..]), "{name} in {file}");
+            assert_eq!(hosts.addresses("absent"), None);
+        }
     }
 
     #[test]
