@@ -4,7 +4,7 @@ use std::net::TcpListener;
 
 use serde_json::{Value, json};
 
-use crate::support::{Finished, Launch, password, token};
+use crate::support::{Finished, Launch, fixture_text, password, token};
 
 /// The wiring of an environment with these variables.
 fn wiring(variables: &[(&str, &str)]) -> Value {
@@ -163,28 +163,38 @@ fn aliases_are_any_word() {
     }
 }
 
+/// An environment of `fixtures/env`.
+fn environment(file: &str) -> Vec<(&'static str, &'static str)> {
+    let lines = fixture_text(&format!("env/{file}.env")).lines();
+    lines.map(|line| line.split_once('=').expect("a name and a value")).collect()
+}
+
 /// What Docker sets beside a link, and Kubernetes beside a Service, is passed over without a word.
 #[test]
 fn the_companions_of_a_link_are_passed_over_without_a_word() {
-    let wiring = wiring(&[
-        REDIS,
-        ("REDIS_PORT", "tcp://10.0.0.5:6380"),
-        ("REDIS_NAME", "/consumer/redis"),
-        ("REDIS_PORT_6379_TCP_ADDR", "10.0.0.5"),
-        ("REDIS_PORT_6379_TCP_PORT", "6380"),
-        ("REDIS_PORT_6379_TCP_PROTO", "tcp"),
-        ("REDIS_ENV_REDIS_VERSION", "7.4.1"),
-        ("REDIS_ENV_GOSU_VERSION", "1.17"),
-        ("REDIS_SERVICE_HOST", "10.0.0.5"),
-        ("REDIS_SERVICE_PORT", "6380"),
-        ("REDIS_SERVICE_PORT_REDIS", "6380"),
-        ("HOSTNAME", "3f4e8c"),
-        ("PATH", "/usr/bin"),
-        ("SHELL", "/bin/sh"),
-    ]);
-    assert_eq!(wiring["links"].as_array().unwrap().len(), 1, "{wiring}");
-    assert_eq!(wiring["ignored"], json!([]), "{wiring}");
-    assert_eq!(wiring["warnings"], json!([]), "{wiring}");
+    for file in ["docker-link", "kubernetes-service"] {
+        let environment = environment(file);
+        assert_eq!(linked(&environment), ["REDIS_PORT_6379_TCP"], "{file}");
+        let wiring = wiring(&environment);
+        assert_eq!(wiring["warnings"], json!([]), "{file}: {wiring}");
+        // But for what is in every pod.
+        let ignored = wiring["ignored"].as_array().unwrap().iter().map(|ignored| &ignored["variable"]);
+        assert!(ignored.clone().all(|variable| variable == "KUBERNETES_PORT_443_TCP"), "{file}: {wiring}");
+        assert_eq!(ignored.count(), usize::from(file == "kubernetes-service"), "{file}: {wiring}");
+    }
+}
+
+/// Compose sets what its file says, and a secret is a file.
+#[test]
+fn a_service_of_compose_needs_two_variables() {
+    let secret = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(secret.path(), password()).unwrap();
+    let path = secret.path().to_str().unwrap();
+    let mut environment = environment("compose");
+    let (_, file) = environment.iter_mut().find(|(name, _)| *name == "REDIS_AUTH_FILE").expect("a secret");
+    *file = path;
+    let wiring = wiring(&environment);
+    assert_eq!((&wiring["links"][0]["auth"], &wiring["warnings"]), (&json!("file"), &json!([])), "{wiring}");
 }
 
 /// The linked container's own links are none of ours, but an alias that merely holds `_ENV_` is.

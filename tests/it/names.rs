@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use crate::faults::hang;
 use crate::support::{
     Ambassador, BlackHole, Launch, Manner, NameServer, Named, Peer, RedisServer, command_is_missing,
-    eventually, leave_out, own_address, try_whom, whom,
+    eventually, fixture_text, leave_out, own_address, try_whom, whom,
 };
 
 /// What half of an answer may come to, beside nothing at all.
@@ -195,6 +195,32 @@ fn search_domains_count() {
     assert_eq!(whom(&mut ambassador.connect("db:5432")), "a");
 }
 
+/// The name servers that are asked are those of `/etc/resolv.conf`, in whatever form it has; errors name them.
+#[test]
+fn the_name_servers_are_those_of_the_system() {
+    if !can_mount() {
+        return;
+    }
+    let resolv = |file: &str| {
+        let launch = Launch::plain("db.test:5432").variable("DB_CONNECT_TIMEOUT", "1s");
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/resolv").join(file);
+        let ambassador = launch.mount(&path, "/etc/resolv.conf").start();
+        ambassador.connect("db:5432").expect_gone();
+        ambassador.wait_for("connection failed")["error"].as_str().expect("words").to_owned()
+    };
+    for (file, server) in [
+        ("docker-network", "127.0.0.11:53"),
+        ("kubernetes", "10.96.0.10:53"),
+        ("systemd-resolved", "127.0.0.53:53"),
+        ("several", "192.0.2.1:53"),
+        ("broken", "no name server can be asked: /etc/resolv.conf"),
+        ("empty", "no name server can be asked: /etc/resolv.conf"),
+    ] {
+        let words = resolv(file);
+        assert!(words.contains(server), "{file}: {words}");
+    }
+}
+
 /// Docker freezes an address in the variable of a link, and keeps the hosts file up to date: the link is dialled where
 /// the hosts file says, and at the frozen address only if it says nothing.
 #[test]
@@ -222,7 +248,8 @@ fn a_link_that_docker_wrote_is_followed_in_the_hosts_file() {
     assert_eq!(whom(&mut ambassador.connect("db:5432")), "frozen");
     let mut stays = ambassador.connect("db:5432");
     assert_eq!(whom(&mut stays), "frozen");
-    fs::write(&hosts, format!("127.0.0.1 localhost\n{} my-db 3f2a1b app\n", now.ip())).expect("a hosts file");
+    let docker = fixture_text("hosts/docker-link").replace("172.17.0.2", &now.ip().to_string());
+    fs::write(&hosts, docker.replace("redis", "my-db")).expect("a hosts file");
     assert_eq!(whom(&mut ambassador.connect("db:5432")), "now");
     for other in &others {
         assert_eq!(whom(&mut other.connect("db:5432")), "frozen");

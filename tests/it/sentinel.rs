@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::{
     Ambassador, Launch, NameServer, Peer, Quorum, RedisServer, SERVICE, Served, Target, command, eventually,
-    fixture, own_address, password, play_sentinel,
+    fixture, fixture_text, own_address, password, play_sentinel, unknown_command,
 };
 
 fn launch(target: &str, password: &str) -> Launch {
@@ -228,13 +228,13 @@ fn one_good_sentinel_among_bad_ones_is_enough() {
     let new = quorum.servers[quorum.primary(0).expect("a primary")].address().port();
     let dead = own_address();
     let hanging = Target::start();
-    let ignorant = sentinel(|name| if name == "SUBSCRIBE" { subscribed() } else { "*-1\r\n".to_owned() });
+    let ignorant = sentinel(|name| if name == "SUBSCRIBE" { subscribed() } else { null() });
     let erring = sentinel(|_| "-IDONTKNOW I have no idea\r\n".to_owned());
     let stale = sentinel(move |name| match name {
         "GET-MASTER-ADDR-BY-NAME" => named(old),
         "MASTER" => epoch(0),
         "SUBSCRIBE" => subscribed(),
-        _ => "-ERR unknown\r\n".to_owned(),
+        _ => unknown_command(name),
     });
     let target = format!(
         "redis+sentinel://{},{dead},{},{},{},{}/{SERVICE}",
@@ -314,8 +314,12 @@ fn epoch(epoch: u64) -> String {
     format!("*2\r\n$12\r\nconfig-epoch\r\n${}\r\n{epoch}\r\n", epoch.len())
 }
 
+fn null() -> String {
+    fixture_text("sentinel/redis-7.0/null.resp").to_owned()
+}
+
 fn subscribed() -> String {
-    "*3\r\n$9\r\nsubscribe\r\n$14\r\n+switch-master\r\n:1\r\n".to_owned()
+    fixture_text("sentinel/redis-7.0/subscribe.resp").to_owned()
 }
 
 /// What a Sentinel names is used only if the server itself says that it is a primary: until then clients wait, and no
@@ -335,7 +339,7 @@ fn a_server_that_is_not_a_primary_is_not_used_whatever_a_sentinel_says() {
                 named(*named_now.lock().expect("an address"))
             }
             "SUBSCRIBE" => subscribed(),
-            _ => "-ERR unknown\r\n".to_owned(),
+            _ => unknown_command(name),
         }
     });
     let ambassador = Launch::redis("unused")
@@ -368,9 +372,9 @@ fn while_no_primary_is_known_clients_wait_and_then_hear_why() {
         let knows = Arc::clone(&knows);
         move |name| match name {
             "GET-MASTER-ADDR-BY-NAME" if knows.load(Ordering::Relaxed) => named(address),
-            "GET-MASTER-ADDR-BY-NAME" => "*-1\r\n".to_owned(),
+            "GET-MASTER-ADDR-BY-NAME" => null(),
             "SUBSCRIBE" => subscribed(),
-            _ => "-ERR unknown\r\n".to_owned(),
+            _ => unknown_command(name),
         }
     });
     let target = format!("redis+sentinel://{}/{SERVICE}", unsure.address());
