@@ -36,4 +36,5 @@ mod tls_rotation;
 mod tokens;
 mod tunnel;
 mod values;
+mod versions;
 mod warm;

@@ -25,7 +25,7 @@ pub(crate) use fixture::{error_in, every_answer, fixture, fixture_text, unknown_
 pub(crate) use http::{get, metric, request};
 pub(crate) use named::{Named, try_whom, whom};
 pub(crate) use peer::Peer;
-pub(crate) use redis_server::{RedisServer, command_is_missing, module_is_missing};
+pub(crate) use redis_server::{RedisServer, Version, command_is_missing, module_is_missing};
 pub(crate) use secret::{every_byte, password, token};
 pub(crate) use sentinel::{Quorum, SERVICE, play_sentinel};
 pub(crate) use target::{BlackHole, Served, Target};
@@ -42,6 +42,11 @@ pub(crate) fn say_skipped(why: &str) {
     let line = format!("SKIPPED {}: {why}\n", test.name().unwrap_or("a test"));
     // Not eprintln!, whose lines are hidden where a test passes.
     let _ = std::io::stderr().write_all(line.as_bytes());
+    // The last lines of scripts/test.
+    let list = std::env::var_os("SKIPPED").map(|path| std::fs::File::options().append(true).open(path));
+    if let Some(Ok(mut list)) = list {
+        let _ = list.write_all(line.trim_start_matches("SKIPPED ").as_bytes());
+    }
 }
 
 /// The same where nothing may be left out in continuous integration.

@@ -4,7 +4,7 @@ use std::env;
 use std::fs;
 use std::io::Read;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -34,9 +34,53 @@ fn is_missing(what: &str, found: bool) -> bool {
     !found
 }
 
-/// A `redis-server` of the test's own, on TCP and on a Unix socket. Killed when dropped.
+/// A server that the ambassador stands in front of. `need_servers` of scripts/common has put all but Debian's own into
+/// the build's directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Version {
+    Redis62,
+    /// The machine's own `redis-server`, as which Debian 12 has Redis 7.0.
+    Redis70,
+    Redis82,
+    Valkey81,
+    Valkey91,
+}
+
+impl Version {
+    pub(crate) const ALL: [Self; 5] =
+        [Self::Redis62, Self::Redis70, Self::Redis82, Self::Valkey81, Self::Valkey91];
+
+    /// As its folder in `fixtures/replies` is called.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Redis62 => "redis-6.2",
+            Self::Redis70 => "redis-7.0",
+            Self::Redis82 => "redis-8.2",
+            Self::Valkey81 => "valkey-8.1",
+            Self::Valkey91 => "valkey-9.1",
+        }
+    }
+
+    /// What to start; where there is none the test is left out, which is said.
+    fn program(self) -> Option<PathBuf> {
+        let program = match self {
+            Self::Redis70 => {
+                return (!command_is_missing("redis-server")).then(|| PathBuf::from("redis-server"));
+            }
+            Self::Redis62 | Self::Redis82 => "redis-server",
+            Self::Valkey81 | Self::Valkey91 => "valkey-server",
+        };
+        let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("the build's directory");
+        let path = target.join("servers").join(self.name()).join(program);
+        let found = path.is_file();
+        (!is_missing(&format!("{} (see need_servers in scripts/common)", self.name()), found)).then_some(path)
+    }
+}
+
+/// A server of the test's own, on TCP and on a Unix socket. Killed when dropped.
 #[derive(Debug)]
 pub(crate) struct RedisServer {
+    program: PathBuf,
     child: Option<Child>,
     directory: TempDir,
     address: SocketAddr,
@@ -44,33 +88,42 @@ pub(crate) struct RedisServer {
 }
 
 impl RedisServer {
-    /// Starts a server with these lines of configuration; `None` where there is none to start.
+    /// Starts this machine's own server with these lines of configuration; `None` where there is none to start.
     pub(crate) fn start(configuration: &str) -> Option<Self> {
-        Self::start_at(own_address, |_| configuration.to_owned())
+        Self::start_version(Version::Redis70, configuration)
     }
 
     /// Another server, at the same port of another address.
     pub(crate) fn start_beside(&self, configuration: &str) -> Option<Self> {
         let port = self.address.port();
-        Self::start_at(|| SocketAddr::new(own_address().ip(), port), |_| configuration.to_owned())
+        let free = || SocketAddr::new(own_address().ip(), port);
+        Self::start_at(Version::Redis70, free, |_| configuration.to_owned())
+    }
+
+    /// The same of any version.
+    pub(crate) fn start_version(version: Version, configuration: &str) -> Option<Self> {
+        Self::start_at(version, own_address, |_| configuration.to_owned())
     }
 
     /// The same, for a server that tells its primary where it listens, from where it does not connect.
     pub(crate) fn start_announced(configuration: &str) -> Option<Self> {
-        Self::start_at(own_address, |address| {
+        Self::start_at(Version::Redis70, own_address, |address| {
             let (ip, port) = (address.ip(), address.port());
             format!("{configuration}\nreplica-announce-ip {ip}\nreplica-announce-port {port}")
         })
     }
 
-    fn start_at(free: impl Fn() -> SocketAddr, configuration: impl Fn(SocketAddr) -> String) -> Option<Self> {
-        if command_is_missing("redis-server") {
-            return None;
-        }
+    fn start_at(
+        version: Version,
+        free: impl Fn() -> SocketAddr,
+        configuration: impl Fn(SocketAddr) -> String,
+    ) -> Option<Self> {
+        let program = version.program()?;
         // Somebody else may take the port between the choice and the start.
         for _ in 0..5 {
             let address = free();
             let mut server = Self {
+                program: program.clone(),
                 child: None,
                 directory: TempDir::new().expect("a temporary directory"),
                 address,
@@ -80,7 +133,7 @@ impl RedisServer {
                 return Some(server);
             }
         }
-        panic!("redis-server does not start with:\n{}", configuration(free()));
+        panic!("{} does not start with:\n{}", version.name(), configuration(free()));
     }
 
     fn try_start(&mut self) -> bool {
@@ -94,13 +147,13 @@ impl RedisServer {
         );
         let path = self.directory.path().join("redis.conf");
         fs::write(&path, lines).expect("a configuration file");
-        let child = Command::new("redis-server")
+        let child = Command::new(&self.program)
             .arg(&path)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
-            .expect("redis-server starts");
+            .expect("a server that can be started");
         let child = self.child.insert(child);
         let deadline = Instant::now() + PATIENCE;
         while child.try_wait().expect("a child to wait for").is_none() {
