@@ -143,9 +143,14 @@ fn optional<'a>(made: Option<&'a str>, what: &str) -> Option<&'a str> {
 /// Says which test is not run, and why.
 pub(crate) fn skipped(reason: &str) {
     let thread = thread::current();
-    let line = format!("skipped: {}: {reason}\n", thread.name().unwrap_or_default());
+    let line = format!("{}: {reason}\n", thread.name().unwrap_or_default());
     // Not `eprintln!`, whose output the test harness keeps to itself.
-    std::io::stderr().write_all(line.as_bytes()).expect("standard error");
+    std::io::stderr().write_all(format!("skipped: {line}").as_bytes()).expect("standard error");
+    // The last lines of scripts/test.
+    if let Some(list) = std::env::var_os("SKIPPED") {
+        let mut list = std::fs::File::options().append(true).open(list).expect("the list of scripts/test");
+        list.write_all(line.as_bytes()).expect("the list of scripts/test");
+    }
 }
 
 /// A network of a test's own, without a way out of the machine.
