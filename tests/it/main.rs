@@ -9,6 +9,7 @@ mod client_auth;
 mod deployments;
 mod documents;
 mod faults;
+mod golden;
 mod handshake;
 mod health;
 mod links;
