@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test fuzz load soak bench lint build image dist
+.PHONY: help demo test record fuzz load soak bench lint build image dist
 
 help: ## what can be made here
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -9,6 +9,9 @@ demo: ## a Redis with a password, and a PONG for a client that knows none
 
 test: ## everything that has to hold: lint, unit, black-box and container tests
 	@scripts/test
+
+record: ## ask real servers anew what they say, into fixtures/
+	@scripts/record
 
 fuzz: ## what strangers may send, ten minutes a target (FUZZ_SECONDS); needs cargo-fuzz and a nightly toolchain
 	@fuzz/run
