@@ -476,7 +476,8 @@ def record_replication(program, folder):
     with Server(program, port=port) as primary, Server(program, f"replicaof 127.0.0.1 {port}", port=other) as replica:
         replica.wait_for("replication", lambda: is_up(replica))
         primary.wait_for("a replica", lambda: "state=online" in (primary.info("replication", "slave0") or ""))
-        for name, server, question in [("primary", primary, "a primary with a replica"), ("replica", replica, "a replica")]:
+        roles = [("primary", primary, "a primary with a replica"), ("replica", replica, "a replica")]
+        for name, server, question in roles:
             folder.save(f"role-{name}", f"{question}: ROLE", without_offsets(constant(server.ask("ROLE"))))
             info = constant(server.ask("INFO replication"))
             folder.save(f"info-replication-{name}", f"{question}: INFO replication", info)
