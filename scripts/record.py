@@ -115,7 +115,11 @@ class Server:
         self.kept = directory
         self.directory = directory or tempfile.mkdtemp(prefix="record-")
         self.socket = os.path.join(self.directory, "redis.sock")
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self.__exit__()
+            raise
 
     def start(self):
         path = os.path.join(self.directory, "redis.conf")
@@ -511,6 +515,13 @@ def monitor(port, epoch):
     ]
 
 
+def is_known(sentinel):
+    """Whether the Sentinel has heard everything of the primary, and of its replicas."""
+    said = written(sentinel.ask(f"SENTINEL MASTER {SERVICE}"))
+    parts = [rb"runid\r\n\$40", rb"flags\r\n\$6\r\nmaster", rb"num-slaves\r\n\$1\r\n2"]
+    return all(re.search(part, said) for part in parts)
+
+
 def record_sentinel(program, folder):
     with contextlib.ExitStack() as stack:
         def start(*lines, **rest):
@@ -531,7 +542,7 @@ def record_sentinel(program, folder):
             answer = constant(of.ask(words))
             folder.save(name, f"{note}: {words}", in_order(answer) if "REPLICAS" in words else answer)
 
-        sentinel.wait_for("the primary", lambda: re.search(rb"runid\r\n\$40", asked("MASTER")))
+        sentinel.wait_for("the primary", lambda: is_known(sentinel))
         # It is asked by the replicas' INFO, every ten seconds.
         for part in [rb"runid\r\n\$40", rb"master-link-status\r\n\$2\r\nok", rb"flags\r\n\$5\r\nslave"]:
             sentinel.wait_for("both replicas", lambda part=part: len(re.findall(part, asked("REPLICAS"))) == 2)
@@ -548,6 +559,7 @@ def record_sentinel(program, folder):
         save("select", "SELECT 1")
 
         with Server(program, *monitor(ports[0], 3), port=ports[4], sentinel=True) as stale:
+            stale.wait_for("the primary", lambda: is_known(stale))
             save("old-epoch", f"SENTINEL MASTER {SERVICE}", "a Sentinel that has slept through a failover", stale)
 
         replicas[1].stop()
@@ -558,7 +570,7 @@ def record_sentinel(program, folder):
             sentinel.wait_for("a failover", lambda: asked("FAILOVER") == b"+OK\r\n")
             switched = constant(client.replies(1)[0])
             folder.save("switch-master", "a failover, behind SUBSCRIBE +switch-master", switched)
-        sentinel.wait_for("the new primary", lambda: re.search(rb"runid\r\n\$40", asked("MASTER")))
+        sentinel.wait_for("the new primary", lambda: is_known(sentinel))
         save("new-epoch", f"SENTINEL MASTER {SERVICE}", "after a failover")
     with Server(program, f"requirepass {PASSWORD}", port=free_port(), sentinel=True) as sentinel:
         for name, words in [
