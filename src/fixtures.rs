@@ -79,3 +79,19 @@ fn unescaped(text: &str) -> Option<Vec<u8>> {
     }
     Some(word)
 }
+
+#[test]
+fn every_dictionary_is_one_that_fuzzers_can_read() {
+    for (path, bytes) in all("fuzz") {
+        if path.extension().is_none_or(|extension| extension != "dict") {
+            continue;
+        }
+        let name = path.file_name().and_then(|name| name.to_str()).expect("a name");
+        for word in words(&format!("fuzz/{name}")) {
+            assert!(!word.is_empty(), "{name}");
+        }
+        // They know \\, \" and \x41, and no other escape.
+        let text = String::from_utf8(bytes).expect("a file of text").replace("\\\\", "").replace("\\\"", "");
+        assert!(text.is_ascii() && text.split('\\').skip(1).all(|rest| rest.starts_with('x')), "{name}");
+    }
+}
