@@ -466,8 +466,8 @@ mod tests {
     #[test]
     fn what_real_servers_say_keeps_every_promise() {
         for (_, said) in [all("replies"), all("sentinel")].concat() {
-            // However it is cut.
-            for seed in 0..=u8::MAX {
+            // However it is cut: some of the ways.
+            for seed in (0..=u8::MAX).step_by(32) {
                 let data = [&[seed][..], &said].concat();
                 replies(&data);
                 sentinel_replies(&data);
