@@ -389,7 +389,7 @@ impl Dialler {
                 }
                 // A head start that is over is no error: the next one joins the race.
                 () = sleep(HEAD_START), if round.has_beside(&listed) => {}
-                () = sleep_until(deadline), if is_last => return None,
+                () = sleep_until(deadline), if is_last && answer.may_be_more() && may_wait => return None,
                 else => return None,
             }
             joining = round.beside(&listed).map(|place| (place, Instant::now()));
