@@ -21,6 +21,7 @@ use crate::backoff::Backoff;
 use crate::failure::{Failure, Stage};
 use crate::metrics::{LinkMetrics, Which};
 use crate::secret::{FileError, OptionalSecretFile, Secret, Source, Unavailable};
+use crate::text;
 
 /// So many rounds of refusals cost no pause: two changes that cross each other, or a slip that is mended at once.
 const FREE_ROUNDS: u32 = 3;
@@ -569,7 +570,7 @@ const LONGEST_USER: usize = 64;
 
 /// A user as remedies name it.
 fn shown_user(user: &Secret) -> String {
-    one_line(user.expose()).chars().take(LONGEST_USER).collect()
+    text::one_line(user.expose()).chars().take(LONGEST_USER).collect()
 }
 
 /// What editors put before a text in UTF-8.

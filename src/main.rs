@@ -6,7 +6,6 @@ use std::io::{self, IsTerminal, Write};
 use std::panic::catch_unwind;
 use std::process::ExitCode;
 
-use crate::text;
 use clap::Parser;
 use redis_ambassador::app::{App, StartErrors};
 use redis_ambassador::cli::check::Report;

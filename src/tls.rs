@@ -142,7 +142,7 @@ pub fn system_authorities() -> Result<Arc<RootCertStore>, String> {
     }
     Err(match found.errors.first().map(|error| &error.kind) {
         None => "there are none".to_owned(),
-        Some(ErrorKind::Io { inner, path }) => format!("{}: {}", path.display(), words(inner)),
+        Some(ErrorKind::Io { inner, path }) => format!("{}: {}", path.display(), text::io_error(inner)),
         Some(ErrorKind::Pem(_)) => "they are not PEM".to_owned(),
         Some(_) => "the system does not say where they are".to_owned(),
     })

@@ -14,7 +14,6 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::addresses::Addresses;
-use super::lock;
 use super::rest::Rest;
 use crate::config::target::{Endpoint, Host};
 use crate::credentials::Standing;

@@ -6,7 +6,6 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::lock;
 use crate::backoff::Backoff;
 use crate::random::jittered;
 

@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn the_hosts_file_is_read_as_docker_and_people_write_it() {
+    fn hosts_files_of_docker_kubernetes_and_people_are_read() {
         for (file, name, address) in [
             ("people", "ip6-localhost", "::1"),
             ("people", "my_db.", "172.17.0.2"),

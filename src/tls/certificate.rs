@@ -3,6 +3,7 @@
 //!
 //! A certificate is a stranger's bytes: DER (X.690), laid out as in RFC 5280, 4.1.
 
+use crate::text;
 use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::time::SystemTime;
@@ -254,7 +255,7 @@ fn moment((kind, text): (u8, &[u8])) -> Option<SystemTime> {
 const LONGEST_NAME: usize = 253;
 
 fn shown(name: &[u8]) -> String {
-    one_line(name).chars().take(LONGEST_NAME).collect()
+    text::one_line(name).chars().take(LONGEST_NAME).collect()
 }
 
 const COMMON_NAME: &[u8] = &[0x55, 4, 3];

@@ -11,8 +11,8 @@ use std::time::Duration;
 use rustix::process::Signal;
 
 use crate::support::{
-    Ambassador, Launch, Peer, RedisServer, Target, command, error_in, eventually, every_answer, every_byte, fixture,
-    fixture_text, lines, metric, noise, password, token,
+    Ambassador, Launch, Peer, RedisServer, Target, command, error_in, eventually, every_answer, every_byte,
+    fixture, fixture_text, lines, metric, noise, password, token,
 };
 
 /// Long enough for bytes that must not come to come after all.
