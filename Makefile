@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test record fuzz load soak bench lint build image dist
+.PHONY: help demo test record fuzz load soak bench lint docs build image dist
 
 help: ## what can be made here
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ bench: ## measure against HAProxy, nginx, socat and stunnel, side by side
 
 lint: ## formatting, clippy, documentation, shell scripts, licences
 	@scripts/lint
+
+docs: ## the generated sections of the documentation
+	@UPDATE_DOCS=1 cargo test --locked --quiet --test it documents::generated
 
 build: ## the binary: target/release/redis-ambassador
 	@cargo build --release --locked

@@ -8,7 +8,7 @@ mod table;
 
 use std::io::{self, Write};
 
-use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
+use clap::{Command as Clap, CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 use crate::config::ProcessArguments;
@@ -93,6 +93,24 @@ fn settings_help() -> String {
     }
     help.push_str("\nExample:\n  REDIS_PORT_6379_TCP=tcp://redis.example.com:6379 REDIS_AUTH_FILE=/run/secrets/redis redis-ambassador");
     help
+}
+
+/// Exit codes and what they mean, for the manual page and the documentation.
+pub const EXIT_CODES: &[(&str, &str)] = &[
+    ("0", "A clean end."),
+    ("1", "It could not start or go on: a port is taken, say; or check or health found a problem."),
+    ("2", "Bad usage or configuration. Every mistake is listed, with its reason and remedy."),
+];
+
+/// A subcommand's name and what may follow it.
+pub fn synopsis(subcommand: &Clap) -> String {
+    let options = subcommand.get_arguments().map(|argument| {
+        let takes_a_value = argument.get_num_args().is_none_or(|number| number.takes_values());
+        let value = argument.get_value_names().and_then(|names| names.first()).filter(|_| takes_a_value);
+        let value = value.map_or(String::new(), |value| format!(" {value}"));
+        argument.get_long().map_or(value.clone(), |name| format!(" [--{name}{value}]"))
+    });
+    format!("{}{}", subcommand.get_name(), options.collect::<String>())
 }
 
 /// Markdown as it is read on a terminal: without backticks, and without the targets of links.

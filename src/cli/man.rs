@@ -6,8 +6,9 @@ use clap::{Command, CommandFactory};
 use clap_mangen::Man;
 use clap_mangen::roff::{Inline, Roff, bold, roman};
 
-use super::{Arguments, plain};
+use super::{Arguments, EXIT_CODES, plain, synopsis};
 use crate::config::settings::SETTINGS;
+use crate::config::target::FORMS;
 
 /// Writes the page.
 pub fn write(out: &mut impl Write) -> io::Result<()> {
@@ -22,12 +23,8 @@ pub fn write(out: &mut impl Write) -> io::Result<()> {
     commands(&mut rest, &command);
     environment(&mut rest, &command);
     rest.control("SH", ["EXIT STATUS"]);
-    for (code, meaning) in [
-        ("0", "A clean end."),
-        ("1", "It could not start or go on; or check or health found a problem."),
-        ("2", "Bad usage or configuration. Every mistake is listed, with its remedy."),
-    ] {
-        item(&mut rest, [bold(code)], meaning);
+    for (code, meaning) in EXIT_CODES {
+        item(&mut rest, [bold(*code)], meaning);
     }
     rest.control("SH", ["EXAMPLES"]);
     for (what, line) in [
@@ -51,15 +48,10 @@ pub fn write(out: &mut impl Write) -> io::Result<()> {
 fn commands(page: &mut Roff, command: &Command) {
     page.control("SH", ["COMMANDS"]);
     for subcommand in command.get_subcommands() {
-        let options = subcommand.get_arguments().map(|argument| {
-            let takes_a_value = argument.get_num_args().is_none_or(|number| number.takes_values());
-            let value = argument.get_value_names().and_then(|names| names.first()).filter(|_| takes_a_value);
-            let value = value.map_or(String::new(), |value| format!(" {value}"));
-            argument.get_long().map_or(value.clone(), |name| format!(" [--{name}{value}]"))
-        });
-        let options: String = options.collect();
+        let synopsis = synopsis(subcommand);
+        let (name, options) = synopsis.split_at(subcommand.get_name().len());
         let about = subcommand.get_about().map(ToString::to_string).unwrap_or_default();
-        item(page, [bold(subcommand.get_name()), roman(options)], &format!("{about}."));
+        item(page, [bold(name), roman(options)], &format!("{about}."));
     }
 }
 
@@ -69,10 +61,13 @@ fn environment(page: &mut Roff, command: &Command) {
     item(
         page,
         [bold("<ALIAS>_PORT_<PORT>_TCP=<TARGET>")],
-        "A link: listen on <PORT> and dial <TARGET>, one of tcp://HOST:PORT, redis://[[USER]:[PASSWORD]@]HOST[:PORT][/DB], \
-         rediss:// (the same over TLS), tls://HOST:PORT, unix:///PATH, redis+unix:///PATH. Several backends are separated by commas; \
-         +srv, +file and +sentinel in the scheme find them out.",
+        "A link: listen on <PORT> and dial <TARGET>, which is one of these.",
     );
+    page.control("RS", []);
+    for (forms, meaning) in FORMS {
+        item(page, [bold(forms.join(", "))], &format!("{}.", plain(meaning)));
+    }
+    page.control("RE", []);
     let variables = command.get_arguments().filter_map(|argument| argument.get_env());
     let mut names = Vec::new();
     for variable in variables {

@@ -1,5 +1,5 @@
 //! The table of a link's settings, and the table of the process' own: one row each, from which the parser, the near
-//! misses and the README's tables come.
+//! misses, `--help`, the manual page and `docs/configuration.md` come.
 
 /// What a setting is about, and so what it means on a plain tunnel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -171,32 +171,6 @@ pub fn nearest<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> Opt
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// What stands in the README between `<!-- name -->` and `<!-- /name -->`.
-    fn readme_table(name: &str) -> Vec<&'static str> {
-        let readme = include_str!("../../README.md");
-        let (_, table) = readme.split_once(&format!("<!-- {name} -->\n")).expect("the table's beginning");
-        let (table, _) = table.split_once(&format!("<!-- /{name} -->")).expect("the table's end");
-        table.lines().skip(2).collect()
-    }
-
-    #[test]
-    fn the_readme_has_every_setting_in_these_words() {
-        let rows: Vec<_> =
-            SETTINGS.iter().map(|setting| format!("| `{}` | {} |", setting.name, setting.doc)).collect();
-        assert_eq!(readme_table("settings"), rows);
-    }
-
-    #[test]
-    fn the_readme_has_every_flag_and_its_variable() {
-        let variables = crate::config::process::variables();
-        let table = readme_table("process");
-        assert_eq!(table.len(), variables.len());
-        for (row, variable) in table.into_iter().zip(variables) {
-            let flag = variable.trim_start_matches("AMBASSADOR_").to_lowercase().replace('_', "-");
-            assert!(row.starts_with(&format!("| `--{flag}` | `{variable}` | ")), "{row}");
-        }
-    }
 
     #[test]
     fn slips_are_recognised_and_other_names_are_not() {

@@ -233,6 +233,35 @@ impl Target {
     }
 }
 
+/// The forms of a target and what they mean, in Markdown: for the manual page and the documentation.
+pub const FORMS: &[(&[&str], &str)] = &[
+    (
+        &["tcp://HOST:PORT"],
+        "as Docker writes it: a Redis link if `AUTH`, `AUTH_FILE` or `AUTH_COMMAND` applies to it, else a plain tunnel",
+    ),
+    (
+        &["redis://[[USER]:[PASSWORD]@]HOST[:PORT][/DB]"],
+        "a Redis link; port 6379 if none is given; percent-encoding as in any URL",
+    ),
+    (&["rediss://[[USER]:[PASSWORD]@]HOST[:PORT][/DB]"], "the same over TLS"),
+    (&["tls://HOST:PORT"], "a plain tunnel, TLS towards the target"),
+    (&["unix:///PATH"], "a Unix socket, a plain tunnel"),
+    (&["redis+unix:///PATH"], "a Unix socket, a Redis link"),
+    (&["tcp://A:1,B:2", "redis://A,B:2", "rediss://A,B:2", "tls://A:1,B:2"], "several backends"),
+    (
+        &["tcp+srv://NAME", "redis+srv://NAME", "rediss+srv://NAME", "tls+srv://NAME"],
+        "backends from DNS SRV records",
+    ),
+    (
+        &["tcp+file:///PATH", "redis+file:///PATH", "rediss+file:///PATH", "tls+file:///PATH"],
+        "backends from a file, one `HOST:PORT` a line, `#` for comments",
+    ),
+    (
+        &["redis+sentinel://S1[:26379],S2…/SERVICE[/DB]", "rediss+sentinel://S1[:26379],S2…/SERVICE[/DB]"],
+        "the primary that Redis Sentinels name, or its replicas",
+    ),
+];
+
 /// Why a value is no target. Never quotes the value, which may hold a password.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("{reason}")]
@@ -365,6 +394,25 @@ impl fmt::Display for Commas<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// With and without what is in brackets.
+    #[test]
+    fn the_forms_that_are_documented_are_read() {
+        for form in FORMS.iter().flat_map(|(forms, _)| *forms) {
+            let whole: String = form.chars().filter(|c| !matches!(c, '[' | ']' | '…')).collect();
+            let mut depth = 0;
+            let without = form.chars().filter(|c| {
+                depth += i32::from(*c == '[');
+                let is_outside = depth == 0 && *c != '…';
+                depth -= i32::from(*c == ']');
+                is_outside
+            });
+            for text in [whole, without.collect()] {
+                let value = text.replace("PORT", "6379").replace("DB", "1");
+                assert!(value.parse::<Target>().is_ok(), "{form}: {value}");
+            }
+        }
+    }
 
     #[test]
     fn every_form_is_read_and_shown_without_its_secrets() {

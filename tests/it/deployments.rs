@@ -1,4 +1,4 @@
-//! What is in `deploy/` agrees with the README and with the program.
+//! What is in `deploy/` agrees with the documents and with the program.
 
 use std::fs;
 
@@ -10,16 +10,21 @@ fn read(path: &str) -> String {
     fs::read_to_string(format!("{}/{path}", env!("CARGO_MANIFEST_DIR"))).expect(path)
 }
 
-/// What the README shows is the file, but for the comment at its head.
+/// What a page shows is the file, but for the comment at its head.
 #[test]
-fn the_readme_shows_the_files() {
-    let readme = read("README.md");
-    for path in ["deploy/compose.yaml", "deploy/kubernetes/app.yaml"] {
-        let file = read(path);
-        let (comment, shown) = file.split_once("\n\n").expect("a comment at the head");
-        assert!(comment.lines().all(|line| line.starts_with('#')), "{comment}");
-        assert!(readme.contains(&format!("```yaml\n{shown}```\n")), "{path} is another in the README");
-        assert!(readme.contains(&format!("({path})")), "the README does not link {path}");
+fn the_pages_show_the_files() {
+    for (page, language, path) in [
+        ("docs/deploy/compose.md", "yaml", "deploy/compose.yaml"),
+        ("docs/deploy/swarm.md", "yaml", "deploy/stack.yaml"),
+        ("docs/deploy/kubernetes.md", "yaml", "deploy/kubernetes/app.yaml"),
+        ("docs/deploy/systemd.md", "ini", "deploy/redis-ambassador.service"),
+    ] {
+        let (text, file) = (read(page), read(path));
+        let (comment, shown) = file.split_once("\n\n").expect("a blank line");
+        let is_comment = comment.lines().all(|line| line.starts_with('#'));
+        let shown = if is_comment { shown } else { &file };
+        assert!(text.contains(&format!("```{language}\n{shown}```\n")), "{path} is another in {page}");
+        assert!(text.contains(&format!("(../../{path})")), "{page} does not link {path}");
     }
 }
 

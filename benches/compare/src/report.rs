@@ -1,4 +1,5 @@
-//! The report: Markdown with its charts, the figures of every round as JSON, and what the README shows.
+//! The report: Markdown with its charts, the figures of every round as JSON, what the README shows, and the goals for
+//! those who work on it.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -46,13 +47,14 @@ pub fn write(bench: &Bench, machine: &Machine, stolen: f64, results: &Results, r
     let report = Report { bench, machine, stolen, results, folder };
     let page = folder.join("benchmarks.md");
     fs::write(&page, report.page()?)?;
-    let snippet = report.readme()?;
-    fs::write(raw.join("readme-snippet.md"), &snippet)?;
-    if publishes {
-        let readme = Path::new("README.md");
-        fs::write(readme, with_section(&fs::read_to_string(readme)?, &snippet)?)?;
+    let goals = report.goals_table()?;
+    for (name, page, section) in [("bench", "README.md", report.readme()?), ("goals", "CONTRIBUTING.md", goals.clone())] {
+        fs::write(raw.join(format!("{name}.md")), &section)?;
+        if publishes {
+            fs::write(page, with_section(&fs::read_to_string(page)?, name, &section)?)?;
+        }
     }
-    println!("{}", report.goals_table()?);
+    println!("{goals}");
     println!("{} and its charts are written.", page.display());
     Ok(())
 }
@@ -69,18 +71,16 @@ impl Report<'_> {
     fn page(&self) -> Result<String> {
         let mut page = String::new();
         let settings = &self.bench.settings;
-        writeln!(
-            page,
-            "# Benchmarks\n\n\
-             redis-ambassador side by side with the proxies one would otherwise take, and with no proxy\n\
-             (direct), in front of one Redis on one machine. Everything is measured in one run; the peers\n\
-             take turns within every round, so that a machine that grows slower does so for all. Figures\n\
-             are the median of {} rounds, with the least and the greatest in parentheses. `make bench`\n\
-             wrote this page.\n",
+        let what = format!(
+            "redis-ambassador side by side with the proxies one would otherwise take, and with no proxy (direct), in \
+             front of one Redis on one machine. Everything is measured in one run; the peers take turns within every \
+             round, so that a machine that grows slower does so for all. Figures are the median of {} rounds, with \
+             the least and the greatest in parentheses. `make bench` wrote this page.",
             settings.rounds
-        )?;
+        );
+        writeln!(page, "# Benchmarks\n\n{}", wrapped(&what))?;
         page.push_str(&self.overview()?);
-        writeln!(page, "## Goals\n\n{}", self.goals_table()?)?;
+        page.push_str(&self.warm_in_short());
         page.push_str(&self.setting()?);
         for workload in workloads::ALL {
             if workload.metrics.iter().any(|metric| !self.results.cases(workload.name, *metric).is_empty()) {
@@ -100,9 +100,9 @@ impl Report<'_> {
         Ok(page)
     }
 
-    /// The README's part.
+    /// The README's part: the four figures that matter.
     fn readme(&self) -> Result<String> {
-        let mut text = self.overview()?.replace("](benchmarks", "](docs/benchmarks");
+        let mut text = String::new();
         let peers: Vec<_> = self.bench.peers.programs.iter().map(|program| program.name).collect();
         writeln!(text, "| | {} |\n| --- |{}", peers.join(" | "), " ---: |".repeat(peers.len()))?;
         for (title, workload, case, metric) in goals::headline(self.bench.capacity) {
@@ -115,6 +115,11 @@ impl Report<'_> {
             }
             writeln!(text)?;
         }
+        Ok(text)
+    }
+
+    /// What warm connections gain, in a sentence.
+    fn warm_in_short(&self) -> String {
         let warm: Vec<_> = [warm::LOOPBACK, warm::LONG_WAY, warm::TLS]
             .into_iter()
             .filter_map(|target| {
@@ -127,20 +132,15 @@ impl Report<'_> {
                 Some(format!("{}–{} ({target})", number(one.min(other)), number(one.max(other))))
             })
             .collect();
-        if !warm.is_empty() {
-            writeln!(
-                text,
-                "\nWith `WARM` the time to a new client's first answer, by that of one that connects to Redis and \
-                 authenticates by itself (below 1 is faster): {}.",
-                warm.join(", ")
-            )?;
+        if warm.is_empty() {
+            return String::new();
         }
-        writeln!(
-            text,
-            "\nHow they were measured, with every other figure: [docs/benchmarks.md](docs/benchmarks.md).\n\
-             Repeat it with `make bench`."
-        )?;
-        Ok(text)
+        let text = format!(
+            "With `WARM` the time to a new client's first answer, by that of one that connects to Redis and authenticates by \
+             itself (below 1 is faster): {}.",
+            warm.join(", ")
+        );
+        wrapped(&text) + "\n"
     }
 
     fn goals_table(&self) -> Result<String> {
@@ -170,8 +170,8 @@ impl Report<'_> {
         }
         writeln!(
             table,
-            "\nA goal with several cases is judged by the worst of them. A ratio is that of the medians; its\n\
-             least and greatest are those within one round."
+            "\nA goal with several cases is judged by the worst of them. A ratio is that of the\n\
+             medians; its least and greatest are those within one round."
         )?;
         Ok(table)
     }
@@ -206,7 +206,7 @@ impl Report<'_> {
     }
 
     fn workload(&self, workload: &Workload) -> Result<String> {
-        let mut text = format!("## {}\n\n{}\n\n", workload.title, workload.text);
+        let mut text = format!("## {}\n\n{}\n", workload.title, wrapped(workload.text));
         text.push_str(&self.charts_of(workload)?);
         for metric in workload.metrics {
             text.push_str(&self.table(workload, *metric)?);
@@ -254,7 +254,7 @@ impl Report<'_> {
             Some(size) => writeln!(text, "\nThe image `{image}` has {} MB.\n", number(size as f64 / 1e6))?,
             None => writeln!(
                 text,
-                "\nThe image was not measured: there is no `{image}` here (`BENCH_IMAGE` names another).\n"
+                "\nThe image was not measured: there is no `{image}` here (`BENCH_IMAGE` names\nanother).\n"
             )?,
         }
         Ok(text)
@@ -380,13 +380,30 @@ impl Report<'_> {
     }
 }
 
-/// The README with that between the two marks that are there for it.
-fn with_section(readme: &str, section: &str) -> Result<String> {
-    const BEGIN: &str = "<!-- bench -->\n";
-    const END: &str = "<!-- /bench -->";
-    let (before, rest) = readme.split_once(BEGIN).context("the README has no place for the figures")?;
-    let (_, after) = rest.split_once(END).context("the README's place for the figures has no end")?;
-    Ok(format!("{before}{BEGIN}\n{}\n\n{END}{after}", section.trim_end()))
+/// The page with that between the two marks that are there for it.
+fn with_section(page: &str, name: &str, section: &str) -> Result<String> {
+    let (begin, end) = (format!("<!-- {name} -->\n"), format!("<!-- /{name} -->"));
+    let (before, rest) = page.split_once(&begin).with_context(|| format!("there is no {begin}"))?;
+    let (_, after) = rest.split_once(&end).with_context(|| format!("there is no {end}"))?;
+    Ok(format!("{before}{begin}\n{}\n\n{end}{after}", section.trim_end()))
+}
+
+/// Prose in lines of 80 columns, as in every page.
+fn wrapped(text: &str) -> String {
+    const COLUMNS: usize = 80;
+    let mut lines = vec![String::new()];
+    for word in text.split_whitespace() {
+        let line = lines.last_mut().expect("there is one");
+        if line.is_empty() {
+            line.push_str(word);
+        } else if line.chars().count() + 1 + word.chars().count() <= COLUMNS {
+            line.push(' ');
+            line.push_str(word);
+        } else {
+            lines.push(word.to_owned());
+        }
+    }
+    lines.join("\n") + "\n"
 }
 
 /// The unit, and which way is better.
@@ -406,19 +423,23 @@ fn with_spread(summary: Option<Summary>) -> String {
 const METHOD: &str = "\
 ## How it is measured
 
-- Processor time is what the kernel has charged to the proxy's processes and to their children, user and system
-  together, from before to after the load, once the proxy has come to rest. On loopback the sender of a packet pays for
-  its reception too, so that it holds nearly all of what the proxy causes. Where few cores are shared by the load, the
-  proxy and Redis, it is the most telling figure: throughput and latency depend on all three.
+- Processor time is what the kernel has charged to the proxy's processes and to
+  their children, user and system together, from before to after the load, once
+  the proxy has come to rest. On loopback the sender of a packet pays for its
+  reception too, so that it holds nearly all of what the proxy causes. Where few
+  cores are shared by the load, the proxy and Redis, it is the most telling
+  figure: throughput and latency depend on all three.
 - Every cell is preceded by a fifth of its time that is not counted.
-- The order of the peers is another one in every round, and every other round goes backwards, so that none always
-  follows the same other.
-- What is measured and what measures share the cores. Throughput therefore says how much of the machine a proxy leaves
-  to Redis and its clients; without a proxy (direct) it is what Redis and the load generator reach by themselves.
-- HAProxy, nginx, socat and stunnel are Debian's packages. How each is configured, with the reasons, is in
+- The order of the peers is another one in every round, and every other round
+  goes backwards, so that none always follows the same other.
+- What is measured and what measures share the cores. Throughput therefore says
+  how much of the machine a proxy leaves to Redis and its clients; without a
+  proxy (direct) it is what Redis and the load generator reach by themselves.
+- HAProxy, nginx, socat and stunnel are Debian's packages. How each is
+  configured, with the reasons, is in
   [peers.rs](../benches/compare/src/peers.rs).
-- Behind the others, and without a proxy, the client authenticates itself; redis-ambassador does it for the
-  client.
+- Behind the others, and without a proxy, the client authenticates itself;
+  redis-ambassador does it for the client.
 - Redis has one thread, a password and no persistence.
 - The certificates are made for the run and removed after it.
 
@@ -430,8 +451,9 @@ On Debian, or anything with its packages:
 make bench
 ```
 
-It installs what is missing of haproxy, nginx, libnginx-mod-stream, socat, stunnel4, redis-server and redis-tools, builds
-redis-ambassador as it is released, and measures, for about twenty minutes on two cores.
+It installs what is missing of haproxy, nginx, libnginx-mod-stream, socat,
+stunnel4, redis-server and redis-tools, builds redis-ambassador as it is
+released, and measures, for about twenty minutes on two cores.
 
 | variable | default | meaning |
 | --- | --- | --- |
@@ -440,18 +462,21 @@ redis-ambassador as it is released, and measures, for about twenty minutes on tw
 | `BENCH_ONLY` | all | some of `requests,redis-benchmark,short,idle,bulk,growth,tls,warm,reset,startup` |
 | `BENCH_IMAGE` | `redis-ambassador:bench` | the image to be weighed |
 
-Every run leaves the figures of all its rounds (`results.json`) and the logs of the peers in `target/bench`. One with fewer
-than five rounds, without some of the workloads, or that could not measure everything leaves its report there too, and
-this page alone.
+Every run leaves the figures of all its rounds (`results.json`) and the logs of
+the peers in `target/bench`. One with fewer than five rounds, without some of
+the workloads, or that could not measure everything leaves its report there too,
+and this page alone.
 
-What is inside (RESP, the watch for RESET, link parsing, the relay over socket pairs) is timed by itself:
+What is inside (RESP, the watch for RESET, link parsing, the relay over socket
+pairs) is timed by itself:
 
 ```sh
 cargo run --release --manifest-path benches/micro/Cargo.toml --target-dir target/micro
 ```
 
-Ten thousand connections through one process take a limit of 20,400 file descriptors (`ulimit -Hn`). The best figures
-come from a machine that does nothing else meanwhile.
+Ten thousand connections through one process take a limit of 20,400 file
+descriptors (`ulimit -Hn`). The best figures come from a machine that does
+nothing else meanwhile.
 ";
 
 #[cfg(test)]
@@ -460,10 +485,10 @@ mod tests {
 
     /// Whatever was there is replaced, and nothing else touched.
     #[test]
-    fn the_figures_take_their_place_in_the_readme() {
+    fn the_figures_take_their_place_in_a_page() {
         let empty = "# Title\n<!-- bench -->\n<!-- /bench -->\nMore\n";
-        let filled = with_section(empty, "figures\n").expect("a place");
+        let filled = with_section(empty, "bench", "figures\n").expect("a place");
         assert_eq!(filled, "# Title\n<!-- bench -->\n\nfigures\n\n<!-- /bench -->\nMore\n");
-        assert_eq!(with_section(&filled, "figures\n").expect("a place"), filled);
+        assert_eq!(with_section(&filled, "bench", "figures\n").expect("a place"), filled);
     }
 }

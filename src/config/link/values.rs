@@ -316,7 +316,7 @@ impl<'a> LinkSettings<'a, '_> {
             self.findings.mistake(
                 variable,
                 reason,
-                "build an image that has the program: the README shows how, under Tokens",
+                "build an image that has the program: docs/credentials.md shows how, under Tokens",
             );
             return None;
         }
