@@ -164,6 +164,10 @@ impl Network {
         Self { id: docker(["network", "create", "--internal", "--label", &label, &unique(role)]) }
     }
 
+    pub(crate) fn id(&self) -> &str {
+        &self.id
+    }
+
     /// Gives a container another network, and a name there.
     pub(crate) fn connect(&self, container: &Container, name: &str) {
         docker(["network", "connect", "--alias", name, &self.id, &container.id]);

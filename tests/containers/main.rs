@@ -3,6 +3,7 @@
 mod deployments;
 mod discovery;
 mod docker;
+mod documents;
 mod roles;
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};

@@ -4,6 +4,7 @@ use std::fs;
 
 use serde_json::Value;
 
+use crate::documents::markdown::Page;
 use crate::support::{Launch, Target, get};
 
 fn read(path: &str) -> String {
@@ -25,6 +26,23 @@ fn the_pages_show_the_files() {
         let shown = if is_comment { shown } else { &file };
         assert!(text.contains(&format!("```{language}\n{shown}```\n")), "{path} is another in {page}");
         assert!(text.contains(&format!("(../../{path})")), "{page} does not link {path}");
+    }
+}
+
+/// The commands that a page gives for a file are those at the file's head.
+#[test]
+fn the_files_name_the_commands_of_their_pages() {
+    for (page, path) in [
+        ("docs/deploy/compose.md", "deploy/compose.yaml"),
+        ("docs/deploy/swarm.md", "deploy/stack.yaml"),
+        ("docs/deploy/kubernetes.md", "deploy/kubernetes/app.yaml"),
+    ] {
+        let (page, file) = (Page::open(page), read(path));
+        for block in page.blocks().iter().filter(|block| block.language == "sh") {
+            for command in block.code.lines().map(|line| line.split(" # ").next().expect("a part").trim()) {
+                assert!(file.contains(command), "{path} does not name {command}");
+            }
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 mod examples;
 mod generated;
-mod markdown;
+pub(crate) mod markdown;
 
 use std::collections::BTreeSet;
 use std::fs;

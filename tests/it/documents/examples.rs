@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
+use std::process::Command;
 
 use tempfile::TempDir;
 
@@ -36,6 +37,21 @@ fn every_environment_in_the_documents_is_taken() {
         }
     }
     assert!(checked > 10, "{checked}");
+}
+
+/// Every block of commands is one that a shell reads.
+#[test]
+fn every_command_in_the_documents_is_read_by_a_shell() {
+    let mut checked = 0;
+    for page in Page::all() {
+        for block in page.blocks().iter().filter(|block| block.language == "sh") {
+            let read = Command::new("sh").args(["-n", "-c", &block.code]).output().expect("a shell");
+            let said = String::from_utf8_lossy(&read.stderr);
+            assert!(read.status.success(), "{}: {said}:\n{}", page.path.display(), block.code);
+            checked += 1;
+        }
+    }
+    assert!(checked > 20, "{checked}");
 }
 
 /// What getting started shows of `links`.
