@@ -223,14 +223,14 @@ fn the_debian_package_is_installed_and_its_service_serves() {
     let commands =
         example("docs/deploy/systemd.md", "dpkg").replace("redis.example.com:6379", "127.0.0.1:6380");
     let mut commands: Vec<_> = commands.lines().collect();
-    let ping = commands.pop().expect("the client's command");
+    let client = commands.pop().expect("the client's command");
     for command in &commands {
         run(command);
     }
     assert_eq!(run("redis-ambassador --version"), concat!("redis-ambassador ", env!("CARGO_PKG_VERSION")));
     let pong = || {
         eventually("the client reads PONG", || {
-            let answer = host.try_run(&[], &["sh", "-c", ping]);
+            let answer = host.try_run(&[], &["sh", "-c", client]);
             (text(&answer.stdout).trim() == "PONG").then_some(())
         });
     };

@@ -112,7 +112,7 @@ fn every_page_that_is_named_in_the_sources_is_there() {
             let name: String =
                 rest.chars().take_while(|c| c.is_ascii_alphanumeric() || "-_./".contains(*c)).collect();
             let name = name.trim_end_matches('.');
-            if name.ends_with(".md") {
+            if Path::new(name).extension().is_some_and(|extension| extension == "md") {
                 assert!(top().join("docs").join(name).exists(), "{path} names docs/{name}");
                 named += 1;
             }
@@ -167,8 +167,8 @@ fn every_promise_has_the_test_that_is_named() {
         let Some((module, name)) = test.split_once("::") else { continue };
         let source = match module {
             "hostile" => read("src/hostile.rs"),
-            "relay" => read(&format!("src/relay/{}.rs", name.replace("::", "/"))),
-            module => read(&format!("tests/it/{module}.rs")),
+            "relay" => read(format!("src/relay/{}.rs", name.replace("::", "/"))),
+            module => read(format!("tests/it/{module}.rs")),
         };
         assert!(module == "relay" || source.contains(&format!("fn {name}(")), "there is no {test}");
         named += 1;
@@ -191,7 +191,7 @@ fn every_body_is_fuzzed() {
         let path = entry.expect("an entry").path();
         let name = path.file_stem().and_then(|name| name.to_str()).expect("a name").to_owned();
         assert!(
-            read(&format!("fuzz/targets/{name}.rs")).contains(&format!("hostile::{name}(data)")),
+            read(format!("fuzz/targets/{name}.rs")).contains(&format!("hostile::{name}(data)")),
             "{name}"
         );
         assert!(

@@ -166,10 +166,11 @@ impl Place {
             let file = Path::new(&file);
             if file.starts_with(place.folder.path()) {
                 fs::create_dir_all(file.parent().expect("a folder")).expect("a folder");
-                let content = match value {
-                    value if value.ends_with("ca.pem") => fs::read(authority.file()),
-                    value if value.ends_with(".pem") => fs::read(&identity.certificate),
-                    value if value.ends_with(".key") => fs::read(&identity.key),
+                let extension = file.extension().and_then(|extension| extension.to_str());
+                let content = match extension {
+                    Some("pem") if value.ends_with("ca.pem") => fs::read(authority.file()),
+                    Some("pem") => fs::read(&identity.certificate),
+                    Some("key") => fs::read(&identity.key),
                     _ => Ok(password().into_bytes()),
                 };
                 fs::write(file, content.expect("a file")).expect("a file");

@@ -24,7 +24,8 @@ fn what_is_generated_is_up_to_date() {
             let (name, part) = part.split_once(" -->\n").expect("a name");
             let (_, rest) = part.split_once("<!-- /generated -->").expect("an end");
             let section = section(name);
-            text.push_str(&format!("\n<!-- generated: {name} -->\n\n{section}\n<!-- /generated -->{rest}"));
+            text +=
+                &["\n<!-- generated: ", name, " -->\n\n", &section, "\n<!-- /generated -->", rest].concat();
             written.insert(name.to_owned());
         }
         if env::var_os("UPDATE_DOCS").is_some() {
