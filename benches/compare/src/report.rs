@@ -48,7 +48,9 @@ pub fn write(bench: &Bench, machine: &Machine, stolen: f64, results: &Results, r
     let page = folder.join("benchmarks.md");
     fs::write(&page, report.page()?)?;
     let goals = report.goals_table()?;
-    for (name, page, section) in [("bench", "README.md", report.readme()?), ("goals", "CONTRIBUTING.md", goals.clone())] {
+    for (name, page, section) in
+        [("bench", "README.md", report.readme()?), ("goals", "CONTRIBUTING.md", goals.clone())]
+    {
         fs::write(raw.join(format!("{name}.md")), &section)?;
         if publishes {
             fs::write(page, with_section(&fs::read_to_string(page)?, name, &section)?)?;
