@@ -65,6 +65,7 @@ fn the_wiring_is_printed_as_json() {
             "kind": "redis",
             "target": "tcp://10.0.0.5:6380",
             "tls": false,
+            "tls_verify": null,
             "listen_tls": false,
             "auth": "file",
             "username": "app",

@@ -846,7 +846,7 @@ fn mistakes_in_tls_settings_are_told_with_all_others() {
             "DB_PORT_5432_TLS_KEY_FILE",
             "no TLS towards the target",
         ),
-        (&[plain, ("DB_TLS", "yes")], "DB_TLS", "neither true nor false"),
+        (&[plain, ("DB_TLS", "maybe")], "DB_TLS", "neither true nor false"),
         (&[plain, ("DB_TLS_VERIFY", "ca")], "DB_TLS_VERIFY", "no TLS towards the target"),
         (&[tls, known, ("DB_TLS_VERIFY", "yes")], "DB_TLS_VERIFY", "neither full nor ca nor none"),
         (
