@@ -241,12 +241,12 @@ pub const FORMS: &[(&[&str], &str)] = &[
     ),
     (
         &["redis://[[USER]:[PASSWORD]@]HOST[:PORT][/DB]"],
-        "a Redis link; port 6379 if none is given; percent-encoding as in any URL",
+        "a Redis link; port 6379 if none is given; percent-encoding as in any URL; `valkey://` is the same",
     ),
-    (&["rediss://[[USER]:[PASSWORD]@]HOST[:PORT][/DB]"], "the same over TLS"),
+    (&["rediss://[[USER]:[PASSWORD]@]HOST[:PORT][/DB]"], "the same over TLS; `valkeys://` is the same"),
     (&["tls://HOST:PORT"], "a plain tunnel, TLS towards the target"),
     (&["unix:///PATH"], "a Unix socket, a plain tunnel"),
-    (&["redis+unix:///PATH"], "a Unix socket, a Redis link"),
+    (&["redis+unix:///PATH[?db=DB]"], "a Unix socket, a Redis link"),
     (&["tcp://A:1,B:2", "redis://A,B:2", "rediss://A,B:2", "tls://A:1,B:2"], "several backends"),
     (
         &["tcp+srv://NAME", "redis+srv://NAME", "rediss+srv://NAME", "tls+srv://NAME"],
