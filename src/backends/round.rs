@@ -99,6 +99,9 @@ pub struct Round<'a> {
     tried: Done,
     /// Names that have been resolved for this round.
     resolved: Vec<Arc<Listed>>,
+    /// The candidate whose name is resolved at this moment. Its turn it is behind that: to choose once more would give
+    /// those with the larger weights a second chance.
+    resolving: Option<Arc<Entry>>,
     /// What each server came to.
     failures: Vec<(Arc<Entry>, Failure)>,
 }
@@ -112,13 +115,14 @@ impl<'a> Round<'a> {
             given_up,
             tried: Done::default(),
             resolved: Vec::new(),
+            resolving: None,
             failures: Vec::new(),
         }
     }
 
     /// What to do about the next candidate. Those that rest come last.
     pub fn step(&mut self) -> Option<Next> {
-        let entry = self.choose(|_| true)?;
+        let entry = self.whose_turn_it_is().or_else(|| self.choose(|_| true))?;
         let listed = &entry.listed;
         listed.rest.begin_trial(Instant::now());
         let is_known =
@@ -127,6 +131,7 @@ impl<'a> Round<'a> {
             Next::Dial(self.place_at(&entry)?)
         } else {
             self.resolved.push(Arc::clone(listed));
+            self.resolving = Some(Arc::clone(&entry));
             Next::Resolve(Arc::clone(listed))
         })
     }
@@ -225,6 +230,18 @@ impl<'a> Round<'a> {
     pub fn failure(self) -> Failure {
         let failures = self.failures.into_iter().map(|(_, failure)| failure).collect();
         Failure::of_all(failures).unwrap_or_else(|| self.backends.absence())
+    }
+
+    /// The candidate whose name has been resolved, or where that has other servers now one of them, unless it rests.
+    fn whose_turn_it_is(&mut self) -> Option<Arc<Entry>> {
+        let resolved = self.resolving.take()?;
+        let is_there = self.list.iter().any(|entry| Arc::ptr_eq(entry, &resolved));
+        let entry = if is_there && !resolved.backends.is_empty() && self.is_untried(&resolved) {
+            resolved
+        } else {
+            self.choose(|entry| entry.is_of(&resolved.listed))?
+        };
+        (!entry.rests(Instant::now())).then_some(entry)
     }
 
     fn choose(&self, is_meant: impl Fn(&Entry) -> bool) -> Option<Arc<Entry>> {
