@@ -359,7 +359,7 @@ fn no_place_of_a_list_waits_for_another() {
         }
         drop(crowd);
         eventually("free places", || get(ambassador.admin(), "/links").link("db:5432")["connections"] == 0);
-        ambassador.signal(Signal::STOP);
+        stop();
     }
 }
 
