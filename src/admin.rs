@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::connection::Service;
+use crate::client::connection::Service;
 use crate::metrics::{self, Metrics};
 use crate::net::{Accepted, Listener};
 

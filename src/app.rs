@@ -11,22 +11,23 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, sleep, timeout_at};
 
-use crate::accept::{Admission, accept};
 use crate::admin::{self, Admin};
-use crate::backends::{self, Backends};
+use crate::client::accept::{Admission, accept};
+use crate::client::connection::Service;
+use crate::client::failure_log::Reports;
 use crate::config::{Config, Link, Listen, ListenAddress, Process};
-use crate::connection::Service;
 use crate::descriptors::{self, Descriptors};
-use crate::dial::{Dialler, Health};
-use crate::leave::{Connections, Leave, Reason};
 use crate::metrics::Metrics;
 use crate::net::Listener;
+use crate::net::resolve::Resolver;
 use crate::programs;
-use crate::report::Reports;
-use crate::resolve::Resolver;
+use crate::relay::drain::{Connections, Leave, Reason};
 use crate::secret::Source;
 use crate::text;
-use crate::warm::{self, Pool};
+use crate::upstream::backends::Backends;
+use crate::upstream::dial::{Dialler, Health};
+use crate::upstream::discovery;
+use crate::upstream::pool::{self, Pool};
 use crate::workers::Workers;
 
 /// What is left of the drain timeout for connections that end at its last moment to write their line.
@@ -168,9 +169,9 @@ impl App {
             };
             services.push(Arc::clone(&service));
             let followed = Arc::clone(&service);
-            tokio::spawn(async move { backends::follow(&followed).await });
+            tokio::spawn(async move { discovery::follow(&followed).await });
             let (ready, stopped_too) = (Arc::clone(&service), stopped.clone());
-            tokio::spawn(async move { warm::keep(&ready, stopped_too).await });
+            tokio::spawn(async move { pool::keep(&ready, stopped_too).await });
             accepting.push(tokio::spawn(accept(
                 listener,
                 service,

@@ -9,9 +9,9 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::config::link::Role;
-use crate::credentials::REFUSED;
 use crate::secret::Unavailable;
 use crate::text;
+use crate::upstream::credentials::REFUSED;
 
 /// The step of a connection's life that failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -21,7 +21,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
 use crate::admin::BackendState;
-use crate::connection::Service;
+use crate::client::connection::Service;
 use crate::failure::Stage;
 use crate::secret::Source;
 

@@ -1,7 +1,9 @@
 //! Sockets: listening, connecting, and the one kind of stream that everything else works on.
 
 mod listener;
+pub mod resolve;
 mod socket_file;
+pub mod tls;
 
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
@@ -22,8 +24,8 @@ use tokio::net::{TcpStream, UnixStream};
 
 pub use self::listener::{Accepted, BACKLOG, Listener};
 use crate::config::link_local::LinkLocal;
+use crate::net::tls::stream::TlsStream;
 use crate::relay::Side;
-use crate::tls::stream::TlsStream;
 
 /// Where something listens.
 #[derive(Debug, Clone, PartialEq, Eq)]

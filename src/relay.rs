@@ -13,10 +13,11 @@
 //! - An idle connection holds no buffer. Bytes are read into one buffer a thread, and written straight out; only what
 //!   the other side would not take at once is kept by the connection.
 
-mod clock;
+pub mod drain;
 mod goodbye;
 #[cfg(test)]
 mod model;
+mod timers;
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -29,13 +30,13 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
-pub use self::clock::Limits;
-use self::clock::{Activity, Clock, Event};
 use self::goodbye::{Goodbye, QUIT};
-use crate::client_auth::{Leading, absorb};
-use crate::commands::Commands;
-use crate::leave::{Moved, Reason, Seat};
+pub use self::timers::Limits;
+use self::timers::{Activity, Clock, Event};
+use crate::client::auth::{Leading, absorb};
+use crate::relay::drain::{Moved, Reason, Seat};
 use crate::resp;
+use crate::resp::commands::Commands;
 
 /// What is read at once at first, and always by a connection whose peer does not keep up: what a slow reader pins a
 /// direction.
@@ -841,8 +842,8 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
     use super::*;
-    use crate::commands::{First, UNAUTHENTICATED, first};
-    use crate::leave::Connections;
+    use crate::relay::drain::Connections;
+    use crate::resp::commands::{First, UNAUTHENTICATED, first};
 
     /// A side that plays what it is told to, and holds back what is written until it is flushed, as TLS may.
     #[derive(Default)]

@@ -2,6 +2,8 @@
 //!
 //! <https://redis.io/docs/latest/develop/reference/protocol-spec/>
 
+pub mod commands;
+
 use bytes::BytesMut;
 use redis_protocol::resp2::decode::{decode_bytes, decode_bytes_mut};
 use redis_protocol::resp2::types::BytesFrame;

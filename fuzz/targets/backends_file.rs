@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| redis_ambassador::hostile::backends_file(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| redis_ambassador::fuzzing::backends_file(data));

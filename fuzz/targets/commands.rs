@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| redis_ambassador::hostile::commands(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| redis_ambassador::fuzzing::commands(data));

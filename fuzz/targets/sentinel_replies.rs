@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| redis_ambassador::hostile::sentinel_replies(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| redis_ambassador::fuzzing::sentinel_replies(data));

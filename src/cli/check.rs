@@ -18,12 +18,12 @@ use tokio::time::timeout;
 use self::examine::{Examined, Servers, State, examine};
 use self::findings::{Finding, Level};
 use super::Format;
-use crate::backends;
 use crate::config::{Config, Link};
-use crate::dial::Dialler;
 use crate::failure::Failure;
 use crate::metrics::Metrics;
-use crate::resolve::Resolver;
+use crate::net::resolve::Resolver;
+use crate::upstream::dial::Dialler;
+use crate::upstream::discovery;
 
 /// Backends of one link that are looked at; who has more wants a sample, not a flood.
 const MOST_BACKENDS: usize = 32;
@@ -91,7 +91,7 @@ impl Report {
 
 async fn check(link: &Link, dialler: &Dialler) -> (CheckedLink, Vec<Finding>) {
     let mut findings = Finding::of_own_certificates(link);
-    let looked_up = timeout(link.connect_timeout, backends::look_up(link, dialler));
+    let looked_up = timeout(link.connect_timeout, discovery::look_up(link, dialler));
     let endpoints = looked_up.await.unwrap_or_else(|_| Err("no answer in time".to_owned()));
     let endpoints = endpoints.unwrap_or_else(|reason| {
         findings.push(Finding::of_failure(link, None, "resolve", &Failure::NoBackend { reason }));

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::Format;
 use super::table::{self, NOTHING};
 use crate::config::{Config, Ignored, Link, Warning};
-use crate::tls::Verification;
+use crate::net::tls::Verification;
 
 /// The wiring of one link, as `links --format json` shows it.
 #[derive(Serialize)]

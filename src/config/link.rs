@@ -16,11 +16,11 @@ use super::notation::{Refusal, count, duration, duration_or_off, is_off, unquote
 use super::target::mend::mended;
 use super::target::{Backends, Endpoint, Malformed, Target};
 use super::{Env, Findings, Process};
-use crate::backends::Balance;
-use crate::client_auth::ClientAuth;
-use crate::credentials::Credentials;
+use crate::client::auth::ClientAuth;
+use crate::net::tls::{Acceptor, Connector};
 use crate::secret::Source;
-use crate::tls::{Acceptor, Connector};
+use crate::upstream::backends::Balance;
+use crate::upstream::credentials::Credentials;
 
 /// One link: what listens, and what it dials.
 #[derive(Debug)]

@@ -226,7 +226,7 @@ pub(super) fn parse(env: &Env, arguments: &ProcessArguments, findings: &mut Find
             "AMBASSADOR_LOG",
             log_filter,
             Targets::new().with_default(tracing::Level::INFO),
-            "write error, warn, info, debug, trace or a list such as info,redis_ambassador::dial=debug",
+            "write error, warn, info, debug, trace or a list such as info,redis_ambassador::upstream::dial=debug",
             findings,
         ),
         log_format: value(

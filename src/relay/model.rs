@@ -22,8 +22,8 @@ use tokio::sync::watch;
 use tokio::time::{Sleep, sleep, timeout};
 
 use super::*;
-use crate::leave::{Connections, Leave};
-use crate::tls::stream::TlsStream;
+use crate::net::tls::stream::TlsStream;
+use crate::relay::drain::{Connections, Leave};
 
 /// One way of a line.
 #[derive(Default)]

@@ -166,7 +166,7 @@ fn every_promise_has_the_test_that_is_named() {
     for test in code_spans(&document) {
         let Some((module, name)) = test.split_once("::") else { continue };
         let source = match module {
-            "hostile" => read("src/hostile.rs"),
+            "fuzzing" => read("src/fuzzing.rs"),
             "relay" => read(format!("src/relay/{}.rs", name.replace("::", "/"))),
             module => read(format!("tests/it/{module}.rs")),
         };
@@ -179,7 +179,7 @@ fn every_promise_has_the_test_that_is_named() {
 /// Everything that strangers may send is fuzzed: each body has a target of its name, and each target a body.
 #[test]
 fn every_body_is_fuzzed() {
-    let source = read("src/hostile.rs");
+    let source = read("src/fuzzing.rs");
     let bodies: BTreeSet<_> = source
         .lines()
         .filter_map(|line| line.strip_prefix("pub fn ")?.split_once("(data: &[u8])"))
@@ -191,7 +191,7 @@ fn every_body_is_fuzzed() {
         let path = entry.expect("an entry").path();
         let name = path.file_stem().and_then(|name| name.to_str()).expect("a name").to_owned();
         assert!(
-            read(format!("fuzz/targets/{name}.rs")).contains(&format!("hostile::{name}(data)")),
+            read(format!("fuzz/targets/{name}.rs")).contains(&format!("fuzzing::{name}(data)")),
             "{name}"
         );
         assert!(

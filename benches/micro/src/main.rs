@@ -6,12 +6,12 @@ use std::ffi::OsString;
 
 use bytes::BytesMut;
 use divan::{Bencher, black_box, counter::BytesCount};
-use redis_ambassador::commands::Commands;
 use redis_ambassador::config::{Config, Env, ProcessArguments};
-use redis_ambassador::leave::Connections;
 use redis_ambassador::net::Stream;
+use redis_ambassador::relay::drain::Connections;
 use redis_ambassador::relay::{Limits, Relay};
 use redis_ambassador::resp;
+use redis_ambassador::resp::commands::Commands;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::runtime::{Builder, Runtime};

@@ -9,22 +9,22 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::findings::{Finding, Level};
 use super::server::Server;
-use crate::backends::{Backends, Done, Entry, Next};
 use crate::config::Link;
 use crate::config::link::{Redis, Role};
 use crate::config::target::{Endpoint, Host};
-use crate::credentials::{Credentials, REFUSED};
-use crate::dial::{Dialler, late, secure};
 use crate::failure::{Failure, Stage};
-use crate::greet::{Interview, Probe};
 use crate::metrics::{LinkMetrics, Which};
+use crate::net::resolve::Addresses;
+use crate::net::tls::certificate::Summary;
+use crate::net::tls::stream::TlsStream;
+use crate::net::tls::{Connector, Verification};
 use crate::net::{Address, Stream};
 use crate::random;
-use crate::resolve::Addresses;
 use crate::secret::Source;
-use crate::tls::certificate::Summary;
-use crate::tls::stream::TlsStream;
-use crate::tls::{Connector, Verification};
+use crate::upstream::backends::{Backends, Done, Entry, Next};
+use crate::upstream::credentials::{Credentials, REFUSED};
+use crate::upstream::dial::{Dialler, late, secure};
+use crate::upstream::handshake::{Interview, Probe};
 
 /// A port that is silent for so long after a TLS greeting may be a plain Redis, which waits for the rest of a command.
 const SILENCE: Duration = Duration::from_secs(1);

@@ -6,11 +6,11 @@ use serde::Serialize;
 
 use super::server::Server;
 use crate::config::{Link, Warning};
-use crate::credentials::Credentials;
 use crate::failure::Failure;
-use crate::greet::Bluff;
-use crate::tls::Files;
-use crate::tls::certificate::Summary;
+use crate::net::tls::Files;
+use crate::net::tls::certificate::Summary;
+use crate::upstream::credentials::Credentials;
+use crate::upstream::handshake::Bluff;
 
 /// How bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]

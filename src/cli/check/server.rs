@@ -4,8 +4,8 @@ use redis_protocol::resp2::types::BytesFrame;
 use serde::Serialize;
 
 use crate::failure::Failure;
-use crate::greet::Interview;
 use crate::resp;
+use crate::upstream::handshake::Interview;
 
 /// Longer words than these are no version of anything.
 const LONGEST: usize = 40;

@@ -13,22 +13,22 @@ use rustls::pki_types::ServerName;
 
 use super::variables::Settings;
 use super::{Access, Redis, Reset, Role, reset, role, text};
-use crate::backends::file;
-use crate::client_auth::{ClientAuth, Required};
+use crate::client::auth::{ClientAuth, Required};
 use crate::config::listen::{Interface, Listen};
 use crate::config::notation::{Refusal, duration, flag, items, unquoted, word};
 use crate::config::settings::{PASSWORDS, SETTINGS, Scope, setting};
 use crate::config::target::{Backends, Endpoint, Host, Scheme, Target, database, endpoint};
 use crate::config::{Findings, Process};
-use crate::credentials::{Credentials, Memory};
+use crate::net::tls::{
+    Acceptor, Connector, Files, Identity, Part, Trust, Unusable, Verification, parse_server_name,
+    server_name, system_authorities,
+};
 use crate::secret::command::{Recipe, SecretCommand};
 use crate::secret::{
     FileError, LONGEST, OptionalSecretFile, Secret, SecretFile, Source, without_line_ending,
 };
-use crate::tls::{
-    Acceptor, Connector, Files, Identity, Part, Trust, Unusable, Verification, parse_server_name,
-    server_name, system_authorities,
-};
+use crate::upstream::credentials::{Credentials, Memory};
+use crate::upstream::discovery::file;
 
 /// A variable that is set, and the setting that it gives.
 #[derive(Clone, Copy)]

@@ -9,10 +9,10 @@ use futures_util::future::join;
 use futures_util::stream::{self, StreamExt};
 use tokio::time::{Instant, sleep};
 
-use super::{Listed, Place};
-use crate::connection::Service;
+use crate::client::connection::Service;
 use crate::failure::Failure;
 use crate::random::jittered;
+use crate::upstream::backends::{Listed, Place};
 
 /// How often, more or less.
 const LOOK: Duration = Duration::from_secs(2);

@@ -97,7 +97,7 @@ mod tests {
 
     use super::super::{Entry, Listed, Place};
     use super::*;
-    use crate::resolve::Addresses;
+    use crate::net::resolve::Addresses;
 
     fn entry(port: u16, priority: u16, weight: Option<u16>) -> Arc<Entry> {
         let endpoint = crate::config::target::endpoint(&format!("10.0.0.1:{port}"), None).unwrap();

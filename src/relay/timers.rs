@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::time::{Instant, Sleep};
 
 use super::End;
-use crate::leave::Leave;
+use crate::relay::drain::Leave;
 
 /// A connection is quiet when it has moved nothing for this long, and the target spoke last: no command is under way.
 const QUIET: Duration = Duration::from_millis(100);

@@ -17,19 +17,19 @@ use redis_protocol::resp2::types::BytesFrame;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{CertificateError, OtherError, RootCertStore};
 
-use crate::backends::{file, sentinel};
 use crate::cli::{Format, links};
-use crate::client_auth::{Leading, absorb};
-use crate::commands::{Commands, First, Limits, first};
+use crate::client::auth::{Leading, absorb};
 use crate::config::target::{Backends, Endpoint, Target, endpoint};
 use crate::config::{Config, Env, Link, ProcessArguments};
+use crate::net::tls::Refused;
+use crate::net::tls::certificate::{Certificate, Purpose, Summary};
+use crate::net::tls::explain::{by_client, by_target};
+use crate::net::tls::stream::Broken;
+use crate::resp::commands::{Commands, First, Limits, first};
 use crate::resp::{self, NotReply};
 use crate::secret::Secret;
 use crate::text;
-use crate::tls::Refused;
-use crate::tls::certificate::{Certificate, Purpose, Summary};
-use crate::tls::explain::{by_client, by_target};
-use crate::tls::stream::Broken;
+use crate::upstream::discovery::{file, sentinel};
 
 /// The first byte says into what pieces the rest is cut; the same for a seed, whatever the rest.
 fn pieces(data: &[u8]) -> (&[u8], impl Iterator<Item = &[u8]>) {
@@ -246,7 +246,7 @@ fn set_argument(arguments: &mut ProcessArguments, name: &str, value: &str) {
 /// A message of a name server: its SRV records become services that can be shown on one line.
 pub fn service_records(data: &[u8]) {
     let Ok(message) = Message::from_vec(data) else { return };
-    for service in crate::resolve::services(&message.answers).records {
+    for service in crate::net::resolve::services(&message.answers).records {
         assert_one_line(&Endpoint::Tcp(service.host, service.port).to_string());
     }
 }

@@ -23,15 +23,15 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::backends::Place;
 use crate::backoff::Backoff;
+use crate::client::connection::Service;
 use crate::config::Link;
-use crate::connection::Service;
-use crate::credentials::Credential;
 use crate::failure::Failure;
-use crate::greet::Upstream;
 use crate::metrics::WarmConnection;
 use crate::random::jittered;
+use crate::upstream::backends::Place;
+use crate::upstream::credentials::Credential;
+use crate::upstream::handshake::Upstream;
 
 /// The age, more or less, at which one is replaced. Firewalls and load balancers forget idle connections without a word
 /// to either side, the strictest of them after a minute; and twice a minute is no work for anybody.

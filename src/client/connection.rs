@@ -10,22 +10,22 @@ use futures_util::FutureExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use crate::accept::Admitted;
-use crate::backends::{Backend, Backends, Place};
-use crate::client_auth::{ClientAuth, Required, require};
+use crate::client::accept::Admitted;
+use crate::client::auth::{ClientAuth, Required, require};
+use crate::client::failure_log::Reports;
 use crate::config::Link;
-use crate::dial::{Dialler, Health};
 use crate::failure::Failure;
-use crate::greet::Upstream;
-use crate::leave::{Connections, Leave, Reason, Seat};
 use crate::metrics::LinkMetrics;
+use crate::net::tls::Unaccepted;
+use crate::net::tls::explain::{by_client, is_no_tls, late_refusal, slow_client};
 use crate::net::{Accepted, Client, Stream};
 use crate::random::fraction;
+use crate::relay::drain::{Connections, Leave, Reason, Seat};
 use crate::relay::{End, Limits, Outcome, Party, Relay};
-use crate::report::Reports;
-use crate::tls::Unaccepted;
-use crate::tls::explain::{by_client, is_no_tls, late_refusal, slow_client};
-use crate::warm::{Pool, Warm};
+use crate::upstream::backends::{Backend, Backends, Place};
+use crate::upstream::dial::{Dialler, Health};
+use crate::upstream::handshake::Upstream;
+use crate::upstream::pool::{Pool, Warm};
 
 /// A link at work: what all of its connections share.
 pub struct Service {

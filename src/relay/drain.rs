@@ -20,7 +20,7 @@ use slab::Slab;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::backends::{Backend, Place};
+use crate::upstream::backends::{Backend, Place};
 
 /// Why a connection is asked to go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

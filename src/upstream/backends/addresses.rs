@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::resolve::Addresses as Answer;
+use crate::net::resolve::Addresses as Answer;
 
 /// So many answers in a row have to be without an address, though they had others of the name's own,
 const MISSED: u32 = 3;

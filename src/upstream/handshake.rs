@@ -18,14 +18,14 @@ use tokio::time::Instant;
 
 use crate::config::Link;
 use crate::config::link::{Redis, Role};
-use crate::credentials::{Credential, Login, REFUSED, Standing, auth};
 use crate::failure::{Failure, Stage};
 use crate::metrics::{LinkMetrics, Which};
 use crate::net::Stream;
+use crate::net::tls::explain::late_refusal;
 use crate::resp::{self, Reply};
 use crate::secret::Secret;
 use crate::text;
-use crate::tls::explain::late_refusal;
+use crate::upstream::credentials::{Credential, Login, REFUSED, Standing, auth};
 
 /// A connection to the target that a client's bytes may go to.
 #[derive(Debug)]

@@ -7,9 +7,9 @@ use rustls::{CertificateError, RootCertStore};
 use webpki::Error as Webpki;
 
 use super::Words;
-use crate::tls::certificate::{Certificate, Key, Purpose, key_kind, name, signature_kind};
-use crate::tls::pem::NEW_KEY;
-use crate::tls::verify::Refused;
+use crate::net::tls::certificate::{Certificate, Key, Purpose, key_kind, name, signature_kind};
+use crate::net::tls::pem::NEW_KEY;
+use crate::net::tls::verify::Refused;
 
 /// More names than this tell nobody anything.
 const MOST_NAMES: usize = 5;
@@ -21,7 +21,7 @@ const AS_AUTHORITY: &str = "issue that authority's certificate anew, with basicC
 const NO_LISTS: &str = "can't be looked up in a list of revoked ones";
 
 /// What one side has shown of itself, and who would have been believed.
-pub(in crate::tls) struct Shown<'a> {
+pub(in crate::net::tls) struct Shown<'a> {
     /// The beginning of every sentence: `the certificate of redis:6380`, say.
     whose: String,
     purpose: Purpose,
@@ -54,7 +54,11 @@ impl<'a> Shown<'a> {
     }
 
     /// Of a certificate that was not shown by anybody, but read from a file.
-    pub(in crate::tls) fn alone(whose: String, purpose: Purpose, chain: &'a [CertificateDer<'_>]) -> Self {
+    pub(in crate::net::tls) fn alone(
+        whose: String,
+        purpose: Purpose,
+        chain: &'a [CertificateDer<'_>],
+    ) -> Self {
         let chain = chain.iter().map(|certificate| Certificate::read(certificate)).collect();
         Self { whose, purpose, chain, authorities: None, name: None, is_proof: false }
     }
@@ -124,7 +128,7 @@ impl<'a> Shown<'a> {
     }
 
     /// What is wrong with it, and what to do about it.
-    pub(in crate::tls) fn explain(&self, error: &CertificateError) -> Words {
+    pub(in crate::net::tls) fn explain(&self, error: &CertificateError) -> Words {
         match error {
             CertificateError::BadEncoding => self.unreadable("can't be read"),
             CertificateError::ExpiredContext { not_after, .. } => self.expired(*not_after),
@@ -186,7 +190,7 @@ impl<'a> Shown<'a> {
     }
 
     /// What rustls has no error of its own for.
-    pub(in crate::tls) fn explain_webpki(&self, error: &Webpki) -> Words {
+    pub(in crate::net::tls) fn explain_webpki(&self, error: &Webpki) -> Words {
         match error {
             Webpki::BadDer | Webpki::TrailingData(_) => self.unreadable("can't be read"),
             Webpki::BadDerTime => self.unreadable("has a date that is none"),

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
-use super::{Backends, Listing};
 use crate::config::target::Endpoint;
-use crate::resolve::Resolver;
+use crate::net::resolve::Resolver;
+use crate::upstream::backends::{Backends, Listing};
 
 /// Records are looked up again when they run out, but no sooner than this, whatever their TTL and however many dials
 /// fail,
@@ -20,7 +20,7 @@ pub(super) async fn follow(backends: &Backends, resolver: &Resolver, name: &str)
         let asked = Instant::now();
         let hold = match resolver.services(name).await {
             Ok(services) => {
-                let listing = |service: crate::resolve::Service| Listing {
+                let listing = |service: crate::net::resolve::Service| Listing {
                     endpoint: Endpoint::Tcp(service.host, service.port),
                     priority: service.priority,
                     weight: Some(service.weight),

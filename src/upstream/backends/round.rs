@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::listed::{Backend, Entry, Listed};
 use super::{Backends, List};
 use crate::failure::{Failure, Stage};
-use crate::resolve::Addresses;
+use crate::net::resolve::Addresses;
 
 /// Candidates that one round tries at the most; those that failed rest, so that the next round has others.
 const MOST_TRIES: usize = 32;
@@ -22,7 +22,7 @@ pub struct Place {
 }
 
 impl Place {
-    pub(super) fn at(entry: &Arc<Entry>, backend: &Arc<Backend>) -> Self {
+    pub fn at(entry: &Arc<Entry>, backend: &Arc<Backend>) -> Self {
         backend.active.fetch_add(1, Ordering::Relaxed);
         Self { entry: Arc::clone(entry), backend: Arc::clone(backend) }
     }

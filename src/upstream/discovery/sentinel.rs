@@ -19,18 +19,18 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
-use super::{Backends, Listing};
 use crate::backoff::Backoff;
 use crate::config::Link;
 use crate::config::link::{Access, Role};
 use crate::config::target::{Endpoint, Host};
-use crate::credentials::auth;
-use crate::dial::Dialler;
+use crate::net::tls::explain::by_target;
 use crate::net::{Address, Stream};
 use crate::random::jittered;
 use crate::resp;
 use crate::text;
-use crate::tls::explain::by_target;
+use crate::upstream::backends::{Backends, Listing};
+use crate::upstream::credentials::auth;
+use crate::upstream::dial::Dialler;
 
 /// How often Sentinels are asked while all is well: their announcements come by themselves.
 const EVERY: Duration = Duration::from_secs(5);
@@ -281,7 +281,7 @@ impl<'a> Sentinels<'a> {
         let username = username.as_ref();
         conversation.say(&[auth(username.map(|username| username.expose()), password.expose())]).await?;
         match conversation.hear().await? {
-            BytesFrame::Error(words) if !crate::greet::wants_no_password(&words) => {
+            BytesFrame::Error(words) if !crate::upstream::handshake::wants_no_password(&words) => {
                 let words = password.mask(&text::one_line(words.as_bytes()));
                 let words = username.map_or(words.clone(), |username| username.mask(&words));
                 Err(format!("it refused the password: {words}"))

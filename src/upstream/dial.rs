@@ -16,16 +16,16 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use crate::admin::{DialFailure, DialState};
-use crate::backends::{Backends, Done, Listed, Next, Place, Round};
 use crate::backoff::Backoff;
 use crate::config::Link;
 use crate::config::target::Endpoint;
-use crate::credentials::{Login, Standing};
 use crate::failure::{Failure, Stage};
-use crate::greet::{Upstream, greet};
+use crate::net::resolve::{Addresses, Resolver};
+use crate::net::tls::explain::by_target;
 use crate::net::{Address, Stream};
-use crate::resolve::{Addresses, Resolver};
-use crate::tls::explain::by_target;
+use crate::upstream::backends::{Backends, Done, Listed, Next, Place, Round};
+use crate::upstream::credentials::{Login, Standing};
+use crate::upstream::handshake::{Upstream, greet};
 
 /// Before a target is tried again: at the longest enough to spare a starting server, and too short for anybody to notice.
 const BACKOFF: Backoff = Backoff { first: Duration::from_millis(25), longest: Duration::from_millis(250) };

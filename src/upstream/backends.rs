@@ -8,13 +8,9 @@
 
 mod addresses;
 mod balance;
-pub mod file;
 mod listed;
 mod rest;
 mod round;
-pub(crate) mod sentinel;
-mod srv;
-mod watch;
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -22,7 +18,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use futures_util::future::join;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch as latest};
 use tokio::time::Instant;
@@ -33,14 +28,12 @@ pub use round::{Done, Next, Place, Round};
 
 use crate::admin::BackendState;
 use crate::config::Link;
-use crate::config::target::{Backends as Source, Endpoint};
-use crate::connection::Service;
-use crate::dial::Dialler;
+use crate::config::target::Endpoint;
 use crate::failure::Failure;
-use crate::leave::{Connections, Leave, Reason, Seat};
 use crate::metrics::LinkMetrics;
+use crate::net::resolve::Addresses;
 use crate::random::fraction;
-use crate::resolve::Addresses;
+use crate::relay::drain::{Connections, Leave, Reason, Seat};
 
 /// Connections that are asked to leave go no faster than this in a second, if the grace allows it.
 const LEAVING_PACE: f64 = 1000.0;
@@ -57,14 +50,14 @@ type List = Arc<[Arc<Entry>]>;
 
 /// A backend as a source lists it.
 #[derive(Debug)]
-struct Listing {
-    endpoint: Endpoint,
-    priority: u16,
-    weight: Option<u16>,
+pub struct Listing {
+    pub endpoint: Endpoint,
+    pub priority: u16,
+    pub weight: Option<u16>,
 }
 
 impl Listing {
-    fn in_order(endpoint: Endpoint) -> Self {
+    pub fn in_order(endpoint: Endpoint) -> Self {
         Self { endpoint, priority: 0, weight: None }
     }
 }
@@ -92,7 +85,7 @@ fn list(rows: &[Row]) -> List {
 pub struct Backends {
     link: String,
     balance: Balance,
-    grace: Option<Duration>,
+    pub(super) grace: Option<Duration>,
     connections: Arc<Connections>,
     /// What is counted.
     pub metrics: Arc<LinkMetrics>,
@@ -146,7 +139,7 @@ impl Backends {
     }
 
     /// What the source lists.
-    fn listed(&self) -> Vec<Arc<Listed>> {
+    pub fn listed(&self) -> Vec<Arc<Listed>> {
         self.rows.lock().iter().map(|row| Arc::clone(&row.listed)).collect()
     }
 
@@ -208,7 +201,7 @@ impl Backends {
     }
 
     /// Waits until a dial has come to nothing.
-    async fn wanted(&self) {
+    pub async fn wanted(&self) {
         self.wanted.notified().await;
     }
 
@@ -265,7 +258,7 @@ impl Backends {
     }
 
     /// The addresses of a name, as they were found just now: those that sit at others have to leave.
-    fn resolved(&self, listed: &Arc<Listed>, addresses: &Addresses) {
+    pub fn resolved(&self, listed: &Arc<Listed>, addresses: &Addresses) {
         let mut rows = self.rows.lock();
         let Some(at) = rows.iter().position(|row| Arc::ptr_eq(&row.listed, listed)) else {
             return;
@@ -331,7 +324,7 @@ impl Backends {
     }
 
     /// Replaces the list; whoever sits at a backend that is not on it any more has to leave.
-    fn publish(&self, listings: Vec<Listing>, why: &str) {
+    pub fn publish(&self, listings: Vec<Listing>, why: &str) {
         if self.trouble.lock().take().is_some() {
             tracing::info!(link = self.link, "the backends can be found out again");
         }
@@ -365,7 +358,7 @@ impl Backends {
     }
 
     /// Says that the source can't be asked, once; the last list serves on.
-    fn unknown(&self, reason: &str) {
+    pub fn unknown(&self, reason: &str) {
         if self.trouble.lock().replace(reason.to_owned()).is_none() {
             let serving = self.rows.lock().len();
             tracing::warn!(
@@ -387,42 +380,6 @@ impl News {
         // The sender lives as long as the link; without it nobody waits.
         let _ = self.0.changed().await;
     }
-}
-
-/// Keeps a link's backends up to date, for as long as the process runs.
-pub async fn follow(service: &Service) {
-    let Service { link, dialler, backends, .. } = service;
-    let source = async {
-        match &link.target.backends {
-            Source::Listed(_) => {}
-            Source::Srv(name) => srv::follow(backends, &dialler.resolver, name).await,
-            Source::File(path) => file::follow(backends, path, link.target.scheme.default_port()).await,
-            Source::Sentinel { sentinels, service } => {
-                sentinel::follow(backends, dialler, link, sentinels, service).await;
-            }
-        }
-    };
-    join(source, watch::watch(service)).await;
-}
-
-/// Where a link's backends are at this moment, found out once; an error says why nobody knows.
-pub async fn look_up(link: &Link, dialler: &Dialler) -> Result<Vec<Endpoint>, String> {
-    let found = match &link.target.backends {
-        Source::Listed(_) | Source::File(_) => link.endpoints.clone(),
-        Source::Srv(name) => {
-            let services = dialler.resolver.services(name).await;
-            let mut records =
-                services.map_err(|reason| format!("the SRV records of {name}: {reason}"))?.records;
-            records.sort_by_key(|record| record.priority);
-            records.into_iter().map(|record| Endpoint::Tcp(record.host, record.port)).collect()
-        }
-        Source::Sentinel { sentinels, service } => {
-            sentinel::ask_once(dialler, link, sentinels, service).await?
-        }
-    };
-    let mut seen = HashSet::new();
-    let found: Vec<_> = found.into_iter().filter(|endpoint| seen.insert(endpoint.clone())).collect();
-    if found.is_empty() { Err("there is none at the moment".to_owned()) } else { Ok(found) }
 }
 
 /// When the connection of number `at` among `count` may leave at a quiet moment, and when it leaves in any case: spread,

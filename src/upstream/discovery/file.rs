@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use super::{Backends, Listing};
 use crate::config::target::{Endpoint, endpoint};
 use crate::files::{self, Stamp};
 use crate::text;
+use crate::upstream::backends::{Backends, Listing};
 
 /// How often the file is looked at.
 const LOOK: Duration = Duration::from_millis(500);

@@ -15,11 +15,11 @@ use tokio::task::coop::consume_budget;
 use tokio::time::timeout;
 use zeroize::Zeroizing;
 
-use crate::commands::{First, UNAUTHENTICATED, first};
-use crate::connection::read_some;
+use crate::client::connection::read_some;
 use crate::failure::Failure;
 use crate::net::Stream;
 use crate::resp;
+use crate::resp::commands::{First, UNAUTHENTICATED, first};
 use crate::secret::{LONGEST, Source};
 use crate::text;
 

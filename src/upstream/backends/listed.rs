@@ -16,10 +16,10 @@ use tokio::time::Instant;
 use super::addresses::Addresses;
 use super::rest::Rest;
 use crate::config::target::{Endpoint, Host};
-use crate::credentials::Standing;
-use crate::greet::Probe;
 use crate::net::Address;
-use crate::resolve::Addresses as Answer;
+use crate::net::resolve::Addresses as Answer;
+use crate::upstream::credentials::Standing;
+use crate::upstream::handshake::Probe;
 
 /// One address to dial, and what dials have found out about it.
 #[derive(Debug)]
@@ -52,7 +52,7 @@ impl Backend {
         })
     }
 
-    pub(super) fn active(&self) -> usize {
+    pub fn active(&self) -> usize {
         self.active.load(Ordering::Relaxed)
     }
 
@@ -150,7 +150,7 @@ impl Listed {
     }
 
     /// Whether connections sit at one of its addresses.
-    pub(super) fn is_used(&self) -> bool {
+    pub fn is_used(&self) -> bool {
         self.name.lock().known.iter().any(|backend| backend.active() > 0)
     }
 
@@ -178,7 +178,7 @@ fn servers(current: &[Arc<Backend>]) -> Vec<Vec<Arc<Backend>>> {
 pub struct Entry {
     pub(super) listed: Arc<Listed>,
     /// The ways to it; none while its name has not been resolved yet.
-    pub(super) backends: Vec<Arc<Backend>>,
+    pub backends: Vec<Arc<Backend>>,
     /// How many servers its name stands for.
     pub(super) siblings: usize,
     /// Those with the lowest number go first.
@@ -198,7 +198,7 @@ impl Entry {
         self.backends.iter().filter_map(|backend| backend.address.ip()).collect()
     }
 
-    pub(super) fn active(&self) -> usize {
+    pub fn active(&self) -> usize {
         self.backends.iter().map(|backend| backend.active()).sum()
     }
 

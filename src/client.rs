@@ -1,0 +1,6 @@
+//! The side of the clients: accept, admit, authenticate, serve.
+
+pub mod accept;
+pub mod auth;
+pub mod connection;
+pub mod failure_log;

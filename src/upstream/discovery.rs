@@ -1,0 +1,51 @@
+//! Where a link's backends are, found out in the background.
+
+pub mod file;
+pub mod sentinel;
+mod srv;
+mod watch;
+
+use std::collections::HashSet;
+
+use futures_util::future::join;
+
+use crate::client::connection::Service;
+use crate::config::Link;
+use crate::config::target::{Backends as Source, Endpoint};
+use crate::upstream::dial::Dialler;
+
+/// Keeps a link's backends up to date, for as long as the process runs.
+pub async fn follow(service: &Service) {
+    let Service { link, dialler, backends, .. } = service;
+    let source = async {
+        match &link.target.backends {
+            Source::Listed(_) => {}
+            Source::Srv(name) => srv::follow(backends, &dialler.resolver, name).await,
+            Source::File(path) => file::follow(backends, path, link.target.scheme.default_port()).await,
+            Source::Sentinel { sentinels, service } => {
+                sentinel::follow(backends, dialler, link, sentinels, service).await;
+            }
+        }
+    };
+    join(source, watch::watch(service)).await;
+}
+
+/// Where a link's backends are at this moment, found out once; an error says why nobody knows.
+pub async fn look_up(link: &Link, dialler: &Dialler) -> Result<Vec<Endpoint>, String> {
+    let found = match &link.target.backends {
+        Source::Listed(_) | Source::File(_) => link.endpoints.clone(),
+        Source::Srv(name) => {
+            let services = dialler.resolver.services(name).await;
+            let mut records =
+                services.map_err(|reason| format!("the SRV records of {name}: {reason}"))?.records;
+            records.sort_by_key(|record| record.priority);
+            records.into_iter().map(|record| Endpoint::Tcp(record.host, record.port)).collect()
+        }
+        Source::Sentinel { sentinels, service } => {
+            sentinel::ask_once(dialler, link, sentinels, service).await?
+        }
+    };
+    let mut seen = HashSet::new();
+    let found: Vec<_> = found.into_iter().filter(|endpoint| seen.insert(endpoint.clone())).collect();
+    if found.is_empty() { Err("there is none at the moment".to_owned()) } else { Ok(found) }
+}
