@@ -4,6 +4,8 @@
 //! size. Where more come than there is room for, the oldest goes, so that clients that dawdle keep nobody out. Nothing
 //! here shows a secret or the environment.
 
+mod collector;
+
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -21,12 +23,12 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::client::connection::Service;
+pub use self::collector::LinkCollector;
 use crate::metrics::{self, Metrics};
 use crate::net::{Accepted, Listener};
-
-/// Connections at the same time: far more than probes and scrapes need.
-pub const CONNECTIONS: usize = 16;
+use crate::upstream::Service;
+use crate::upstream::backends::BackendState;
+use crate::upstream::dial::DialState;
 
 /// How long one may take, a request for dials included.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -85,40 +87,6 @@ pub struct LinkState {
     pub backends: Vec<BackendState>,
     /// How the last dial ended; nothing where there was none yet.
     pub last_dial: Option<DialState>,
-}
-
-/// How a backend does.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct BackendState {
-    /// The place.
-    pub backend: String,
-    /// Whether the last dial of it worked, or there was none yet.
-    pub up: bool,
-    /// Whether it wanted no password when it was last sent one.
-    pub wants_no_password: bool,
-}
-
-/// How a dial ended.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct DialState {
-    /// Whether it led to an upstream that was ready for a client.
-    pub worked: bool,
-    /// How long ago that was.
-    pub seconds_ago: f64,
-    /// What failed.
-    #[serde(flatten)]
-    pub failure: Option<DialFailure>,
-}
-
-/// Why a dial failed.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct DialFailure {
-    /// Where.
-    pub stage: String,
-    /// What happened, in words.
-    pub error: String,
-    /// What to do about it.
-    pub remedy: String,
 }
 
 impl LinkState {

@@ -11,20 +11,22 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, sleep, timeout_at};
 
-use crate::admin::{self, Admin};
+use crate::admin::{self, Admin, LinkCollector};
 use crate::client::accept::{Admission, accept};
-use crate::client::connection::Service;
-use crate::client::failure_log::Reports;
-use crate::config::{Config, Link, Listen, ListenAddress, Process};
+use crate::config::{Config, Link, Process};
 use crate::descriptors::{self, Descriptors};
+use crate::failure::log::Reports;
 use crate::metrics::Metrics;
 use crate::net::Listener;
 use crate::net::resolve::Resolver;
+use crate::net::{Listen, ListenAddress};
 use crate::programs;
-use crate::relay::drain::{Connections, Leave, Reason};
+use crate::relay::drain::{Leave, Reason};
 use crate::secret::Source;
 use crate::text;
+use crate::upstream::Service;
 use crate::upstream::backends::Backends;
+use crate::upstream::connections::Connections;
 use crate::upstream::dial::{Dialler, Health};
 use crate::upstream::discovery;
 use crate::upstream::pool::{self, Pool};
@@ -122,7 +124,8 @@ impl App {
             };
             listener.map_err(error).ok()
         });
-        metrics.watch(bound.iter().map(|(_, service)| Arc::clone(service)).collect());
+        let services = bound.iter().map(|(_, service)| Arc::clone(service)).collect();
+        metrics.register(Box::new(LinkCollector(services)));
         if !errors.is_empty() {
             return Err(StartErrors(errors));
         }
@@ -310,7 +313,7 @@ fn bind_remedy(link: &Link, address: &ListenAddress, error: &io::Error) -> Strin
             link.alias, link.port
         ),
     };
-    if link.is_service_link {
+    if link.is_from_kubernetes {
         return format!(
             "{remedy}; or, as Kubernetes made this link of a Service, set enableServiceLinks: false in the pod, or name the \
              links you mean in AMBASSADOR_LINKS"

@@ -3,8 +3,11 @@
 pub mod check;
 pub mod health;
 pub mod links;
+mod main;
 pub mod man;
 mod table;
+
+pub use main::main;
 
 use std::io::{self, Write};
 

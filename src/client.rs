@@ -3,4 +3,3 @@
 pub mod accept;
 pub mod auth;
 pub mod connection;
-pub mod failure_log;

@@ -5,8 +5,8 @@
 //! of targets, [`listen`] that of where clients come in, [`settings`] the table of a link's settings, [`process`] the
 //! process-wide ones, [`notation`] what all values have in common.
 
+pub mod backends_file;
 pub mod link;
-pub mod link_local;
 pub mod listen;
 mod notation;
 pub mod process;
@@ -21,9 +21,9 @@ use std::os::unix::ffi::OsStringExt;
 use serde::Serialize;
 use zeroize::Zeroizing;
 
+use crate::net::ListenAddress;
 pub use link::Link;
-pub use listen::{Interface, Listen, ListenAddress};
-pub use process::{LogFormat, Process, ProcessArguments};
+pub use process::{Process, ProcessArguments};
 
 /// The environment. Any of its values may be a secret, so it has no `Debug` and is zeroed when it is dropped.
 pub struct Env(BTreeMap<String, Zeroizing<Vec<u8>>>);

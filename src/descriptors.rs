@@ -7,7 +7,6 @@ use std::sync::OnceLock;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::Semaphore;
 
-use crate::admin;
 use crate::workers;
 
 /// Descriptors for all that is not a connection: standard streams, signals, lookups, files that are read.
@@ -15,6 +14,9 @@ const OTHERS: u64 = 32;
 
 /// Clients that are told at the same time that they are not served; each needs one descriptor for a moment.
 const REFUSALS: u64 = 64;
+
+/// Connections to the admin endpoint at the same time: far more than probes and scrapes need.
+const ADMIN: usize = 16;
 
 /// The part of all descriptors that threads may take for themselves.
 const SHARE_OF_THREADS: u64 = 4;
@@ -54,7 +56,7 @@ impl Descriptors {
     /// What the admin endpoint may take; where there are few, it has few clients too.
     pub fn admin(self) -> usize {
         let most = usize::try_from(self.0 / 16).unwrap_or(usize::MAX);
-        most.clamp(1, admin::CONNECTIONS)
+        most.clamp(1, ADMIN)
     }
 
     /// Threads that they carry.

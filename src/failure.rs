@@ -4,6 +4,9 @@
 //! Redis link reads the words in one RESP error line. Neither ever holds a secret: words of the target are masked
 //! where they are taken in.
 
+pub mod log;
+pub mod tls;
+
 use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -11,7 +14,9 @@ use std::time::Duration;
 use crate::config::link::Role;
 use crate::secret::Unavailable;
 use crate::text;
-use crate::upstream::credentials::REFUSED;
+
+/// What is refused, in the words that all who read it know.
+pub const REFUSED: &str = "the target refused the password";
 
 /// The step of a connection's life that failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

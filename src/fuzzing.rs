@@ -18,18 +18,20 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{CertificateError, OtherError, RootCertStore};
 
 use crate::cli::{Format, links};
-use crate::client::auth::{Leading, absorb};
-use crate::config::target::{Backends, Endpoint, Target, endpoint};
+use crate::config::backends_file::parse as parse_backends;
+use crate::config::target::{Backends, Target, endpoint};
 use crate::config::{Config, Env, Link, ProcessArguments};
+use crate::failure::tls::{by_client, by_target};
+use crate::net::Endpoint;
 use crate::net::tls::Refused;
 use crate::net::tls::certificate::{Certificate, Purpose, Summary};
-use crate::net::tls::explain::{by_client, by_target};
 use crate::net::tls::stream::Broken;
+use crate::resp::auth::{Leading, absorb};
 use crate::resp::commands::{Commands, First, Limits, first};
 use crate::resp::{self, NotReply};
 use crate::secret::Secret;
 use crate::text;
-use crate::upstream::discovery::{file, sentinel};
+use crate::upstream::discovery::sentinel;
 
 /// The first byte says into what pieces the rest is cut; the same for a seed, whatever the rest.
 fn pieces(data: &[u8]) -> (&[u8], impl Iterator<Item = &[u8]>) {
@@ -148,7 +150,7 @@ pub fn target(data: &[u8]) {
 
 /// The root's dot at the end of a name is not shown.
 fn without_dots(backends: Backends) -> Backends {
-    use crate::config::target::Host;
+    use crate::net::Host;
 
     let undotted = |endpoints: Vec<Endpoint>| {
         let undotted = |endpoint| match endpoint {
@@ -269,13 +271,13 @@ pub fn sentinel_replies(data: &[u8]) {
 /// A file of backends: the lines that it means are read again as the same.
 pub fn backends_file(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
-    match file::parse(text, Some(6379)) {
+    match parse_backends(text, Some(6379)) {
         Ok(endpoints) => {
             for endpoint in &endpoints {
                 assert_same_place(endpoint);
             }
             let shown: Vec<_> = endpoints.iter().map(ToString::to_string).collect();
-            let again = file::parse(&shown.join("\n"), None).expect("what was shown");
+            let again = parse_backends(&shown.join("\n"), None).expect("what was shown");
             assert_eq!(again.len(), endpoints.len());
         }
         Err((line, reason)) => {

@@ -7,7 +7,14 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry, fmt};
 
-use crate::config::LogFormat;
+/// The form of log lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people; coloured on a terminal.
+    Text,
+    /// One object a line.
+    Json,
+}
 
 /// Starts logging. Whatever is logged before is lost, and a second call has no effect.
 pub fn start(filter: Targets, format: LogFormat) {

@@ -5,25 +5,18 @@
 //! have moved, which backends fail) is asked for when somebody reads: a connection counts its own bytes, which costs
 //! the relay no more than a store that nobody else waits for.
 
-use std::fmt;
-use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::prometheus_text;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
-use prometheus_client::metrics::MetricType;
-use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
-use crate::admin::BackendState;
-use crate::client::connection::Service;
 use crate::failure::Stage;
-use crate::secret::Source;
 
 /// What the text is, for who reads it over HTTP.
 pub const CONTENT_TYPE: &str = prometheus_text::CONTENT_TYPE;
@@ -56,9 +49,9 @@ impl Which {
     }
 }
 
-type Labels = Vec<(&'static str, String)>;
+pub type Labels = Vec<(&'static str, String)>;
 
-fn labels(link: &str, more: Option<(&'static str, &str)>) -> Labels {
+pub fn labels(link: &str, more: Option<(&'static str, &str)>) -> Labels {
     let more = more.map(|(name, value)| (name, value.to_owned()));
     [("link", link.to_owned())].into_iter().chain(more).collect()
 }
@@ -157,9 +150,9 @@ impl Metrics {
         }
     }
 
-    /// Asks these links, too, whenever somebody reads.
-    pub fn watch(&mut self, services: Vec<Arc<Service>>) {
-        self.registry.register_collector(Box::new(Watched(services)));
+    /// Asks this collector, too, at every reading.
+    pub fn register(&mut self, collector: Box<dyn Collector>) {
+        self.registry.register_collector(collector);
     }
 
     /// All of it, as Prometheus reads it.
@@ -246,74 +239,6 @@ pub struct WarmConnection(Gauge);
 impl Drop for WarmConnection {
     fn drop(&mut self) {
         self.0.dec();
-    }
-}
-
-/// The links whose state is asked for at every reading.
-struct Watched(Vec<Arc<Service>>);
-
-impl fmt::Debug for Watched {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.0.iter().map(|service| &service.link.name)).finish()
-    }
-}
-
-impl Collector for Watched {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let Self(services) = self;
-        let mut active = encoder.encode_descriptor(
-            "connections_active",
-            "Connections of clients at this moment.",
-            None,
-            MetricType::Gauge,
-        )?;
-        for service in services {
-            let number = i64::try_from(service.connections.count()).unwrap_or(i64::MAX);
-            ConstGauge::new(number).encode(active.encode_family(&labels(&service.link.name, None))?)?;
-        }
-        let mut bytes = encoder.encode_descriptor(
-            "bytes",
-            "Bytes that were forwarded, by their direction.",
-            None,
-            MetricType::Counter,
-        )?;
-        for service in services {
-            let moved = service.connections.moved();
-            for (direction, number) in [("to_target", moved.to_target), ("to_client", moved.to_client)] {
-                let labels = labels(&service.link.name, Some(("direction", direction)));
-                ConstCounter::new(number).encode(bytes.encode_family(&labels)?)?;
-            }
-        }
-        let mut stale = encoder.encode_descriptor(
-            "secret_stale",
-            "Whether a secret could not be had from its file or program when it was last looked for.",
-            None,
-            MetricType::Gauge,
-        )?;
-        for service in services {
-            let redis = service.link.redis.as_ref();
-            let is_stale = redis.is_some_and(|redis| redis.sources().any(Source::is_stale));
-            let number = ConstGauge::new(i64::from(is_stale));
-            number.encode(stale.encode_family(&labels(&service.link.name, None))?)?;
-        }
-        let mut gauge = |name, help, holds: fn(&BackendState) -> bool| {
-            let mut gauge = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
-            for service in services {
-                for state in service.backends.states() {
-                    let labels = labels(&service.link.name, Some(("backend", &state.backend)));
-                    ConstGauge::new(i64::from(holds(&state))).encode(gauge.encode_family(&labels)?)?;
-                }
-            }
-            Ok(())
-        };
-        gauge("backend_up", "Whether the last dial of a backend worked, or there was none yet.", |state| {
-            state.up
-        })?;
-        gauge(
-            "backend_wants_no_password",
-            "Whether a backend wanted no password when it was last sent one.",
-            |state| state.wants_no_password,
-        )
     }
 }
 

@@ -1,5 +1,7 @@
 //! Sockets: listening, connecting, and the one kind of stream that everything else works on.
 
+mod address;
+mod link_local;
 mod listener;
 pub mod resolve;
 mod socket_file;
@@ -22,10 +24,16 @@ use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
+pub use self::address::{Endpoint, Host, Interface, Listen, ListenAddress};
+pub use self::link_local::LinkLocal;
 pub use self::listener::{Accepted, BACKLOG, Listener};
-use crate::config::link_local::LinkLocal;
 use crate::net::tls::stream::TlsStream;
-use crate::relay::Side;
+
+/// A stream that can be relayed.
+pub trait Side: AsyncRead + AsyncWrite + Unpin {
+    /// The error that waits on the socket, if it broke.
+    fn take_error(&self) -> Option<io::Error>;
+}
 
 /// Where something listens.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -33,9 +33,10 @@ use tokio::time::Instant;
 use self::goodbye::{Goodbye, QUIT};
 pub use self::timers::Limits;
 use self::timers::{Activity, Clock, Event};
-use crate::client::auth::{Leading, absorb};
-use crate::relay::drain::{Moved, Reason, Seat};
+use crate::net::Side;
+use crate::relay::drain::{Handle, Moved, Reason};
 use crate::resp;
+use crate::resp::auth::{Leading, absorb};
 use crate::resp::commands::Commands;
 
 /// What is read at once at first, and always by a connection whose peer does not keep up: what a slow reader pins a
@@ -61,12 +62,6 @@ const LAST_WORDS: Duration = Duration::from_secs(5);
 
 thread_local! {
     static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; LARGE_READ as usize]);
-}
-
-/// A stream that can be relayed.
-pub trait Side: AsyncRead + AsyncWrite + Unpin {
-    /// The error that waits on the socket, if it broke.
-    fn take_error(&self) -> Option<io::Error>;
 }
 
 /// One of the two ends of a connection.
@@ -200,8 +195,8 @@ impl Relay {
 
     /// Relays until both sides are done, one breaks, or a limit or request ends it. The streams are left to the
     /// caller, who closes or resets them.
-    pub async fn run(&mut self, client: &mut impl Side, target: &mut impl Side, seat: &Seat) -> Outcome {
-        poll_fn(|cx| self.poll_outcome(cx, client, target, seat)).await
+    pub async fn run(&mut self, client: &mut impl Side, target: &mut impl Side, handle: &Handle) -> Outcome {
+        poll_fn(|cx| self.poll_outcome(cx, client, target, handle)).await
     }
 
     /// Relays as [`run`](Self::run) does, as far as it goes now.
@@ -210,13 +205,19 @@ impl Relay {
         cx: &mut Context<'_>,
         client: &mut impl Side,
         target: &mut impl Side,
-        seat: &Seat,
+        handle: &Handle,
     ) -> Poll<Outcome> {
-        let end = ready!(self.poll(cx, client, target, seat));
+        let end = ready!(self.poll(cx, client, target, handle));
         Poll::Ready(Outcome { to_target: self.to_target.moved, to_client: self.to_client.moved, end })
     }
 
-    fn poll<C, T>(&mut self, cx: &mut Context<'_>, client: &mut C, target: &mut T, seat: &Seat) -> Poll<End>
+    fn poll<C, T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        client: &mut C,
+        target: &mut T,
+        handle: &Handle,
+    ) -> Poll<End>
     where
         C: Side,
         T: Side,
@@ -242,7 +243,7 @@ impl Relay {
                 self.target_spoke_last = false;
             }
         });
-        seat.count(Moved {
+        handle.count(Moved {
             to_target: self.to_target.moved - before.0,
             to_client: self.to_client.moved - before.1,
         });
@@ -280,7 +281,7 @@ impl Relay {
             self.to_target.resume_unwatched();
             cx.waker().wake_by_ref();
         }
-        if let Poll::Ready(leave) = seat.poll_leave(cx) {
+        if let Poll::Ready(leave) = handle.poll_leave(cx) {
             let moved = self.moved();
             self.clock().leave_by(leave, moved);
         }
@@ -836,13 +837,11 @@ impl Watch {
 #[cfg(test)]
 mod tests {
     use std::collections::VecDeque;
-    use std::sync::Arc;
 
     use proptest::prelude::*;
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
     use super::*;
-    use crate::relay::drain::Connections;
     use crate::resp::commands::{First, UNAUTHENTICATED, first};
 
     /// A side that plays what it is told to, and holds back what is written until it is flushed, as TLS may.
@@ -903,8 +902,8 @@ mod tests {
 
     async fn run(early: &[u8], client: &mut Played, target: &mut Played) -> End {
         let limits = Limits { idle: None, idle_since: Instant::now(), lifetime: None };
-        let seat = Arc::new(Connections::default()).enter();
-        Relay::new(early.to_vec(), Vec::new(), limits).run(client, target, &seat).await.end
+        let handle = Handle::default();
+        Relay::new(early.to_vec(), Vec::new(), limits).run(client, target, &handle).await.end
     }
 
     #[tokio::test]
@@ -927,12 +926,12 @@ mod tests {
         let refuses = Some(io::ErrorKind::BrokenPipe);
         let mut target = Played { says: VecDeque::new(), refuses, ..Played::default() };
         let limits = Limits { idle: None, idle_since: Instant::now(), lifetime: None };
-        let seat = Arc::new(Connections::default()).enter();
+        let handle = Handle::default();
         let mut relay = Relay::new(Vec::new(), Vec::new(), limits);
-        let first = poll_fn(|cx| Poll::Ready(relay.poll(cx, &mut client, &mut target, &seat))).await;
+        let first = poll_fn(|cx| Poll::Ready(relay.poll(cx, &mut client, &mut target, &handle))).await;
         assert!(first.is_pending());
         target.says = says;
-        match relay.run(&mut client, &mut target, &seat).await.end {
+        match relay.run(&mut client, &mut target, &handle).await.end {
             End::Broken(Party::Target, error) => assert_eq!(error.kind(), io::ErrorKind::InvalidData),
             other => panic!("{other}"),
         }
@@ -944,7 +943,7 @@ mod tests {
         let (mut far, _target) = duplex(64);
         let (mut listening, mut speaking) = tokio::io::split(client);
         let limits = Limits { idle: None, idle_since: Instant::now(), lifetime: None };
-        let seat = Arc::new(Connections::default()).enter();
+        let handle = Handle::default();
         let mut relay = Relay::new(Vec::new(), Vec::new(), limits).watch(false, true);
         let said = b"AUTH x\n".repeat(1000);
         let mut taken = 0;
@@ -955,7 +954,7 @@ mod tests {
         };
         let late = tokio::select! {
             () = speaks => panic!("all was taken"),
-            outcome = relay.run(&mut near, &mut far, &seat) => panic!("{}", outcome.end),
+            outcome = relay.run(&mut near, &mut far, &handle) => panic!("{}", outcome.end),
             () = tokio::time::sleep(Duration::from_mins(1)) => said.len() - taken,
         };
         assert!(late > said.len() / 2, "{taken} bytes taken");
@@ -967,7 +966,7 @@ mod tests {
         let mut read = vec![0; b"+OK\r\n".len() * 1000];
         tokio::select! {
             () = speaks => {}
-            outcome = relay.run(&mut near, &mut far, &seat) => panic!("{}", outcome.end),
+            outcome = relay.run(&mut near, &mut far, &handle) => panic!("{}", outcome.end),
             read = listening.read_exact(&mut read) => drop(read.unwrap()),
         }
         assert_eq!(read, b"+OK\r\n".repeat(1000));
@@ -978,10 +977,10 @@ mod tests {
         let (mut client, mut near) = duplex(64);
         let (mut far, mut target) = duplex(16);
         let limits = Limits { idle: None, idle_since: Instant::now(), lifetime: None };
-        let seat = Arc::new(Connections::default()).enter();
+        let handle = Handle::default();
         let said = b"SET a 1\r\nSET b 2\r\nRESET\r\nPING\r\n".to_vec();
         let mut relay = Relay::new(said, Vec::new(), limits).watch(true, false);
-        let outcome = relay.run(&mut near, &mut far, &seat).await;
+        let outcome = relay.run(&mut near, &mut far, &handle).await;
         assert!(matches!(outcome.end, End::Cut), "{}", outcome.end);
         relay.part();
         let mut read = [0; 5];
@@ -992,12 +991,12 @@ mod tests {
             client.read_exact(&mut read).await.unwrap();
         };
         tokio::select! {
-            outcome = relay.run(&mut near, &mut far, &seat) => panic!("{}", outcome.end),
+            outcome = relay.run(&mut near, &mut far, &handle) => panic!("{}", outcome.end),
             played = tokio::time::timeout(Duration::from_mins(1), plays) => played.expect("it is held back"),
         }
         assert_eq!(&read, b"+OK\r\n");
         drop(target);
-        let end = relay.run(&mut near, &mut far, &seat).await.end;
+        let end = relay.run(&mut near, &mut far, &handle).await.end;
         assert!(matches!(end, End::Broken(Party::Target, _)), "{end}");
         // What it did not hear is not for another one.
         relay.resume_with(b"");
@@ -1096,10 +1095,10 @@ mod tests {
         };
         let relays = async move {
             let limits = Limits { idle: None, idle_since: Instant::now(), lifetime: None };
-            let seat = Arc::new(Connections::default()).enter();
+            let handle = Handle::default();
             Relay::new(Vec::new(), Vec::new(), limits)
                 .watch(true, true)
-                .run(&mut near, &mut far, &seat)
+                .run(&mut near, &mut far, &handle)
                 .await;
             // So that both ends see the end.
             drop((near, far));

@@ -2,6 +2,7 @@
 //!
 //! <https://redis.io/docs/latest/develop/reference/protocol-spec/>
 
+pub mod auth;
 pub mod commands;
 
 use bytes::BytesMut;

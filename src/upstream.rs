@@ -1,8 +1,12 @@
 //! The side of the target: which servers there are, and how a connection to one becomes an upstream.
 
 pub mod backends;
+pub mod connections;
 pub mod credentials;
 pub mod dial;
 pub mod discovery;
 pub mod handshake;
 pub mod pool;
+mod service;
+
+pub use service::Service;

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use crate::admin::{LinkState, Links};
-use crate::config::{Interface, ListenAddress};
+use crate::net::{Interface, ListenAddress};
 use crate::net::{at, zone_index};
 use crate::text;
 

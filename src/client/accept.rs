@@ -10,10 +10,11 @@ use tokio::task::coop::unconstrained;
 use tokio::time::sleep;
 
 use crate::backoff::Backoff;
-use crate::client::connection::{LINGER, Service};
+use crate::client::connection::LINGER;
 use crate::failure::Failure;
 use crate::net::{Accepted, BACKLOG, Client, Listener};
-use crate::relay::drain::Seat;
+use crate::upstream::Service;
+use crate::upstream::connections::Seat;
 use crate::workers::{Place, Workers};
 
 /// Behind accepts that fail: out of file descriptors, the only cure is that connections end.

@@ -11,41 +11,20 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::client::accept::Admitted;
-use crate::client::auth::{ClientAuth, Required, require};
-use crate::client::failure_log::Reports;
-use crate::config::Link;
+use crate::client::auth::require;
+use crate::config::link::{ClientAuth, Required};
 use crate::failure::Failure;
-use crate::metrics::LinkMetrics;
+use crate::failure::tls::{by_client, late_refusal, slow_client};
 use crate::net::tls::Unaccepted;
-use crate::net::tls::explain::{by_client, is_no_tls, late_refusal, slow_client};
+use crate::net::tls::explain::is_no_tls;
 use crate::net::{Accepted, Client, Stream};
 use crate::random::fraction;
-use crate::relay::drain::{Connections, Leave, Reason, Seat};
+use crate::relay::drain::{Leave, Reason};
 use crate::relay::{End, Limits, Outcome, Party, Relay};
-use crate::upstream::backends::{Backend, Backends, Place};
-use crate::upstream::dial::{Dialler, Health};
-use crate::upstream::handshake::Upstream;
-use crate::upstream::pool::{Pool, Warm};
-
-/// A link at work: what all of its connections share.
-pub struct Service {
-    /// What the configuration says.
-    pub link: Link,
-    /// What makes upstreams.
-    pub dialler: Arc<Dialler>,
-    /// Where the target is.
-    pub backends: Backends,
-    /// What dials have found out about the target.
-    pub health: Health,
-    /// The upstreams that are ready.
-    pub warm: Pool,
-    /// The connections that are being served.
-    pub connections: Arc<Connections>,
-    /// What is counted.
-    pub metrics: Arc<LinkMetrics>,
-    /// What the log says of those who can't be served.
-    pub reports: Arc<Reports>,
-}
+use crate::upstream::Service;
+use crate::upstream::backends::Backend;
+use crate::upstream::connections::Seat;
+use crate::upstream::pool::Warm;
 
 /// How much of what a client says before its upstream is there is taken in. It has to be read to see that a client
 /// has left, and it is enough for the first commands of any client library; the rest waits in the kernel.
@@ -166,19 +145,6 @@ impl Service {
         }
     }
 
-    /// An upstream for one client: one that is ready, or else one that is dialled now.
-    pub async fn upstream(&self) -> Result<(Upstream, Place), Failure> {
-        if let Some(warm) = self.warm.take(self) {
-            return Ok(warm.serve(self));
-        }
-        self.warm.missed(self);
-        let dialled = self.dialler.dial(&self.link, &self.backends, &self.health).await;
-        if dialled.is_ok() {
-            self.warm.encourage();
-        }
-        dialled
-    }
-
     /// Holds a warm upstream until the client says its first word, or there is another reason to begin. While not a
     /// byte has gone to it, one that ends or spoils can be replaced as if it had never been: then there is none any
     /// more. A client that leaves without a word has needed none.
@@ -216,12 +182,6 @@ impl Service {
                 () = sleep_until(latest.unwrap_or_else(Instant::now)), if latest.is_some() => return Ok(held),
             }
         }
-    }
-
-    /// Finds out whether a client could be served now, and remembers it in the link's health.
-    pub async fn find_out(&self, within: Duration) {
-        // Whatever came of it, the health knows.
-        let _ = self.dialler.dial_once(&self.link, &self.backends, &self.health, within).await;
     }
 
     /// What a client has to show before it is served.

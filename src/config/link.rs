@@ -1,26 +1,26 @@
 //! From variables to links: which names make one, which are passed over, and which settings go where.
 
+mod credentials;
 mod values;
 mod variables;
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::str::FromStr;
 use std::time::Duration;
 
 use ipnet::IpNet;
 
+pub use self::credentials::{ClientAuth, Credential, Credentials, Memory, Required};
 use self::values::LinkSettings;
 use self::variables::{Settings, secret_variables};
-use super::listen::{Interface, Listen, ListenAddress};
 use super::notation::{Refusal, count, duration, duration_or_off, is_off, unquoted, word};
 use super::target::mend::mended;
-use super::target::{Backends, Endpoint, Malformed, Target};
+use super::target::{Backends, Malformed, Target};
 use super::{Env, Findings, Process};
-use crate::client::auth::ClientAuth;
 use crate::net::tls::{Acceptor, Connector};
+use crate::net::{Endpoint, Interface, Listen, ListenAddress};
 use crate::secret::Source;
-use crate::upstream::backends::Balance;
-use crate::upstream::credentials::Credentials;
 
 /// One link: what listens, and what it dials.
 #[derive(Debug)]
@@ -61,7 +61,7 @@ pub struct Link {
     /// How many connections at once, where it is not what the descriptor limit allows.
     pub max_connections: Option<usize>,
     /// Whether Kubernetes wrote it, as it does for every Service of a pod's namespace.
-    pub is_service_link: bool,
+    pub is_from_kubernetes: bool,
 }
 
 impl Link {
@@ -82,6 +82,31 @@ impl Link {
             Some(ListenAddress::Tcp(interface, _)) => interface.to_string(),
         };
         format!("{}_PORT_{1}_LISTEN={interface}:1{2:04}", self.alias, self.port, self.port % 10_000)
+    }
+}
+
+/// How a link chooses among its backends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Balance {
+    /// In the order of the list; of SRV records, by their priorities and weights.
+    First,
+    /// Each in its turn.
+    RoundRobin,
+    /// The one with the fewest connections of ours, for its weight.
+    LeastConnections,
+}
+
+impl FromStr for Balance {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.to_ascii_lowercase().replace('_', "-").as_str() {
+            "first" => Ok(Self::First),
+            // As HAProxy, nginx and Envoy call them, too.
+            "round-robin" | "roundrobin" => Ok(Self::RoundRobin),
+            "least-connections" | "least-conn" | "leastconn" => Ok(Self::LeastConnections),
+            _ => Err(format!("\"{text}\" is none of first, round-robin and least-connections")),
+        }
     }
 }
 
@@ -346,7 +371,7 @@ impl Draft {
         Link {
             name: link.name(),
             listen,
-            is_service_link: link.is_service_link(&target),
+            is_from_kubernetes: link.is_from_kubernetes(&target),
             redis,
             endpoints,
             balance: link
@@ -466,7 +491,7 @@ fn refuse_clashes(links: &[Link], findings: &mut Findings) {
 /// Kubernetes makes links of Services that nobody means; those are better not there than on another port.
 fn clash_remedy(link: &Link, other: &Link) -> String {
     let elsewhere = format!("as in {}", link.another_port());
-    let (meant, strange) = match (link.is_service_link, other.is_service_link) {
+    let (meant, strange) = match (link.is_from_kubernetes, other.is_from_kubernetes) {
         (true, false) => (other, link),
         (false, true) => (link, other),
         (true, true) => {

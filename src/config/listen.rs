@@ -1,76 +1,11 @@
 //! Where clients come in: the grammar of `LISTEN`, `AMBASSADOR_BIND` and `AMBASSADOR_ADMIN`.
 
-use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
-use super::link_local::LinkLocal;
 use super::notation::{Refusal, each, items};
-use super::target::{Endpoint, Host, socket_path};
-
-/// The addresses of this host that a TCP listener is on.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Interface {
-    /// Every address, IPv6 and IPv4; where the host has no IPv6, IPv4.
-    All,
-    /// The loopback addresses, 127.0.0.1 and `::1`: a client that dials `localhost` may try either.
-    Localhost,
-    /// One address.
-    Address(IpAddr),
-    /// One link-local address, in its zone.
-    LinkLocal(LinkLocal),
-}
-
-/// One place that clients dial.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ListenAddress {
-    /// A TCP port.
-    Tcp(Interface, u16),
-    /// A Unix socket.
-    Unix(PathBuf),
-}
-
-/// Where a link's clients come in.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Listen {
-    /// At least one; none of them takes in another one.
-    pub addresses: Vec<ListenAddress>,
-    /// The mode of the Unix sockets' files, where it is not the umask's business.
-    pub mode: Option<u32>,
-}
-
-impl fmt::Display for Interface {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::All => f.write_str("*"),
-            Self::Localhost => f.write_str("localhost"),
-            Self::Address(IpAddr::V4(address)) => address.fmt(f),
-            Self::Address(IpAddr::V6(address)) => write!(f, "[{address}]"),
-            Self::LinkLocal(address) => write!(f, "[{address}]"),
-        }
-    }
-}
-
-impl fmt::Display for ListenAddress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tcp(interface, port) => write!(f, "{interface}:{port}"),
-            Self::Unix(path) => write!(f, "unix:{}", path.display()),
-        }
-    }
-}
-
-impl fmt::Display for Listen {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, address) in self.addresses.iter().enumerate() {
-            if index > 0 {
-                f.write_str(",")?;
-            }
-            address.fmt(f)?;
-        }
-        Ok(())
-    }
-}
+use super::target::socket_path;
+use crate::net::{Endpoint, Host, Interface, Listen, ListenAddress};
 
 const IPV6_LOOPBACK: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
 const IPV4_LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);

@@ -6,10 +6,11 @@ use std::time::Duration;
 use clap::Args;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
-use super::listen::{Interface, ListenAddress};
 use super::notation::{Refusal, count, duration, duration_or_off, each, is_off, items, unquoted, word};
 use super::settings::nearest;
 use super::{Env, Findings};
+use crate::log::LogFormat;
+use crate::net::{Interface, ListenAddress};
 
 /// The process-wide settings as they were written, flag or variable. They are text here, so that [`super::Config`]
 /// can report all their mistakes together with those of the links.
@@ -59,15 +60,6 @@ pub struct ProcessArguments {
     /// How to log, text or json, to standard error [default: text]
     #[arg(long, global = true, env = "AMBASSADOR_LOG_FORMAT", value_name = "FORMAT")]
     pub log_format: Option<String>,
-}
-
-/// The form of log lines.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LogFormat {
-    /// For people; coloured on a terminal.
-    Text,
-    /// One object a line.
-    Json,
 }
 
 fn log_format(text: &str) -> Result<LogFormat, Refusal> {

@@ -21,7 +21,7 @@ use std::str::FromStr;
 
 use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
 
-use super::link_local::LinkLocal;
+use crate::net::{Endpoint, Host};
 use crate::secret::Secret;
 
 /// What a target is spoken to in.
@@ -64,25 +64,6 @@ impl Scheme {
             Self::Unix => "unix",
         }
     }
-}
-
-/// A host as a target names it.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Host {
-    /// An address.
-    Address(IpAddr),
-    /// A link-local address, in its zone.
-    LinkLocal(LinkLocal),
-    /// A name to be resolved at every dial; Docker allows underscores in it.
-    Name(String),
-    /// A link that Docker wrote: an address that was frozen when it was written, and the alias under which Docker
-    /// keeps the hosts file up to date.
-    Linked {
-        /// The name in the hosts file.
-        alias: String,
-        /// The address where the hosts file has none.
-        address: IpAddr,
-    },
 }
 
 impl FromStr for Host {
@@ -141,37 +122,6 @@ fn name(text: &str) -> Result<Host, Malformed> {
         return Err("its host is neither an address nor a name".into());
     }
     Ok(Host::Name(text.to_owned()))
-}
-
-impl fmt::Display for Host {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Address(IpAddr::V6(address)) => write!(f, "[{address}]"),
-            Self::Address(IpAddr::V4(address)) => write!(f, "{address}"),
-            Self::LinkLocal(address) => write!(f, "[{address}]"),
-            // A name from DNS ends with the root's dot, which nobody says.
-            Self::Name(name) => f.write_str(name.strip_suffix('.').unwrap_or(name)),
-            Self::Linked { address, .. } => Self::Address(*address).fmt(f),
-        }
-    }
-}
-
-/// One place that can be dialled.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Endpoint {
-    /// A host and a TCP port.
-    Tcp(Host, u16),
-    /// A Unix socket.
-    Unix(PathBuf),
-}
-
-impl fmt::Display for Endpoint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tcp(host, port) => write!(f, "{host}:{port}"),
-            Self::Unix(path) => write!(f, "{}", path.display()),
-        }
-    }
 }
 
 /// Where a target's backends are listed.

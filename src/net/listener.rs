@@ -17,7 +17,7 @@ use tokio::net::{TcpStream, UnixStream};
 
 use super::socket_file::{self, SocketFile};
 use super::{Client, Stream, at, set_options, zone_index};
-use crate::config::{Interface, Listen, ListenAddress};
+use crate::net::{Interface, Listen, ListenAddress};
 
 /// Bound sockets that accept clients, of one link or of the admin endpoint.
 #[derive(Debug)]

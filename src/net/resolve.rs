@@ -27,8 +27,8 @@ use tokio::time::{Instant, timeout};
 
 use self::servers::{Family, Found, Servers};
 use self::system::{HOSTS, Hosts, RESOLV_CONF, ResolvConf};
-use crate::config::target::Host;
 use crate::files::Reloading;
+use crate::net::Host;
 
 /// How long dials share an answer.
 const SHARED_FOR: Duration = Duration::from_secs(1);

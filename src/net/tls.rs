@@ -36,11 +36,12 @@ use self::certificate::{Certificate, Purpose, Summary};
 use self::explain::Shown;
 use self::pem::Wanted;
 use self::stream::TlsStream;
+#[cfg(any(test, fuzzing))]
 pub use self::verify::Refused;
 use self::verify::{Anyone, AuthorityAlone, Noting};
-use crate::config::target::{Endpoint, Host};
 use crate::files;
 use crate::net::Stream;
+use crate::net::{Endpoint, Host};
 use crate::text;
 
 /// The cryptography. It is named here and nowhere installed for the whole process, so nothing else can choose another.

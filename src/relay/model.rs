@@ -23,7 +23,7 @@ use tokio::time::{Sleep, sleep, timeout};
 
 use super::*;
 use crate::net::tls::stream::TlsStream;
-use crate::relay::drain::{Connections, Leave};
+use crate::relay::drain::{Handle, Leave};
 
 /// One way of a line.
 #[derive(Default)]
@@ -560,8 +560,7 @@ async fn relay<C: Side, T: Side>(scenario: &Scenario, lines: &Lines, client: C, 
     let mut target = Counted { side: target, counts: Arc::default() };
     let counts = (Arc::clone(&client.counts), Arc::clone(&target.counts));
     let begun = Instant::now();
-    let connections = Arc::new(Connections::default());
-    let seat = connections.enter();
+    let handle = Handle::default();
     let early = lines.client_says[..scenario.client.early].to_vec();
     let leading = lines.target_says[..scenario.target.early].to_vec();
     let (early_length, leading_length) = (early.len(), leading.len());
@@ -572,14 +571,14 @@ async fn relay<C: Side, T: Side>(scenario: &Scenario, lines: &Lines, client: C, 
             sleep(Duration::from_millis(after)).await;
             let now = Instant::now();
             let latest = now + Duration::from_millis(grace);
-            connections.ask_all(Leave { reason: Reason::Moved, from: now, latest });
+            handle.ask(Leave { reason: Reason::Moved, from: now, latest });
         }
         std::future::pending::<()>().await;
     };
     let outcome = {
         let mut running = Box::pin(async {
             loop {
-                let outcome = relay.run(&mut client, &mut target, &seat).await;
+                let outcome = relay.run(&mut client, &mut target, &handle).await;
                 match outcome.end {
                     End::Cut => relay.resume(),
                     _ => return outcome,

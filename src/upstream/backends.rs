@@ -19,21 +19,22 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, watch as latest};
 use tokio::time::Instant;
 
-pub use balance::Balance;
 pub use listed::{Backend, Entry, Listed};
 pub use round::{Done, Next, Place, Round};
 
-use crate::admin::BackendState;
 use crate::config::Link;
-use crate::config::target::Endpoint;
+use crate::config::link::Balance;
 use crate::failure::Failure;
 use crate::metrics::LinkMetrics;
+use crate::net::Endpoint;
 use crate::net::resolve::Addresses;
 use crate::random::fraction;
-use crate::relay::drain::{Connections, Leave, Reason, Seat};
+use crate::relay::drain::{Leave, Reason};
+use crate::upstream::connections::{Connections, Seat};
 
 /// Connections that are asked to leave go no faster than this in a second, if the grace allows it.
 const LEAVING_PACE: f64 = 1000.0;
@@ -103,7 +104,7 @@ pub struct Backends {
 }
 
 impl Backends {
-    /// The backends that the configuration lists; the others are found out by [`follow`].
+    /// The backends that the configuration lists; the others are found out by discovery.
     pub fn of(link: &Link, connections: Arc<Connections>, metrics: Arc<LinkMetrics>) -> Self {
         Self::at(link, &link.endpoints, connections, metrics)
     }
@@ -369,6 +370,17 @@ impl Backends {
             );
         }
     }
+}
+
+/// How a backend does.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct BackendState {
+    /// The place.
+    pub backend: String,
+    /// Whether the last dial of it worked, or there was none yet.
+    pub up: bool,
+    /// Whether it wanted no password when it was last sent one.
+    pub wants_no_password: bool,
 }
 
 /// Says when another list is published.

@@ -18,9 +18,10 @@ use tokio::sync::{Mutex as AsyncMutex, MutexGuard as AsyncMutexGuard};
 use tokio::time::Instant;
 
 use crate::backoff::Backoff;
-use crate::failure::{Failure, Stage};
+use crate::config::link::{Credential, Credentials};
+use crate::failure::{Failure, REFUSED, Stage};
 use crate::metrics::{LinkMetrics, Which};
-use crate::secret::{FileError, OptionalSecretFile, Secret, Source, Unavailable};
+use crate::secret::{FileError, Secret, Source, Unavailable};
 use crate::text;
 
 /// So many rounds of refusals cost no pause: two changes that cross each other, or a slip that is mended at once.
@@ -39,15 +40,6 @@ const LONGEST_HOLD: Duration = Duration::from_mins(10);
 /// How old a look at a file may be for those who are held: thousands of them are no more work than one.
 const HELD_LOOK: Duration = Duration::from_millis(20);
 
-/// A password and the user that it belongs to.
-#[derive(Debug, PartialEq)]
-pub struct Credential {
-    /// The ACL user.
-    pub username: Option<Arc<Secret>>,
-    /// The password.
-    pub password: Arc<Secret>,
-}
-
 impl Credential {
     /// The command that authenticates with it.
     pub fn command(&self) -> Vec<&[u8]> {
@@ -63,34 +55,6 @@ const DEFAULT_USER: &[u8] = b"default";
 pub fn auth<'a>(username: Option<&'a [u8]>, password: &'a [u8]) -> Vec<&'a [u8]> {
     let username = username.filter(|username| *username != DEFAULT_USER);
     [Some(&b"AUTH"[..]), username, Some(password)].into_iter().flatten().collect()
-}
-
-/// Where a link's user and password come from.
-#[derive(Debug)]
-pub struct Credentials {
-    /// The link's name, for the log.
-    pub link: String,
-    /// The ACL user.
-    pub username: Option<Source>,
-    /// The password.
-    pub password: Source,
-    /// The password before this one.
-    pub previous: Option<OptionalSecretFile>,
-    /// The variable that gave the password, for remedies.
-    pub variable: String,
-    /// The variable that gave the user, or that would.
-    pub username_variable: String,
-    /// What became of them so far.
-    pub memory: Memory,
-}
-
-/// What is known of a link's credentials, at whichever backend.
-#[derive(Debug, Default)]
-pub struct Memory {
-    /// What the sources gave last.
-    seen: Mutex<Option<Arc<Credential>>>,
-    /// What worked last.
-    good: Mutex<Option<Arc<Credential>>>,
 }
 
 /// What one server has said to our passwords.
@@ -312,9 +276,6 @@ impl Credentials {
         surroundings(self.password.last()?.as_ref())
     }
 }
-
-/// What is refused, in the words that all who read it know.
-pub const REFUSED: &str = "the target refused the password";
 
 /// One connection's offers to a server.
 pub struct Login<'a> {
@@ -610,8 +571,9 @@ fn surroundings(password: &Secret) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::link::Memory;
     use crate::metrics::Metrics;
-    use crate::secret::SecretFile;
+    use crate::secret::{OptionalSecretFile, SecretFile};
 
     #[test]
     fn what_is_around_a_password_is_told_without_it() {

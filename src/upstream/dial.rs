@@ -13,15 +13,15 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use parking_lot::{Mutex, MutexGuard};
+use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
-use crate::admin::{DialFailure, DialState};
 use crate::backoff::Backoff;
 use crate::config::Link;
-use crate::config::target::Endpoint;
+use crate::failure::tls::by_target;
 use crate::failure::{Failure, Stage};
+use crate::net::Endpoint;
 use crate::net::resolve::{Addresses, Resolver};
-use crate::net::tls::explain::by_target;
 use crate::net::{Address, Stream};
 use crate::upstream::backends::{Backends, Done, Listed, Next, Place, Round};
 use crate::upstream::credentials::{Login, Standing};
@@ -76,6 +76,29 @@ pub struct Health(Mutex<Known>);
 struct Known {
     failing_since: Option<Instant>,
     last: Option<(Instant, Option<DialFailure>)>,
+}
+
+/// How a dial ended.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct DialState {
+    /// Whether it led to an upstream that was ready for a client.
+    pub worked: bool,
+    /// How long ago that was.
+    pub seconds_ago: f64,
+    /// What failed.
+    #[serde(flatten)]
+    pub failure: Option<DialFailure>,
+}
+
+/// Why a dial failed.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct DialFailure {
+    /// Where.
+    pub stage: String,
+    /// What happened, in words.
+    pub error: String,
+    /// What to do about it.
+    pub remedy: String,
 }
 
 impl Health {

@@ -9,9 +9,10 @@ use std::collections::HashSet;
 
 use futures_util::future::join;
 
-use crate::client::connection::Service;
 use crate::config::Link;
-use crate::config::target::{Backends as Source, Endpoint};
+use crate::config::target::Backends as Source;
+use crate::net::Endpoint;
+use crate::upstream::Service;
 use crate::upstream::dial::Dialler;
 
 /// Keeps a link's backends up to date, for as long as the process runs.

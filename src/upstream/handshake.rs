@@ -17,15 +17,17 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 
 use crate::config::Link;
+use crate::config::link::Credential;
 use crate::config::link::{Redis, Role};
+use crate::failure::REFUSED;
+use crate::failure::tls::late_refusal;
 use crate::failure::{Failure, Stage};
 use crate::metrics::{LinkMetrics, Which};
 use crate::net::Stream;
-use crate::net::tls::explain::late_refusal;
 use crate::resp::{self, Reply};
 use crate::secret::Secret;
 use crate::text;
-use crate::upstream::credentials::{Credential, Login, REFUSED, Standing, auth};
+use crate::upstream::credentials::{Login, Standing, auth};
 
 /// A connection to the target that a client's bytes may go to.
 #[derive(Debug)]

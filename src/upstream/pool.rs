@@ -24,13 +24,13 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::backoff::Backoff;
-use crate::client::connection::Service;
 use crate::config::Link;
+use crate::config::link::Credential;
 use crate::failure::Failure;
 use crate::metrics::WarmConnection;
 use crate::random::jittered;
+use crate::upstream::Service;
 use crate::upstream::backends::Place;
-use crate::upstream::credentials::Credential;
 use crate::upstream::handshake::Upstream;
 
 /// The age, more or less, at which one is replaced. Firewalls and load balancers forget idle connections without a word

@@ -6,12 +6,8 @@ use std::ffi::OsString;
 
 use bytes::BytesMut;
 use divan::{Bencher, black_box, counter::BytesCount};
-use redis_ambassador::config::{Config, Env, ProcessArguments};
-use redis_ambassador::net::Stream;
-use redis_ambassador::relay::drain::Connections;
-use redis_ambassador::relay::{Limits, Relay};
-use redis_ambassador::resp;
-use redis_ambassador::resp::commands::Commands;
+use redis_ambassador::timed::commands::Commands;
+use redis_ambassador::timed::{self, Config, Env, Handle, Limits, ProcessArguments, Relay, Stream};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::runtime::{Builder, Runtime};
@@ -25,7 +21,7 @@ fn main() {
 #[divan::bench(args = [16, 16 * 1024])]
 fn encode_the_handshake(bencher: Bencher, password: usize) {
     let password = vec![b'p'; password];
-    bencher.bench(|| resp::commands(&[vec![b"AUTH", black_box(&password)], vec![b"SELECT", b"3"]]));
+    bencher.bench(|| timed::commands(&[vec![b"AUTH", black_box(&password)], vec![b"SELECT", b"3"]]));
 }
 
 /// The two replies to it.
@@ -33,26 +29,26 @@ fn encode_the_handshake(bencher: Bencher, password: usize) {
 fn decode_the_replies(bencher: Bencher) {
     bencher
         .with_inputs(|| BytesMut::from(&b"+OK\r\n+OK\r\n"[..]))
-        .bench_values(|mut buffer| (resp::reply(&mut buffer), resp::reply(&mut buffer)));
+        .bench_values(|mut buffer| (timed::reply(&mut buffer), timed::reply(&mut buffer)));
 }
 
 /// The longest reply that a real server sends.
 #[divan::bench]
 fn decode_a_long_refusal(bencher: Bencher) {
     let line = [&b"-DENIED "[..], &[b'x'; 1057], b"\r\n"].concat();
-    bencher.with_inputs(|| BytesMut::from(&line[..])).bench_values(|mut buffer| resp::reply(&mut buffer));
+    bencher.with_inputs(|| BytesMut::from(&line[..])).bench_values(|mut buffer| timed::reply(&mut buffer));
 }
 
 /// What watching for RESET costs a client's commands: so many small ones at once.
 #[divan::bench(args = [1, 16])]
 fn watch_small_commands(bencher: Bencher, number: usize) {
-    watch(bencher, resp::commands(&vec![vec![&b"SET"[..], b"key", b"value"]; number]).expose());
+    watch(bencher, timed::commands(&vec![vec![&b"SET"[..], b"key", b"value"]; number]).expose());
 }
 
 /// One command with a value of that size, which is skipped.
 #[divan::bench(args = [1024, 64 * 1024])]
 fn watch_a_large_value(bencher: Bencher, size: usize) {
-    watch(bencher, resp::commands(&[vec![&b"SET"[..], b"key", &vec![b'v'; size]]]).expose());
+    watch(bencher, timed::commands(&[vec![&b"SET"[..], b"key", &vec![b'v'; size]]]).expose());
 }
 
 fn watch(bencher: Bencher, bytes: &[u8]) {
@@ -108,10 +104,10 @@ fn relayed(runtime: &Runtime) -> (UnixStream, UnixStream) {
         let (client, near) = UnixStream::pair().expect("a socket pair");
         let (far, server) = UnixStream::pair().expect("a socket pair");
         tokio::spawn(async move {
-            let seat = std::sync::Arc::new(Connections::default()).enter();
+            let handle = Handle::default();
             let limits = Limits { idle: None, idle_since: Instant::now(), lifetime: None };
             let (mut near, mut far) = (Stream::Unix(near), Stream::Unix(far));
-            Relay::new(Vec::new(), Vec::new(), limits).run(&mut near, &mut far, &seat).await
+            Relay::new(Vec::new(), Vec::new(), limits).run(&mut near, &mut far, &handle).await
         });
         (client, server)
     })

@@ -5,11 +5,11 @@ use std::time::{Duration, SystemTime};
 use serde::Serialize;
 
 use super::server::Server;
+use crate::config::link::Credentials;
 use crate::config::{Link, Warning};
 use crate::failure::Failure;
 use crate::net::tls::Files;
 use crate::net::tls::certificate::Summary;
-use crate::upstream::credentials::Credentials;
 use crate::upstream::handshake::Bluff;
 
 /// How bad it is.

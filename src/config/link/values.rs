@@ -13,22 +13,22 @@ use rustls::pki_types::ServerName;
 
 use super::variables::Settings;
 use super::{Access, Redis, Reset, Role, reset, role, text};
-use crate::client::auth::{ClientAuth, Required};
-use crate::config::listen::{Interface, Listen};
+use super::{ClientAuth, Credentials, Memory, Required};
+use crate::config::backends_file;
 use crate::config::notation::{Refusal, duration, flag, items, unquoted, word};
 use crate::config::settings::{PASSWORDS, SETTINGS, Scope, setting};
-use crate::config::target::{Backends, Endpoint, Host, Scheme, Target, database, endpoint};
+use crate::config::target::{Backends, Scheme, Target, database, endpoint};
 use crate::config::{Findings, Process};
 use crate::net::tls::{
     Acceptor, Connector, Files, Identity, Part, Trust, Unusable, Verification, parse_server_name,
     server_name, system_authorities,
 };
+use crate::net::{Endpoint, Host};
+use crate::net::{Interface, Listen};
 use crate::secret::command::{Recipe, SecretCommand};
 use crate::secret::{
     FileError, LONGEST, OptionalSecretFile, Secret, SecretFile, Source, without_line_ending,
 };
-use crate::upstream::credentials::{Credentials, Memory};
-use crate::upstream::discovery::file;
 
 /// A variable that is set, and the setting that it gives.
 #[derive(Clone, Copy)]
@@ -379,17 +379,19 @@ impl<'a> LinkSettings<'a, '_> {
     pub(super) fn endpoints(&mut self, variable: &str, target: &Target) -> Vec<Endpoint> {
         match &target.backends {
             Backends::Listed(endpoints) => endpoints.clone(),
-            Backends::File(path) => file::read(path, target.scheme.default_port()).unwrap_or_else(|error| {
-                self.findings.mistake(
-                    variable,
-                    error.to_string(),
-                    format!(
-                        "mount a file there that user {} may read, with one HOST:PORT a line",
-                        rustix::process::geteuid().as_raw()
-                    ),
-                );
-                Vec::new()
-            }),
+            Backends::File(path) => {
+                backends_file::read(path, target.scheme.default_port()).unwrap_or_else(|error| {
+                    self.findings.mistake(
+                        variable,
+                        error.to_string(),
+                        format!(
+                            "mount a file there that user {} may read, with one HOST:PORT a line",
+                            rustix::process::geteuid().as_raw()
+                        ),
+                    );
+                    Vec::new()
+                })
+            }
             Backends::Srv(_) | Backends::Sentinel { .. } => Vec::new(),
         }
     }
@@ -731,7 +733,7 @@ impl<'a> LinkSettings<'a, '_> {
     }
 
     /// Whether Kubernetes wrote the link: the target is the address that it gives the Service.
-    pub(super) fn is_service_link(&self, target: &Target) -> bool {
+    pub(super) fn is_from_kubernetes(&self, target: &Target) -> bool {
         let address = self.settings.env.bytes(&format!("{}_SERVICE_HOST", self.alias));
         let address = address.and_then(|address| std::str::from_utf8(address).ok()?.parse::<IpAddr>().ok());
         address.is_some_and(|address| {

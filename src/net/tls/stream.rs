@@ -15,8 +15,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::verify::Refused;
 use super::{explain, verify};
+use crate::net::Side;
 use crate::net::Stream;
-use crate::relay::Side;
 
 /// What is read from the socket at once at the least: a caller with a small buffer must not cost a system call every
 /// few bytes.

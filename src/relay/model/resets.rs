@@ -102,26 +102,25 @@ async fn serve(mut socket: Socket, share: &[(usize, Asked)], replies: usize) -> 
 
 /// Leads the client from one target to the next, as a connection does.
 async fn lead(story: &Story, mut client: Socket, targets: Vec<Socket>) -> End {
-    let connections = Arc::new(Connections::default());
-    let seat = connections.enter();
+    let handle = Handle::default();
     let limits = Limits { idle: None, idle_since: Instant::now(), lifetime: None };
     let mut relay = Relay::new(Vec::new(), Vec::new(), limits).watch(true, false);
     let mut targets = targets.into_iter();
     let mut target = targets.next().expect("a target");
     loop {
-        match relay.run(&mut client, &mut target, &seat).await.end {
+        match relay.run(&mut client, &mut target, &handle).await.end {
             End::Cut => {}
             end => return end,
         }
         tokio::select! {
             () = sleep(Duration::from_millis(story.dial)) => {}
-            outcome = relay.run(&mut client, &mut target, &seat) => return outcome.end,
+            outcome = relay.run(&mut client, &mut target, &handle) => return outcome.end,
         }
         if !relay.is_cut() {
             continue;
         }
         relay.part();
-        match relay.run(&mut client, &mut target, &seat).await.end {
+        match relay.run(&mut client, &mut target, &handle).await.end {
             End::Parted => {}
             end => return end,
         }

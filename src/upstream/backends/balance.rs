@@ -1,35 +1,10 @@
 //! Which of several backends a dial tries first.
 
-use std::str::FromStr;
 use std::sync::Arc;
 
 use super::Entry;
+use crate::config::link::Balance;
 use crate::random::below;
-
-/// How a link chooses among its backends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Balance {
-    /// In the order of the list; of SRV records, by their priorities and weights.
-    First,
-    /// Each in its turn.
-    RoundRobin,
-    /// The one with the fewest connections of ours, for its weight.
-    LeastConnections,
-}
-
-impl FromStr for Balance {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text.to_ascii_lowercase().replace('_', "-").as_str() {
-            "first" => Ok(Self::First),
-            // As HAProxy, nginx and Envoy call them, too.
-            "round-robin" | "roundrobin" => Ok(Self::RoundRobin),
-            "least-connections" | "least-conn" | "leastconn" => Ok(Self::LeastConnections),
-            _ => Err(format!("\"{text}\" is none of first, round-robin and least-connections")),
-        }
-    }
-}
 
 impl Balance {
     /// Whether of two entries the one that is listed first is always chosen first.

@@ -15,9 +15,9 @@ use tokio::time::Instant;
 
 use super::addresses::Addresses;
 use super::rest::Rest;
-use crate::config::target::{Endpoint, Host};
 use crate::net::Address;
 use crate::net::resolve::Addresses as Answer;
+use crate::net::{Endpoint, Host};
 use crate::upstream::credentials::Standing;
 use crate::upstream::handshake::Probe;
 

@@ -1,16 +1,13 @@
-//! Backends from a file: one `HOST:PORT` a line, `#` for comments.
+//! Backends from a file, which is read again when it changes.
 
-use std::fmt;
-use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::sleep;
 
-use crate::config::target::{Endpoint, endpoint};
+use crate::config::backends_file::read;
 use crate::files::{self, Stamp};
-use crate::text;
 use crate::upstream::backends::{Backends, Listing};
 
 /// How often the file is looked at.
@@ -18,63 +15,6 @@ const LOOK: Duration = Duration::from_millis(500);
 
 /// How long a file must have been left alone before it is read: whoever writes it in place needs more than one write.
 const SETTLED: Duration = Duration::from_millis(100);
-
-/// Far more than ten thousand backends need.
-const LARGEST: u64 = 4 * 1024 * 1024;
-
-/// Why a file gives no backends.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("{}{}: {reason}", path.display(), Line(*line))]
-pub struct FileError {
-    path: PathBuf,
-    line: Option<usize>,
-    reason: String,
-}
-
-struct Line(Option<usize>);
-
-impl fmt::Display for Line {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            Some(line) => write!(f, ", line {line}"),
-            None => Ok(()),
-        }
-    }
-}
-
-/// Reads the backends of a file; without any it is as broken as with a malformed one.
-pub fn read(path: &Path, default_port: Option<u16>) -> Result<Vec<Endpoint>, FileError> {
-    let error = |reason: String| FileError { path: path.to_path_buf(), line: None, reason };
-    let file = files::open(path).map_err(error)?;
-    let mut text = String::new();
-    file.take(LARGEST + 1).read_to_string(&mut text).map_err(|e| error(text::io_error(&e)))?;
-    if text.len() as u64 > LARGEST {
-        return Err(error(format!("it is larger than {LARGEST} bytes")));
-    }
-    let endpoints = parse(&text, default_port).map_err(|(line, reason)| FileError {
-        path: path.to_path_buf(),
-        line: Some(line),
-        reason,
-    })?;
-    if endpoints.is_empty() {
-        return Err(error("it names no backend".to_owned()));
-    }
-    Ok(endpoints)
-}
-
-/// The backends, or the number of the first line that is none, and why.
-pub(crate) fn parse(text: &str, default_port: Option<u16>) -> Result<Vec<Endpoint>, (usize, String)> {
-    let mut endpoints = Vec::new();
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    for (number, line) in text.lines().enumerate() {
-        let line = line.split('#').next().unwrap_or_default().trim();
-        if !line.is_empty() {
-            let endpoint = endpoint(line, default_port).map_err(|e| (number + 1, e.to_string()))?;
-            endpoints.push(endpoint);
-        }
-    }
-    Ok(endpoints)
-}
 
 /// The file's stamp; `None` where no thread can be started to look at it, too.
 async fn look(path: &Arc<Path>) -> Option<Stamp> {
@@ -109,27 +49,5 @@ pub(super) async fn follow(backends: &Backends, path: &Path, default_port: Optio
                 backends.unknown(files::NO_THREAD);
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::fixtures::text;
-
-    #[test]
-    fn lines_comments_and_line_endings_are_read() {
-        let endpoints = parse(&text("backends/good"), Some(6379)).unwrap();
-        let shown: Vec<_> = endpoints.iter().map(ToString::to_string).collect();
-        assert_eq!(shown, ["a:1", "[::1]:2", "b:6379"]);
-    }
-
-    #[test]
-    fn the_first_line_that_is_no_backend_is_named() {
-        assert_eq!(parse(&text("backends/broken-line-4"), None).unwrap_err().0, 4);
-        assert_eq!(
-            parse(&text("backends/without-port"), None).unwrap_err(),
-            (1, "it names no port".to_owned())
-        );
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
-use crate::config::target::Endpoint;
+use crate::net::Endpoint;
 use crate::net::resolve::Resolver;
 use crate::upstream::backends::{Backends, Listing};
 

@@ -9,9 +9,9 @@ use futures_util::future::join;
 use futures_util::stream::{self, StreamExt};
 use tokio::time::{Instant, sleep};
 
-use crate::client::connection::Service;
 use crate::failure::Failure;
 use crate::random::jittered;
+use crate::upstream::Service;
 use crate::upstream::backends::{Listed, Place};
 
 /// How often, more or less.

@@ -6,9 +6,7 @@ use std::env;
 use std::fs;
 
 use clap::CommandFactory as _;
-use redis_ambassador::cli::{Arguments, EXIT_CODES, synopsis};
-use redis_ambassador::config::settings::{SETTINGS, Scope, Setting};
-use redis_ambassador::config::target::FORMS;
+use redis_ambassador::reference::{Arguments, EXIT_CODES, FORMS, SETTINGS, Scope, Setting, synopsis};
 
 use super::markdown::{Page, top, wrapped};
 use super::read;

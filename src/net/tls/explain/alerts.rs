@@ -3,7 +3,7 @@
 use rustls::AlertDescription;
 
 /// An alert in words, with the name that other programs show.
-pub(super) fn words(alert: AlertDescription) -> String {
+pub fn words(alert: AlertDescription) -> String {
     match known(alert) {
         Some((name, meaning)) => format!("{meaning} ({name})"),
         None => format!("it gave a reason without a name ({})", u8::from(alert)),
@@ -11,7 +11,7 @@ pub(super) fn words(alert: AlertDescription) -> String {
 }
 
 /// What a peer's alert says about the certificate that it was shown; `None` if it is about something else.
-pub(super) fn about_certificate(alert: AlertDescription) -> Option<&'static str> {
+pub fn about_certificate(alert: AlertDescription) -> Option<&'static str> {
     Some(match alert {
         AlertDescription::UnknownCA => "it does not know its authority (unknown_ca)",
         AlertDescription::CertificateExpired => "it has expired (certificate_expired)",

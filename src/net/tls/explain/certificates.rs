@@ -21,7 +21,7 @@ const AS_AUTHORITY: &str = "issue that authority's certificate anew, with basicC
 const NO_LISTS: &str = "can't be looked up in a list of revoked ones";
 
 /// What one side has shown of itself, and who would have been believed.
-pub(in crate::net::tls) struct Shown<'a> {
+pub struct Shown<'a> {
     /// The beginning of every sentence: `the certificate of redis:6380`, say.
     whose: String,
     purpose: Purpose,
@@ -33,7 +33,7 @@ pub(in crate::net::tls) struct Shown<'a> {
 }
 
 /// Which authority it is that nobody knows.
-pub(super) enum Unknown {
+pub enum Unknown {
     /// The certificate has none but itself.
     Itself,
     /// The certificate is among the authorities, where it vouches for nobody. Whose certificate should be there instead.
@@ -43,7 +43,7 @@ pub(super) enum Unknown {
 }
 
 impl<'a> Shown<'a> {
-    pub(super) fn of(whose: String, purpose: Purpose, refused: Option<&'a Refused>) -> Self {
+    pub fn of(whose: String, purpose: Purpose, refused: Option<&'a Refused>) -> Self {
         let chain = refused.map(|refused| refused.chain.as_slice()).unwrap_or_default();
         Self {
             authorities: refused.map(|refused| &*refused.authorities),
@@ -54,11 +54,7 @@ impl<'a> Shown<'a> {
     }
 
     /// Of a certificate that was not shown by anybody, but read from a file.
-    pub(in crate::net::tls) fn alone(
-        whose: String,
-        purpose: Purpose,
-        chain: &'a [CertificateDer<'_>],
-    ) -> Self {
+    pub fn alone(whose: String, purpose: Purpose, chain: &'a [CertificateDer<'_>]) -> Self {
         let chain = chain.iter().map(|certificate| Certificate::read(certificate)).collect();
         Self { whose, purpose, chain, authorities: None, name: None, is_proof: false }
     }
@@ -128,7 +124,7 @@ impl<'a> Shown<'a> {
     }
 
     /// What is wrong with it, and what to do about it.
-    pub(in crate::net::tls) fn explain(&self, error: &CertificateError) -> Words {
+    pub fn explain(&self, error: &CertificateError) -> Words {
         match error {
             CertificateError::BadEncoding => self.unreadable("can't be read"),
             CertificateError::ExpiredContext { not_after, .. } => self.expired(*not_after),
@@ -190,7 +186,7 @@ impl<'a> Shown<'a> {
     }
 
     /// What rustls has no error of its own for.
-    pub(in crate::net::tls) fn explain_webpki(&self, error: &Webpki) -> Words {
+    pub fn explain_webpki(&self, error: &Webpki) -> Words {
         match error {
             Webpki::BadDer | Webpki::TrailingData(_) => self.unreadable("can't be read"),
             Webpki::BadDerTime => self.unreadable("has a date that is none"),
@@ -458,7 +454,7 @@ impl<'a> Shown<'a> {
     }
 
     /// Which name it has, and which it should have.
-    pub(super) fn names(&self) -> String {
+    pub fn names(&self) -> String {
         let expected = self.name.map(ServerName::to_str).unwrap_or_default();
         let Some(own) = self.own() else {
             return self.says(0, &format!("is for another name than {expected}"));
@@ -487,7 +483,7 @@ impl<'a> Shown<'a> {
     }
 
     /// Whether it has a name at all that could be dialled instead.
-    pub(super) fn names_remedy(&self, alias: &str) -> String {
+    pub fn names_remedy(&self, alias: &str) -> String {
         let or = format!("or set {alias}_TLS_VERIFY=ca, if it is enough that its authority vouches for it");
         let names = self.own().map(Certificate::names).unwrap_or_default();
         let expected = self.name.map(ServerName::to_str).unwrap_or_default();
@@ -500,7 +496,7 @@ impl<'a> Shown<'a> {
     }
 
     /// Which authority is not known, if that is what is wrong.
-    pub(super) fn unknown_authority(&self, error: &CertificateError) -> Option<Unknown> {
+    pub fn unknown_authority(&self, error: &CertificateError) -> Option<Unknown> {
         let is_version = |error: &Webpki| matches!(error, Webpki::UnsupportedCertVersion);
         match error {
             CertificateError::UnknownIssuer => {}

@@ -17,10 +17,10 @@ use rustls::{
 };
 use webpki::Error as Webpki;
 
-use super::super::stream::Broken;
-use super::super::verify::Refused;
 use super::*;
 use crate::config::{Config, Env, ProcessArguments};
+use crate::net::tls::Refused;
+use crate::net::tls::stream::Broken;
 
 const NOW: UnixTime = UnixTime::since_unix_epoch(Duration::from_secs(1_700_000_000));
 

@@ -1,0 +1,276 @@
+//! What went wrong with TLS, for the operator of a link: what to change, in the link's own names.
+
+#[cfg(test)]
+mod lists;
+
+use std::io;
+use std::time::Duration;
+
+use rustls::{AlertDescription, CertificateError, Error, InvalidMessage, PeerIncompatible};
+
+use super::{Failure, Stage};
+use crate::config::Link;
+use crate::net::tls::certificate::Purpose;
+use crate::net::tls::explain::{Shown, Unknown, Words, alerts, broken, sentence};
+use crate::net::tls::stream::Broken;
+
+/// Why the TLS with a link's target failed.
+pub fn by_target(error: io::Error, endpoint: &str, link: &Link) -> Failure {
+    let endpoint = endpoint.to_owned();
+    match broken(&error) {
+        Some(broken) => {
+            let (what, remedy) = Target { endpoint: &endpoint, link }.explain(broken);
+            Failure::Tls { what, remedy }
+        }
+        None if error.kind() == io::ErrorKind::UnexpectedEof => {
+            Failure::Closed { stage: Stage::Tls, endpoint, hint: "" }
+        }
+        None => Failure::Broken { stage: Stage::Tls, endpoint, hint: "", source: error },
+    }
+}
+
+/// A target may refuse the handshake when for us it is over already: in TLS 1.3 it looks at our certificate last. An
+/// error of the stream that is such a refusal, in words.
+pub fn late_refusal(error: &io::Error, endpoint: &str, link: &Link) -> Option<Failure> {
+    let broken = broken(error).filter(|broken| matches!(broken.error, Error::AlertReceived(_)))?;
+    let (what, remedy) = Target { endpoint, link }.explain(broken);
+    Some(Failure::Tls { what, remedy })
+}
+
+/// Why the TLS with a client failed.
+pub fn by_client(error: &io::Error, link: &Link) -> Failure {
+    match broken(error) {
+        Some(broken) => {
+            let (what, remedy) = Client { link }.explain(broken);
+            Failure::Tls { what, remedy }
+        }
+        // It closed or reset the connection without a word, as port scanners and health checks do.
+        None => Failure::ClientLeft,
+    }
+}
+
+/// A client whose handshake took longer than the connect timeout.
+pub fn slow_client(after: Duration) -> Failure {
+    Failure::Tls {
+        what: format!(
+            "the client did not finish the TLS handshake within {}",
+            humantime::format_duration(after)
+        ),
+        remedy: "see whether the client speaks TLS at all, and the network between".to_owned(),
+    }
+}
+
+struct Target<'a> {
+    endpoint: &'a str,
+    link: &'a Link,
+}
+
+impl Target<'_> {
+    fn has_identity(&self) -> bool {
+        self.link.tls.as_ref().is_some_and(|tls| tls.files.identity.is_some())
+    }
+
+    fn explain(&self, broken: &Broken) -> Words {
+        let endpoint = self.endpoint;
+        let Link { alias, variable, .. } = self.link;
+        let what = || sentence(&broken.error, endpoint);
+        match &broken.error {
+            Error::InvalidCertificate(error) => {
+                let whose = format!("the certificate of {endpoint}");
+                self.certificate(error, &Shown::of(whose, Purpose::Server, broken.refused.as_deref()))
+            }
+            Error::AlertReceived(alert) => self.alert(*alert),
+            Error::InvalidMessage(InvalidMessage::InvalidContentType) => (
+                format!("{endpoint} does not speak TLS"),
+                format!(
+                    "name its TLS port in {variable}, or turn TLS off: redis:// or tcp://, without {alias}_TLS"
+                ),
+            ),
+            Error::InvalidMessage(
+                InvalidMessage::CertificatePayloadTooLarge | InvalidMessage::HandshakePayloadTooLarge,
+            ) => (
+                what(),
+                "let the server send its own certificate and those between it and its authority, and no others"
+                    .to_owned(),
+            ),
+            error if is_old_version(error) => self.old_version(),
+            Error::PeerIncompatible(PeerIncompatible::NoCertificateRequestSignatureSchemesInCommon) => (
+                what(),
+                format!(
+                    "set {alias}_TLS_CERT_FILE and {alias}_TLS_KEY_FILE to a certificate with a key of another kind, RSA or P-256 \
+                     say"
+                ),
+            ),
+            Error::PeerIncompatible(_) => {
+                (what(), "let the server speak TLS 1.2 with modern ciphers and curves, or TLS 1.3".to_owned())
+            }
+            Error::NoCertificatesPresented => (what(), "give the server a certificate".to_owned()),
+            _ => (what(), "see the target's own log, and who is in between".to_owned()),
+        }
+    }
+
+    fn old_version(&self) -> Words {
+        (
+            format!("{} speaks neither TLS 1.2 nor TLS 1.3", self.endpoint),
+            "let the server speak TLS 1.2 or later".to_owned(),
+        )
+    }
+
+    fn certificate(&self, error: &CertificateError, shown: &Shown<'_>) -> Words {
+        let endpoint = self.endpoint;
+        let alias = &self.link.alias;
+        if let Some(unknown) = shown.unknown_authority(error) {
+            let files = self.link.tls.as_ref().map(|tls| &tls.files);
+            let file = files.and_then(|files| files.authorities.as_ref()).map(|path| path.display());
+            let put = |whose: &str| match &file {
+                Some(file) => format!("put {whose} into {file}, if it is to be trusted"),
+                None => format!("set {alias}_TLS_CA_FILE to a file with {whose}, if it is to be trusted"),
+            };
+            let what = format!("the certificate of {endpoint} is from an unknown authority");
+            return match unknown {
+                Unknown::Itself => {
+                    (format!("{what}: it is signed by itself"), put("that certificate itself"))
+                }
+                Unknown::Misplaced(authority) => (
+                    format!(
+                        "{what}: {authority}; what is trusted is that certificate itself, which vouches for nobody"
+                    ),
+                    put(&format!("the certificate of {authority} instead of the server's")),
+                ),
+                Unknown::Other(authority) => (
+                    format!("{what}: {authority}"),
+                    format!(
+                        "{}; or let the server send the whole chain",
+                        put(&format!("the certificate of {authority}"))
+                    ),
+                ),
+            };
+        }
+        match error {
+            CertificateError::NotValidForNameContext { .. } | CertificateError::NotValidForName => {
+                (shown.names(), shown.names_remedy(alias))
+            }
+            error => shown.explain(error),
+        }
+    }
+
+    fn alert(&self, alert: AlertDescription) -> Words {
+        let endpoint = self.endpoint;
+        let alias = &self.link.alias;
+        let demanded = || {
+            (
+                format!("{endpoint} demands a client certificate"),
+                format!("set {alias}_TLS_CERT_FILE and {alias}_TLS_KEY_FILE to one that the target knows"),
+            )
+        };
+        match alert {
+            AlertDescription::CertificateRequired => demanded(),
+            // What servers say in TLS 1.2 when they have been shown no certificate; and, rarely, for no cipher in common, or
+            // for a key of their own of a kind that we don't take.
+            AlertDescription::HandshakeFailure if !self.has_identity() => {
+                let (what, remedy) = demanded();
+                (
+                    format!("{what}, or has no cipher or kind of key in common with us (handshake_failure)"),
+                    format!("{remedy}; or give the server an RSA, P-256, P-384 or Ed25519 key"),
+                )
+            }
+            AlertDescription::ProtocolVersion => self.old_version(),
+            AlertDescription::UnrecognisedName => (
+                format!("{endpoint} knows no server of the name that was asked for (unrecognized_name)"),
+                format!("set {alias}_TLS_SERVER_NAME to the server's name"),
+            ),
+            _ => match alerts::about_certificate(alert) {
+                Some(why) if self.has_identity() => (
+                    format!("{endpoint} refused our client certificate: {why}"),
+                    format!(
+                        "set {alias}_TLS_CERT_FILE to a certificate that the target takes; see its own log"
+                    ),
+                ),
+                // Some servers say this to those who show none.
+                Some(_) => demanded(),
+                None => {
+                    (sentence(&Error::AlertReceived(alert), endpoint), "see the target's own log".to_owned())
+                }
+            },
+        }
+    }
+}
+
+struct Client<'a> {
+    link: &'a Link,
+}
+
+impl Client<'_> {
+    fn explain(&self, broken: &Broken) -> Words {
+        let alias = &self.link.alias;
+        let files = self.link.listen_tls.as_ref().map(|tls| &tls.files);
+        let known = files.and_then(|files| files.authorities.as_ref());
+        let known = known.map(|path| path.display().to_string()).unwrap_or_default();
+        let what = || sentence(&broken.error, "the client");
+        match &broken.error {
+            Error::NoCertificatesPresented => (
+                "the client shows no certificate".to_owned(),
+                format!("give the client a certificate from an authority in {known}"),
+            ),
+            Error::InvalidCertificate(error) => {
+                let whose = "the client's certificate".to_owned();
+                let shown = Shown::of(whose, Purpose::Client, broken.refused.as_deref());
+                let what = "the client's certificate is from an unknown authority";
+                match shown.unknown_authority(error) {
+                    Some(Unknown::Itself) => (
+                        format!("{what}: it is signed by itself"),
+                        format!("put that certificate itself into {known}, if it is to be trusted"),
+                    ),
+                    Some(Unknown::Other(authority) | Unknown::Misplaced(authority)) => (
+                        format!("{what}: {authority}"),
+                        format!("put the certificate of {authority} into {known}, if it is to be trusted"),
+                    ),
+                    None => shown.explain(error),
+                }
+            }
+            Error::AlertReceived(alert) => match alerts::about_certificate(*alert) {
+                Some(why) => (
+                    format!("the client refused our certificate: {why}"),
+                    format!(
+                        "let the client trust the authority of {alias}_LISTEN_TLS_CERT_FILE and dial a name that the certificate has"
+                    ),
+                ),
+                None => (what(), "see the client's own log".to_owned()),
+            },
+            Error::InvalidMessage(InvalidMessage::InvalidContentType) => (
+                "the client does not speak TLS, and this port does".to_owned(),
+                format!("turn TLS on in the client, or remove {alias}_LISTEN_TLS_CERT_FILE and its key"),
+            ),
+            error if is_old_version(error) => (
+                "the client speaks neither TLS 1.2 nor TLS 1.3".to_owned(),
+                "let the client speak TLS 1.2 or later".to_owned(),
+            ),
+            Error::PeerIncompatible(PeerIncompatible::NoSignatureSchemesInCommon) => (
+                what(),
+                format!(
+                    "set {alias}_LISTEN_TLS_CERT_FILE and {alias}_LISTEN_TLS_KEY_FILE to a certificate with a key of another \
+                     kind, RSA or P-256 say"
+                ),
+            ),
+            Error::PeerIncompatible(_) => {
+                (what(), "let the client speak TLS 1.2 with modern ciphers, or TLS 1.3".to_owned())
+            }
+            _ => (what(), "see the client's own log, and who is in between".to_owned()),
+        }
+    }
+}
+
+fn is_old_version(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::PeerIncompatible(
+            PeerIncompatible::ServerDoesNotSupportTls12Or13
+                | PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig
+                // Which TLS 1.2 is the first to have.
+                | PeerIncompatible::SignatureAlgorithmsExtensionRequired
+                | PeerIncompatible::Tls12NotOffered
+                | PeerIncompatible::Tls12NotOfferedOrEnabled
+                | PeerIncompatible::SupportedVersionsExtensionRequired
+        ) | Error::InvalidMessage(InvalidMessage::UnknownProtocolVersion)
+    )
+}
