@@ -11,8 +11,11 @@ use crate::cli::check::Report;
 use crate::cli::{self, Arguments, Command, Format, health, links, man};
 use crate::config::{Config, Env};
 use crate::descriptors::Descriptors;
+use crate::log;
+use crate::programs;
+use crate::secret;
 use crate::text;
-use crate::{log, programs, secret, workers};
+use crate::workers;
 use clap::Parser;
 use tokio::runtime::Runtime;
 
