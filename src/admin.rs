@@ -211,7 +211,7 @@ pub async fn serve(mut listener: Listener, admin: Arc<Admin>, most: usize) {
                 open.push_back(tokio::spawn(async move { admin.talk(accepted).await }).abort_handle());
             }
             Err(error) => {
-                tracing::debug!(%error, "the admin endpoint can't accept connections for now");
+                tracing::debug!(target: "admin", %error, "admin endpoint: accept failed; retrying");
                 sleep(PAUSE).await;
             }
         }

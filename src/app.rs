@@ -184,23 +184,23 @@ impl App {
             )));
         }
         if let Some(listener) = self.admin {
-            tracing::info!(listen = listener.address(), "admin endpoint");
+            tracing::info!(target: "process", listen = listener.address(), "admin endpoint");
             tokio::spawn(admin::serve(listener, Arc::clone(&admin), self.descriptors.admin()));
         }
-        tracing::info!(links = services.len(), "ready");
+        tracing::info!(target: "process", links = services.len(), "ready");
 
         let signal = self.signals.next().await;
         let connections = || services.iter().map(|service| service.connections.count()).sum::<usize>();
         admin.drain();
-        tracing::info!(signal, connections = connections(), "draining");
+        tracing::info!(target: "process", signal, connections = connections(), "draining");
         tokio::select! {
             () = drain(&self.process, &stop, accepting, &services) => {}
-            signal = self.signals.next() => tracing::info!(signal, "a second signal ends the drain"),
+            signal = self.signals.next() => tracing::info!(target: "process", signal, "drain ended by a second signal"),
         }
         for service in &services {
             service.reports.tell_all();
         }
-        tracing::info!(connections_cut = connections(), "stopped");
+        tracing::info!(target: "process", connections_cut = connections(), "stopped");
     }
 }
 
@@ -237,6 +237,7 @@ fn announce(listener: &Listener, link: &Link) {
         Source::Url(_) => None,
     });
     tracing::info!(
+        target: "process",
         link = link.name,
         listen = listener.address(),
         target = %link.target,
@@ -263,11 +264,12 @@ fn start_workers(wanted: usize, descriptors: Descriptors) -> Workers {
             _ => shortage_remedy(&error).unwrap_or("set AMBASSADOR_THREADS to as many as there are"),
         };
         tracing::warn!(
+            target: "process",
             threads = workers.count(),
             wanted,
             error = text::io_error(&error),
             remedy,
-            "connections are served by fewer threads"
+            "fewer threads than configured"
         );
     }
     workers

@@ -210,7 +210,7 @@ pub enum Failure {
     #[error(transparent)]
     Secret(#[from] Unavailable),
     /// The client left before it was served.
-    #[error("the client left before it could be served")]
+    #[error("client left before it was served")]
     ClientLeft,
     /// The client said QUIT before it was served.
     #[error("the client quit before it was served")]

@@ -196,7 +196,7 @@ impl<T> State<T> {
             }
         }
         if self.is_told.swap(false, Ordering::Relaxed) {
-            tracing::info!(file = %self.path.display(), "a file can be read again");
+            tracing::info!(target: "file", file = %self.path.display(), "file reload recovered");
         }
     }
 
@@ -223,9 +223,10 @@ impl<T> State<T> {
     fn say_that_it_hangs(&self) {
         if !self.is_told.swap(true, Ordering::Relaxed) {
             tracing::warn!(
+                target: "file",
                 file = %self.path.display(),
                 remedy = "look after its file system, which does not answer",
-                "a file can't be read; what it held before serves on"
+                "file reload failed; keeping the last content"
             );
         }
     }

@@ -116,6 +116,7 @@ pub mod reference {
     pub use crate::cli::{Arguments, EXIT_CODES, synopsis};
     pub use crate::config::settings::{SETTINGS, Scope, Setting};
     pub use crate::config::target::FORMS;
+    pub use crate::log::TARGETS;
 }
 
 /// What `benches/micro` times.

@@ -16,6 +16,26 @@ pub enum LogFormat {
     Json,
 }
 
+/// What events are about, for filters such as `info,dial=debug`: the target and its meaning. Every event has one of them,
+/// so that a filter does not depend on where the code is.
+pub const TARGETS: &[(&str, &str)] = &[
+    ("admin", "the admin endpoint"),
+    ("backends", "a link's list of backends: changes, moves, ejections and recoveries"),
+    ("client", "connections of clients: opened, closed, not served"),
+    ("config", "variables that are ignored or look wrong"),
+    ("credentials", "passwords and their rotation"),
+    ("dial", "attempts to reach a target"),
+    ("discovery", "SRV records, files of backends, Sentinels"),
+    ("file", "the system's own files: hosts and name servers"),
+    ("handshake", "what the target says to AUTH, SELECT and the question for its role"),
+    ("listen", "listeners"),
+    ("pool", "connections that are kept ready"),
+    ("process", "start, drain, stop, internal errors"),
+    ("resolve", "names"),
+    ("secret", "files and programs that give secrets"),
+    ("tls", "handshakes and certificates"),
+];
+
 /// Starts logging. Whatever is logged before is lost, and a second call has no effect.
 pub fn start(filter: Targets, format: LogFormat) {
     // Writing fails where the disk is full or the reader is gone; saying so on the same stream would panic.
@@ -38,9 +58,9 @@ pub fn start(filter: Targets, format: LogFormat) {
         }
         let place = panic.location().map(ToString::to_string);
         if tokio::task::try_id().is_some() {
-            tracing::error!(place, "a connection met a mistake of the program itself; the others go on");
+            tracing::error!(target: "process", place, "internal error: a connection panicked; the others go on");
         } else {
-            tracing::error!(place, "the program has met a mistake of its own, and ends");
+            tracing::error!(target: "process", place, "internal error: the program panicked and ends");
         }
     }));
 }

@@ -109,7 +109,7 @@ impl Program {
             tokio::select! {
                 biased;
                 ended = &mut self.ended => {
-                    return ended.map_err(|_| io::Error::other("nobody knows how it ended"));
+                    return ended.map_err(|_| io::Error::other("its exit status is lost"));
                 }
                 _ = self.died.recv() => {}
                 () = sleep(LOOK) => {}

@@ -108,7 +108,7 @@ fn table(wiring: &Wiring<'_>, out: &mut impl Write) -> io::Result<()> {
         writeln!(out, "{line}")?;
     }
     for Ignored { variable, reason } in wiring.ignored {
-        writeln!(out, "passed over: {variable}: {reason}")?;
+        writeln!(out, "ignored: {variable}: {reason}")?;
     }
     for Warning { variable, message } in wiring.warnings {
         writeln!(out, "warning: {variable}: {message}")?;

@@ -98,10 +98,10 @@ fn runtime() -> Result<Runtime, StartErrors> {
 fn run(config: Config, descriptors: Descriptors) -> Result<(), Box<dyn Error>> {
     log::start(config.process.log.clone(), config.process.log_format);
     for ignored in &config.ignored {
-        tracing::info!(variable = ignored.variable, reason = ignored.reason, "passed over");
+        tracing::info!(target: "config", variable = ignored.variable, reason = ignored.reason, "variable ignored");
     }
     for warning in &config.warnings {
-        tracing::warn!(variable = warning.variable, "{}", warning.message);
+        tracing::warn!(target: "config", variable = warning.variable, "{}", warning.message);
     }
     let runtime = runtime()?;
     let ended = runtime.block_on(async {

@@ -81,10 +81,11 @@ pub async fn accept(
             Err(error) if concerns_one_client(&error) => {}
             Err(error) => {
                 tracing::error!(
+                    target: "client",
                     link = service.link.name,
                     %error,
                     remedy = "raise the limit on open files (ulimit -n), or lower AMBASSADOR_MAX_CONNECTIONS",
-                    "can't accept connections for now"
+                    "accept failed; retrying"
                 );
                 failures += 1;
                 tokio::select! {

@@ -115,6 +115,7 @@ impl Service {
                 self.metrics.dialled(begun.elapsed());
                 let (upstream, leading) = upstream.into_parts();
                 tracing::debug!(
+                    target: "client",
                     link = self.link.name,
                     %client,
                     backend = %place,
@@ -169,7 +170,7 @@ impl Service {
                         return Ok(held.filter(|warm| warm.serves(self)));
                     }
                     if let Some(unused) = held {
-                        self.warm.throw_away(self, unused, "its client has left without a word");
+                        self.warm.throw_away(self, unused, "client_left");
                     }
                     return Err(Failure::ClientLeft);
                 }
@@ -210,7 +211,7 @@ impl Service {
         let stream = accepted
             .into_stream()
             .inspect_err(|error| {
-                tracing::error!(link = self.link.name, %client, %error, "the client's socket can't be watched");
+                tracing::error!(target: "client", link = self.link.name, %client, %error, "client socket registration failed");
             })
             .ok()?;
         let Some(tls) = &self.link.listen_tls else {
@@ -250,7 +251,7 @@ impl Service {
     fn report(&self, client: Client, failure: &Failure) {
         let link = &self.link.name;
         if matches!(failure, Failure::ClientLeft | Failure::ClientQuit) {
-            tracing::debug!(link, %client, "the client left before it could be served");
+            tracing::debug!(target: "client", link, %client, "client left before it was served");
         } else {
             self.metrics.failed(failure.stage());
             self.reports.failed(client, failure, &self.link);
@@ -359,10 +360,11 @@ impl Established {
             (End::Parted, Ok((fresh, place))) => {
                 let (fresh, leading) = fresh.into_parts();
                 tracing::debug!(
+                    target: "client",
                     link = service.link.name,
                     %client,
                     backend = %place,
-                    "the client sent RESET and goes on with a fresh connection"
+                    "RESET: went on with a fresh upstream"
                 );
                 *upstream = fresh;
                 relay.resume_with(&leading);
@@ -377,6 +379,7 @@ impl Established {
     async fn close(self: Box<Self>, Ending { outcome, failure }: Ending) {
         let Self { service, client, accepted_at, mut stream, mut upstream, admitted, .. } = *self;
         tracing::debug!(
+            target: "client",
             link = service.link.name,
             %client,
             to_target = outcome.to_target,

@@ -246,7 +246,7 @@ pub(super) fn parse(env: &Env, process: &Process, findings: &mut Findings) -> Ve
     }
     for udp in env.names().filter_map(|name| candidate(name, "_UDP")) {
         if passed_over(udp.alias, &aliases, process).is_none() {
-            findings.warning(udp.variable, "UDP is not forwarded; the variable is passed over");
+            findings.warning(udp.variable, "UDP is not forwarded; the variable is ignored");
         }
     }
     let drafts: Vec<Draft> =

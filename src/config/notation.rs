@@ -104,7 +104,7 @@ pub(super) fn duration(text: &str, zero: bool) -> Result<Duration, Refusal> {
         return Err(without_unit(&lower).unwrap_or_else(|| format!("\"{text}\" is not a duration").into()));
     };
     if duration.is_zero() && !zero {
-        return Err(format!("\"{text}\" leaves no time at all").into());
+        return Err(format!("\"{text}\" must be greater than zero").into());
     }
     // A century: beyond it the arithmetic of deadlines would overflow.
     if duration > Duration::from_hours(100 * 365 * 24) {
@@ -132,7 +132,7 @@ pub(super) fn duration_or_off(text: &str) -> Result<Option<Duration>, Refusal> {
     }
     let off = |reason| Refusal::instead(reason, "off");
     match duration(text, true) {
-        Ok(Duration::ZERO) => Err(off(format!("\"{text}\" leaves no time at all"))),
+        Ok(Duration::ZERO) => Err(off(format!("\"{text}\" must be greater than zero"))),
         Ok(duration) => Ok(Some(duration)),
         Err(refusal) if NEVER.contains(&word(text).as_str()) => Err(off(refusal.reason)),
         Err(refusal) => Err(refusal),

@@ -94,6 +94,7 @@ impl Reports {
 
     fn tell(&self, stage: Stage, told: &Told, others: u64) {
         tracing::warn!(
+            target: "client",
             link = self.link,
             client = %told.client,
             stage = stage.name(),

@@ -133,7 +133,7 @@ impl Target<'_> {
                 }
                 Unknown::Misplaced(authority) => (
                     format!(
-                        "{what}: {authority}; what is trusted is that certificate itself, which vouches for nobody"
+                        "{what}: {authority}; the trusted file has that certificate itself, which is no authority"
                     ),
                     put(&format!("the certificate of {authority} instead of the server's")),
                 ),

@@ -179,7 +179,7 @@ fn localhost(port: u16, keepalive: Option<Duration>) -> io::Result<Vec<Bound>> {
     match missing {
         Some((_, error)) if bound.is_empty() => return Err(error),
         Some((address, _)) => {
-            tracing::info!(%address, "this host has no such address; localhost is the other one");
+            tracing::info!(target: "listen", %address, "localhost has one address on this host");
         }
         None => {}
     }

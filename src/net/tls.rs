@@ -187,7 +187,7 @@ impl Connector {
             stream.send_alert().await;
             return Err(error);
         }
-        tracing::trace!(resumed = stream.is_resumed(), "the TLS handshake with the target is done");
+        tracing::trace!(target: "tls", resumed = stream.is_resumed(), "TLS handshake with the target completed");
         Ok(Stream::Tls(Box::new(stream)))
     }
 }
@@ -288,7 +288,7 @@ impl Acceptor {
         {
             return Err(Unaccepted { error, socket: stream.into_socket() });
         }
-        tracing::trace!(resumed = stream.is_resumed(), "the TLS handshake with the client is done");
+        tracing::trace!(target: "tls", resumed = stream.is_resumed(), "TLS handshake with the client completed");
         Ok(Stream::Tls(Box::new(stream)))
     }
 }
@@ -665,14 +665,15 @@ impl<T: 'static> State<T> {
         match read.and_then(|read| made(&self.files, &read, &self.make)) {
             Ok(config) => {
                 self.current = Arc::new(config);
-                tracing::info!(link = self.link, side = self.side, "new certificates serve from now on");
+                tracing::info!(target: "tls", link = self.link, side = self.side, "certificates reloaded");
             }
             Err(unusable) => tracing::warn!(
+                target: "tls",
                 link = self.link,
                 side = self.side,
                 error = %unusable,
                 remedy = unusable.remedy,
-                "changed certificates can't be used; the last good ones serve on"
+                "certificate reload failed; keeping the previous certificates"
             ),
         }
     }

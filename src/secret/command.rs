@@ -187,9 +187,10 @@ async fn keep(recipe: Arc<Recipe>, keeper: Arc<Keeper>) {
             Ok(secret) => {
                 if std::mem::take(&mut failures) > 0 {
                     tracing::info!(
+                        target: "secret",
                         link = recipe.link,
                         variable = recipe.variable,
-                        "the program gives a secret again"
+                        "secret program recovered"
                     );
                 }
                 keeper.state.send_modify(|state| {
@@ -210,11 +211,12 @@ async fn keep(recipe: Arc<Recipe>, keeper: Arc<Keeper>) {
                     let lasts = state.answer.as_ref().map(|answer| recipe.ttl.saturating_sub(answer.at.elapsed()));
                     let lasts = lasts.unwrap_or_default();
                     tracing::warn!(
+                        target: "secret",
                         link = recipe.link,
                         variable = recipe.variable,
                         error = error.reason,
                         last_answer_serves = %humantime::format_duration(Duration::from_secs(lasts.as_secs())),
-                        "the program gives no secret"
+                        "secret program failed"
                     );
                     state.failure = Some((error, not_before));
                     state.runs += 1;
@@ -292,9 +294,9 @@ impl Recipe {
             // Masked before it is cut, which may leave a part of the secret that can't be told from other words.
             let line: String = secret.mask(&text::one_line(line)).chars().take(SHOWN).collect();
             if has_failed {
-                tracing::warn!(link = self.link, variable = self.variable, stderr = line, "the program says");
+                tracing::warn!(target: "secret", link = self.link, variable = self.variable, stderr = line, "secret program wrote to standard error");
             } else {
-                tracing::info!(link = self.link, variable = self.variable, stderr = line, "the program says");
+                tracing::info!(target: "secret", link = self.link, variable = self.variable, stderr = line, "secret program wrote to standard error");
             }
         }
     }

@@ -76,9 +76,9 @@ fn report(path: &Path, event: Event<'_>) {
         // The metric of reloads knows it from the credentials.
         Event::Changed => {}
         Event::Failed(error) => {
-            tracing::warn!(%file, error, "a secret's file can't be read; its last value serves on");
+            tracing::warn!(target: "secret", %file, error, "secret reload failed; keeping the last value");
         }
-        Event::Recovered => tracing::info!(%file, "a secret's file can be read again"),
+        Event::Recovered => tracing::info!(target: "secret", %file, "secret reload recovered"),
     }
 }
 
@@ -112,7 +112,8 @@ impl OptionalSecretFile {
             Err(error) => return Err(error),
         };
         let look = move |last: &Option<Arc<Secret>>| {
-            let found = read(&path).inspect_err(|error| tracing::debug!(%error, "no value in this file"));
+            let found = read(&path)
+                .inspect_err(|error| tracing::debug!(target: "secret", %error, "secret file not usable"));
             let found = found.ok().map(|found| found.secret);
             Ok((found.as_ref() != last.as_deref()).then(|| found.map(Arc::new)))
         };

@@ -174,8 +174,7 @@ impl Backends {
     pub fn absence(&self) -> Failure {
         let reason = self.trouble.lock().clone().unwrap_or_else(|| {
             let is_known = self.is_known.load(Ordering::Relaxed);
-            if is_known { "there is none at the moment" } else { "nobody has said yet where it is" }
-                .to_owned()
+            if is_known { "there is none at the moment" } else { "backends not discovered yet" }.to_owned()
         });
         Failure::NoBackend { reason }
     }
@@ -212,7 +211,7 @@ impl Backends {
         place.backend().has_role.store(true, Ordering::Relaxed);
         place.backend().rest.end();
         if !was_up && self.are_several() {
-            tracing::info!(link = self.link, backend = %place, "a backend is back");
+            tracing::info!(target: "backends", link = self.link, backend = %place, "backend recovered");
         }
     }
 
@@ -227,11 +226,12 @@ impl Backends {
             if entry.backends.iter().filter(|backend| had_role(backend)).count() > 0 {
                 self.metrics.target_changed();
                 tracing::warn!(
+                    target: "backends",
                     link = self.link,
                     backend = %place,
-                    why = %failure,
+                    error = %failure,
                     connections,
-                    "a backend was demoted"
+                    "backend demoted"
                 );
             }
         } else if was_up && !entry.is_up() && self.are_several() {
@@ -241,11 +241,12 @@ impl Backends {
 
     fn warn(&self, backend: &dyn fmt::Display, failure: &Failure) {
         tracing::warn!(
+            target: "backends",
             link = self.link,
             %backend,
             stage = failure.stage().name(),
             error = %failure,
-            "a backend fails; others come first for a while"
+            "backend ejected"
         );
     }
 
@@ -274,19 +275,20 @@ impl Backends {
         drop(rows);
         listed.rest.end();
         if is_back {
-            tracing::info!(link = self.link, backend = %listed.endpoint, "a backend is back");
+            tracing::info!(target: "backends", link = self.link, backend = %listed.endpoint, "backend recovered");
         }
         if !change.left.is_empty() {
             self.metrics.target_changed();
             let connections = self.ask(Reason::Moved, Place::is_abandoned);
             tracing::info!(
+                target: "backends",
                 link = self.link,
                 backend = %listed.endpoint,
                 from = shown(&change.left),
                 to = shown(addresses.iter()),
-                why = "its name has another address",
+                reason = "address_changed",
                 connections,
-                "a backend moved"
+                "backend moved"
             );
         }
     }
@@ -325,9 +327,9 @@ impl Backends {
     }
 
     /// Replaces the list; whoever sits at a backend that is not on it any more has to leave.
-    pub fn publish(&self, listings: Vec<Listing>, why: &str) {
+    pub fn publish(&self, listings: Vec<Listing>, reason: &str) {
         if self.trouble.lock().take().is_some() {
-            tracing::info!(link = self.link, "the backends can be found out again");
+            tracing::info!(target: "backends", link = self.link, "discovery recovered");
         }
         self.is_known.store(true, Ordering::Relaxed);
         let mut rows = self.rows.lock();
@@ -354,7 +356,7 @@ impl Backends {
         if !same {
             self.metrics.target_changed();
             let connections = self.ask(Reason::Moved, Place::is_abandoned);
-            tracing::info!(link = self.link, from, to, why, connections, "the backends changed");
+            tracing::info!(target: "backends", link = self.link, from, to, reason, connections, "backends changed");
         }
     }
 
@@ -363,10 +365,11 @@ impl Backends {
         if self.trouble.lock().replace(reason.to_owned()).is_none() {
             let serving = self.rows.lock().len();
             tracing::warn!(
+                target: "backends",
                 link = self.link,
                 error = reason,
                 serving,
-                "the backends can't be found out; those last known serve on"
+                "discovery failed; keeping the last known backends"
             );
         }
     }

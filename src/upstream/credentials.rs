@@ -335,7 +335,7 @@ impl Login<'_> {
                 // The server has changed: what it refused before may be right by now.
                 record.refused.clear();
                 record.rounds = 0;
-                self.begin_rotation(&mut record, "the password that worked is refused");
+                self.begin_rotation(&mut record, "password_refused");
             }
             if !record.is_refused(&refused) {
                 record.refused.push(Arc::clone(&refused));
@@ -345,7 +345,7 @@ impl Login<'_> {
         self.add_others(Duration::ZERO).await;
         // Not where this connection had only begun before the password was changed.
         if self.credentials.is_last(&refused) && self.has_ever_worked() {
-            self.begin_rotation(&mut self.standing.record.lock(), "the new password is refused");
+            self.begin_rotation(&mut self.standing.record.lock(), "new_password_refused");
         }
         self.next().await
     }
@@ -418,12 +418,12 @@ impl Login<'_> {
             let is_other = record.good.as_ref().is_some_and(|good| *good != credential);
             if which == Which::Current {
                 if is_other {
-                    self.begin_rotation(&mut record, "there is a new password");
+                    self.begin_rotation(&mut record, "new_password");
                 }
                 self.complete_rotation(&mut record);
                 *record = Record::default();
             } else {
-                self.begin_rotation(&mut record, "the new password is refused");
+                self.begin_rotation(&mut record, "new_password_refused");
                 record.refused.retain(|refused| *refused != credential);
                 record.stuck = None;
                 if self.tried.len() > 1 {
@@ -435,14 +435,14 @@ impl Login<'_> {
             *self.credentials.memory.good.lock() = Some(credential);
         }
         self.metrics.secret_used(which);
-        tracing::debug!(link = self.credentials.link, which = which.name(), "authenticated");
+        tracing::debug!(target: "credentials", link = self.credentials.link, which = which.name(), "authenticated");
         Some(which)
     }
 
-    fn begin_rotation(&self, record: &mut Record, why: &str) {
+    fn begin_rotation(&self, record: &mut Record, reason: &str) {
         if record.rotation.is_none() && self.credentials.can_change() {
             record.rotation = Some(Instant::now());
-            tracing::info!(link = self.credentials.link, why, "a password rotation has begun");
+            tracing::info!(target: "credentials", link = self.credentials.link, reason, "password rotation started");
         }
     }
 
@@ -450,9 +450,10 @@ impl Login<'_> {
         if let Some(since) = record.rotation.take() {
             let took = Duration::from_millis(u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX));
             tracing::info!(
+                target: "credentials",
                 link = self.credentials.link,
                 took = %humantime::format_duration(took),
-                "the password rotation is complete"
+                "password rotation completed"
             );
         }
     }

@@ -199,7 +199,7 @@ impl Dialler {
             if Instant::now() + wait >= patience_ends {
                 return Err(failure);
             }
-            tracing::debug!(link = link.name, error = %failure, "dialling again");
+            tracing::debug!(target: "dial", link = link.name, error = %failure, "dial retried");
             refusal = Some(failure);
             tokio::select! {
                 () = sleep(wait) => {}

@@ -507,12 +507,13 @@ impl<'a> Greeting<'a> {
                 let credentials = self.redis.credentials.as_ref();
                 let user = credentials.map_or("USERNAME", |credentials| &credentials.username_variable);
                 tracing::warn!(
+                    target: "handshake",
                     link = self.link.name,
                     backend = self.endpoint,
                     remedy = format!(
                         "see whether it is the right server; if the password belongs to an ACL user, set {user}"
                     ),
-                    "the target wants no password, though one is set; is it the right server, and is it protected?"
+                    "target wants no password, though one is configured"
                 );
             }
             return Ok(());

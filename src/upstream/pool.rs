@@ -90,14 +90,14 @@ impl Warm {
     /// Why no client should have it any more, if that is so.
     fn spoiled(&self, service: &Service) -> Option<&'static str> {
         if self.old <= Instant::now() {
-            Some("its age")
+            Some("max_age")
         } else if self.made_with != secrets(&service.link) {
-            Some("the secret is another one now")
+            Some("secret_changed")
         } else if !service.backends.lead_to(&self.place) {
-            Some("its backend is not the right one any more")
+            Some("backend_changed")
         } else if self.place.backend().probe.asks_about_reset() {
             // One that is made now asks, and the answer decides what becomes of the client's RESET.
-            Some("its server has not been asked about RESET")
+            Some("reset_unknown")
         } else {
             None
         }
@@ -145,7 +145,7 @@ impl Pool {
                 let Warm { upstream, place, made_with, made, old, counted: _ } = warm;
                 // Without the means to watch one more socket there is no upstream either way.
                 let upstream = upstream.into_this_runtime().ok()?;
-                tracing::debug!(link = service.link.name, ready = self.count(), "a warm connection is taken");
+                tracing::debug!(target: "pool", link = service.link.name, ready = self.count(), "ready connection taken");
                 return Some(Warm { upstream, place, made_with, made, old, counted: None });
             }
         }
@@ -191,7 +191,7 @@ impl Pool {
             state.ready.push(warm);
             state.works = true;
             drop(state);
-            tracing::debug!(link = service.link.name, ready = self.count(), "a warm connection is ready");
+            tracing::debug!(target: "pool", link = service.link.name, ready = self.count(), "ready connection added");
         } else {
             self.ended(service, warm);
         }
@@ -215,14 +215,14 @@ impl Pool {
         if state.failures > 0 && state.ready.iter().any(|warm| warm.made.elapsed() >= YOUNG) {
             state.failures = 0;
             drop(state);
-            tracing::info!(link = service.link.name, "connections can be kept ready again");
+            tracing::info!(target: "pool", link = service.link.name, "pool recovered");
         }
     }
 
     /// The target has spoken or ended the stream, though it was asked for nothing.
     fn ended(&self, service: &Service, warm: Warm) {
         let is_young = warm.made.elapsed() < YOUNG;
-        self.throw_away(service, warm, "the target has ended it");
+        self.throw_away(service, warm, "closed_by_target");
         if is_young {
             self.fails(service, &"the target ends them at once", "see the Redis server's own log");
         }
@@ -241,14 +241,14 @@ impl Pool {
         if state.failures == 1 {
             drop(state);
             let link = &service.link.name;
-            tracing::warn!(link, %error, remedy, "connections can't be kept ready; clients wait for theirs");
+            tracing::warn!(target: "pool", link, %error, remedy, "pool failed; clients wait for a dial");
         }
     }
 
     /// It is nobody's any more.
-    pub fn throw_away(&self, service: &Service, warm: Warm, why: &str) {
+    pub fn throw_away(&self, service: &Service, warm: Warm, reason: &str) {
         let (link, ready, age) = (&service.link.name, self.count(), warm.made.elapsed().as_secs_f64());
-        tracing::debug!(link, ready, backend = %warm.place, age, why, "a warm connection is thrown away");
+        tracing::debug!(target: "pool", link, ready, backend = %warm.place, age, reason, "ready connection discarded");
         warm.upstream.close();
     }
 

@@ -122,7 +122,7 @@ fn a_client_waits_for_a_redis_that_is_restarted() {
 
     docker(["stop", "--time", "0", redis.id()]);
     let ping = client.container.converse(&["redis-cli", "-h", "redis", "PING"]);
-    eventually("the client waits", || ambassador.events("dialling again").pop());
+    eventually("the client waits", || ambassador.events("dial retried").pop());
     docker(["start", redis.id()]);
     let answer = ping.wait_with_output().expect("redis-cli ends");
     assert_eq!(String::from_utf8_lossy(&answer.stdout).trim(), "PONG");

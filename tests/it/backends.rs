@@ -146,11 +146,11 @@ fn first_takes_the_first_that_serves_and_comes_back_to_it() {
     assert_eq!(shares(&ambassador, 10)["a"], 10);
     drop(a);
     assert_eq!(shares(&ambassador, 10)["b"], 10);
-    let line = ambassador.wait_for("a backend fails; others come first for a while");
+    let line = ambassador.wait_for("backend ejected");
     assert_eq!(line["backend"], address.to_string(), "{line}");
     let _a = Named::at(address, "a");
     eventually("the first one again", || whom(&mut ambassador.connect("db:5432")) == "a");
-    ambassador.wait_for("a backend is back");
+    ambassador.wait_for("backend recovered");
 }
 
 /// `least-connections` evens out what connections that stay have made uneven.
@@ -223,7 +223,7 @@ fn a_backend_that_refuses_the_password_is_passed_over() {
     let mut client = ambassador.connect("redis:6379");
     client.send(b"PING\r\n");
     client.expect(b"+PONG\r\n");
-    let line = ambassador.wait_for("a backend fails; others come first for a while");
+    let line = ambassador.wait_for("backend ejected");
     assert_eq!(line["stage"], "auth", "{line}");
 
     let refusing = own_address();
@@ -302,7 +302,7 @@ fn a_broken_file_leaves_the_last_good_one_in_force() {
     let directory = TempDir::new().expect("a temporary directory");
     let (a, b) = (Named::start("a"), Named::start("b"));
     let path = directory.path().join("backends");
-    let trouble = "the backends can't be found out; those last known serve on";
+    let trouble = "discovery failed; keeping the last known backends";
     for (broken, said) in
         [(Some("\nhost:port\n"), "line 2"), (Some("# none\n"), "no backend"), (None, "No such file")]
     {
@@ -321,7 +321,7 @@ fn a_broken_file_leaves_the_last_good_one_in_force() {
         assert_eq!(whom(&mut stays), "a");
         fs::write(&path, b.address().to_string()).expect("a file");
         stays.expect_end();
-        ambassador.wait_for("the backends can be found out again");
+        ambassador.wait_for("discovery recovered");
         assert_eq!(whom(&mut ambassador.connect("db:5432")), "b");
     }
 }

@@ -51,6 +51,27 @@ fn the_readme_leads_to_every_page() {
     assert!(links.iter().any(|link| link == "docs/troubleshooting.md#my-password-has-changed"), "{links:?}");
 }
 
+/// Every event has one of the targets that the documentation lists, and each of those has an event.
+#[test]
+fn every_event_has_a_target_that_is_documented() {
+    let mut found = BTreeSet::new();
+    for (path, source) in sources() {
+        for event in source.split("tracing::").skip(1) {
+            let Some((level, rest)) = event.split_once("!(") else { continue };
+            if !["error", "warn", "info", "debug", "trace"].contains(&level) {
+                continue;
+            }
+            let rest = rest.trim_start();
+            let target = rest.strip_prefix("target: \"").and_then(|rest| rest.split_once('"'));
+            let (target, _) = target.unwrap_or_else(|| panic!("{path}: no target: {rest:.60}"));
+            found.insert(target.to_owned());
+        }
+    }
+    let documented: BTreeSet<_> =
+        redis_ambassador::reference::TARGETS.iter().map(|(target, _)| (*target).to_owned()).collect();
+    assert_eq!(found, documented);
+}
+
 /// The messages that head the sections of `docs/troubleshooting.md` are those that the program prints: whoever searches
 /// the page for one finds it.
 #[test]

@@ -575,7 +575,7 @@ fn a_signal_ends_the_process_at_every_stage_of_a_connections_life() {
     let mut refused = rotating.accept();
     refused.expect(&auth);
     refused.send(fixture("replies/redis-7.0/wrongpass.resp"));
-    ambassador.wait_for("a password rotation has begun");
+    ambassador.wait_for("password rotation started");
     // Dialling, and waiting for the reply to AUTH.
     clients.push(ambassador.connect("redis:6379"));
     clients.push(ambassador.connect("silent:6379"));

@@ -221,14 +221,14 @@ fn a_client_is_held_until_the_file_changes() {
     expect_service(ambassador.connect(LINK));
     set_password(&mut redis.administrator(&old), &new);
     let mut held: Vec<_> = (0..20).map(|_| ambassador.connect(LINK)).collect();
-    ambassador.wait_for("a password rotation has begun");
+    ambassador.wait_for("password rotation started");
     held[0].expect_silence(Duration::from_millis(300));
     mounted.change(0, &new);
     held.into_iter().for_each(expect_service);
-    ambassador.wait_for("the password rotation is complete");
+    ambassador.wait_for("password rotation completed");
     // All that they came to, and what followed from that.
     assert!(refusals(&mut redis.administrator(&new)) <= 40);
-    assert_eq!(told(ambassador, "a password rotation has begun"), 1);
+    assert_eq!(told(ambassador, "password rotation started"), 1);
 }
 
 /// A rotation is told once, however many clients come while it lasts, and completed once.
@@ -243,7 +243,7 @@ fn a_rotation_is_told_once() {
     (0..20).for_each(|_| expect_service(ambassador.connect(LINK)));
     set_password(&mut redis.administrator(&old), &new);
     (0..20).for_each(|_| expect_service(ambassador.connect(LINK)));
-    assert_eq!(told(ambassador, "the password rotation is complete"), 1);
+    assert_eq!(told(ambassador, "password rotation completed"), 1);
 }
 
 /// Nobody waits longer than the connect timeout, and then the server's own words say why.
@@ -307,7 +307,7 @@ fn the_last_password_that_worked_serves_while_the_new_one_does_not() {
     ambassador.wait_for_log("the last good one", |line| line["which"] == "last_good");
     set_password(&mut administrator, &new);
     expect_service(ambassador.connect(LINK));
-    ambassador.wait_for("the password rotation is complete");
+    ambassador.wait_for("password rotation completed");
 }
 
 /// An ambassador that starts in the midst of a rotation knows no password that worked: the previous file has it.
@@ -325,7 +325,7 @@ fn the_previous_file_serves_while_the_server_still_has_that_password() {
     set_password(&mut redis.administrator(&old), &new);
     expect_service(ambassador.connect(LINK));
     ambassador.wait_for_log("the current one", |line| line["which"] == "current");
-    ambassador.wait_for("the password rotation is complete");
+    ambassador.wait_for("password rotation completed");
 }
 
 /// Between rotations there is no previous password, and the file is empty; it may also be gone.
@@ -448,7 +448,7 @@ fn a_password_that_can_not_change_is_not_waited_for() {
     expect_service(ambassador.connect(LINK));
     set_password(&mut redis.administrator(&old), &new);
     ambassador.connect(LINK).expect_refusal(LINK);
-    assert_eq!(told(ambassador, "a password rotation has begun"), 0);
+    assert_eq!(told(ambassador, "password rotation started"), 0);
 }
 
 /// White space that nobody meant is found out and told, in the log and nowhere made good: what the file says counts.
@@ -503,7 +503,7 @@ fn a_user_and_a_password_that_change_together_cost_no_connection() {
     expect_service(ambassador.connect(LINK));
     let () = redis::cmd("ACL").arg("DELUSER").arg("v-1").query(&mut administrator).unwrap();
     expect_service(ambassador.connect(LINK));
-    ambassador.wait_for("the password rotation is complete");
+    ambassador.wait_for("password rotation completed");
 }
 
 /// A file that is removed and written again, as some tools do, is no reason for alarm.

@@ -157,9 +157,9 @@ fn a_failover_on_demand_moves_a_writing_client() {
     eventually("writes", || writer.port() == old);
     quorum.fail_over();
     let line = ambassador
-        .wait_for_log("the switch", |line| line["message"] == "the backends changed" && line["from"] != "");
+        .wait_for_log("the switch", |line| line["message"] == "backends changed" && line["from"] != "");
     let switched = Instant::now();
-    assert!(line["why"].as_str().is_some_and(|why| why.contains("entinel")), "{line}");
+    assert_eq!(line["reason"], "sentinel", "{line}");
     let (new, took) = writer.expect_another(old);
     eprintln!("writes at the new primary {took:?} after the switch was known");
     assert_eq!(line["to"], server_at(&quorum, new).to_string(), "{line}");
@@ -249,7 +249,7 @@ fn one_good_sentinel_among_bad_ones_is_enough() {
     for _ in 0..10 {
         assert_eq!(port(&ambassador), new);
     }
-    let line = ambassador.wait_for("the backends changed");
+    let line = ambassador.wait_for("backends changed");
     assert_eq!(line["to"], server_at(&quorum, new).to_string(), "{line}");
 }
 
@@ -442,7 +442,7 @@ fn reads_are_balanced_over_the_replicas_that_are_well() {
     quorum.servers[1].stop();
     assert_eq!(shares(10).get(&ports[2]), Some(&10));
     ambassador.wait_for_log("the replica that is gone", |line| {
-        line["message"] == "the backends changed" && line["to"] == quorum.servers[2].address().to_string()
+        line["message"] == "backends changed" && line["to"] == quorum.servers[2].address().to_string()
     });
     quorum.servers[1].start_again();
     eventually("the replica that is back", || shares(4).contains_key(&ports[1]));

@@ -249,7 +249,7 @@ fn an_address_that_leaves_the_answer_is_left_by_its_own_connections_alone() {
     let [first, second, third] = servers;
     dns.addresses(NAME, &ips(&[&first, &second]));
     clients.remove(&2).expect("a client of the third").expect_end();
-    let line = ambassador.wait_for("a backend moved");
+    let line = ambassador.wait_for("backend moved");
     assert_eq!(line["from"], third.address().ip().to_string(), "{line}");
     assert_eq!(line["connections"], 1, "{line}");
     for (number, client) in &mut clients {
@@ -293,7 +293,7 @@ fn an_address_that_joins_takes_its_share_and_moves_nobody() {
         seen[who(client)] += 1;
     }
     assert_eq!(seen, [4, 4, 4]);
-    assert!(ambassador.logged(|line| line["message"] == "a backend moved").is_empty());
+    assert!(ambassador.logged(|line| line["message"] == "backend moved").is_empty());
 }
 
 /// An address that dies is passed over, is down by itself, and comes back by itself.
@@ -315,7 +315,7 @@ fn an_address_that_dies_rests_alone_and_comes_back() {
     servers[1].start_again();
     redis::cmd("SET").arg("who").arg(1).exec(&mut servers[1].administrator("")).expect("a value");
     eventually("the one that is back", || who(&mut ambassador.connect("redis:6379")) == 1);
-    let line = ambassador.wait_for("a backend is back");
+    let line = ambassador.wait_for("backend recovered");
     assert_eq!(line["backend"], called[1], "{line}");
     assert!(is_up(&ambassador, &called[1]));
 }
@@ -405,7 +405,7 @@ fn every_address_has_to_show_a_certificate_of_the_name() {
     for _ in 0..2 {
         expect_pong(&mut ambassador.connect("redis:6379"));
     }
-    let line = ambassador.wait_for("a backend fails; others come first for a while");
+    let line = ambassador.wait_for("backend ejected");
     let error = line["error"].as_str().unwrap_or_default();
     assert!(error.contains("other.test") && error.contains(NAME), "{line}");
     assert_eq!(line["backend"], called(SocketAddr::new(stranger.address().ip(), port)), "{line}");
@@ -540,9 +540,9 @@ fn a_name_that_can_not_be_resolved_leaves_the_others_alone() {
         *seen.entry(whom(&mut ambassador.connect("db:5432"))).or_default() += 1;
     }
     assert!(seen["a"] >= 8 && seen["b"] >= 8, "{seen:?}");
-    let line = ambassador.wait_for("a backend fails; others come first for a while");
+    let line = ambassador.wait_for("backend ejected");
     assert_eq!((&line["backend"], &line["stage"]), (&json!(format!("one.test:{port}")), &json!("resolve")));
     dns.addresses("one.test", &[c.ip()]);
     eventually("the name that is there", || whom(&mut ambassador.connect("db:5432")) == "c");
-    ambassador.wait_for("a backend is back");
+    ambassador.wait_for("backend recovered");
 }

@@ -41,7 +41,7 @@ fn fewer_threads_than_wanted_serve_with_a_warning() {
         let Some(under) = with_threads(number) else { return };
         let ambassador =
             Launch::plain(echo.address()).variable("AMBASSADOR_THREADS", "8").under(&under).start();
-        let warning = ambassador.wait_for("connections are served by fewer threads");
+        let warning = ambassador.wait_for("fewer threads than configured");
         assert_eq!((&warning["threads"], &warning["wanted"]), (&number.into(), &8.into()), "{warning}");
         assert_eq!(warning["level"], "WARN", "{warning}");
         assert!(warning["remedy"].as_str().unwrap().contains("ulimit -u"), "{warning}");
@@ -73,7 +73,7 @@ os.execv(sys.argv[1], sys.argv[1:])
         .variable("AMBASSADOR_THREADS", "4")
         .under(&["python3", "-c", FORBID])
         .start();
-    let warnings = ambassador.logged(|line| line["message"] == "connections are served by fewer threads");
+    let warnings = ambassador.logged(|line| line["message"] == "fewer threads than configured");
     // A library that starts threads in the old way is none of their business.
     for warning in warnings {
         assert_eq!(warning["error"], "Operation not permitted", "{warning}");
@@ -95,7 +95,7 @@ fn with_few_descriptors_it_serves_or_says_why_not() {
         match launch().descriptors(number, number).try_start() {
             Err(finished) => expect_cannot_start(&finished, "ulimit -n"),
             Ok(ambassador) => {
-                let warning = ambassador.wait_for("connections are served by fewer threads");
+                let warning = ambassador.wait_for("fewer threads than configured");
                 assert!(warning["remedy"].as_str().unwrap().contains("ulimit -n"), "{warning}");
                 expect_service(&ambassador);
                 // What is left for all that is no connection was enough.

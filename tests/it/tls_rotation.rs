@@ -195,7 +195,7 @@ fn a_broken_pair_leaves_the_last_good_one_and_says_why() {
     // There.
     fs::write(&identity.key, &whole).unwrap();
     assert!(shows(address, &client, &second));
-    ambassador.wait_for("new certificates serve from now on");
+    ambassador.wait_for("certificates reloaded");
 }
 
 #[track_caller]

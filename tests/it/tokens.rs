@@ -156,8 +156,8 @@ fn a_changed_token_serves_the_next_connection() {
     expect_service(ambassador.connect(LINK));
     let finished = stop(ambassador);
     let told = |message| lines(&finished.stderr).iter().filter(|line| line["message"] == message).count();
-    assert_eq!(told("a password rotation has begun"), 1, "{}", finished.stderr);
-    assert_eq!(told("the password rotation is complete"), 1, "{}", finished.stderr);
+    assert_eq!(told("password rotation started"), 1, "{}", finished.stderr);
+    assert_eq!(told("password rotation completed"), 1, "{}", finished.stderr);
     assert!(program.runs() <= 3, "{} runs", program.runs());
 }
 
@@ -172,11 +172,11 @@ fn a_failing_run_keeps_the_last_answer_while_it_lasts() {
     let ambassador = program.launch(redis.address()).variable("REDIS_AUTH_COMMAND_TTL", "8s").start();
     expect_service(ambassador.connect(LINK));
     program.put("broken", "");
-    let failed = ambassador.wait_for("the program gives no secret");
+    let failed = ambassador.wait_for("secret program failed");
     expect_service(ambassador.connect(LINK));
     assert!(metric(ambassador.admin(), STALE) > 0.5);
     assert!(failed["error"].as_str().unwrap().contains("exit status: 3"), "{failed}");
-    let said = ambassador.wait_for("the program says");
+    let said = ambassador.wait_for("secret program wrote to standard error");
     assert_eq!(said["stderr"], "the cloud is gone", "{said}");
     // A second or two later it has ended.
     let mut refusal = Vec::new();
@@ -201,7 +201,7 @@ fn a_failing_run_keeps_the_last_answer_while_it_lasts() {
         client.finish_sending();
         client.expect_rest() == b"+PONG\r\n"
     });
-    ambassador.wait_for("the program gives a secret again");
+    ambassador.wait_for("secret program recovered");
     assert!(metric(ambassador.admin(), STALE) < 0.5);
 }
 
@@ -250,11 +250,11 @@ fn a_program_that_hangs_is_ended() {
         "[ -e \"$1/token\" ] || { sleep 3600 & echo $! > \"$1/child\"; wait; }; cat \"$1/token\"",
     );
     let ambassador = program.launch(target.address()).variable("REDIS_AUTH_COMMAND_TTL", "2s").start();
-    let failed = ambassador.wait_for("the program gives no secret");
+    let failed = ambassador.wait_for("secret program failed");
     assert!(failed["error"].as_str().unwrap().contains("took longer than 2s"), "{failed}");
     expect_gone(&program, "child");
     program.put("token", &token);
-    ambassador.wait_for("the program gives a secret again");
+    ambassador.wait_for("secret program recovered");
     let _client = ambassador.connect(LINK);
     target.accept().expect(&command(&[b"AUTH", token.as_bytes()]));
 }
@@ -358,7 +358,7 @@ fn process_number_one_leaves_no_zombies() {
     let first: i32 = children().trim().parse().expect("one process");
     eventually("a number of runs", || program.runs() >= 12);
     eventually("nobody waits to be waited for", || zombies(first) == 0);
-    let failures = ambassador.logged(|line| line["message"] == "the program gives no secret");
+    let failures = ambassador.logged(|line| line["message"] == "secret program failed");
     assert!(failures.is_empty(), "{failures:?}");
 }
 
@@ -370,7 +370,7 @@ fn a_program_that_is_ended_is_waited_for() {
     let ambassador = program.launch(target.address()).variable("REDIS_AUTH_COMMAND_TTL", "1s").start();
     eventually("a run", || program.read("pid").ends_with('\n'));
     let ids = ["child", "pid"].map(|name| program.read(name).trim().parse::<i32>().expect("a process id"));
-    ambassador.wait_for("the program gives no secret");
+    ambassador.wait_for("secret program failed");
     eventually("nobody knows them any more", || ids.iter().all(|pid| process(*pid).is_none()));
 }
 
@@ -468,7 +468,7 @@ fn standard_error_is_logged_and_the_output_never() {
     program.put("token", &token);
     let ambassador = program.launch(redis.address()).variable("AMBASSADOR_LOG", "trace").start();
     expect_service(ambassador.connect(LINK));
-    let said = ambassador.wait_for("the program says");
+    let said = ambassador.wait_for("secret program wrote to standard error");
     assert_eq!(said["stderr"], "token is ***, long live it", "{said}");
     assert_eq!(said["link"], LINK, "{said}");
 }

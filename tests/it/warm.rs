@@ -119,7 +119,7 @@ fn wait_for(ambassador: &Ambassador, count: usize, message: &str) {
 /// A client that has said nothing yet, and has its connection, which was ready.
 #[track_caller]
 fn connect_silently(ambassador: &Ambassador) -> Peer {
-    const TAKEN: &str = "a warm connection is taken";
+    const TAKEN: &str = "ready connection taken";
     let taken = count(ambassador, TAKEN);
     let client = ambassador.connect("redis:6379");
     eventually("a connection that was ready", || count(ambassador, TAKEN) > taken);
@@ -210,7 +210,7 @@ fn redis_own_idle_timeout_costs_nobody_an_error() {
                 }
             });
         }
-        wait_for(&warmed.ambassador, 4, "a warm connection is thrown away");
+        wait_for(&warmed.ambassador, 4, "ready connection discarded");
         *over.lock().expect("no panic") = true;
     });
 }
@@ -480,7 +480,7 @@ fn a_client_that_says_nothing_and_leaves_frees_its_connection() {
     server.expect_end();
     drop(server);
     client.expect_gone();
-    ambassador.wait_for("the client left before it could be served");
+    ambassador.wait_for("client left before it was served");
     for series in ["warm_hits_total", "dial_seconds_count"] {
         let series = format!("{series}{{link=\"redis:6379\"}}");
         assert!(metric(ambassador.admin(), &series).abs() < f64::EPSILON, "{series}");
@@ -537,7 +537,7 @@ fn a_target_that_refuses_is_not_asked_all_the_time() {
 fn a_target_that_is_back_is_noticed() {
     let address = own_address();
     let ambassador = Launch::redis(address).variable("REDIS_WARM", "2").start();
-    ambassador.wait_for("connections can't be kept ready; clients wait for theirs");
+    ambassador.wait_for("pool failed; clients wait for a dial");
     let target = Target::at(address);
     let mut client = ambassador.connect("redis:6379");
     // The client's own, and those that are kept ready.
@@ -657,7 +657,7 @@ fn a_demoted_primary_is_not_kept_ready() {
     let mut silent = connect_silently(&ambassador);
     redis::cmd("REPLICAOF").arg("NO").arg("ONE").exec(&mut administrator(&second)).expect("a primary");
     follow(&first, &second);
-    ambassador.wait_for("a backend was demoted");
+    ambassador.wait_for("backend demoted");
     for client in [&mut silent, &mut ambassador.connect("redis:6379")] {
         client.send(b"SET k v\r\n");
         client.expect(b"+OK\r\n");

@@ -255,7 +255,7 @@ impl Finding {
             "open",
             link,
             Some(backend),
-            format!("{backend} wants no password: whoever reaches it is let in"),
+            format!("{backend} wants no password: any client that reaches it is let in"),
             "give it one (requirepass) and set it here, unless the network keeps others away".to_owned(),
         )
     }

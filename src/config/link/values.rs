@@ -239,7 +239,7 @@ impl<'a> LinkSettings<'a, '_> {
         {
             self.findings.mistake(
                 variable,
-                "there is no program whose answers could live for so long",
+                "there is no program whose tokens could expire",
                 format!("set {}_AUTH_COMMAND, or remove {variable}", self.alias),
             );
         }
@@ -541,7 +541,7 @@ impl<'a> LinkSettings<'a, '_> {
             Some(true) if is_unix => {
                 self.findings.mistake(
                     variable,
-                    "the target is a Unix socket, which nobody speaks TLS on",
+                    "the target is a Unix socket, which has no TLS",
                     format!("remove {variable}"),
                 );
                 return None;
@@ -553,7 +553,7 @@ impl<'a> LinkSettings<'a, '_> {
         if is_unix {
             self.findings.mistake(
                 link_variable,
-                "the target is a Unix socket, which nobody speaks TLS on",
+                "the target is a Unix socket, which has no TLS",
                 "write redis+unix://",
             );
             return None;
@@ -779,7 +779,7 @@ impl<'a> LinkSettings<'a, '_> {
                 self.findings.warning(
                     variable,
                     format!(
-                        "{}:{} is a plain tunnel; the variable is passed over",
+                        "{}:{} is a plain tunnel; the variable is ignored",
                         self.alias.to_lowercase(),
                         self.port
                     ),
@@ -883,7 +883,7 @@ fn allowed(text: &str) -> Result<Vec<IpNet>, Refusal> {
         }
     }
     if networks.is_empty() {
-        return Err("it names no network, so nobody could connect".into());
+        return Err("it names no network, so no client could connect".into());
     }
     Ok(networks)
 }

@@ -144,7 +144,7 @@ impl<'a> Settings<'a> {
             };
             let name = setting.name;
             if setting.scope == Scope::RedisCommonName && !is_redis {
-                findings.warning(variable, format!("{alias} has no Redis link; the variable is passed over"));
+                findings.warning(variable, format!("{alias} has no Redis link; the variable is ignored"));
             } else {
                 findings.mistake(
                     variable,

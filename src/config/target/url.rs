@@ -370,7 +370,7 @@ impl Parts {
     fn target(self, scheme: Scheme, form: Form, backends: Backends) -> Result<Target, Malformed> {
         let scheme = match (self.tls, scheme) {
             (Some(true), Scheme::Redis) if form == Form::Unix => {
-                return Err("nobody speaks TLS on a Unix socket".into());
+                return Err("a Unix socket has no TLS".into());
             }
             (Some(true), Scheme::Redis) => Scheme::Rediss,
             (Some(false), Scheme::Rediss) => {

@@ -442,7 +442,7 @@ fn usable(records: &[Record]) -> Result<Vec<IpAddr>, Problem> {
     found.retain(is_somewhere);
     match first {
         Some(first) if found.is_empty() => {
-            Err(Problem::new(Kind::NoRecord, format!("answers {first}, where nobody can be")))
+            Err(Problem::new(Kind::NoRecord, format!("answers {first}, which is no server's address")))
         }
         _ => Ok(found),
     }

@@ -153,7 +153,7 @@ fn domains<'a>(words: impl IntoIterator<Item = &'a str>) -> Vec<Name> {
 }
 
 fn passed_over(what: &str) {
-    tracing::debug!(file = RESOLV_CONF, what, "passed over");
+    tracing::debug!(target: "resolve", file = RESOLV_CONF, what, "line ignored");
 }
 
 fn number(text: &str) -> Option<usize> {

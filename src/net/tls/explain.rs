@@ -135,7 +135,7 @@ fn misbehaved(why: &PeerMisbehaved) -> &'static str {
     use PeerMisbehaved as M;
     match why {
         M::AttemptedDowngradeToTls12WhenTls13IsSupported => {
-            "it was led to speak TLS 1.2 though both sides know TLS 1.3; somebody in between may be the reason"
+            "it was led to speak TLS 1.2 though both sides know TLS 1.3; a middlebox may be the reason"
         }
         M::SignedHandshakeWithUnadvertisedSigScheme | M::SignedKxWithWrongAlgorithm => {
             "it signed with an algorithm that was not offered"

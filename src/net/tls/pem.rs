@@ -89,7 +89,7 @@ fn convertible(reason: impl Into<String>, how: &str, command: &str, path: &Path)
 
 fn encrypted(path: &Path) -> Fault {
     convertible(
-        "the key is encrypted, and nobody is there to ask for its passphrase",
+        "the key is encrypted; give a key without a passphrase",
         "decrypt it",
         &format!("openssl pkey -in {} -out", path.display()),
         path,

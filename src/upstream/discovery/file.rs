@@ -41,7 +41,7 @@ pub(super) async fn follow(backends: &Backends, path: &Path, default_port: Optio
         let path = Arc::clone(&path);
         match files::away(move || read(&path, default_port)).await {
             Some(Ok(endpoints)) => {
-                backends.publish(endpoints.into_iter().map(Listing::in_order).collect(), "its file changed");
+                backends.publish(endpoints.into_iter().map(Listing::in_order).collect(), "file_changed");
             }
             Some(Err(error)) => backends.unknown(&error.to_string()),
             None => {

@@ -143,9 +143,11 @@ impl<'a> Sentinels<'a> {
             let announcement = self.announcement.lock().take();
             let pause = match believe(&answers, self.service, &mut epoch) {
                 Ok(believed) => {
-                    let why = announcement.unwrap_or_else(|| format!("Sentinel {} names it", believed[0].0));
+                    if let Some(announcement) = announcement {
+                        tracing::debug!(target: "discovery", announcement, "Sentinel announcement received");
+                    }
                     let endpoints = self.endpoints(&believed).into_iter();
-                    backends.publish(endpoints.map(Listing::in_order).collect(), &why);
+                    backends.publish(endpoints.map(Listing::in_order).collect(), "sentinel");
                     EVERY
                 }
                 Err(reason) => {
@@ -297,7 +299,7 @@ impl<'a> Sentinels<'a> {
         let mut turn = 0_usize;
         loop {
             if let Err(reason) = self.hear_out(sentinel, turn, &mut failures).await {
-                tracing::debug!(%sentinel, error = reason, "a Sentinel's announcements can't be heard");
+                tracing::debug!(target: "discovery", %sentinel, error = reason, "Sentinel subscription failed");
             }
             failures += 1;
             sleep(jittered(BACKOFF.wait(failures))).await;

@@ -25,8 +25,7 @@ pub(super) async fn follow(backends: &Backends, resolver: &Resolver, name: &str)
                     priority: service.priority,
                     weight: Some(service.weight),
                 };
-                backends
-                    .publish(services.records.into_iter().map(listing).collect(), "its SRV records changed");
+                backends.publish(services.records.into_iter().map(listing).collect(), "srv_changed");
                 services.ttl.clamp(SOONEST, LATEST)
             }
             Err(reason) => {

@@ -6,7 +6,9 @@ use std::env;
 use std::fs;
 
 use clap::CommandFactory as _;
-use redis_ambassador::reference::{Arguments, EXIT_CODES, FORMS, SETTINGS, Scope, Setting, synopsis};
+use redis_ambassador::reference::{
+    Arguments, EXIT_CODES, FORMS, SETTINGS, Scope, Setting, TARGETS, synopsis,
+};
 
 use super::markdown::{Page, top, wrapped};
 use super::read;
@@ -32,7 +34,16 @@ fn what_is_generated_is_up_to_date() {
             assert!(text == page.text, "{} is not up to date: make docs", page.path.display());
         }
     }
-    let names = ["architecture", "commands", "exit codes", "metrics", "process", "settings", "targets"];
+    let names = [
+        "architecture",
+        "commands",
+        "exit codes",
+        "log targets",
+        "metrics",
+        "process",
+        "settings",
+        "targets",
+    ];
     assert!(names.into_iter().eq(&written), "{written:?}");
 }
 
@@ -43,6 +54,10 @@ fn section(name: &str) -> String {
         "exit codes" => {
             EXIT_CODES.iter().map(|(code, meaning)| wrapped(&format!("- {code}: "), meaning)).collect()
         }
+        "log targets" => TARGETS
+            .iter()
+            .map(|(target, meaning)| wrapped("- ", &format!("`{target}`: {meaning}.")))
+            .collect(),
         "metrics" => metrics(),
         "process" => process(),
         "settings" => SETTINGS.iter().map(setting).collect::<Vec<_>>().join("\n"),

@@ -376,7 +376,7 @@ impl<'a> Shown<'a> {
                     NEW_KEY.to_owned(),
                 ),
                 _ => (
-                    self.says(0, "is shown by somebody who does not prove to have its key"),
+                    self.says(0, "is shown without proof of its key"),
                     "see whether certificate and key belong together there, and who is in between".to_owned(),
                 ),
             };
