@@ -247,7 +247,7 @@ fn who_is_not_trusted_is_told_with_what_to_put_where() {
 
     // What is trusted is the server's own certificate, which is not the one that vouches for it.
     told(launch(&serve(&identity), &identity.certificate)).expect(
-        &["unknown authority: \"The between\"", "is that certificate itself, which vouches for nobody"],
+        &["unknown authority: \"The between\"", "has that certificate itself, which is no authority"],
         "\"The between\" instead of the server's",
     );
 

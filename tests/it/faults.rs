@@ -782,7 +782,7 @@ fn nothing_waits_by_the_wall_clock() {
     const READERS: &[(&str, &str)] = &[
         ("files.rs", "how long ago a file was written: looked at once more or less"),
         ("secret/file.rs", "the same"),
-        ("tls.rs", "the same, and whether a client's certificate is still valid"),
+        ("net/tls.rs", "the same, and whether a client's certificate is still valid"),
         ("cli/check/findings.rs", "when a certificate ends"),
     ];
     fn sources(directory: &Path, found: &mut Vec<PathBuf>) {
