@@ -187,7 +187,7 @@ pub fn environment(data: &[u8]) {
         if name.contains('\0') || value.starts_with(b"/") {
             continue;
         }
-        set_argument(&mut arguments, &name, &String::from_utf8_lossy(value));
+        arguments.0.insert(name.clone(), String::from_utf8_lossy(value).into_owned());
         let value = with_token(&name, value);
         variables.push((OsString::from(name), OsString::from_vec(value)));
     }
@@ -222,27 +222,6 @@ fn with_token(name: &str, value: &[u8]) -> Vec<u8> {
         }
         _ => value.to_vec(),
     }
-}
-
-fn set_argument(arguments: &mut ProcessArguments, name: &str, value: &str) {
-    let argument = match name {
-        "AMBASSADOR_BIND" => &mut arguments.bind,
-        "AMBASSADOR_LINKS" => &mut arguments.links,
-        "AMBASSADOR_ADMIN" => &mut arguments.admin,
-        "AMBASSADOR_CONNECT_TIMEOUT" => &mut arguments.connect_timeout,
-        "AMBASSADOR_IDLE_TIMEOUT" => &mut arguments.idle_timeout,
-        "AMBASSADOR_MAX_LIFETIME" => &mut arguments.max_lifetime,
-        "AMBASSADOR_KEEPALIVE" => &mut arguments.keepalive,
-        "AMBASSADOR_MAX_CONNECTIONS" => &mut arguments.max_connections,
-        "AMBASSADOR_DRAIN_DELAY" => &mut arguments.drain_delay,
-        "AMBASSADOR_DRAIN_TIMEOUT" => &mut arguments.drain_timeout,
-        "AMBASSADOR_DNS" => &mut arguments.dns,
-        "AMBASSADOR_THREADS" => &mut arguments.threads,
-        "AMBASSADOR_LOG" => &mut arguments.log,
-        "AMBASSADOR_LOG_FORMAT" => &mut arguments.log_format,
-        _ => return,
-    };
-    *argument = Some(value.to_owned());
 }
 
 /// A message of a name server: its SRV records become services that can be shown on one line.

@@ -8,9 +8,10 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry, fmt};
 
 /// The form of log lines.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
     /// For people; coloured on a terminal.
+    #[default]
     Text,
     /// One object a line.
     Json,

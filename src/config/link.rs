@@ -14,7 +14,9 @@ use ipnet::IpNet;
 pub use self::credentials::{ClientAuth, Credential, Credentials, Memory, Required};
 use self::values::LinkSettings;
 use self::variables::{Settings, secret_variables};
-use super::notation::{Refusal, count, duration, duration_or_off, is_off, unquoted, word};
+use super::notation::{
+    DURATION, DURATION_OR_OFF, Refusal, count, duration, duration_or_off, is_off, unquoted, word,
+};
 use super::target::mend::mended;
 use super::target::{Backends, Malformed, Target};
 use super::{Env, Findings, Process};
@@ -358,51 +360,46 @@ impl Draft {
             link.refuse_redis_settings();
         }
         let endpoints = link.endpoints(&self.variable, &target);
-        let role = redis.as_ref().and_then(|redis| redis.role);
-        let default_balance = match (&target.backends, &redis) {
-            (Backends::Sentinel { .. }, _) if role == Some(Role::Replica) => Balance::RoundRobin,
-            (Backends::Listed(_) | Backends::File(_), None) => Balance::RoundRobin,
-            _ => Balance::First,
-        };
         let listen = link.listen(process);
         let allow = link.allow(&listen);
-        let timeout = || "write a number and a unit, such as 500ms, 5s or 1h".to_owned();
-        let timeout_or_off = || "write a number and a unit, such as 500ms, 5s or 1h, or off".to_owned();
+        let balance = link.value("BALANCE", balance, "write first, round-robin or least-connections");
+        let grace = "write a number and a unit, such as 500ms, 5s or 0s, or off";
+        let connect = |text: &str| duration(text, false);
+        let move_grace = link.value("MOVE_GRACE", move_grace, grace);
+        let connect_timeout = link.value("CONNECT_TIMEOUT", connect, DURATION);
+        let idle_timeout = link.value("IDLE_TIMEOUT", duration_or_off, DURATION_OR_OFF);
+        let max_lifetime = link.value("MAX_LIFETIME", duration_or_off, DURATION_OR_OFF);
+        let max_connections =
+            link.value("MAX_CONNECTIONS", count, "write a number, such as 100, or remove it");
         Link {
             name: link.name(),
             listen,
             is_from_kubernetes: link.is_from_kubernetes(&target),
+            balance: balance.unwrap_or_else(|| default_balance(&target, redis.as_ref())),
             redis,
             endpoints,
-            balance: link
-                .value("BALANCE", balance, || "write first, round-robin or least-connections".to_owned())
-                .unwrap_or(default_balance),
-            move_grace: link
-                .value("MOVE_GRACE", move_grace, || {
-                    "write a number and a unit, such as 500ms, 5s or 0s, or off".to_owned()
-                })
-                // Long enough for what is under way, short enough that little is said to the wrong server.
-                .unwrap_or(Some(Duration::from_secs(5))),
+            // Long enough for what is under way, short enough that little is said to the wrong server.
+            move_grace: move_grace.unwrap_or(Some(Duration::from_secs(5))),
             tls,
             listen_tls,
             allow,
-            connect_timeout: link
-                .value("CONNECT_TIMEOUT", |text| duration(text, false), timeout)
-                .unwrap_or(process.connect_timeout),
-            idle_timeout: link
-                .value("IDLE_TIMEOUT", duration_or_off, timeout_or_off)
-                .unwrap_or(process.idle_timeout),
-            max_lifetime: link
-                .value("MAX_LIFETIME", duration_or_off, timeout_or_off)
-                .unwrap_or(process.max_lifetime),
-            max_connections: link
-                .value("MAX_CONNECTIONS", count, || "write a number, such as 100, or remove it".to_owned())
-                .or(process.max_connections),
+            connect_timeout: connect_timeout.unwrap_or(process.connect_timeout),
+            idle_timeout: idle_timeout.unwrap_or(process.idle_timeout),
+            max_lifetime: max_lifetime.unwrap_or(process.max_lifetime),
+            max_connections: max_connections.or(process.max_connections),
             alias: self.alias,
             port: self.port,
             variable: self.variable,
             target,
         }
+    }
+}
+
+fn default_balance(target: &Target, redis: Option<&Redis>) -> Balance {
+    match (&target.backends, redis) {
+        (Backends::Sentinel { .. }, Some(Redis { role: Some(Role::Replica), .. }))
+        | (Backends::Listed(_) | Backends::File(_), None) => Balance::RoundRobin,
+        _ => Balance::First,
     }
 }
 

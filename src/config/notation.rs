@@ -29,10 +29,10 @@ impl Refusal {
     }
 
     /// What to do about it: the value to write, or what such values look like in general.
-    pub(super) fn remedy(&self, variable: &str, general: impl FnOnce() -> String) -> String {
+    pub(super) fn remedy(&self, variable: &str, general: &str) -> String {
         match &self.instead {
             Some(value) => format!("write {variable}={value}"),
-            None => general(),
+            None => general.to_owned(),
         }
     }
 }
@@ -95,6 +95,12 @@ pub(super) fn count(text: &str) -> Result<usize, Refusal> {
         Err(_) => Err(format!("\"{text}\" is not a number from 1 on").into()),
     }
 }
+
+/// What to write for a [`duration`].
+pub(super) const DURATION: &str = "write a number and a unit, such as 500ms, 5s or 1h";
+
+/// What to write for a [`duration_or_off`].
+pub(super) const DURATION_OR_OFF: &str = "write a number and a unit, such as 500ms, 5s or 1h, or off";
 
 /// A duration as people write it, `5s`, `500ms`, `1h 30m`; `0s` only where `zero` allows it.
 pub(super) fn duration(text: &str, zero: bool) -> Result<Duration, Refusal> {
@@ -188,7 +194,7 @@ mod tests {
     #[test]
     fn a_duration_without_a_unit_is_shown_with_one() {
         let refusal = duration("5000", false).unwrap_err();
-        let remedy = refusal.remedy("REDIS_IDLE_TIMEOUT", String::new);
+        let remedy = refusal.remedy("REDIS_IDLE_TIMEOUT", "");
         assert_eq!(remedy, "write REDIS_IDLE_TIMEOUT=5000s (or 5000ms, if these are milliseconds)");
         assert_eq!(duration("1.5", false).unwrap_err().instead.as_deref(), Some("1.5s"));
         for never in ["0", "0s", "Never", "none"] {

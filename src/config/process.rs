@@ -1,65 +1,228 @@
-//! The process-wide settings: each is a flag and a variable.
+//! The process-wide settings: each is a flag and a variable, one entry of the table and one field of [`Process`].
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
-use super::notation::{Refusal, count, duration, duration_or_off, each, is_off, items, unquoted, word};
+use super::notation::{
+    DURATION, DURATION_OR_OFF, Refusal, count, duration, duration_or_off, each, is_off, items, unquoted, word,
+};
 use super::settings::nearest;
 use super::{Env, Findings};
 use crate::log::LogFormat;
 use crate::net::{Interface, ListenAddress};
 
-/// The process-wide settings as they were written, flag or variable. They are text here, so that [`super::Config`]
-/// can report all their mistakes together with those of the links.
-#[derive(Debug, Default, Clone, Args)]
-#[command(next_help_heading = "Settings of the process")]
-pub struct ProcessArguments {
-    /// Listen on these addresses, separated by commas; localhost is both loopback addresses [default: every address, IPv6
-    /// and IPv4]
-    #[arg(long, global = true, env = "AMBASSADOR_BIND", value_name = "ADDRESSES")]
-    pub bind: Option<String>,
-    /// Take only these aliases, separated by commas [default: all]
-    #[arg(long, global = true, env = "AMBASSADOR_LINKS", value_name = "ALIASES")]
-    pub links: Option<String>,
-    /// Answer probes and scrapes on this address; or off [default: 127.0.0.1:9180]
-    #[arg(long, global = true, env = "AMBASSADOR_ADMIN", value_name = "ADDRESS:PORT")]
-    pub admin: Option<String>,
-    /// Time to resolve, connect, take up TLS and authenticate, together [default: 5s]
-    #[arg(long, global = true, env = "AMBASSADOR_CONNECT_TIMEOUT", value_name = "DURATION")]
-    pub connect_timeout: Option<String>,
-    /// Close a connection that moved no byte for so long [default: off]
-    #[arg(long, global = true, env = "AMBASSADOR_IDLE_TIMEOUT", value_name = "DURATION")]
-    pub idle_timeout: Option<String>,
-    /// Close a connection of this age (less up to 10 %) at a quiet moment [default: off]
-    #[arg(long, global = true, env = "AMBASSADOR_MAX_LIFETIME", value_name = "DURATION")]
-    pub max_lifetime: Option<String>,
-    /// Probe a silent peer after this, on both sides; or off [default: 60s]
-    #[arg(long, global = true, env = "AMBASSADOR_KEEPALIVE", value_name = "DURATION")]
-    pub keepalive: Option<String>,
-    /// Connections of one link at the most [default: as many as the file-descriptor limit carries]
-    #[arg(long, global = true, env = "AMBASSADOR_MAX_CONNECTIONS", value_name = "NUMBER")]
-    pub max_connections: Option<String>,
-    /// Go on accepting this long after SIGTERM [default: 0s]
-    #[arg(long, global = true, env = "AMBASSADOR_DRAIN_DELAY", value_name = "DURATION")]
-    pub drain_delay: Option<String>,
-    /// Time for connections to come to an end after SIGTERM [default: 8s]
-    #[arg(long, global = true, env = "AMBASSADOR_DRAIN_TIMEOUT", value_name = "DURATION")]
-    pub drain_timeout: Option<String>,
-    /// Ask these name servers, separated by commas [default: those of /etc/resolv.conf]
-    #[arg(long, global = true, env = "AMBASSADOR_DNS", value_name = "ADDRESS:PORT")]
-    pub dns: Option<String>,
-    /// Threads that serve connections [default: one a core]
-    #[arg(long, global = true, env = "AMBASSADOR_THREADS", value_name = "NUMBER")]
-    pub threads: Option<String>,
-    /// What to log: error, warn, info, debug, trace or a list of target=level [default: info]
-    #[arg(long, global = true, env = "AMBASSADOR_LOG", value_name = "FILTER")]
-    pub log: Option<String>,
-    /// How to log, text or json, to standard error [default: text]
-    #[arg(long, global = true, env = "AMBASSADOR_LOG_FORMAT", value_name = "FORMAT")]
-    pub log_format: Option<String>,
+/// One setting of the process: the variable `AMBASSADOR_CONNECT_TIMEOUT`, say, and the flag `--connect-timeout`.
+struct Setting {
+    variable: &'static str,
+    /// What is written, in the capital letters of `--help`.
+    value: &'static str,
+    /// What it is.
+    doc: &'static str,
+    default: Unset,
+    /// What to write instead of a value that is refused.
+    remedy: &'static str,
+    read: fn(&mut Process, &str) -> Result<(), Refusal>,
+}
+
+/// What holds where a setting is not given.
+enum Unset {
+    /// The same as with this value.
+    Value(&'static str),
+    /// What [`Process::unset`] has, in words.
+    Words(&'static str),
+}
+
+const COUNT: &str = "write a number, such as 100, or leave it out";
+
+/// Every setting of the process. The parser, the near misses, `--help`, the manual page and `docs/configuration.md`
+/// come from it.
+const SETTINGS: &[Setting] = &[
+    Setting {
+        variable: "AMBASSADOR_BIND",
+        value: "ADDRESSES",
+        doc: "Listen on these addresses, separated by commas; localhost is both loopback addresses",
+        default: Unset::Words("every address, IPv6 and IPv4"),
+        remedy: "write addresses, such as 127.0.0.1 or localhost, or leave it out to listen on every one",
+        read: |process, text| Interface::parse_list(text).map(|all| process.bind = Some(all)),
+    },
+    Setting {
+        variable: "AMBASSADOR_LINKS",
+        value: "ALIASES",
+        doc: "Take only these aliases, separated by commas",
+        default: Unset::Words("all"),
+        remedy: "write aliases, such as redis,db, or leave it out to take all links",
+        read: |process, text| aliases(text).map(|taken| process.aliases = Some(taken)),
+    },
+    ADMIN,
+    Setting {
+        variable: "AMBASSADOR_CONNECT_TIMEOUT",
+        value: "DURATION",
+        doc: "Time to resolve, connect, take up TLS and authenticate, together",
+        default: Unset::Value("5s"),
+        remedy: DURATION,
+        read: |process, text| duration(text, false).map(|time| process.connect_timeout = time),
+    },
+    Setting {
+        variable: "AMBASSADOR_IDLE_TIMEOUT",
+        value: "DURATION",
+        doc: "Close a connection that moved no byte for so long",
+        default: Unset::Value("off"),
+        remedy: DURATION_OR_OFF,
+        read: |process, text| duration_or_off(text).map(|time| process.idle_timeout = time),
+    },
+    Setting {
+        variable: "AMBASSADOR_MAX_LIFETIME",
+        value: "DURATION",
+        doc: "Close a connection of this age (less up to 10 %) at a quiet moment",
+        default: Unset::Value("off"),
+        remedy: DURATION_OR_OFF,
+        read: |process, text| duration_or_off(text).map(|time| process.max_lifetime = time),
+    },
+    Setting {
+        variable: "AMBASSADOR_KEEPALIVE",
+        value: "DURATION",
+        doc: "Probe a silent peer after this, on both sides; or off",
+        default: Unset::Value("60s"),
+        remedy: DURATION_OR_OFF,
+        read: |process, text| keepalive(text).map(|time| process.keepalive = time),
+    },
+    Setting {
+        variable: "AMBASSADOR_MAX_CONNECTIONS",
+        value: "NUMBER",
+        doc: "Connections of one link at the most",
+        default: Unset::Words("as many as the file-descriptor limit carries"),
+        remedy: COUNT,
+        read: |process, text| count(text).map(|number| process.max_connections = Some(number)),
+    },
+    Setting {
+        variable: "AMBASSADOR_DRAIN_DELAY",
+        value: "DURATION",
+        doc: "Go on accepting this long after SIGTERM",
+        default: Unset::Value("0s"),
+        remedy: DURATION,
+        read: |process, text| duration(text, true).map(|time| process.drain_delay = time),
+    },
+    Setting {
+        variable: "AMBASSADOR_DRAIN_TIMEOUT",
+        value: "DURATION",
+        doc: "Time for connections to come to an end after SIGTERM",
+        // Inside the ten seconds that Docker gives a container to stop.
+        default: Unset::Value("8s"),
+        remedy: DURATION,
+        read: |process, text| duration(text, true).map(|time| process.drain_timeout = time),
+    },
+    Setting {
+        variable: "AMBASSADOR_DNS",
+        value: "ADDRESS:PORT",
+        doc: "Ask these name servers, separated by commas",
+        default: Unset::Words("those of /etc/resolv.conf"),
+        remedy: "write addresses, such as 127.0.0.1:8600 or [::1]:53, or leave it out to ask the system's",
+        read: |process, text| name_servers(text).map(|servers| process.dns = Some(servers)),
+    },
+    Setting {
+        variable: "AMBASSADOR_THREADS",
+        value: "NUMBER",
+        doc: "Threads that serve connections",
+        default: Unset::Words("one a core"),
+        remedy: COUNT,
+        read: |process, text| threads(text).map(|number| process.threads = number),
+    },
+    Setting {
+        variable: "AMBASSADOR_LOG",
+        value: "FILTER",
+        doc: "What to log: error, warn, info, debug, trace or a list of target=level",
+        default: Unset::Value("info"),
+        remedy: "write error, warn, info, debug, trace or a list such as info,dial=debug",
+        read: |process, text| log_filter(text).map(|filter| process.log = filter),
+    },
+    Setting {
+        variable: "AMBASSADOR_LOG_FORMAT",
+        value: "FORMAT",
+        doc: "How to log, text or json, to standard error",
+        default: Unset::Value("text"),
+        remedy: "write text or json",
+        read: |process, text| log_format(text).map(|format| process.log_format = format),
+    },
+];
+
+/// A constant of its own, because `health` reads this one alone.
+const ADMIN: Setting = Setting {
+    variable: "AMBASSADOR_ADMIN",
+    value: "ADDRESS:PORT",
+    doc: "Answer probes and scrapes on this address; or off",
+    // The container itself and its neighbours in a pod can ask, and nobody else.
+    default: Unset::Value("127.0.0.1:9180"),
+    remedy: "write an address and a port, such as 127.0.0.1:9180 or 0.0.0.0:9180, or off",
+    read: |process, text| admin_address(text).map(|address| process.admin = address),
+};
+
+impl Setting {
+    /// The flag that says the same as the variable, without its dashes.
+    fn flag(&self) -> String {
+        self.variable.trim_start_matches("AMBASSADOR_").to_lowercase().replace('_', "-")
+    }
+
+    /// The flag, as clap knows it.
+    fn argument(&self) -> Arg {
+        let (Unset::Value(default) | Unset::Words(default)) = self.default;
+        Arg::new(self.flag())
+            .long(self.flag())
+            .global(true)
+            .env(self.variable)
+            .value_name(self.value)
+            .help(format!("{} [default: {default}]", self.doc))
+    }
+
+    /// Reads what is written, or reports it and goes on with the default.
+    fn apply(&self, arguments: &ProcessArguments, process: &mut Process, findings: &mut Findings) {
+        if let Unset::Value(default) = self.default {
+            let taken = (self.read)(process, default);
+            debug_assert!(taken.is_ok(), "{}: {taken:?}", self.variable);
+        }
+        // Compose writes an empty value where a variable of its own is not set: nothing was given.
+        let written = arguments.0.get(self.variable).map(|text| unquoted(text));
+        if let Some(Err(refusal)) =
+            written.filter(|text| !text.is_empty()).map(|text| (self.read)(process, text))
+        {
+            let remedy = refusal.remedy(self.variable, self.remedy);
+            let name = format!("{} (--{})", self.variable, self.flag());
+            findings.mistake(&name, refusal.reason, remedy);
+        }
+    }
+}
+
+/// The process-wide settings as they were written, flag or variable, by variable. They are text here, so that
+/// [`super::Config`] can report all their mistakes together with those of the links.
+#[derive(Debug, Default, Clone)]
+pub struct ProcessArguments(pub BTreeMap<String, String>);
+
+impl Args for ProcessArguments {
+    fn augment_args(command: Command) -> Command {
+        command.next_help_heading("Settings of the process").args(SETTINGS.iter().map(Setting::argument))
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for ProcessArguments {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let written = SETTINGS.iter().filter_map(|setting| {
+            let text = matches.get_one::<String>(&setting.flag())?;
+            Some((setting.variable.to_owned(), text.clone()))
+        });
+        Ok(Self(written.collect()))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        self.0.extend(Self::from_arg_matches(matches)?.0);
+        Ok(())
+    }
 }
 
 fn log_format(text: &str) -> Result<LogFormat, Refusal> {
@@ -71,7 +234,7 @@ fn log_format(text: &str) -> Result<LogFormat, Refusal> {
 }
 
 /// What is not a link's own.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Process {
     /// The addresses that listeners bind, where it is not every one.
     pub bind: Option<Vec<Interface>>,
@@ -103,145 +266,26 @@ pub struct Process {
     pub log_format: LogFormat,
 }
 
-/// Compose writes an empty value where a variable of its own is not set: nothing was given.
-fn given(written: Option<&String>) -> Option<&str> {
-    written.map(|text| unquoted(text)).filter(|text| !text.is_empty())
-}
-
-/// Reads one value, or reports it and goes on with the default.
-fn value<T>(
-    written: Option<&String>,
-    variable: &str,
-    parse: impl FnOnce(&str) -> Result<T, Refusal>,
-    default: T,
-    remedy: &str,
-    findings: &mut Findings,
-) -> T {
-    let Some(text) = given(written) else {
-        return default;
-    };
-    match parse(text) {
-        Ok(value) => value,
-        Err(refusal) => {
-            let remedy = refusal.remedy(variable, || remedy.to_owned());
-            findings.mistake(&with_flag(variable), refusal.reason, remedy);
-            default
-        }
+impl Process {
+    /// What holds where nothing is given, as far as no value of a setting says it.
+    fn unset() -> Self {
+        Self { threads: std::thread::available_parallelism().map_or(1, usize::from), ..Self::default() }
     }
 }
-
-/// A variable, and the flag that says the same.
-fn with_flag(variable: &str) -> String {
-    let flag = variable.trim_start_matches("AMBASSADOR_").to_lowercase().replace('_', "-");
-    format!("{variable} (--{flag})")
-}
-
-const DURATION: &str = "write a number and a unit, such as 500ms, 5s or 1h";
-const DURATION_OR_OFF: &str = "write a number and a unit, such as 500ms, 5s or 1h, or off";
-const COUNT: &str = "write a number, such as 100, or leave it out";
 
 pub(super) fn parse(env: &Env, arguments: &ProcessArguments, findings: &mut Findings) -> Process {
     warn_of_near_misses(env, findings);
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    Process {
-        bind: bind(arguments, findings),
-        aliases: taken_aliases(arguments, findings),
-        admin: admin(arguments, findings),
-        connect_timeout: value(
-            arguments.connect_timeout.as_ref(),
-            "AMBASSADOR_CONNECT_TIMEOUT",
-            |text| duration(text, false),
-            Duration::from_secs(5),
-            DURATION,
-            findings,
-        ),
-        idle_timeout: value(
-            arguments.idle_timeout.as_ref(),
-            "AMBASSADOR_IDLE_TIMEOUT",
-            duration_or_off,
-            None,
-            DURATION_OR_OFF,
-            findings,
-        ),
-        max_lifetime: value(
-            arguments.max_lifetime.as_ref(),
-            "AMBASSADOR_MAX_LIFETIME",
-            duration_or_off,
-            None,
-            DURATION_OR_OFF,
-            findings,
-        ),
-        keepalive: value(
-            arguments.keepalive.as_ref(),
-            "AMBASSADOR_KEEPALIVE",
-            keepalive,
-            Some(Duration::from_mins(1)),
-            DURATION_OR_OFF,
-            findings,
-        ),
-        max_connections: value(
-            arguments.max_connections.as_ref(),
-            "AMBASSADOR_MAX_CONNECTIONS",
-            |text| count(text).map(Some),
-            None,
-            COUNT,
-            findings,
-        ),
-        drain_delay: value(
-            arguments.drain_delay.as_ref(),
-            "AMBASSADOR_DRAIN_DELAY",
-            |text| duration(text, true),
-            Duration::ZERO,
-            DURATION,
-            findings,
-        ),
-        drain_timeout: value(
-            arguments.drain_timeout.as_ref(),
-            "AMBASSADOR_DRAIN_TIMEOUT",
-            |text| duration(text, true),
-            // Inside the ten seconds that Docker gives a container to stop.
-            Duration::from_secs(8),
-            DURATION,
-            findings,
-        ),
-        dns: value(
-            arguments.dns.as_ref(),
-            "AMBASSADOR_DNS",
-            |text| name_servers(text).map(Some),
-            None,
-            "write addresses, such as 127.0.0.1:8600 or [::1]:53, or leave it out to ask the system's",
-            findings,
-        ),
-        threads: value(arguments.threads.as_ref(), "AMBASSADOR_THREADS", threads, cores, COUNT, findings),
-        log: value(
-            arguments.log.as_ref(),
-            "AMBASSADOR_LOG",
-            log_filter,
-            Targets::new().with_default(tracing::Level::INFO),
-            "write error, warn, info, debug, trace or a list such as info,redis_ambassador::upstream::dial=debug",
-            findings,
-        ),
-        log_format: value(
-            arguments.log_format.as_ref(),
-            "AMBASSADOR_LOG_FORMAT",
-            log_format,
-            LogFormat::Text,
-            "write text or json",
-            findings,
-        ),
+    let mut process = Process::unset();
+    for setting in SETTINGS {
+        setting.apply(arguments, &mut process, findings);
     }
+    process
 }
 
-fn bind(arguments: &ProcessArguments, findings: &mut Findings) -> Option<Vec<Interface>> {
-    let parse = |text: &str| Interface::parse_list(text).map(Some);
-    let remedy = "write addresses, such as 127.0.0.1 or localhost, or leave it out to listen on every one";
-    value(arguments.bind.as_ref(), "AMBASSADOR_BIND", parse, None, remedy, findings)
-}
-
-fn taken_aliases(arguments: &ProcessArguments, findings: &mut Findings) -> Option<Vec<String>> {
-    let parse = |text: &str| aliases(text).map(Some);
-    let remedy = "write aliases, such as redis,db, or leave it out to take all links";
-    value(arguments.links.as_ref(), "AMBASSADOR_LINKS", parse, None, remedy, findings)
+pub(super) fn admin(arguments: &ProcessArguments, findings: &mut Findings) -> Option<ListenAddress> {
+    let mut process = Process::unset();
+    ADMIN.apply(arguments, &mut process, findings);
+    process.admin
 }
 
 /// Aliases as people write them: the names of containers and Services have dashes, those of variables don't.
@@ -263,25 +307,19 @@ fn aliases(text: &str) -> Result<Vec<String>, Refusal> {
     each(&items(text).collect::<Vec<_>>(), alias)
 }
 
-/// By default the container itself and its neighbours in a pod can ask, and nobody else.
-const ADMIN: ListenAddress =
-    ListenAddress::Tcp(Interface::Address(IpAddr::V4(Ipv4Addr::LOCALHOST)), ADMIN_PORT);
-const ADMIN_PORT: u16 = 9180;
-
-pub(super) fn admin(arguments: &ProcessArguments, findings: &mut Findings) -> Option<ListenAddress> {
-    let parse = |text: &str| {
-        if is_off(text) {
-            return Ok(None);
-        }
-        match ListenAddress::parse(text, Some(ADMIN_PORT)) {
-            Ok(address @ ListenAddress::Tcp(..)) => Ok(Some(address)),
-            Ok(ListenAddress::Unix(_)) => Err("the admin endpoint is not on Unix sockets".into()),
-            Err(refusal) if refusal.instead.is_some() => Err(refusal),
-            Err(_) => Err(format!("\"{text}\" is neither ADDRESS:PORT nor off").into()),
-        }
-    };
-    let remedy = "write an address and a port, such as 127.0.0.1:9180 or 0.0.0.0:9180, or off";
-    value(arguments.admin.as_ref(), "AMBASSADOR_ADMIN", parse, Some(ADMIN), remedy, findings)
+/// Where the admin endpoint listens, or `off`.
+fn admin_address(text: &str) -> Result<Option<ListenAddress>, Refusal> {
+    /// The port of an address without one.
+    const PORT: u16 = 9180;
+    if is_off(text) {
+        return Ok(None);
+    }
+    match ListenAddress::parse(text, Some(PORT)) {
+        Ok(address @ ListenAddress::Tcp(..)) => Ok(Some(address)),
+        Ok(ListenAddress::Unix(_)) => Err("the admin endpoint is not on Unix sockets".into()),
+        Err(refusal) if refusal.instead.is_some() => Err(refusal),
+        Err(_) => Err(format!("\"{text}\" is neither ADDRESS:PORT nor off").into()),
+    }
 }
 
 /// Addresses, with a port or with DNS' own.
@@ -344,21 +382,28 @@ fn log_filter(text: &str) -> Result<Targets, Refusal> {
     })
 }
 
-/// The names of the variables, as the flags declare them.
-pub fn variables() -> Vec<String> {
-    let command = ProcessArguments::augment_args(clap::Command::new(""));
-    let names = command.get_arguments().filter_map(|argument| argument.get_env());
-    names.map(|name| name.to_string_lossy().into_owned()).collect()
-}
-
 /// A slip in a process-wide name would otherwise be a setting that is silently not applied.
 fn warn_of_near_misses(env: &Env, findings: &mut Findings) {
-    let known = variables();
+    let known = || SETTINGS.iter().map(|setting| setting.variable);
     for name in env.names().filter(|name| name.starts_with("AMBASSADOR_")) {
-        if !known.iter().any(|known| known == name)
-            && let Some(meant) = nearest(name, known.iter().map(String::as_str))
+        if !known().any(|known| known == name)
+            && let Some(meant) = nearest(name, known())
         {
             findings.warning(name, format!("nothing reads this variable; did you mean {meant}?"));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_default_is_a_value_that_is_taken() {
+        for setting in SETTINGS {
+            if let Unset::Value(default) = setting.default {
+                assert_eq!((setting.read)(&mut Process::unset(), default), Ok(()), "{}", setting.variable);
+            }
         }
     }
 }

@@ -1,5 +1,5 @@
-//! The table of a link's settings, and the table of the process' own: one row each, from which the parser, the near
-//! misses, `--help`, the manual page and `docs/configuration.md` come.
+//! The table of a link's settings: one row each, from which the near misses, `--help`, the manual page and
+//! `docs/configuration.md` come. That of the process' settings is in [`process`](super::process).
 
 /// What a setting is about, and so what it means on a plain tunnel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -91,7 +91,7 @@ impl<'a> LinkSettings<'a, '_> {
         &mut self,
         name: &'static str,
         parse: impl FnOnce(&str) -> Result<T, Refusal>,
-        remedy: impl FnOnce() -> String,
+        remedy: &str,
     ) -> Option<T> {
         let variable = self.variable(name)?;
         let text = unquoted(text(self.settings.env, variable, self.findings)?);
@@ -132,8 +132,8 @@ impl<'a> LinkSettings<'a, '_> {
         let credentials = self.credentials(password, target);
         let database = self.database(target.database);
         let asks_sentinel = matches!(target.backends, Backends::Sentinel { .. });
-        let role = self.value("ROLE", role, || "write master or replica".to_owned());
-        let reset = self.value("RESET", reset, || "write reauth or forward".to_owned());
+        let role = self.value("ROLE", role, "write master or replica");
+        let reset = self.value("RESET", reset, "write reauth or forward");
         let reset = reset.unwrap_or(Reset::Reauthenticate);
         Some(Redis {
             credentials,
@@ -142,7 +142,7 @@ impl<'a> LinkSettings<'a, '_> {
             role: role.or(asks_sentinel.then_some(Role::Master)),
             reset,
             client_auth: self.client_auth(reset),
-            warm: self.value("WARM", warm, || "write a number, such as 4".to_owned()).unwrap_or_default(),
+            warm: self.value("WARM", warm, "write a number, such as 4").unwrap_or_default(),
             sentinel: self.sentinel_access(asks_sentinel),
         })
     }
@@ -152,8 +152,7 @@ impl<'a> LinkSettings<'a, '_> {
         let password = self.one_of(&["CLIENT_PASSWORD", "CLIENT_PASSWORD_FILE"]);
         let username = self.one_of(&["CLIENT_USERNAME"]);
         let asked_for = self.variable("CLIENT_AUTH");
-        let manner =
-            self.value("CLIENT_AUTH", Manner::parse, || "write forward, absorb or require".to_owned());
+        let manner = self.value("CLIENT_AUTH", Manner::parse, "write forward, absorb or require");
         match (manner, asked_for) {
             (Some(Manner::Require), Some(variable)) => {
                 if reset == Reset::Forward {
@@ -307,9 +306,8 @@ impl<'a> LinkSettings<'a, '_> {
                 return None;
             }
         };
-        let timeout = || "write a number and a unit, such as 60s or 10m".to_owned();
-        let ttl =
-            self.value("AUTH_COMMAND_TTL", |text| duration(text, false), timeout).unwrap_or(COMMAND_TTL);
+        let remedy = "write a number and a unit, such as 60s or 10m";
+        let ttl = self.value("AUTH_COMMAND_TTL", |text| duration(text, false), remedy).unwrap_or(COMMAND_TTL);
         let hidden = self.settings.secret_variables.iter().map(|name| (*name).to_owned()).collect();
         let recipe = Recipe { variable: variable.to_owned(), link: self.name(), words, ttl, hidden };
         if let Err(reason) = recipe.find() {
@@ -462,15 +460,12 @@ impl<'a> LinkSettings<'a, '_> {
             );
             return None;
         }
-        self.value(
-            "DB",
-            |text| database(text).ok_or("it is not the number of a database".into()),
-            || "write a number, such as 0".to_owned(),
-        )
+        let parse = |text: &str| database(text).ok_or("it is not the number of a database".into());
+        self.value("DB", parse, "write a number, such as 0")
     }
 
     fn flag(&mut self, name: &'static str) -> Option<bool> {
-        self.value(name, flag, || "write true or false".to_owned())
+        self.value(name, flag, "write true or false")
     }
 
     pub(super) fn path(&mut self, name: &'static str) -> Option<PathBuf> {
@@ -525,72 +520,17 @@ impl<'a> LinkSettings<'a, '_> {
 
     /// TLS towards the target, if it is asked for.
     pub(super) fn tls(&mut self, link_variable: &'a str, target: &Target) -> Option<Connector> {
-        let asked = self.flag("TLS");
-        let variable = self.variable("TLS").unwrap_or(link_variable);
-        let is_unix =
-            matches!(&target.backends, Backends::Listed(all) if matches!(all[..], [Endpoint::Unix(_)]));
-        match asked {
-            Some(false) if target.scheme.is_tls() => {
-                self.findings.mistake(
-                    variable,
-                    "the target's scheme asks for TLS",
-                    format!("write redis:// or tcp://, or remove {variable}"),
-                );
-                return None;
-            }
-            Some(true) if is_unix => {
-                self.findings.mistake(
-                    variable,
-                    "the target is a Unix socket, which has no TLS",
-                    format!("remove {variable}"),
-                );
-                return None;
-            }
-            Some(true) => {}
-            _ if target.scheme.is_tls() => {}
-            _ => return None,
-        }
-        if is_unix {
-            self.findings.mistake(
-                link_variable,
-                "the target is a Unix socket, which has no TLS",
-                "write redis+unix://",
-            );
+        if !self.asks_for_tls(link_variable, target) {
             return None;
         }
         let files = Files {
             authorities: self.path("TLS_CA_FILE"),
             identity: self.identity("TLS_CERT_FILE", "TLS_KEY_FILE"),
         };
-        let name = self.value("TLS_SERVER_NAME", certificate_name, || {
-            "write the name or the address that the target's certificate has".to_owned()
-        });
-        if let (Backends::Listed(endpoints), None) = (&target.backends, self.variable("TLS_SERVER_NAME")) {
-            for endpoint in endpoints {
-                if let Err(reason) = server_name(endpoint) {
-                    self.findings.mistake(
-                        link_variable,
-                        reason,
-                        format!(
-                            "set {}_TLS_SERVER_NAME to the name that the target's certificate has",
-                            self.alias
-                        ),
-                    );
-                }
-            }
-        }
-        let (verification, given_by) = self.verification(target, link_variable);
-        let system = match verification {
-            Verification::Nothing => Arc::new(RootCertStore::empty()),
-            _ if files.authorities.is_some() => Arc::new(RootCertStore::empty()),
-            // One that was meant, and has been reported.
-            _ if self.variable("TLS_CA_FILE").is_some() => return None,
-            _ => self.system_authorities(link_variable)?,
-        };
-        if let Some(variable) = given_by {
-            self.warn_of_weakness(variable, verification, &files);
-        }
-        let trust = Trust { verification, system };
+        let remedy = "write the name or the address that the target's certificate has";
+        let name = self.value("TLS_SERVER_NAME", certificate_name, remedy);
+        self.refuse_hosts_without_name(link_variable, target);
+        let trust = self.trust(link_variable, target, &files)?;
         match Connector::new(self.name(), files, trust, name) {
             Ok(connector) => Some(connector),
             Err(unusable) => {
@@ -600,6 +540,55 @@ impl<'a> LinkSettings<'a, '_> {
         }
     }
 
+    /// Whether the setting or the scheme asks for TLS; a mistake where they contradict each other or the target.
+    fn asks_for_tls(&mut self, link_variable: &'a str, target: &Target) -> bool {
+        const ON_UNIX: &str = "the target is a Unix socket, which has no TLS";
+        let (asked, of_scheme) = (self.flag("TLS"), target.scheme.is_tls());
+        let variable = self.variable("TLS").unwrap_or(link_variable);
+        let is_unix =
+            matches!(&target.backends, Backends::Listed(all) if matches!(all[..], [Endpoint::Unix(_)]));
+        let (variable, reason, remedy) = match asked {
+            Some(false) if of_scheme => (
+                variable,
+                "the target's scheme asks for TLS",
+                format!("write redis:// or tcp://, or remove {variable}"),
+            ),
+            Some(true) if is_unix => (variable, ON_UNIX, format!("remove {variable}")),
+            _ if of_scheme && is_unix => (link_variable, ON_UNIX, "write redis+unix://".to_owned()),
+            _ => return asked == Some(true) || of_scheme,
+        };
+        self.findings.mistake(variable, reason, remedy);
+        false
+    }
+
+    /// A certificate is for a name; a host that can't be one needs another.
+    fn refuse_hosts_without_name(&mut self, link_variable: &str, target: &Target) {
+        let (Backends::Listed(endpoints), None) = (&target.backends, self.variable("TLS_SERVER_NAME")) else {
+            return;
+        };
+        for reason in endpoints.iter().filter_map(|endpoint| server_name(endpoint).err()) {
+            let alias = self.alias;
+            let remedy = format!("set {alias}_TLS_SERVER_NAME to the name that the target's certificate has");
+            self.findings.mistake(link_variable, reason, remedy);
+        }
+    }
+
+    /// What the target's certificate is held against.
+    fn trust(&mut self, link_variable: &'a str, target: &Target, files: &Files) -> Option<Trust> {
+        let (verification, given_by) = self.verification(target, link_variable);
+        let system = match verification {
+            Verification::Nothing => Arc::new(RootCertStore::empty()),
+            _ if files.authorities.is_some() => Arc::new(RootCertStore::empty()),
+            // One that was meant, and has been reported.
+            _ if self.variable("TLS_CA_FILE").is_some() => return None,
+            _ => self.system_authorities(link_variable)?,
+        };
+        if let Some(variable) = given_by {
+            self.warn_of_weakness(variable, verification, files);
+        }
+        Some(Trust { verification, system })
+    }
+
     /// What of the target's certificate is verified, and the variable that says so. `TLS_INSECURE` is another way to
     /// write it; of the two the one for the port wins, and on one level they may not contradict each other.
     fn verification(&mut self, target: &Target, link_variable: &'a str) -> (Verification, Option<&'a str>) {
@@ -607,7 +596,7 @@ impl<'a> LinkSettings<'a, '_> {
             let parsed = Verification::parse(text);
             parsed.ok_or_else(|| Refusal::from(format!("\"{text}\" is neither full nor ca nor none")))
         };
-        let verify = self.value("TLS_VERIFY", parse, || "write full, ca or none".to_owned());
+        let verify = self.value("TLS_VERIFY", parse, "write full, ca or none");
         let verify = verify.zip(self.variable("TLS_VERIFY"));
         let insecure = self.flag("TLS_INSECURE").zip(self.variable("TLS_INSECURE"));
         let is_at_port = |name| self.settings.at_port(self.alias, self.port, name).is_some();
@@ -712,16 +701,15 @@ impl<'a> LinkSettings<'a, '_> {
         let given = self.value(
             "LISTEN",
             |text| Listen::parse(text, port),
-            || "write for example 127.0.0.1:6379, [::1]:6379 or unix:/run/redis.sock".to_owned(),
+            "write for example 127.0.0.1:6379, [::1]:6379 or unix:/run/redis.sock",
         );
         let is_given = given.is_some() || self.variable("LISTEN").is_none();
         let mut listen = given.unwrap_or_else(|| match &process.bind {
             Some(interfaces) => Listen::on(interfaces, port),
             None => Listen::on(&[Interface::All], port),
         });
-        listen.mode = self.value("LISTEN_MODE", mode, || {
-            "write the digits of chmod, such as 0660 for the owner and the group".to_owned()
-        });
+        let remedy = "write the digits of chmod, such as 0660 for the owner and the group";
+        listen.mode = self.value("LISTEN_MODE", mode, remedy);
         if let (true, false, Some(variable)) = (is_given, listen.has_unix(), self.variable("LISTEN_MODE")) {
             self.findings.mistake(
                 variable,
@@ -744,9 +732,8 @@ impl<'a> LinkSettings<'a, '_> {
 
     /// The networks that may connect.
     pub(super) fn allow(&mut self, listen: &Listen) -> Vec<IpNet> {
-        let allow = self.value("ALLOW", allowed, || {
-            "write networks or addresses, such as 10.0.0.0/8,192.168.1.7,fd00::/8".to_owned()
-        });
+        let remedy = "write networks or addresses, such as 10.0.0.0/8,192.168.1.7,fd00::/8";
+        let allow = self.value("ALLOW", allowed, remedy);
         let variable = self.variable("ALLOW");
         if let (true, Some(_), Some(variable)) = (listen.is_unix_only(), &allow, variable) {
             self.findings.mistake(
