@@ -7,10 +7,11 @@ use std::sync::OnceLock;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::Semaphore;
 
-use crate::workers;
-
 /// Descriptors for all that is not a connection: standard streams, signals, lookups, files that are read.
 const OTHERS: u64 = 32;
+
+/// Descriptors that a runtime takes for itself: epoll twice, what wakes it, and what tells it of signals.
+pub const OF_A_RUNTIME: u64 = 4;
 
 /// Clients that are told at the same time that they are not served; each needs one descriptor for a moment.
 const REFUSALS: u64 = 64;
@@ -61,14 +62,14 @@ impl Descriptors {
 
     /// Threads that they carry.
     pub fn threads(self) -> usize {
-        let threads = self.0 / SHARE_OF_THREADS / workers::DESCRIPTORS;
+        let threads = self.0 / SHARE_OF_THREADS / OF_A_RUNTIME;
         usize::try_from(threads).unwrap_or(usize::MAX).max(1)
     }
 
     /// Connections that they carry beside those that are kept ready: two descriptors each, a client's and a target's.
     pub fn connections(self, threads: usize, listeners: usize, warm: usize) -> usize {
         let others = (listeners + self.refusals() + self.admin() + warm) as u64;
-        let others = OTHERS + others + threads as u64 * workers::DESCRIPTORS;
+        let others = OTHERS + others + threads as u64 * OF_A_RUNTIME;
         let connections = self.0.saturating_sub(others) / 2;
         usize::try_from(connections).unwrap_or(usize::MAX).clamp(1, Semaphore::MAX_PERMITS)
     }

@@ -26,13 +26,10 @@ struct Worker {
     connections: Arc<AtomicUsize>,
 }
 
-/// Descriptors that a worker's runtime takes for itself: epoll twice, what wakes it, and what tells it of signals.
-pub const DESCRIPTORS: u64 = 4;
-
 /// A runtime for one thread.
 pub fn runtime() -> io::Result<Runtime> {
     // In pairs, since the first one takes two more, for signals, and panics where it does not get them.
-    descriptors::expect(DESCRIPTORS)?;
+    descriptors::expect(descriptors::OF_A_RUNTIME)?;
     Builder::new_current_thread().enable_all().max_blocking_threads(BLOCKING_THREADS).build()
 }
 
