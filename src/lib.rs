@@ -34,8 +34,8 @@
 //! name, reads the password *now*, connects, starts TLS and performs the [`upstream::handshake`]. AUTH, SELECT and the
 //! question for the role go out in one write, and exactly that many replies are awaited. A refused password may have a
 //! successor, which is offered on the same connection. Only then is there a
-//! [`Upstream`](upstream::handshake::Upstream), the one type that can be relayed to. `check` goes the same way one step
-//! after the other, to say how each of them goes.
+//! [`Upstream`](upstream::handshake::Upstream), the one type that can be relayed to. `check` makes the same dial and watches
+//! each step ([`Observer`](upstream::handshake::Observer)).
 //!
 //! The [`relay`] copies both ways, passes each end of stream on by itself, and says how it ended. Where a client sends
 //! RESET, which takes away the authentication that it does not know of, the relay stops right there and goes on with a

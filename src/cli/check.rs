@@ -1,6 +1,6 @@
-//! `check`: dials every link as a client's connection would, one step after the other, and says what it found.
+//! `check`: dials every link as a client's connection would, and says what it found.
 //!
-//! [`mod@examine`] goes through the steps with one backend, [`findings`] says what is wrong and what to do about it,
+//! [`mod@examine`] watches the dial to one backend and asks that some questions, [`findings`] says what is wrong and what to do about it,
 //! [`server`] reads what a server tells of itself, [`show`] makes a table or JSON of it all.
 
 mod examine;
@@ -107,7 +107,7 @@ async fn check(link: &Link, dialler: &Dialler) -> (CheckedLink, Vec<Finding>) {
         findings.push(Finding::too_many(link, more));
     }
     servers.truncate(MOST_BACKENDS);
-    let examining = servers.into_iter().map(|server| examine(link, dialler, server, &metrics));
+    let examining = servers.into_iter().map(|server| examine(link, dialler, server));
     let (mut backends, found): (Vec<_>, Vec<_>) = join_all(examining).await.into_iter().unzip();
     findings.extend(found.into_iter().flatten());
     if backends.iter().any(|backend| backend.state_of("role") == Some(State::Ok)) {

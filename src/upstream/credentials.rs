@@ -401,11 +401,17 @@ impl Login<'_> {
         }
     }
 
+    /// Where what was offered last came from.
+    pub fn offered(&self) -> Option<Which> {
+        let credential = self.tried.last()?;
+        self.offers.iter().find(|(_, offer)| offer == credential).map(|(which, _)| *which)
+    }
+
     /// The server took what was offered last; returns where that came from.
     pub fn served(mut self) -> Option<Which> {
         self.round = None;
         let credential = Arc::clone(self.tried.last()?);
-        let which = self.offers.iter().find(|(_, offer)| *offer == credential).map(|(which, _)| *which)?;
+        let which = self.offered()?;
         let mut record = self.standing.record.lock();
         // Another connection may know better by now than this one did when it began.
         let is_news = match which {

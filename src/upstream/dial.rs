@@ -20,12 +20,11 @@ use crate::backoff::Backoff;
 use crate::config::Link;
 use crate::failure::tls::by_target;
 use crate::failure::{Failure, Stage};
-use crate::net::Endpoint;
 use crate::net::resolve::{Addresses, Resolver};
 use crate::net::{Address, Stream};
 use crate::upstream::backends::{Backends, Done, Listed, Next, Place, Round};
 use crate::upstream::credentials::{Login, Standing};
-use crate::upstream::handshake::{Upstream, greet};
+use crate::upstream::handshake::{Greeted, Greeting, Observer, Step, Upstream};
 
 /// Before a target is tried again: at the longest enough to spare a starting server, and too short for anybody to notice.
 const BACKOFF: Backoff = Backoff { first: Duration::from_millis(25), longest: Duration::from_millis(250) };
@@ -39,24 +38,6 @@ pub fn late(
 ) -> impl FnOnce(tokio::time::error::Elapsed) -> Failure {
     let after = between(begun, deadline);
     move |_| Failure::TimedOut { stage, doing, after }
-}
-
-/// Takes up TLS where the link has it, with what was connected to since `begun`.
-pub async fn secure(
-    link: &Link,
-    stream: Stream,
-    endpoint: &Endpoint,
-    shown: &str,
-    begun: Instant,
-    deadline: Instant,
-) -> Result<Stream, Failure> {
-    match &link.tls {
-        None => Ok(stream),
-        Some(tls) => timeout_at(deadline, Box::pin(tls.connect(stream, endpoint)))
-            .await
-            .map_err(late(Stage::Tls, format!("the TLS handshake with {shown}"), begun, deadline))?
-            .map_err(|error| by_target(error, shown, link)),
-    }
 }
 
 /// In whole milliseconds, as people set it.
@@ -298,12 +279,9 @@ impl Dialler {
         } else {
             self.login(link, backends, &backend.standing, deadline).await
         };
-        let login = match login {
-            Ok(login) => login,
-            Err(failure) => return refused(round, &place, failure),
-        };
         let deadline = share(round.others(&place), deadline);
-        match introduce(link, stream, &place, login, begun, deadline).await {
+        let introduction = Introduction::to(link, &place, begun, deadline);
+        match introduction.make(stream, login, &()).await.and_then(Introduced::upstream) {
             Ok(upstream) => Ok(Some((upstream, place))),
             Err(failure) => refused(round, &place, failure),
         }
@@ -322,12 +300,12 @@ impl Dialler {
         let backend = place.backend();
         let login = self.login(link, backends, &backend.standing, deadline).await?;
         let stream = self.connect(&place.to_string(), &backend.address, begun, deadline).await?;
-        introduce(link, stream, place, login, begun, deadline).await
+        Introduction::to(link, place, begun, deadline).make(stream, Ok(login), &()).await?.upstream()
     }
 
     /// What to offer to a server that has said so much to our passwords. It has all the time that there is, since no
     /// other backend could do without the password either.
-    async fn login<'a>(
+    pub async fn login<'a>(
         &self,
         link: &'a Link,
         backends: &'a Backends,
@@ -467,27 +445,73 @@ fn refused<T>(round: &mut Round<'_>, place: &Place, failure: Failure) -> Result<
     Ok(None)
 }
 
-/// Makes an upstream of a fresh connection: TLS, greet.
-async fn introduce(
-    link: &Link,
-    stream: Stream,
-    place: &Place,
-    login: Option<Login<'_>>,
+/// What a fresh connection to a place goes through: TLS, greet.
+pub struct Introduction<'a> {
+    link: &'a Link,
+    place: &'a Place,
+    /// The place, as errors name it.
+    shown: String,
     begun: Instant,
     deadline: Instant,
-) -> Result<Upstream, Failure> {
-    let shown = place.to_string();
-    let stream = secure(link, stream, &place.listed().endpoint, &shown, begun, deadline).await?;
-    match &link.redis {
-        None => Ok(Upstream::of_plain_tunnel(stream)),
-        Some(redis) => {
-            let probe = &place.backend().probe;
-            timeout_at(deadline, greet(stream, &shown, link, redis, probe, login)).await.map_err(late(
-                Stage::Auth,
-                format!("the handshake with {shown}"),
-                begun,
-                deadline,
-            ))?
+}
+
+/// What comes of it.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it lives for a moment, and a box would be an allocation for each dial"
+)]
+pub enum Introduced<'a> {
+    /// A plain tunnel, which is not greeted.
+    Tunnel(Stream),
+    /// A Redis link, whatever the handshake came to.
+    Redis(Greeted<'a>),
+}
+
+impl Introduced<'_> {
+    /// For a client.
+    pub fn upstream(self) -> Result<Upstream, Failure> {
+        match self {
+            Self::Tunnel(stream) => Ok(Upstream::of_plain_tunnel(stream)),
+            Self::Redis(greeted) => greeted.upstream(),
         }
+    }
+}
+
+impl<'a> Introduction<'a> {
+    /// Of what was connected to since `begun`.
+    pub fn to(link: &'a Link, place: &'a Place, begun: Instant, deadline: Instant) -> Self {
+        Self { link, place, shown: place.to_string(), begun, deadline }
+    }
+
+    /// Goes through all of it. A login that could not be had is told once it is needed.
+    pub async fn make<'b>(
+        &'b self,
+        stream: Stream,
+        login: Result<Option<Login<'b>>, Failure>,
+        observer: &'b dyn Observer,
+    ) -> Result<Introduced<'b>, Failure> {
+        let stream = self.secure(stream).await?;
+        if self.link.tls.is_some() {
+            observer.has_done(Step::Tls(&stream));
+        }
+        let Some(redis) = &self.link.redis else {
+            return Ok(Introduced::Tunnel(stream));
+        };
+        let login = login?;
+        let probe = &self.place.backend().probe;
+        let greeting = Greeting::begin(stream, &self.shown, self.link, redis, probe, observer);
+        let doing = format!("the handshake with {}", self.shown);
+        let late = late(Stage::Auth, doing, self.begun, self.deadline);
+        Ok(Introduced::Redis(greeting.greet(login, self.deadline, late).await))
+    }
+
+    /// Takes up TLS where the link has it.
+    pub async fn secure(&self, stream: Stream) -> Result<Stream, Failure> {
+        let Some(tls) = &self.link.tls else { return Ok(stream) };
+        let doing = format!("the TLS handshake with {}", self.shown);
+        timeout_at(self.deadline, Box::pin(tls.connect(stream, &self.place.listed().endpoint)))
+            .await
+            .map_err(late(Stage::Tls, doing, self.begun, self.deadline))?
+            .map_err(|error| by_target(error, &self.shown, self.link))
     }
 }

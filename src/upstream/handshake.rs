@@ -1,6 +1,6 @@
 //! The handshake with a Redis target, and the only type that may be relayed to.
 //!
-//! [`Upstream`] has no other constructors than [`greet`], which has seen every reply be good, and
+//! [`Upstream`] has no other constructors than [`Greeted::upstream`], which has seen every reply be good, and
 //! [`Upstream::of_plain_tunnel`]: relaying before authentication does not compile.
 
 use std::io;
@@ -14,7 +14,8 @@ use futures_util::FutureExt;
 use parking_lot::{Mutex, MutexGuard};
 use redis_protocol::resp2::types::BytesFrame;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::Instant;
+use tokio::time::error::Elapsed;
+use tokio::time::{Instant, timeout_at};
 
 use crate::config::Link;
 use crate::config::link::Credential;
@@ -22,12 +23,12 @@ use crate::config::link::{Redis, Role};
 use crate::failure::REFUSED;
 use crate::failure::tls::late_refusal;
 use crate::failure::{Failure, Stage};
-use crate::metrics::{LinkMetrics, Which};
+use crate::metrics::Which;
 use crate::net::Stream;
 use crate::resp::{self, Reply};
 use crate::secret::Secret;
 use crate::text;
-use crate::upstream::credentials::{Login, Standing, auth};
+use crate::upstream::credentials::{Login, auth};
 
 /// A connection to the target that a client's bytes may go to.
 #[derive(Debug)]
@@ -68,6 +69,34 @@ impl Upstream {
     pub fn poll_says(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         self.stream.poll_read_more(cx, &mut self.leading)
     }
+}
+
+/// A step of a dial that has gone well, once there is a connection.
+pub enum Step<'a> {
+    /// TLS.
+    Tls(&'a Stream),
+    /// AUTH, and where the password came from.
+    Auth(Option<Which>),
+    /// SELECT.
+    Select,
+    /// The target has the role that the link asks for.
+    Role,
+}
+
+/// Watches a dial go through its steps. What a step came to that did not go well is the dial's failure.
+pub trait Observer: Sync {
+    /// A step has gone well.
+    fn has_done(&self, step: Step<'_>);
+
+    /// Whether the steps behind a refusal are taken all the same. No client is served after that.
+    fn goes_on_after(&self, _: &Failure) -> bool {
+        false
+    }
+}
+
+/// Nobody watches.
+impl Observer for () {
+    fn has_done(&self, _: Step<'_>) {}
 }
 
 /// What the handshake asked for, and so what a reply answers.
@@ -217,45 +246,113 @@ enum Exchanged {
 /// How long a server may take to show what is wrong with a password that it has refused; the client is waiting.
 const DIAGNOSIS: Duration = Duration::from_millis(500);
 
-/// Authenticates, selects the database and asks for the role: all commands in one write, then exactly as many replies.
-///
-/// Where the password is refused the login may have another one to offer on the same connection, which goes through
-/// all of it again: a refusal never ends in anything but an acceptance or the end of the connection.
-pub async fn greet(
+/// A handshake under way, and what the words in it are judged by.
+pub struct Greeting<'a> {
     stream: Stream,
-    endpoint: &str,
-    link: &Link,
-    redis: &Redis,
-    probe: &Probe,
-    login: Option<Login<'_>>,
-) -> Result<Upstream, Failure> {
-    let database = redis.select().map(|number| number.to_string());
-    let mut asked = Vec::with_capacity(4);
-    let mut commands: Vec<Vec<&[u8]>> = Vec::with_capacity(4);
-    if let Some(database) = &database {
-        commands.push(vec![b"SELECT", database.as_bytes()]);
-        asked.push(Asked::Select);
-    }
-    if redis.role.is_some() {
-        for question in probe.questions() {
-            commands.push(question.command());
-            asked.push(Asked::Role(question));
+    /// What came and was not taken yet.
+    buffer: BytesMut,
+    /// Replies that are still to come.
+    awaited: usize,
+    /// What the end of the connection may mean, while nothing has come.
+    hint: &'static str,
+    endpoint: &'a str,
+    link: &'a Link,
+    redis: &'a Redis,
+    probe: &'a Probe,
+    observer: &'a dyn Observer,
+    /// The passwords that were sent.
+    sent: Vec<Arc<Secret>>,
+    /// Where the last of them came from.
+    offered: Option<Which>,
+    /// Why no client is served, though the handshake went on.
+    passed_over: Option<Failure>,
+}
+
+impl<'a> Greeting<'a> {
+    /// Before the first word.
+    pub fn begin(
+        stream: Stream,
+        endpoint: &'a str,
+        link: &'a Link,
+        redis: &'a Redis,
+        probe: &'a Probe,
+        observer: &'a dyn Observer,
+    ) -> Self {
+        Self {
+            stream,
+            buffer: BytesMut::new(),
+            awaited: 0,
+            // To who speaks TLS only our first words are nonsense, and Redis then leaves without one of its own.
+            hint: if link.tls.is_none() { ", as a server that speaks TLS only does" } else { "" },
+            endpoint,
+            link,
+            redis,
+            probe,
+            observer,
+            sent: Vec::new(),
+            offered: None,
+            passed_over: None,
         }
     }
-    if asked.is_empty() && login.is_none() && *probe.reset() != KnowsReset::Asking {
-        return Ok(Upstream::of_plain_tunnel(stream));
+
+    /// Authenticates, selects the database and asks for the role: all commands in one write, then exactly as many
+    /// replies.
+    ///
+    /// Where the password is refused the login may have another one to offer on the same connection, which goes through
+    /// all of it again: a refusal never ends in anything but an acceptance or the end of the connection.
+    pub async fn greet(
+        mut self,
+        login: Option<Login<'_>>,
+        deadline: Instant,
+        late: impl FnOnce(Elapsed) -> Failure,
+    ) -> Greeted<'a> {
+        let done = timeout_at(deadline, self.go_through(login)).await;
+        Greeted { done: done.map_err(late).flatten(), greeting: self }
     }
 
-    let mut greeting = Greeting::begin(stream, endpoint, link, redis, probe);
-    let (mut told, login) = greeting.offer(login, &commands, &asked).await?;
-    if let Some(wanted) = redis.role {
+    async fn go_through(&mut self, login: Option<Login<'_>>) -> Result<(), Failure> {
+        let (redis, probe) = (self.redis, self.probe);
+        let database = redis.select().map(|number| number.to_string());
+        let mut asked = Vec::with_capacity(4);
+        let mut commands: Vec<Vec<&[u8]>> = Vec::with_capacity(4);
+        if let Some(database) = &database {
+            commands.push(vec![b"SELECT", database.as_bytes()]);
+            asked.push(Asked::Select);
+        }
+        if redis.role.is_some() {
+            for question in probe.questions() {
+                commands.push(question.command());
+                asked.push(Asked::Role(question));
+            }
+        }
+        if asked.is_empty() && login.is_none() && *probe.reset() != KnowsReset::Asking {
+            return Ok(());
+        }
+
+        let (told, login) = self.offer(login, &commands, &asked).await?;
+        if let Some(wanted) = redis.role {
+            self.expect_role(wanted, told, &asked).await?;
+        }
+        if let Some(login) = login {
+            login.served();
+        }
+        Ok(())
+    }
+
+    /// Holds the role that the server has told, if it has, against the one that is wanted.
+    async fn expect_role(
+        &mut self,
+        wanted: Role,
+        mut told: Option<(Question, String)>,
+        asked: &[Asked],
+    ) -> Result<(), Failure> {
         if told.is_none() {
             // It understands none of what it was asked, or only what it was asked before it was upgraded.
             let more = Question::ALL.into_iter().filter(|more| !asked.contains(&Asked::Role(*more)));
             let more: Vec<_> = more.collect();
             let commands: Vec<_> = more.iter().map(|question| question.command()).collect();
             let asked: Vec<_> = more.iter().copied().map(Asked::Role).collect();
-            if let Exchanged::Good(answer) = greeting.exchange(&commands, &asked).await? {
+            if let Exchanged::Good(answer) = self.exchange(&commands, &asked).await? {
                 told = answer;
             }
         }
@@ -266,11 +363,11 @@ pub async fn greet(
                 words: "neither to HELLO nor to ROLE nor to INFO".to_owned(),
                 remedy: format!(
                     "allow the user ROLE on the server (ACL SETUSER … +role), or remove {}_ROLE",
-                    link.alias
+                    self.link.alias
                 ),
             });
         };
-        probe.learn(question);
+        self.probe.learn(question);
         let has = match role.as_str() {
             "master" => Some(Role::Master),
             "slave" | "replica" => Some(Role::Replica),
@@ -278,47 +375,15 @@ pub async fn greet(
         };
         if has != Some(wanted) {
             let role = has.map_or_else(|| format!("\"{role}\""), |has| format!("a {has}"));
-            return Err(Failure::WrongRole { endpoint: endpoint.to_owned(), role, wanted });
+            return Err(Failure::WrongRole { endpoint: self.endpoint.to_owned(), role, wanted });
         }
-    }
-    if let Some(login) = login {
-        login.served();
-    }
-    Ok(Upstream { stream: greeting.stream, leading: greeting.buffer.to_vec() })
-}
-
-/// A handshake under way, and what the words in it are judged by.
-struct Greeting<'a> {
-    stream: Stream,
-    /// What came and was not taken yet.
-    buffer: BytesMut,
-    /// What the end of the connection may mean, while nothing has come.
-    hint: &'static str,
-    endpoint: &'a str,
-    link: &'a Link,
-    redis: &'a Redis,
-    probe: &'a Probe,
-    /// The passwords that were sent.
-    sent: Vec<Arc<Secret>>,
-}
-
-impl<'a> Greeting<'a> {
-    fn begin(stream: Stream, endpoint: &'a str, link: &'a Link, redis: &'a Redis, probe: &'a Probe) -> Self {
-        Self {
-            stream,
-            buffer: BytesMut::with_capacity(128),
-            // To who speaks TLS only our first words are nonsense, and Redis then leaves without one of its own.
-            hint: if link.tls.is_none() { ", as a server that speaks TLS only does" } else { "" },
-            endpoint,
-            link,
-            redis,
-            probe,
-            sent: Vec::new(),
-        }
+        self.observer.has_done(Step::Role);
+        Ok(())
     }
 
     /// Writes all commands at once.
     async fn write(&mut self, commands: &[Vec<&[u8]>]) -> std::io::Result<()> {
+        self.awaited += commands.len();
         self.stream.write_all(resp::commands(commands).expose()).await?;
         // A stream that buffers (TLS) may still hold some of it.
         self.stream.flush().await
@@ -339,6 +404,7 @@ impl<'a> Greeting<'a> {
             }
         }
         loop {
+            self.offered = login.as_ref().and_then(Login::offered);
             let words = match self.introduce(credential.take(), commands, asked).await {
                 Ok(Exchanged::Good(told)) => return Ok((told, login)),
                 Ok(Exchanged::Refused(words)) => words,
@@ -352,10 +418,10 @@ impl<'a> Greeting<'a> {
             // Boxed, as all that the many who never come here need not carry.
             credential = Box::pin(offering.refused(words)).await;
             if credential.is_none() {
-                Box::pin(self.diagnose(&offering, asked)).await;
+                Box::pin(self.diagnose(&offering)).await;
                 return Err(offering.failed(false));
             }
-            if let Err(failure) = Box::pin(self.skip(asked)).await {
+            if let Err(failure) = Box::pin(self.skip()).await {
                 return Err(interrupted(Some(offering), failure));
             }
             login = Some(offering);
@@ -383,6 +449,8 @@ impl<'a> Greeting<'a> {
 
     /// Writes all commands at once and takes as many replies.
     async fn exchange(&mut self, commands: &[Vec<&[u8]>], asked: &[Asked]) -> Result<Exchanged, Failure> {
+        // The replies to the most that is asked fit into it.
+        self.buffer.reserve(128);
         // A server may refuse and close before it has read anything; its words then wait to be read all the same.
         let mut written = self.write(commands).await;
         let mut told = None;
@@ -406,11 +474,21 @@ impl<'a> Greeting<'a> {
                         Reply::Error(words) if *asked == Asked::Auth && is_wrong_password(&words) => {
                             return Ok(Exchanged::Refused(self.mask(words.as_bytes())));
                         }
-                        Reply::Error(words) => self.judge(*asked, &words)?,
+                        Reply::Error(words) => {
+                            if let Err(failure) = self.judge(*asked, &words) {
+                                self.pass_over(failure)?;
+                                continue;
+                            }
+                        }
                         Reply::Good if *asked == Asked::Auth => {
                             self.probe.wants_no_password.store(false, Ordering::Relaxed);
                         }
                         Reply::Good => {}
+                    }
+                    match asked {
+                        Asked::Auth => self.observer.has_done(Step::Auth(self.offered)),
+                        Asked::Select => self.observer.has_done(Step::Select),
+                        _ => {}
                     }
                 }
                 Asked::Role(question) => {
@@ -430,21 +508,32 @@ impl<'a> Greeting<'a> {
         Ok(Exchanged::Good(told))
     }
 
-    /// Takes the replies to what was asked along with a password that was refused, whatever they are.
-    async fn skip(&mut self, asked: &[Asked]) -> Result<(), Failure> {
-        for asked in asked {
-            self.take(asked.stage(), &mut Ok(()), |buffer| resp::value(buffer, LONGEST_ANSWER)).await?;
+    /// Goes on after a refusal, if that is asked for.
+    fn pass_over(&mut self, failure: Failure) -> Result<(), Failure> {
+        if !self.observer.goes_on_after(&failure) {
+            return Err(failure);
+        }
+        self.passed_over.get_or_insert(failure);
+        Ok(())
+    }
+
+    /// Takes the replies that are still to come, because one before them was a refusal, whatever they are.
+    async fn skip(&mut self) -> Result<(), Failure> {
+        while self.awaited > 0 {
+            self.take(Stage::Auth, &mut Ok(()), |buffer| resp::value(buffer, LONGEST_ANSWER)).await?;
         }
         Ok(())
     }
 
     /// Finds out whether the password would do without the white space around it. Whatever comes of it, the connection
     /// ends here.
-    async fn diagnose(&mut self, login: &Login<'_>, unread: &[Asked]) {
+    async fn diagnose(&mut self, login: &Login<'_>) {
         let Some(trimmed) = login.trimmed() else { return };
+        // That it would do is no step of the dial.
+        self.observer = &();
         self.sent.push(Arc::clone(&trimmed.password));
         let diagnosis = tokio::time::timeout(DIAGNOSIS, async {
-            self.skip(unread).await?;
+            self.skip().await?;
             self.exchange(&[trimmed.command()], &[Asked::Auth]).await
         });
         // Of a server that does not answer in time, or not like this, there is nothing to learn.
@@ -467,7 +556,10 @@ impl<'a> Greeting<'a> {
     ) -> Result<T, Failure> {
         loop {
             match decode(&mut self.buffer) {
-                Ok(Some(reply)) => return Ok(reply),
+                Ok(Some(reply)) => {
+                    self.awaited = self.awaited.saturating_sub(1);
+                    return Ok(reply);
+                }
                 Ok(None) => {}
                 Err(resp::NotReply) => return Err(self.not_redis(stage, &self.buffer)),
             }
@@ -606,12 +698,34 @@ impl<'a> Greeting<'a> {
     }
 }
 
-/// The handshake one step after the other, for who wants to know how each of them goes. Nothing that comes of it can be
-/// relayed to.
+/// A connection that has gone through the handshake, and what that came to.
+pub struct Greeted<'a> {
+    greeting: Greeting<'a>,
+    done: Result<(), Failure>,
+}
+
+impl<'a> Greeted<'a> {
+    /// For a client, if every reply was good.
+    pub fn upstream(self) -> Result<Upstream, Failure> {
+        let Self { greeting, done } = self;
+        match greeting.passed_over {
+            None => done.map(|()| Upstream { stream: greeting.stream, leading: greeting.buffer.to_vec() }),
+            Some(failure) => Err(failure),
+        }
+    }
+
+    /// For who has more questions, whatever the replies were: with each refusal, the last of which may have been the end.
+    pub fn interview(mut self) -> (Interview<'a>, Vec<Failure>) {
+        let failures = self.greeting.passed_over.take().into_iter().chain(self.done.err()).collect();
+        (Interview(self.greeting), failures)
+    }
+}
+
+/// Questions to a server beside the handshake. Nothing that comes of it can be relayed to.
 pub struct Interview<'a>(Greeting<'a>);
 
 impl<'a> Interview<'a> {
-    /// Before the first step.
+    /// Of a server that has not been greeted.
     pub fn begin(
         stream: Stream,
         endpoint: &'a str,
@@ -619,19 +733,7 @@ impl<'a> Interview<'a> {
         redis: &'a Redis,
         probe: &'a Probe,
     ) -> Self {
-        Self(Greeting::begin(stream, endpoint, link, redis, probe))
-    }
-
-    /// AUTH as the link has it; returns what served.
-    pub async fn authenticate(&mut self, metrics: &LinkMetrics) -> Result<Option<Which>, Failure> {
-        let Some(credentials) = &self.0.redis.credentials else {
-            return Ok(None);
-        };
-        // Of this one conversation.
-        let standing = Standing::default();
-        let login = credentials.login(&standing, metrics).await?;
-        let (_, login) = self.0.offer(Some(login), &[], &[]).await?;
-        Ok(login.and_then(Login::served))
+        Self(Greeting::begin(stream, endpoint, link, redis, probe, &()))
     }
 
     /// AUTH with something that is nobody's password.
@@ -641,12 +743,6 @@ impl<'a> Interview<'a> {
             BytesFrame::Error(_) => Bluff::Refused,
             _ => Bluff::Taken,
         })
-    }
-
-    /// SELECT.
-    pub async fn select(&mut self, database: u32) -> Result<(), Failure> {
-        let database = database.to_string();
-        self.0.exchange(&[vec![b"SELECT", database.as_bytes()]], &[Asked::Select]).await.map(drop)
     }
 
     /// PING.
@@ -661,6 +757,7 @@ impl<'a> Interview<'a> {
 
     /// Any question, and its answer, which may be an error.
     pub async fn ask(&mut self, command: &[&[u8]]) -> Result<BytesFrame, Failure> {
+        self.0.skip().await?;
         let mut written = self.0.write(&[command.to_vec()]).await;
         self.0.take(Stage::Auth, &mut written, |buffer| resp::value(buffer, LONGEST_ANSWER)).await
     }

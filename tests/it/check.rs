@@ -660,6 +660,36 @@ fn a_role_that_only_role_tells_is_believed() {
     assert_eq!(report["ok"], true, "{report:#}");
 }
 
+/// Both at once, so that nobody has to mend one to hear of the other.
+#[test]
+fn a_wrong_role_is_told_beside_a_database_that_is_refused() {
+    let server = scripted(|name| match name {
+        "PING" => "+PONG\r\n".to_owned(),
+        "SELECT" => "-ERR DB index is out of range\r\n".to_owned(),
+        "ROLE" => fixture_text("replies/redis-5/role.resp").to_owned(),
+        _ => unknown_command(name),
+    });
+    let launch = Launch::redis(server.address()).variable("REDIS_DB", "99");
+    let report = check(launch.variable("REDIS_ROLE", "replica"));
+    let went = [("connect", "ok"), ("select", "failed"), ("ping", "ok"), ("role", "failed")];
+    assert_eq!(steps(&report), went, "{report:#}");
+}
+
+/// What ends at the deadline is the step that was under way, and not the handshake's first.
+#[test]
+fn a_role_that_is_not_told_in_time_is_the_step_that_failed() {
+    let server = scripted(|name| match name {
+        "AUTH" => "+OK\r\n".to_owned(),
+        _ => String::new(),
+    });
+    let launch = Launch::redis(server.address()).variable("REDIS_AUTH", password());
+    let launch = launch.variable("REDIS_ROLE", "master").variable("REDIS_CONNECT_TIMEOUT", "500ms");
+    let report = check(launch);
+    expect(&report, "problem", "role", &["took longer than 500ms"], "");
+    let went = [("connect", "ok"), ("auth", "ok"), ("ping", "not_reached"), ("role", "failed")];
+    assert_eq!(steps(&report), went, "{report:#}");
+}
+
 #[test]
 fn a_server_that_is_loading_is_not_ready() {
     let loading =

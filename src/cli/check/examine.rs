@@ -1,31 +1,31 @@
-//! One backend, step by step.
+//! One backend: a dial, step by step, and questions to the server that it led to.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use parking_lot::Mutex;
 use serde::{Serialize, Serializer};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::findings::{Finding, Level};
 use super::server::Server;
 use crate::config::Link;
-use crate::config::link::Credentials;
-use crate::config::link::{Redis, Role};
+use crate::config::link::Redis;
 use crate::failure::REFUSED;
 use crate::failure::{Failure, Stage};
 use crate::metrics::{LinkMetrics, Which};
+use crate::net::Stream;
 use crate::net::resolve::Addresses;
 use crate::net::tls::certificate::Summary;
 use crate::net::tls::stream::TlsStream;
 use crate::net::tls::{Connector, Verification};
-use crate::net::{Address, Stream};
 use crate::net::{Endpoint, Host};
 use crate::random;
 use crate::secret::Source;
-use crate::upstream::backends::{Backends, Done, Entry, Next};
-use crate::upstream::dial::{Dialler, late, secure};
-use crate::upstream::handshake::{Interview, Probe};
+use crate::upstream::backends::{Backends, Done, Entry, Next, Place};
+use crate::upstream::dial::{Dialler, Introduced, Introduction, late};
+use crate::upstream::handshake::{self, Interview, Observer, Probe};
 
 /// A port that is silent for so long after a TLS greeting may be a plain Redis, which waits for the rest of a command.
 const SILENCE: Duration = Duration::from_secs(1);
@@ -203,29 +203,27 @@ async fn resolve(dialler: &Dialler, backends: &Backends, deadline: Instant) -> R
     Ok(())
 }
 
-/// Goes through the steps of a dial with one server, and says what was found on the way.
+/// Watches a dial to one server, asks that some questions, and says what was found on the way.
 pub(super) async fn examine(
     link: &Link,
     dialler: &Dialler,
     (servers, entry): (&Servers, Arc<Entry>),
-    metrics: &LinkMetrics,
 ) -> (Examined, Vec<Finding>) {
-    let deadline = Instant::now() + link.connect_timeout;
-    let examined = Examined::of(link, &entry);
-    let mut examination = Examination {
+    let now = Instant::now();
+    let seen = Seen { examined: Examined::of(link, &entry), findings: Vec::new(), since: now };
+    let examination = Examination {
         link,
         dialler,
         backends: &servers.backends,
+        shown: entry.to_string(),
         entry,
-        metrics,
-        deadline,
-        reached: None,
-        examined,
-        findings: Vec::new(),
+        deadline: now + link.connect_timeout,
+        seen: Mutex::new(seen),
     };
     // It ends where a step fails that the others build upon.
     let _ = examination.go_through(&servers.found).await;
-    (examination.examined, examination.findings)
+    let Seen { examined, findings, .. } = examination.seen.into_inner();
+    (examined, findings)
 }
 
 struct Examination<'a> {
@@ -233,82 +231,92 @@ struct Examination<'a> {
     dialler: &'a Dialler,
     backends: &'a Backends,
     entry: Arc<Entry>,
-    metrics: &'a LinkMetrics,
+    shown: String,
     deadline: Instant,
-    /// The address that took the connection.
-    reached: Option<Address>,
+    seen: Mutex<Seen>,
+}
+
+/// What the steps have come to so far.
+struct Seen {
     examined: Examined,
     findings: Vec<Finding>,
+    /// When the step began that is under way.
+    since: Instant,
+}
+
+impl Observer for Examination<'_> {
+    fn has_done(&self, step: handshake::Step<'_>) {
+        match step {
+            handshake::Step::Tls(stream) => {
+                self.has_taken("tls", self.begin());
+                if let (Some(connector), Stream::Tls(tls)) = (&self.link.tls, stream) {
+                    let told = self.certificates(connector, tls);
+                    self.seen.lock().examined.tls = Some(told);
+                }
+            }
+            handshake::Step::Auth(which) => {
+                self.has_taken("auth", self.begin());
+                self.judge_auth(which);
+            }
+            handshake::Step::Select => self.has_taken("select", self.begin()),
+            handshake::Step::Role => self.has_taken("role", self.begin()),
+        }
+    }
+
+    /// One that does not let us in has nothing more to say.
+    fn goes_on_after(&self, refusal: &Failure) -> bool {
+        refusal.stage() != Stage::Auth && still_answers(refusal)
+    }
 }
 
 impl Examination<'_> {
-    async fn go_through(&mut self, found: &Result<Duration, Failure>) -> Option<()> {
+    async fn go_through(&self, found: &Result<Duration, Failure>) -> Option<()> {
         match found {
-            Ok(took) => self.note("resolve", Ok(((), *took))),
-            Err(failure) => self.fail("resolve", failure),
-        }?;
-        let shown = self.entry.to_string();
-        let stream = self.connect().await?;
-        let stream = self.secure(stream, &shown).await?;
-        let redis = self.link.redis.as_ref()?;
-        let probe = Probe::default();
-        let mut interview = Interview::begin(stream, &shown, self.link, redis, &probe);
-        if let Some(credentials) = &redis.credentials {
-            let step = self.within(&shown, interview.authenticate(self.metrics)).await;
-            self.judge_auth(credentials, step)?;
+            Ok(took) => self.has_taken("resolve", *took),
+            Err(failure) => return self.fail(failure),
         }
-        if let Some(database) = redis.select() {
-            let step = self.within(&shown, interview.select(database)).await;
-            self.note_and_go_on("select", step)?;
+        let (stream, place) = self.connect().await?;
+        let standing = &place.backend().standing;
+        let login = self.dialler.login(self.link, self.backends, standing, self.deadline).await;
+        let begun = self.deadline - self.link.connect_timeout;
+        let introduction = Introduction::to(self.link, &place, begun, self.deadline);
+        self.begin();
+        let introduced = tokio::select! {
+            introduced = introduction.make(stream, login, self) => introduced,
+            plain = self.speak_plainly(&place), if self.link.tls.is_some() => Err(plain),
+        };
+        let (mut interview, refusals) = match introduced {
+            Ok(Introduced::Redis(greeted)) => greeted.interview(),
+            Ok(Introduced::Tunnel(_)) => return None,
+            Err(failure) => return self.fail(&failure),
+        };
+        for failure in &refusals {
+            self.fail::<()>(failure);
+            self.judge_refusal(failure);
         }
-        let step = self.within(&shown, interview.ping()).await;
-        if let Ok(((), took)) = &step {
-            self.examined.latency_ms = Some(milliseconds(*took));
-        }
-        let is_served = step.is_ok();
-        self.note_and_go_on("ping", step)?;
+        refusals.iter().all(|failure| self.goes_on_after(failure)).then_some(())?;
+        let is_served = self.ping(&mut interview).await?;
         // What it does not tell in time, or not like this, it does not tell.
-        let asked = self.within(&shown, Server::ask(&mut interview)).await;
+        let asked = self.within(Server::ask(&mut interview)).await;
         let server = asked.map(|(server, _)| server).unwrap_or_default();
-        // One that does not serve us has other troubles than its role.
-        self.judge_server(&server, &shown, redis.role.filter(|_| is_served));
-        let is_sentinel = server.mode.as_deref() == Some("sentinel");
-        self.examined.server = Some(server);
         drop(interview);
+        let is_sentinel = server.mode.as_deref() == Some("sentinel");
+        self.find(Finding::of_server(self.link, &self.shown, &server));
+        self.seen.lock().examined.server = Some(server);
+        let redis = self.link.redis.as_ref()?;
         if is_sentinel {
             // Everything else that it refuses comes from that.
-            self.findings.retain(|finding| finding.about == "sentinel");
+            self.seen.lock().findings.retain(|finding| finding.about == "sentinel");
         } else if redis.credentials.is_some() {
-            let stranger = timeout_at(self.deadline, self.come_as_a_stranger(redis)).await;
-            self.findings.extend(stranger.ok().flatten());
+            let stranger = self.come_as_a_stranger(redis, &place, &introduction);
+            self.find(timeout_at(self.deadline, stranger).await.ok().flatten());
         } else if is_served {
-            self.findings.push(Finding::of_open_server(self.link, &self.examined.backend));
+            self.find(Some(Finding::of_open_server(self.link, &self.shown)));
         }
         Some(())
     }
 
-    fn judge_auth(
-        &mut self,
-        credentials: &Credentials,
-        step: Result<(Option<Which>, Duration), Failure>,
-    ) -> Option<()> {
-        let is_refused = matches!(&step, Err(Failure::Refused { what: REFUSED, .. }));
-        let served = self.note("auth", step);
-        if let (true, Some(finding)) = (is_refused, self.findings.last_mut()) {
-            finding.add_surroundings(credentials);
-        }
-        let which = served?;
-        if let Some(auth) = &mut self.examined.auth {
-            auth.which = which.map(Which::name);
-        }
-        if which.is_some_and(|which| which != Which::Current) {
-            let finding = Finding::of_rotation(self.link, &self.examined.backend, credentials);
-            self.findings.push(finding);
-        }
-        Some(())
-    }
-
-    async fn connect(&mut self) -> Option<Stream> {
+    async fn connect(&self) -> Option<(Stream, Place)> {
         let begun = Instant::now();
         let mut given_up = Done::default();
         let mut round = self.backends.round_at(&self.entry, &mut given_up);
@@ -318,49 +326,45 @@ impl Examination<'_> {
             }
             None => None,
         };
-        let connected = connected.ok_or_else(|| round.failure());
-        let (stream, place) = self.note("connect", connected.map(|done| (done, begun.elapsed())))?;
-        self.reached = Some(place.backend().address.clone());
-        self.examined.address = place.backend().address.ip();
-        Some(stream)
+        let Some((stream, place)) = connected else { return self.fail(&round.failure()) };
+        self.has_taken("connect", begun.elapsed());
+        self.seen.lock().examined.address = place.backend().address.ip();
+        Some((stream, place))
+    }
+
+    /// Whether the server serves us, `None` if it says nothing more.
+    async fn ping(&self, interview: &mut Interview<'_>) -> Option<bool> {
+        match self.within(interview.ping()).await {
+            Ok(((), took)) => {
+                self.has_taken("ping", took);
+                self.seen.lock().examined.latency_ms = Some(milliseconds(took));
+                Some(true)
+            }
+            Err(failure) => {
+                self.fail_at::<()>("ping", &failure);
+                still_answers(&failure).then_some(false)
+            }
+        }
     }
 
     /// One more connection to where the first one led.
-    async fn connect_again(&self) -> Option<Stream> {
-        let reached = self.reached.as_ref()?;
-        self.dialler.connect(&self.examined.backend, reached, Instant::now(), self.deadline).await.ok()
-    }
-
-    async fn secure(&mut self, stream: Stream, shown: &str) -> Option<Stream> {
-        let Some(connector) = &self.link.tls else {
-            return Some(stream);
-        };
-        let begun = Instant::now();
-        let secured = tokio::select! {
-            secured = secure(self.link, stream, self.entry.endpoint(), shown, begun, self.deadline) => secured,
-            plain = self.speak_plainly(shown) => Err(plain),
-        };
-        let stream = self.note("tls", secured.map(|stream| (stream, begun.elapsed())))?;
-        if let Stream::Tls(tls) = &stream {
-            self.examined.tls = Some(self.certificates(connector, tls));
-        }
-        Some(stream)
+    async fn connect_again(&self, place: &Place) -> Option<Stream> {
+        let address = &place.backend().address;
+        self.dialler.connect(&self.shown, address, Instant::now(), self.deadline).await.ok()
     }
 
     /// What the target has shown of itself, with a finding for each certificate whose end is near.
-    fn certificates(&mut self, connector: &Connector, tls: &TlsStream) -> Tls {
+    fn certificates(&self, connector: &Connector, tls: &TlsStream) -> Tls {
         let chain = tls.peer_certificates();
         let is_verified = connector.verification != Verification::Nothing;
         let authority = if is_verified { connector.authority_of(chain) } else { None };
         let mut shown = chain.iter().map(|certificate| Summary::of(certificate));
         let own = shown.next().flatten();
-        let backend = &self.examined.backend;
-        let findings = own.iter().filter_map(|own| Finding::of_certificate(self.link, backend, own));
+        self.find(own.iter().filter_map(|own| Finding::of_certificate(self.link, &self.shown, own)));
         // Some servers send their authority's own certificate too.
         let above =
             shown.flatten().filter(|above| Some(above) != authority.as_ref()).chain(authority.clone());
-        let above = above.filter_map(|above| Finding::of_authority(self.link, Some(backend), &above));
-        self.findings.extend(findings.chain(above));
+        self.find(above.filter_map(|above| Finding::of_authority(self.link, Some(&self.shown), &above)));
         Tls {
             version: tls.version(),
             verified: is_verified,
@@ -370,17 +374,38 @@ impl Examination<'_> {
         }
     }
 
+    fn judge_auth(&self, which: Option<Which>) {
+        if let Some(auth) = &mut self.seen.lock().examined.auth {
+            auth.which = which.map(Which::name);
+        }
+        let credentials = self.link.redis.as_ref().and_then(|redis| redis.credentials.as_ref());
+        let is_previous = which.is_some_and(|which| which != Which::Current);
+        let rotated = credentials.filter(|_| is_previous);
+        self.find(rotated.map(|credentials| Finding::of_rotation(self.link, &self.shown, credentials)));
+    }
+
+    /// Says more of a password that was refused.
+    fn judge_refusal(&self, failure: &Failure) {
+        let credentials = self.link.redis.as_ref().and_then(|redis| redis.credentials.as_ref());
+        if let (Failure::Refused { what: REFUSED, .. }, Some(credentials)) = (failure, credentials)
+            && let Some(finding) = self.seen.lock().findings.last_mut()
+        {
+            finding.add_surroundings(credentials);
+        }
+    }
+
     /// Finds out whether a port that is silent in TLS speaks Redis without; returns only if it does.
-    async fn speak_plainly(&self, shown: &str) -> Failure {
+    async fn speak_plainly(&self, place: &Place) -> Failure {
         sleep(SILENCE.min(self.link.connect_timeout / 2)).await;
-        if let Some(redis) = &self.link.redis
-            && let Some(stream) = self.connect_again().await
+        let speaks_tls = self.seen.lock().examined.tls.is_some();
+        if let Some(redis) = self.link.redis.as_ref().filter(|_| !speaks_tls)
+            && let Some(stream) = self.connect_again(place).await
             && let Ok(()) | Err(Failure::Refused { .. }) =
-                Interview::begin(stream, shown, self.link, redis, &Probe::default()).ping().await
+                Interview::begin(stream, &self.shown, self.link, redis, &Probe::default()).ping().await
         {
             let Link { alias, variable, .. } = self.link;
             return Failure::Tls {
-                what: format!("{shown} does not speak TLS, but plain Redis"),
+                what: format!("{} does not speak TLS, but plain Redis", self.shown),
                 remedy: format!(
                     "name its TLS port in {variable}, or turn TLS off: redis:// or tcp://, without {alias}_TLS"
                 ),
@@ -390,99 +415,93 @@ impl Examination<'_> {
     }
 
     /// Comes once more, as one who knows no password.
-    async fn come_as_a_stranger(&self, redis: &Redis) -> Option<Finding> {
-        let begun = Instant::now();
-        let shown = &self.examined.backend;
-        let stream = self.connect_again().await?;
-        let stream =
-            secure(self.link, stream, self.entry.endpoint(), shown, begun, self.deadline).await.ok()?;
+    async fn come_as_a_stranger(
+        &self,
+        redis: &Redis,
+        place: &Place,
+        introduction: &Introduction<'_>,
+    ) -> Option<Finding> {
+        let stream = introduction.secure(self.connect_again(place).await?).await.ok()?;
         let probe = Probe::default();
-        let mut stranger = Interview::begin(stream, shown, self.link, redis, &probe);
+        let mut stranger = Interview::begin(stream, &self.shown, self.link, redis, &probe);
         let is_served = stranger.ping().await.is_ok();
         let credentials = redis.credentials.as_ref();
         let username = credentials.and_then(|credentials| credentials.username.as_ref()?.last());
         let username = username.as_ref().map(|username| username.expose());
         // Some servers close the connection instead of an answer; that is no welcome.
         let bluff = stranger.bluff(username, &random::word()).await.ok();
-        Finding::of_stranger(self.link, &self.examined.backend, bluff, is_served)
+        Finding::of_stranger(self.link, &self.shown, bluff, is_served)
     }
 
-    fn judge_server(&mut self, server: &Server, shown: &str, wanted: Option<Role>) {
-        self.findings.extend(Finding::of_server(self.link, &self.examined.backend, server));
-        let Some(wanted) = wanted else {
-            return;
-        };
-        let has = match server.role.as_deref() {
-            Some("master") => Some(Role::Master),
-            Some("replica") => Some(Role::Replica),
-            _ => None,
-        };
-        let step = if has == Some(wanted) {
-            Ok(((), Duration::ZERO))
-        } else {
-            let role =
-                has.map_or_else(|| "of a role that it does not tell".to_owned(), |has| format!("a {has}"));
-            Err(Failure::WrongRole { endpoint: shown.to_owned(), role, wanted })
-        };
-        self.note("role", step);
-    }
-
-    /// One step of the handshake, and how long it took.
+    /// What a question comes to until the deadline, and how long it took.
     async fn within<T>(
         &self,
-        shown: &str,
-        step: impl Future<Output = Result<T, Failure>>,
+        asked: impl Future<Output = Result<T, Failure>>,
     ) -> Result<(T, Duration), Failure> {
         let begun = Instant::now();
         let since = self.deadline - self.link.connect_timeout;
-        let done = timeout_at(self.deadline, step).await.map_err(late(
+        let done = timeout_at(self.deadline, asked).await.map_err(late(
             Stage::Auth,
-            format!("the handshake with {shown}"),
+            format!("the handshake with {}", self.shown),
             since,
             self.deadline,
         ))??;
         Ok((done, begun.elapsed()))
     }
 
-    /// Notes how a step went.
-    fn note<T>(&mut self, name: &'static str, step: Result<(T, Duration), Failure>) -> Option<T> {
-        match step {
-            Ok((done, took)) => {
-                if let Some(step) = self.examined.step(name) {
-                    (step.state, step.ms) = (State::Ok, Some(milliseconds(took)));
-                }
-                Some(done)
-            }
-            Err(failure) => self.fail(name, &failure),
+    /// Begins the next step; returns how long the one before it took.
+    fn begin(&self) -> Duration {
+        let now = Instant::now();
+        now - std::mem::replace(&mut self.seen.lock().since, now)
+    }
+
+    /// Notes that a step went well.
+    fn has_taken(&self, name: &str, took: Duration) {
+        if let Some(step) = self.seen.lock().examined.step(name) {
+            (step.state, step.ms) = (State::Ok, Some(milliseconds(took)));
         }
     }
 
-    /// Notes that a step failed.
-    fn fail<T>(&mut self, name: &'static str, failure: &Failure) -> Option<T> {
+    fn find(&self, findings: impl IntoIterator<Item = Finding>) {
+        self.seen.lock().findings.extend(findings);
+    }
+
+    /// Notes that a step of the dial failed.
+    fn fail<T>(&self, failure: &Failure) -> Option<T> {
+        let stage = failure.stage().name();
+        let name = {
+            let Seen { examined, .. } = &*self.seen.lock();
+            let mut to_come = examined.steps.iter().filter(|step| step.state == State::NotReached);
+            let first = to_come.clone().find(|step| step.name != "ping").map(|step| step.name);
+            // One that was cut short by the deadline may be another one than it has its name from.
+            to_come.find(|step| step.name == stage).map(|step| step.name).or(first).unwrap_or("ping")
+        };
+        self.fail_at(name, failure)
+    }
+
+    /// Notes that this step failed.
+    fn fail_at<T>(&self, name: &'static str, failure: &Failure) -> Option<T> {
         // A server looks at our certificate when for us the handshake is over already.
         let name = if failure.stage() == Stage::Tls { "tls" } else { name };
-        let backend = Some(self.examined.backend.as_str());
-        self.findings.push(Finding::of_failure(self.link, backend, name, failure));
-        if let Some(step) = self.examined.step(name) {
+        self.find([Finding::of_failure(self.link, Some(&self.shown), name, failure)]);
+        if let Some(step) = self.seen.lock().examined.step(name) {
             step.state = State::Failed;
         }
         None
     }
+}
 
-    /// The same for a step after whose refusal the server still answers; `None` where it does not.
-    fn note_and_go_on<T>(&mut self, name: &'static str, step: Result<(T, Duration), Failure>) -> Option<()> {
-        let is_over = match &step {
-            Ok(_) => false,
-            // Who says this hangs up, or says the same to everything else.
-            Err(Failure::Refused { words, .. }) => {
-                words.starts_with("DENIED")
-                    || words.starts_with("NOAUTH")
-                    || words.contains("max number of clients")
-            }
-            Err(_) => true,
-        };
-        self.note(name, step);
-        (!is_over).then_some(())
+/// Whether a server says more after such a refusal.
+fn still_answers(failure: &Failure) -> bool {
+    match failure {
+        // Who says this hangs up, or says the same to everything else.
+        Failure::Refused { words, .. } => {
+            !(words.starts_with("DENIED")
+                || words.starts_with("NOAUTH")
+                || words.contains("max number of clients"))
+        }
+        Failure::WrongRole { .. } => true,
+        _ => false,
     }
 }
 
