@@ -26,9 +26,9 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
 use self::servers::{Family, Found, Servers};
-use self::system::{HOSTS, Hosts, RESOLV_CONF, ResolvConf};
-use crate::files::Reloading;
+use self::system::{Hosts, ResolvConf};
 use crate::net::Host;
+use crate::reload::Reloading;
 
 /// How long dials share an answer.
 const SHARED_FOR: Duration = Duration::from_secs(1);
@@ -156,8 +156,8 @@ impl Resolver {
     pub fn new(named: Option<&[SocketAddr]>) -> Self {
         let sources = Sources {
             named: named.map(<[_]>::to_vec),
-            hosts: Reloading::new(HOSTS, Hosts::parse),
-            conf: Reloading::new(RESOLV_CONF, ResolvConf::parse),
+            hosts: system::hosts(),
+            conf: system::resolv_conf(),
             servers: Mutex::default(),
         };
         Self { sources: Arc::new(sources), lookups: Mutex::default() }
@@ -213,7 +213,7 @@ impl Resolver {
     /// The SRV records of `name`.
     pub async fn services(&self, name: &str) -> Result<Services, Arc<str>> {
         let name = parse(name)?;
-        let found = async { self.sources.servers().await?.services(&name).await };
+        let found = async { self.sources.servers().await.services(&name).await };
         let found = timeout(PATIENCE, found).await.unwrap_or_else(|_| {
             Err(format!("{self} did not answer within {}", humantime::format_duration(PATIENCE)))
         })?;
@@ -224,25 +224,20 @@ impl Resolver {
 impl Sources {
     /// What the hosts file has for a name.
     async fn listed(&self, name: &str) -> Option<Addresses> {
-        Some(Addresses::whole(self.hosts.current().await?.addresses(name)?))
+        Some(Addresses::whole(self.hosts.current().await.addresses(name)?))
     }
 
     /// Whom to ask now: Docker rewrites the file of a container that joins a network.
-    async fn servers(&self) -> Result<Arc<Servers>, String> {
-        let conf = match self.conf.current().await {
-            Some(conf) => conf,
-            // Without its search domains, if need be.
-            None if self.named.is_some() => Arc::new(ResolvConf::parse(b"")),
-            None => return Err(format!("no name server is known: {RESOLV_CONF} can't be read")),
-        };
+    async fn servers(&self) -> Arc<Servers> {
+        let conf = self.conf.current().await;
         let mut servers = self.servers.lock();
         match &*servers {
             // The same servers are kept, with what is known of them.
-            Some(servers) if *servers.conf == *conf => Ok(Arc::clone(servers)),
+            Some(servers) if *servers.conf == *conf => Arc::clone(servers),
             _ => {
                 let new = Arc::new(Servers::new(self.named.as_deref(), conf));
                 *servers = Some(Arc::clone(&new));
-                Ok(new)
+                new
             }
         }
     }
@@ -254,7 +249,7 @@ impl Sources {
             tell.send_replace(now(Ok(listed)));
             return;
         }
-        let found = async { self.servers().await?.look_up(&parse(name)?).await };
+        let found = async { self.servers().await.look_up(&parse(name)?).await };
         match found.await {
             Err(reason) => {
                 tell.send_replace(now(Err(reason.into())));

@@ -4,22 +4,14 @@ use std::fmt;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::thread::sleep;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use zeroize::Zeroizing;
 
 use super::{LONGEST, Secret, without_line_ending};
 use crate::files;
-use crate::reload::{Event, Reloading};
+use crate::reload::{Event, Failure, Reloading};
 use crate::text;
-
-/// How long a file must have been left alone before what is new in it is used: whoever writes it in place empties it
-/// first, and may need more than one write. One who waits for this notices nothing.
-const SETTLED: Duration = Duration::from_millis(20);
-
-/// Looks at a file that goes on changing before it is taken as it is.
-const LOOKS: usize = 5;
 
 /// A file with one value, and the last value that could be read from it.
 pub struct SecretFile {
@@ -30,17 +22,14 @@ pub struct SecretFile {
 impl SecretFile {
     /// Reads the first value.
     pub fn open(path: PathBuf) -> Result<Self, FileError> {
-        let first = Arc::new(read(&path)?.secret);
-        let (looked_at, reported) = (path.clone(), path.clone());
-        let mut is_readable = true;
+        let first = Arc::new(read(&path)?);
+        let (read_from, reported) = (path.clone(), path.clone());
         let look = move |last: &Arc<Secret>| {
-            let found = settled(&looked_at, last, is_readable);
-            is_readable = found.is_ok();
-            let found = found.map_err(|error| error.reason)?;
+            let found = read(&read_from).map_err(|error| error.reason)?;
             Ok((found != **last).then(|| Arc::new(found)))
         };
         let report = move |event: Event<'_>| report(&reported, event);
-        Ok(Self { path, value: Reloading::new(first, look, report) })
+        Ok(Self { value: Reloading::new([path.clone()], first, look, report), path })
     }
 
     /// The file.
@@ -75,29 +64,15 @@ fn report(path: &Path, event: Event<'_>) {
     match event {
         // The metric of reloads knows it from the credentials.
         Event::Changed => {}
-        Event::Failed(error) => {
-            tracing::warn!(target: "secret", %file, error, "secret reload failed; keeping the last value");
-        }
+        Event::Failed(Failure { reason, remedy }) => tracing::warn!(
+            target: "secret",
+            %file,
+            error = reason,
+            remedy = remedy.as_deref(),
+            "secret reload failed; keeping the last value"
+        ),
         Event::Recovered => tracing::info!(target: "secret", %file, "secret reload recovered"),
     }
-}
-
-/// What the file holds once it has settled.
-fn settled(path: &Path, last: &Secret, was_readable: bool) -> Result<Secret, FileError> {
-    let mut result = read(path);
-    for _ in 1..LOOKS {
-        let is_settled = match &result {
-            Ok(found) => found.secret == *last || !found.is_fresh,
-            // Emptied or removed a moment ago, to be written; or long since, which has been told.
-            Err(_) => !was_readable,
-        };
-        if is_settled {
-            break;
-        }
-        sleep(SETTLED);
-        result = read(path);
-    }
-    result.map(|found| found.secret)
 }
 
 /// A file whose value is there only for a while: missing or empty, there is none.
@@ -107,18 +82,19 @@ impl OptionalSecretFile {
     /// Looks for a value, which need not be there yet.
     pub fn open(path: PathBuf) -> Result<Self, FileError> {
         let first = match read(&path) {
-            Ok(found) => Some(Arc::new(found.secret)),
+            Ok(found) => Some(Arc::new(found)),
             Err(error) if error.is_empty => None,
             Err(error) => return Err(error),
         };
+        let paths = [path.clone()];
         let look = move |last: &Option<Arc<Secret>>| {
             let found = read(&path)
-                .inspect_err(|error| tracing::debug!(target: "secret", %error, "secret file not usable"));
-            let found = found.ok().map(|found| found.secret);
+                .inspect_err(|error| tracing::debug!(target: "secret", %error, "secret file not usable"))
+                .ok();
             Ok((found.as_ref() != last.as_deref()).then(|| found.map(Arc::new)))
         };
         // Nobody needs to know: it may come and go.
-        Ok(Self(Reloading::new(first, look, |_| {})))
+        Ok(Self(Reloading::new(paths, first, look, |_| {})))
     }
 
     /// The value as of now, or as of a look that is at most so old.
@@ -152,15 +128,8 @@ impl FileError {
     }
 }
 
-/// What was found in a file.
-struct Found {
-    secret: Secret,
-    /// Whether the file was written a moment ago, so that there may be more to come.
-    is_fresh: bool,
-}
-
 /// The file's bytes without one trailing line ending.
-fn read(path: &Path) -> Result<Found, FileError> {
+fn read(path: &Path) -> Result<Secret, FileError> {
     let error = |reason: String| FileError::unreadable(path, reason);
     let file = files::open(path).map_err(error)?;
     // One byte more than the longest value and its line ending, so that a longer one shows itself.
@@ -182,16 +151,7 @@ fn read(path: &Path) -> Result<Found, FileError> {
     if value.len() > LONGEST {
         return Err(error(format!("it holds more than {LONGEST} bytes, the most that a Redis server takes")));
     }
-    let modified = file.get_ref().metadata().and_then(|data| data.modified());
-    Ok(Found { secret: Secret::new(value.to_vec()), is_fresh: modified.is_ok_and(is_fresh) })
-}
-
-/// Whether that was a moment ago; the clock that stamps files may be a little ahead or behind.
-fn is_fresh(modified: SystemTime) -> bool {
-    match SystemTime::now().duration_since(modified) {
-        Ok(ago) => ago < SETTLED,
-        Err(ahead) => ahead.duration() < SETTLED,
-    }
+    Ok(Secret::new(value.to_vec()))
 }
 
 #[cfg(test)]

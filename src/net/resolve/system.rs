@@ -2,15 +2,20 @@
 //! not to start or not to dial. Other programs live with the same files.
 
 use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Read};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use hickory_resolver::proto::rr::Name;
 
+use crate::reload::{Event, Failure, Reloading};
+use crate::text;
+
 /// Where the name servers are, and the search domains: resolv.conf(5).
-pub(super) const RESOLV_CONF: &str = "/etc/resolv.conf";
+const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// Names that need no name server: hosts(5).
-pub(super) const HOSTS: &str = "/etc/hosts";
+const HOSTS: &str = "/etc/hosts";
 
 /// The port of name servers.
 const DNS: u16 = 53;
@@ -21,6 +26,59 @@ const MOST_DOTS: usize = 15;
 /// How long glibc waits for a name server where the file does not say, and at the most, in seconds.
 const TIMEOUT: u64 = 5;
 const LONGEST_TIMEOUT: u64 = 30;
+
+/// Far more than the longest lists of advertisers' hosts have.
+const LARGEST: u64 = 16 * 1024 * 1024;
+
+/// What the hosts file has, now and whenever it changes.
+pub(super) fn hosts() -> Reloading<Hosts> {
+    reloading(HOSTS, Hosts::parse)
+}
+
+/// Whom to ask, now and whenever that changes.
+pub(super) fn resolv_conf() -> Reloading<ResolvConf> {
+    reloading(RESOLV_CONF, ResolvConf::parse)
+}
+
+/// What is made of a file's bytes. A file that can't be read at start holds nothing, as one that is not there.
+fn reloading<T>(path: &str, parse: fn(&[u8]) -> T) -> Reloading<T>
+where
+    T: PartialEq + Send + Sync + 'static,
+{
+    let first = parse(&read(path).unwrap_or_default());
+    let (paths, read_from, file) = ([path.into()], path.to_owned(), path.to_owned());
+    let look = move |last: &T| {
+        let found = parse(&read(&read_from).map_err(|error| text::io_error(&error))?);
+        Ok((found != *last).then_some(found))
+    };
+    Reloading::new(paths, first, look, move |event| match event {
+        Event::Changed => {}
+        Event::Failed(Failure { reason, remedy }) => tracing::warn!(
+            target: "file",
+            file,
+            error = reason,
+            remedy = remedy.as_deref(),
+            "file reload failed; keeping the last content"
+        ),
+        Event::Recovered => tracing::info!(target: "file", file, "file reload recovered"),
+    })
+}
+
+/// The file's bytes; none where there is no such file, or none that is meant for us. An error says nothing of the file:
+/// there are no descriptors left, say.
+fn read(path: &str) -> io::Result<Vec<u8>> {
+    use io::ErrorKind::{NotADirectory, NotFound, PermissionDenied};
+
+    let mut bytes = Vec::new();
+    let read = match std::fs::metadata(path) {
+        Ok(data) if !data.is_file() => Ok(0),
+        _ => File::open(path).and_then(|file| file.take(LARGEST).read_to_end(&mut bytes)),
+    };
+    match read {
+        Err(error) if !matches!(error.kind(), NotFound | NotADirectory | PermissionDenied) => Err(error),
+        _ => Ok(bytes),
+    }
+}
 
 /// What `/etc/resolv.conf` says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -161,7 +219,7 @@ fn number(text: &str) -> Option<usize> {
 }
 
 /// The addresses in `/etc/hosts`.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Hosts(HashMap<String, Vec<IpAddr>>);
 
 impl Hosts {
@@ -198,6 +256,26 @@ fn lines(bytes: &[u8]) -> impl Iterator<Item = std::borrow::Cow<'_, str>> {
 mod tests {
     use super::*;
     use crate::fixtures::fixture;
+
+    #[tokio::test]
+    async fn a_file_that_comes_changes_and_goes_is_followed() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("hosts");
+        let file = reloading(path.to_str().unwrap(), <[u8]>::to_vec);
+        for held in ["", "one", "two", "", "three"] {
+            if held.is_empty() {
+                // Missing at first, and later removed.
+                let _ = std::fs::remove_file(&path);
+            } else {
+                std::fs::write(&path, held).unwrap();
+            }
+            assert_eq!(file.current().await.as_slice(), held.as_bytes());
+            assert_eq!(file.last(), file.current().await);
+        }
+        // What is no file has nothing in it.
+        let directory = reloading(directory.path().to_str().unwrap(), <[u8]>::to_vec);
+        assert_eq!(directory.current().await.as_slice(), b"");
+    }
 
     fn search(conf: &ResolvConf, name: &str) -> Vec<String> {
         let candidates = conf.candidates(&Name::from_str_relaxed(name).unwrap());
