@@ -1,8 +1,8 @@
 //! TLS on either side: what files say becomes configurations, which are made anew when the files change.
 //!
-//! A [`Connector`] speaks TLS to a link's target, an [`Acceptor`] to its clients. Both keep their files under
-//! watch (`Watched`). What comes out of a handshake is a kind of [`Stream`], [`stream::TlsStream`], that everything else
-//! uses like any other. [`explain`] turns what went wrong into words, `verify` decides who is believed.
+//! A [`Connector`] speaks TLS to a link's target, an [`Acceptor`] to its clients. What comes out of a handshake is a kind
+//! of [`Stream`], [`stream::TlsStream`], that everything else uses like any other. [`explain`] turns what went wrong into
+//! words, `verify` decides who is believed.
 
 pub mod certificate;
 pub mod explain;
@@ -11,14 +11,11 @@ pub mod stream;
 mod verify;
 
 use std::fmt;
-use std::fs;
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Read};
 use std::net::IpAddr;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
-use std::time::{Duration, SystemTime};
 
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::ServerCertVerifier;
@@ -29,7 +26,6 @@ use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoServerSessionStorage, ParsedCertificate, WebPkiClientVerifier};
 use rustls::sign::{CertifiedKey, SigningKey, SingleCertAndKey};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection};
-use tokio::sync::Mutex;
 use zeroize::Zeroizing;
 
 use self::certificate::{Certificate, Purpose, Summary};
@@ -42,6 +38,7 @@ use self::verify::{Anyone, AuthorityAlone, Noting};
 use crate::files;
 use crate::net::Stream;
 use crate::net::{Endpoint, Host};
+use crate::reload::{Event, Failure, Reloading};
 use crate::text;
 
 /// The cryptography. It is named here and nowhere installed for the whole process, so nothing else can choose another.
@@ -91,6 +88,12 @@ pub struct Unusable {
 impl Unusable {
     fn new(part: Part, path: &Path, reason: impl fmt::Display, remedy: impl Into<String>) -> Self {
         Self { part, reason: format!("{}: {reason}", path.display()), remedy: remedy.into() }
+    }
+}
+
+impl From<Unusable> for Failure {
+    fn from(unusable: Unusable) -> Self {
+        Self { reason: unusable.reason, remedy: Some(unusable.remedy) }
     }
 }
 
@@ -151,7 +154,7 @@ pub fn system_authorities() -> Result<Arc<RootCertStore>, String> {
 
 /// Speaks TLS to a link's target.
 pub struct Connector {
-    watched: Watched<ClientConfig>,
+    config: Reloading<Made<Arc<ClientConfig>>>,
     server_name: Option<ServerName<'static>>,
     /// The files, for remedies.
     pub files: Files,
@@ -169,9 +172,9 @@ impl Connector {
         server_name: Option<ServerName<'static>>,
     ) -> Result<Self, Unusable> {
         let verification = trust.verification;
-        let make = move |material: Material| client_config(material, &trust);
-        let watched = Watched::new(link, "to the target", files.clone(), make)?;
-        Ok(Self { watched, server_name, files, verification })
+        let make = move |material: Material| client_config(material, &trust).map(Arc::new);
+        let config = reloading(link, "to the target", files.clone(), make)?;
+        Ok(Self { config, server_name, files, verification })
     }
 
     /// Makes a TLS stream of a fresh socket.
@@ -180,7 +183,7 @@ impl Connector {
             Some(name) => name.clone(),
             None => server_name(endpoint).map_err(io::Error::other)?,
         };
-        let config = self.watched.current().await;
+        let config = Arc::clone(&self.config.current().await.config);
         let connection = ClientConnection::new(config, name).map_err(stream::refusal)?;
         let mut stream = TlsStream::new(socket, connection.into());
         if let Err(error) = stream.handshake().await {
@@ -248,7 +251,7 @@ pub fn parse_server_name(text: &str) -> Result<ServerName<'static>, String> {
 
 /// Speaks TLS to a link's clients.
 pub struct Acceptor {
-    watched: Watched<Listening>,
+    listening: Reloading<Made<Listening>>,
     /// The files, for remedies.
     pub files: Files,
 }
@@ -265,13 +268,14 @@ pub struct Unaccepted {
 impl Acceptor {
     /// Reads the files for the first time. `link` is the link's name in the log.
     pub fn new(link: String, files: Files) -> Result<Self, Unusable> {
-        let watched = Watched::new(link, "for clients", files.clone(), listening)?;
-        Ok(Self { watched, files })
+        let listening = reloading(link, "for clients", files.clone(), listening)?;
+        Ok(Self { listening, files })
     }
 
     /// Makes a TLS stream of a client's socket.
     pub async fn accept(&self, socket: Stream) -> Result<Stream, Unaccepted> {
-        let listening = self.watched.current().await;
+        let current = self.listening.current().await;
+        let listening = &current.config;
         let connection = match ServerConnection::new(Arc::clone(&listening.config)) {
             Ok(connection) => connection,
             Err(error) => return Err(Unaccepted { error: stream::refusal(error), socket }),
@@ -399,11 +403,6 @@ impl Files {
         authorities.chain(identity)
     }
 
-    /// What can be seen of the files without reading them; a file that is not there is seen as that.
-    fn stamps(&self) -> Vec<Option<Stamp>> {
-        self.paths().map(|(_, path)| fs::metadata(path).ok().map(|found| Stamp::of(&found))).collect()
-    }
-
     fn read(&self) -> Result<Vec<Contents>, Unusable> {
         self.paths()
             .map(|(part, path)| {
@@ -451,28 +450,6 @@ impl Part {
 fn certificates_in(path: &Path, wanted: Wanted) -> Vec<CertificateDer<'static>> {
     let bytes = read(path).unwrap_or_default();
     pem::certificates(&bytes, path, wanted).unwrap_or_default()
-}
-
-/// When and as what a file was written last.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stamp {
-    device: u64,
-    inode: u64,
-    size: u64,
-    changed: (i64, i64),
-    written: (i64, i64),
-}
-
-impl Stamp {
-    fn of(found: &fs::Metadata) -> Self {
-        Self {
-            device: found.dev(),
-            inode: found.ino(),
-            size: found.size(),
-            changed: (found.ctime(), found.ctime_nsec()),
-            written: (found.mtime(), found.mtime_nsec()),
-        }
-    }
 }
 
 /// Far more than the largest bundle of authorities has.
@@ -575,115 +552,59 @@ fn of_another(
     )
 }
 
-/// A file that was written this short a time ago may be written again without its times showing it.
-const UNSETTLED: Duration = Duration::from_secs(2);
-
-/// What makes a configuration of what the files hold; an error is the reason in words.
-type Make<T> = dyn Fn(Material) -> Result<T, String> + Send + Sync;
-
-/// A configuration made of files, and made anew when they change. Whoever wants it looks at the files' times; files
-/// that are broken or half written leave the last good configuration in force.
-struct Watched<T> {
-    /// What there are no files for never changes.
-    fixed: Option<Arc<T>>,
-    /// Locked by one connection at a time, and as long as it takes to look: a file system that hangs holds up one
-    /// thread and not one for each connection.
-    state: Arc<Mutex<State<T>>>,
+/// What files make.
+struct Made<T> {
+    config: T,
+    /// Of the files' bytes. The same bytes make nothing new, which would end the sessions that can be resumed.
+    hash: u64,
 }
 
-struct State<T> {
+/// What the files make, now and whenever they change. `link` and `side` are for the log.
+fn reloading<T: Send + Sync + 'static>(
     link: String,
     side: &'static str,
     files: Files,
-    make: Box<Make<T>>,
-    current: Arc<T>,
-    stamps: Vec<Option<Stamp>>,
-    is_settled: bool,
-    /// Tells whether what was read, or why it could not be, is what was read before.
-    hasher: RandomState,
-    seen: u64,
-}
-
-impl<T: Send + Sync + 'static> Watched<T> {
-    fn new(
-        link: String,
-        side: &'static str,
-        files: Files,
-        make: impl Fn(Material) -> Result<T, String> + Send + Sync + 'static,
-    ) -> Result<Self, Unusable> {
-        let hasher = RandomState::new();
-        let stamps = files.stamps();
+    make: impl Fn(Material) -> Result<T, String> + Send + 'static,
+) -> Result<Reloading<Made<T>>, Unusable> {
+    let hasher = RandomState::new();
+    let hash = move |read: &[Contents]| {
+        hasher.hash_one(read.iter().map(|file| file.bytes.as_slice()).collect::<Vec<_>>())
+    };
+    let paths: Vec<_> = files.paths().map(|(_, path)| path.to_path_buf()).collect();
+    let read = files.read()?;
+    let first = Made { config: made(&files, &read, &make)?, hash: hash(&read) };
+    let look = move |last: &Made<T>| {
         let read = files.read()?;
-        let current = Arc::new(made(&files, &read, &make)?);
-        let fixed = read.is_empty().then(|| Arc::clone(&current));
-        let state = State {
+        let hash = hash(&read);
+        if hash == last.hash {
+            return Ok(None);
+        }
+        Ok(Some(Made { config: made(&files, &read, &make)?, hash }))
+    };
+    let shown: Vec<_> = paths.iter().map(|path| path.display().to_string()).collect();
+    let shown = shown.join(",");
+    Ok(Reloading::new(paths, first, look, move |event| match event {
+        Event::Changed => tracing::info!(target: "tls", link, side, files = shown, "certificates reloaded"),
+        Event::Failed(Failure { reason, remedy }) => tracing::warn!(
+            target: "tls",
             link,
             side,
-            make: Box::new(make),
-            current,
-            stamps,
-            is_settled: false,
-            seen: hasher.hash_one(bytes(&read)),
-            hasher,
-            files,
-        };
-        Ok(Self { fixed, state: Arc::new(Mutex::new(state)) })
-    }
-
-    /// The configuration as of now. The files are looked at away from the threads that serve connections.
-    async fn current(&self) -> Arc<T> {
-        if let Some(fixed) = &self.fixed {
-            return Arc::clone(fixed);
+            files = shown,
+            error = reason,
+            remedy = remedy.as_deref(),
+            "certificate reload failed; keeping the previous certificates"
+        ),
+        Event::Recovered => {
+            tracing::info!(target: "tls", link, side, files = shown, "certificate reload recovered")
         }
-        let mut state = Arc::clone(&self.state).lock_owned().await;
-        let last = Arc::clone(&state.current);
-        let look = move || {
-            state.look();
-            Arc::clone(&state.current)
-        };
-        files::away(look).await.unwrap_or(last)
-    }
+    }))
 }
 
-impl<T: 'static> State<T> {
-    /// Looks at the files' times, and at the files themselves if those are not what they were.
-    fn look(&mut self) {
-        let stamps = self.files.stamps();
-        if self.is_settled && stamps == self.stamps {
-            return;
-        }
-        let read = self.files.read();
-        self.is_settled = are_settled(&stamps) && self.files.stamps() == stamps;
-        self.stamps = stamps;
-        let seen = match &read {
-            Ok(read) => self.hasher.hash_one(bytes(read)),
-            Err(unusable) => self.hasher.hash_one(&unusable.reason),
-        };
-        if std::mem::replace(&mut self.seen, seen) == seen {
-            return;
-        }
-        match read.and_then(|read| made(&self.files, &read, &self.make)) {
-            Ok(config) => {
-                self.current = Arc::new(config);
-                tracing::info!(target: "tls", link = self.link, side = self.side, "certificates reloaded");
-            }
-            Err(unusable) => tracing::warn!(
-                target: "tls",
-                link = self.link,
-                side = self.side,
-                error = %unusable,
-                remedy = unusable.remedy,
-                "certificate reload failed; keeping the previous certificates"
-            ),
-        }
-    }
-}
-
-fn bytes(read: &[Contents]) -> Vec<&[u8]> {
-    read.iter().map(|file| file.bytes.as_slice()).collect()
-}
-
-fn made<T>(files: &Files, read: &[Contents], make: &Make<T>) -> Result<T, Unusable> {
+fn made<T>(
+    files: &Files,
+    read: &[Contents],
+    make: &impl Fn(Material) -> Result<T, String>,
+) -> Result<T, Unusable> {
     make(Material::parse(read)?).map_err(|reason| {
         let part = files.paths().next().map_or(Part::Authorities, |(part, _)| part);
         let remedy = part.wanted().remedy().to_owned();
@@ -691,15 +612,5 @@ fn made<T>(files: &Files, read: &[Contents], make: &Make<T>) -> Result<T, Unusab
             Some((_, path)) => Unusable::new(part, path, reason, remedy),
             None => Unusable { part, reason, remedy },
         }
-    })
-}
-
-fn are_settled(stamps: &[Option<Stamp>]) -> bool {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let past = now.saturating_sub(UNSETTLED).as_secs();
-    stamps.iter().flatten().all(|stamp| {
-        [stamp.changed.0, stamp.written.0]
-            .iter()
-            .all(|second| u64::try_from(*second).unwrap_or_default() < past)
     })
 }

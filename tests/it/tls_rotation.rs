@@ -10,7 +10,10 @@ use std::thread;
 
 use rustls::ServerConfig;
 
-use crate::support::{Ambassador, Authority, Identity, Launch, Target, TlsPeer, eventually, replace};
+use crate::faults::hang;
+use crate::support::{
+    Ambassador, Authority, Identity, Launch, Target, TlsPeer, command_is_missing, eventually, replace,
+};
 
 /// A copy of `identity` in files that a test may change.
 fn copy(identity: &Identity, directory: &Path, name: &str) -> Identity {
@@ -196,6 +199,73 @@ fn a_broken_pair_leaves_the_last_good_one_and_says_why() {
     fs::write(&identity.key, &whole).unwrap();
     assert!(shows(address, &client, &second));
     ambassador.wait_for("certificates reloaded");
+}
+
+/// Where the file system of certificates hangs, the last good ones serve on either side, and what is new is taken as soon
+/// as the file system answers again.
+#[test]
+fn certificates_whose_file_system_hangs_serve_on() {
+    if command_is_missing("perl") {
+        return;
+    }
+    let authority = Authority::new("Test CA");
+    let directory = tempfile::tempdir().unwrap();
+    let (first, second) = (authority.issue(&["127.0.0.1"]), authority.issue(&["127.0.0.1"]));
+    let identity = copy(&first, directory.path(), "server");
+    let own = copy(&authority.issue(&["client"]), directory.path(), "client");
+    let versions = rustls::ALL_VERSIONS;
+    let config = authority.server(&authority.issue(&["127.0.0.1"]), true, versions);
+    let target = Target::start().serve(move |peer| {
+        if let Ok(mut peer) = TlsPeer::accept(peer, &config) {
+            let mut byte = [0];
+            if std::io::Read::read_exact(&mut peer, &mut byte).is_ok() {
+                let _ = std::io::Write::write_all(&mut peer, &byte);
+                peer.finish_sending();
+            }
+        }
+    });
+    let echo = Target::start().echo();
+    let ambassador = Launch::plain(echo.address())
+        .listen_tls("DB", &identity)
+        .variable("FAR_PORT_5433_TCP", format!("tls://{}", target.address()))
+        .variable("FAR_LISTEN", "127.0.0.1:0")
+        .variable("FAR_TLS_CA_FILE", authority.file())
+        .tls_identity("FAR", &own)
+        .variable("AMBASSADOR_THREADS", "1")
+        .start();
+    let (address, client) = (ambassador.address("db:5432"), authority.client(None));
+    let far = || {
+        let mut client = ambassador.connect("far:5433");
+        client.send(b"x");
+        client.expect(b"x");
+    };
+    far();
+    assert!(shows(address, &client, &first));
+    let threads = ambassador.threads();
+    let holders = [hang(&identity.key), hang(&own.key)];
+    for _ in 0..10 {
+        far();
+        assert!(shows(address, &client, &first));
+    }
+    for link in ["db:5432", "far:5433"] {
+        let failed = |line: &serde_json::Value| {
+            line["link"] == link
+                && line["message"] == "certificate reload failed; keeping the previous certificates"
+        };
+        let line = ambassador.wait_for_log("the file system that hangs", failed);
+        assert!(line["error"].as_str().is_some_and(|error| error.contains("does not answer")), "{line}");
+        assert_eq!(ambassador.logged(failed).len(), 1);
+    }
+    assert!(ambassador.threads() <= threads + 4, "{} threads after {threads}", ambassador.threads());
+    drop(holders);
+    second.replace(&identity);
+    eventually("the new certificate", || shows(address, &client, &second));
+    far();
+    for link in ["db:5432", "far:5433"] {
+        ambassador.wait_for_log("the file system that answers", |line| {
+            line["link"] == link && line["message"] == "the certificates can be read again"
+        });
+    }
 }
 
 #[track_caller]
