@@ -12,9 +12,10 @@ use std::thread;
 
 use tempfile::TempDir;
 
+use crate::faults::hang;
 use crate::support::{
-    Ambassador, BlackHole, Launch, Named, Peer, RedisServer, Target, command, eventually, fixture,
-    own_address, password, try_whom, whom,
+    Ambassador, BlackHole, Launch, Named, Peer, RedisServer, Target, command, command_is_missing, eventually,
+    fixture, own_address, password, try_whom, whom,
 };
 
 /// `tcp://` of all these, in one variable.
@@ -324,6 +325,33 @@ fn a_broken_file_leaves_the_last_good_one_in_force() {
         ambassador.wait_for("discovery recovered");
         assert_eq!(whom(&mut ambassador.connect("db:5432")), "b");
     }
+}
+
+/// Where the file system of the file hangs, the last backends serve and the log says why; it is followed on afterwards.
+#[test]
+fn a_file_whose_file_system_hangs_leaves_the_last_backends_in_force() {
+    if command_is_missing("perl") {
+        return;
+    }
+    let directory = TempDir::new().expect("a temporary directory");
+    let (a, b) = (Named::start("a"), Named::start("b"));
+    let path = directory.path().join("backends");
+    fs::write(&path, a.address().to_string()).expect("a file");
+    let ambassador = from_file(&path).start();
+    let mut stays = ambassador.connect("db:5432");
+    assert_eq!(whom(&mut stays), "a");
+    let holder = hang(&path);
+    let line = ambassador.wait_for("the backends can't be found out; those last known serve on");
+    let error = line["error"].as_str().unwrap_or_default();
+    assert!(error.contains("the file system does not answer"), "{line}");
+    assert_eq!(whom(&mut ambassador.connect("db:5432")), "a");
+    assert_eq!(whom(&mut stays), "a");
+    drop(holder);
+    ambassador.wait_for("the backends can be found out again");
+    assert_eq!(whom(&mut stays), "a");
+    fs::write(&path, b.address().to_string()).expect("a file");
+    stays.expect_end();
+    assert_eq!(whom(&mut ambassador.connect("db:5432")), "b");
 }
 
 /// A file that is missing or broken at start is a mistake of configuration, by its line.
