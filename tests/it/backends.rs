@@ -341,13 +341,13 @@ fn a_file_whose_file_system_hangs_leaves_the_last_backends_in_force() {
     let mut stays = ambassador.connect("db:5432");
     assert_eq!(whom(&mut stays), "a");
     let holder = hang(&path);
-    let line = ambassador.wait_for("the backends can't be found out; those last known serve on");
+    let line = ambassador.wait_for("discovery failed; keeping the last known backends");
     let error = line["error"].as_str().unwrap_or_default();
     assert!(error.contains("the file system does not answer"), "{line}");
     assert_eq!(whom(&mut ambassador.connect("db:5432")), "a");
     assert_eq!(whom(&mut stays), "a");
     drop(holder);
-    ambassador.wait_for("the backends can be found out again");
+    ambassador.wait_for("discovery recovered");
     assert_eq!(whom(&mut stays), "a");
     fs::write(&path, b.address().to_string()).expect("a file");
     stays.expect_end();

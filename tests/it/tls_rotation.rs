@@ -263,7 +263,7 @@ fn certificates_whose_file_system_hangs_serve_on() {
     far();
     for link in ["db:5432", "far:5433"] {
         ambassador.wait_for_log("the file system that answers", |line| {
-            line["link"] == link && line["message"] == "the certificates can be read again"
+            line["link"] == link && line["message"] == "certificate reload recovered"
         });
     }
 }
