@@ -26,7 +26,7 @@ use tokio::time::{Instant, sleep, timeout};
 pub use self::collector::LinkCollector;
 use crate::metrics::{self, Metrics};
 use crate::net::{Accepted, Listener};
-use crate::upstream::Service;
+use crate::upstream::LinkRuntime;
 use crate::upstream::backends::BackendState;
 use crate::upstream::dial::DialState;
 
@@ -54,7 +54,7 @@ const PATHS: &str = "/livez, /readyz, /links, /links?dial and /metrics";
 /// What the endpoint tells about.
 pub struct Admin {
     /// Every link, and the address that it listens on.
-    links: Vec<(String, Arc<Service>)>,
+    links: Vec<(String, Arc<LinkRuntime>)>,
     metrics: Metrics,
     draining: AtomicBool,
     /// When the links were last dialled for somebody who asked; held while they are.
@@ -90,7 +90,7 @@ pub struct LinkState {
 }
 
 impl LinkState {
-    fn of(listen: &str, service: &Service) -> Self {
+    fn of(listen: &str, service: &LinkRuntime) -> Self {
         Self {
             link: service.link.name.clone(),
             listen: listen.to_owned(),
@@ -120,7 +120,7 @@ fn plain(status: StatusCode, words: &str) -> Answer {
 
 impl Admin {
     /// What is told of these links and metrics.
-    pub fn new(links: Vec<(String, Arc<Service>)>, metrics: Metrics) -> Self {
+    pub fn new(links: Vec<(String, Arc<LinkRuntime>)>, metrics: Metrics) -> Self {
         Self { links, metrics, draining: AtomicBool::new(false), dialled: Arc::default() }
     }
 
@@ -173,7 +173,7 @@ impl Admin {
         let services: Vec<_> = self.links.iter().map(|(_, service)| Arc::clone(service)).collect();
         // A task of its own: whoever asks and leaves does not make room for another round before its time.
         let round = tokio::spawn(async move {
-            let dial = |service: Arc<Service>| async move { service.find_out(DIAL).await };
+            let dial = |service: Arc<LinkRuntime>| async move { service.find_out(DIAL).await };
             stream::iter(services).for_each_concurrent(DIALS, dial).await;
             *dialled = Some(Instant::now());
         });

@@ -15,16 +15,16 @@ use crate::admin::{self, Admin, LinkCollector};
 use crate::client::accept::{Admission, accept};
 use crate::config::{Config, Link, Process};
 use crate::descriptors::{self, Descriptors};
-use crate::failure::log::Reports;
+use crate::failure::log::FailureLog;
 use crate::metrics::Metrics;
 use crate::net::Listener;
 use crate::net::resolve::Resolver;
 use crate::net::{Listen, ListenAddress};
 use crate::programs;
-use crate::relay::drain::{Leave, Reason};
+use crate::relay::drain::{DrainRequest, Reason};
 use crate::secret::Source;
 use crate::text;
-use crate::upstream::Service;
+use crate::upstream::LinkRuntime;
 use crate::upstream::backends::Backends;
 use crate::upstream::connections::Connections;
 use crate::upstream::dial::{Dialler, Health};
@@ -37,7 +37,7 @@ const LAST_MOMENT: Duration = Duration::from_millis(100);
 
 /// A program whose listeners are bound.
 pub struct App {
-    bound: Vec<(Listener, Arc<Service>)>,
+    bound: Vec<(Listener, Arc<LinkRuntime>)>,
     admin: Option<Listener>,
     metrics: Metrics,
     process: Process,
@@ -95,12 +95,12 @@ impl App {
                 Ok(listener) => {
                     let connections = Arc::default();
                     let metrics = Arc::new(metrics.link(&link.name));
-                    let service = Arc::new(Service {
+                    let service = Arc::new(LinkRuntime {
                         backends: Backends::of(&link, Arc::clone(&connections), Arc::clone(&metrics)),
                         dialler: Arc::clone(&dialler),
                         health: Health::default(),
                         warm: Pool::of(&link),
-                        reports: Reports::of(&link),
+                        reports: FailureLog::of(&link),
                         connections,
                         metrics,
                         link,
@@ -209,20 +209,20 @@ async fn drain(
     process: &Process,
     stop: &watch::Sender<bool>,
     accepting: Vec<tokio::task::JoinHandle<()>>,
-    services: &[Arc<Service>],
+    services: &[Arc<LinkRuntime>],
 ) {
     sleep(process.drain_delay).await;
     // Who accepts holds a receiver; if nobody does any more, there is nothing to stop.
     let _ = stop.send(true);
     join_all(accepting).await;
     let now = Instant::now();
-    let leave = Leave { reason: Reason::Drain, from: now, latest: now + process.drain_timeout };
+    let leave = DrainRequest { reason: Reason::Drain, from: now, latest: now + process.drain_timeout };
     let rooms: Vec<&Arc<Connections>> = services.iter().map(|service| &service.connections).collect();
     for room in &rooms {
-        room.ask_all(leave);
+        room.drain_all(leave);
     }
     // Whoever is left then is cut by the end of the process.
-    let _ = timeout_at(leave.latest + LAST_MOMENT, join_all(rooms.iter().map(|room| room.emptied()))).await;
+    let _ = timeout_at(leave.latest + LAST_MOMENT, join_all(rooms.iter().map(|room| room.wait_idle()))).await;
 }
 
 /// The one line at start for every link: what listens, where it goes, as whom, and where the secret comes from.

@@ -83,7 +83,7 @@ pub struct Warning {
 
 /// One mistake: which variable, what is wrong, what to do. Never holds a value that may be a secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Mistake {
+pub struct ConfigError {
     /// The variable (and the flag, where it has one).
     pub variable: String,
     /// What is wrong.
@@ -94,7 +94,7 @@ pub struct Mistake {
 
 /// Every mistake of a configuration.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-pub struct ConfigErrors(pub Vec<Mistake>);
+pub struct ConfigErrors(pub Vec<ConfigError>);
 
 impl fmt::Display for ConfigErrors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -112,15 +112,15 @@ impl fmt::Display for ConfigErrors {
 
 /// What is found wrong or odd on the way; handed through all the parsers.
 #[derive(Default)]
-struct Findings {
-    mistakes: Vec<Mistake>,
+struct Diagnostics {
+    mistakes: Vec<ConfigError>,
     warnings: Vec<Warning>,
     ignored: Vec<Ignored>,
 }
 
-impl Findings {
+impl Diagnostics {
     fn mistake(&mut self, variable: &str, reason: impl Into<String>, remedy: impl Into<String>) {
-        self.mistakes.push(Mistake {
+        self.mistakes.push(ConfigError {
             variable: variable.to_owned(),
             reason: reason.into(),
             remedy: remedy.into(),
@@ -139,7 +139,7 @@ impl Findings {
 impl Config {
     /// Where the admin endpoint of the process that has these settings listens, or a mistake; `None` if it has none.
     pub fn admin(arguments: &ProcessArguments) -> Result<Option<ListenAddress>, ConfigErrors> {
-        let mut findings = Findings::default();
+        let mut findings = Diagnostics::default();
         let admin = process::admin(arguments, &mut findings);
         if findings.mistakes.is_empty() { Ok(admin) } else { Err(ConfigErrors(findings.mistakes)) }
     }
@@ -150,7 +150,7 @@ impl Config {
     /// Every mistake at once: malformed values, settings that contradict each other, files that can't be read,
     /// listeners that clash, and the lack of any link.
     pub fn load(env: &Env, arguments: &ProcessArguments) -> Result<Self, ConfigErrors> {
-        let mut findings = Findings::default();
+        let mut findings = Diagnostics::default();
         let process = process::parse(env, arguments, &mut findings);
         let links = link::parse(env, &process, &mut findings);
         if findings.mistakes.is_empty() {

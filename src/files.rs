@@ -19,7 +19,7 @@ pub fn open(path: &Path) -> Result<File, String> {
     File::open(path).map_err(|e| text::io_error(&e))
 }
 
-/// Why [`away`] did nothing.
+/// Why [`offload`] did nothing.
 pub const NO_THREAD: &str =
     "no thread can be started to read it; is there a limit on processes (ulimit -u, pids_limit)?";
 
@@ -27,7 +27,7 @@ pub const NO_THREAD: &str =
 /// can be started for it, and where the runtime is shutting down.
 ///
 /// Work that has not begun when nobody waits for it any more is dropped; what has begun goes on.
-pub async fn away<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+pub async fn offload<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
     // The runtime may keep what it was given until there is a thread, and with it locks that the work holds.
     let work = Arc::new(Mutex::new(Some(work)));
     let queued = Arc::downgrade(&work);

@@ -26,7 +26,7 @@
 //!
 //! ## The way of a connection
 //!
-//! [`client::accept`] admits a client, registers it (its [`Seat`](upstream::connections::Seat)) and spawns it on one of
+//! [`client::accept`] admits a client, registers it (its [`ConnectionGuard`](upstream::connections::ConnectionGuard)) and spawns it on one of
 //! the [`workers`]. [`client::connection`] runs from top to bottom on one page: the client's TLS where the link has it,
 //! its password where the link requires one, an upstream within one deadline, the relay, one line in the log.
 //!
@@ -39,7 +39,7 @@
 //!
 //! The [`relay`] copies both ways, passes each end of stream on by itself, and says how it ended. Where a client sends
 //! RESET, which takes away the authentication that it does not know of, the relay stops right there and goes on with a
-//! fresh upstream. Dropping the seat is the end of a connection, whatever path led to it.
+//! fresh upstream. Dropping the guard is the end of a connection, whatever path led to it.
 //!
 //! A link may keep some upstreams ready ([`upstream::pool`]). A client that gets one of those is waited for: until its
 //! first byte nothing has gone to the target, so that an upstream that ends meanwhile is replaced without a trace.

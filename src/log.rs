@@ -52,7 +52,7 @@ pub fn start(filter: Targets, format: LogFormat) {
     // A second subscriber is refused, which only a test that runs the program twice would see.
     let _ = Registry::default().with(layer.with_filter(filter)).try_init();
     std::panic::set_hook(Box::new(|panic| {
-        // That no thread can be started is told by who wanted one: see `files::away`.
+        // That no thread can be started is told by who wanted one: see `files::offload`.
         let words = panic.payload().downcast_ref::<String>();
         if words.is_some_and(|words| words.starts_with("OS can't spawn worker thread")) {
             return;

@@ -27,7 +27,7 @@ const DIAL_SECONDS: [f64; 14] =
 
 /// A secret that the target took.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Which {
+pub enum CredentialKind {
     /// The one that is configured now.
     Current,
     /// The one that is kept for rotations.
@@ -36,7 +36,7 @@ pub enum Which {
     LastGood,
 }
 
-impl Which {
+impl CredentialKind {
     const ALL: [Self; 3] = [Self::Current, Self::Previous, Self::LastGood];
 
     /// The secret's name in logs and metrics.
@@ -141,7 +141,8 @@ impl Metrics {
             accepted: counter(&self.accepted),
             failed: Stage::ALL.map(|stage| labelled(&self.failed, "stage", stage.name())),
             dial_seconds: self.dial_seconds.get_or_create_owned(&of_link),
-            secrets_used: Which::ALL.map(|which| labelled(&self.secrets_used, "which", which.name())),
+            secrets_used: CredentialKind::ALL
+                .map(|which| labelled(&self.secrets_used, "which", which.name())),
             secret_reloads: counter(&self.secret_reloads),
             warm: self.warm.get_or_create_owned(&of_link),
             warm_hits: counter(&self.warm_hits),
@@ -176,7 +177,7 @@ pub struct LinkMetrics {
     accepted: Counter,
     failed: [Counter; Stage::ALL.len()],
     dial_seconds: Histogram,
-    secrets_used: [Counter; Which::ALL.len()],
+    secrets_used: [Counter; CredentialKind::ALL.len()],
     secret_reloads: Counter,
     warm: Gauge,
     warm_hits: Counter,
@@ -201,7 +202,7 @@ impl LinkMetrics {
     }
 
     /// The target took a secret.
-    pub fn secret_used(&self, which: Which) {
+    pub fn secret_used(&self, which: CredentialKind) {
         self.secrets_used[which as usize].inc();
     }
 
@@ -258,7 +259,7 @@ mod tests {
             link.failed(stage);
             assert!(told(series()), "{stage:?}");
         }
-        for which in Which::ALL {
+        for which in CredentialKind::ALL {
             let series = || format!("auth_secret_used_total{{link=\"db:5432\",which=\"{}\"}}", which.name());
             assert!(!told(series()), "{which:?}");
             link.secret_used(which);

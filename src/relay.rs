@@ -91,16 +91,25 @@ pub enum End {
     Parted,
 }
 
-impl std::fmt::Display for End {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl End {
+    /// The end's name in logs.
+    pub fn name(&self) -> &'static str {
         match self {
-            Self::Closed => f.write_str("both sides"),
-            Self::Broken(Party::Client, e) => write!(f, "client: {e}"),
-            Self::Broken(Party::Target, e) => write!(f, "target: {e}"),
-            Self::Idle => f.write_str("idle timeout"),
-            Self::Left(reason) => f.write_str(reason.name()),
-            Self::Cut => f.write_str("RESET"),
-            Self::Parted => f.write_str("QUIT"),
+            Self::Closed => "eof",
+            Self::Broken(Party::Client, _) => "client_error",
+            Self::Broken(Party::Target, _) => "target_error",
+            Self::Idle => "idle_timeout",
+            Self::Left(reason) => reason.name(),
+            Self::Cut => "reset_command",
+            Self::Parted => "quit",
+        }
+    }
+
+    /// What the kernel or TLS said of a stream that broke.
+    pub fn error(&self) -> Option<&io::Error> {
+        match self {
+            Self::Broken(_, error) => Some(error),
+            _ => None,
         }
     }
 }
@@ -281,7 +290,7 @@ impl Relay {
             self.to_target.resume_unwatched();
             cx.waker().wake_by_ref();
         }
-        if let Poll::Ready(leave) = handle.poll_leave(cx) {
+        if let Poll::Ready(leave) = handle.poll_drain(cx) {
             let moved = self.moved();
             self.clock().leave_by(leave, moved);
         }
@@ -913,7 +922,7 @@ mod tests {
         let mut target = Played { says, ..Played::default() };
         let begun = Instant::now();
         let end = run(b"", &mut client, &mut target).await;
-        assert!(matches!(end, End::Broken(Party::Target, _)), "{end}");
+        assert!(matches!(end, End::Broken(Party::Target, _)), "{end:?}");
         assert_eq!(client.passed_on, b"last words");
         assert!(begun.elapsed() < LAST_WORDS, "nothing had to be waited for");
     }
@@ -933,7 +942,7 @@ mod tests {
         target.says = says;
         match relay.run(&mut client, &mut target, &handle).await.end {
             End::Broken(Party::Target, error) => assert_eq!(error.kind(), io::ErrorKind::InvalidData),
-            other => panic!("{other}"),
+            other => panic!("{other:?}"),
         }
     }
 
@@ -954,7 +963,7 @@ mod tests {
         };
         let late = tokio::select! {
             () = speaks => panic!("all was taken"),
-            outcome = relay.run(&mut near, &mut far, &handle) => panic!("{}", outcome.end),
+            outcome = relay.run(&mut near, &mut far, &handle) => panic!("{}", outcome.end.name()),
             () = tokio::time::sleep(Duration::from_mins(1)) => said.len() - taken,
         };
         assert!(late > said.len() / 2, "{taken} bytes taken");
@@ -966,7 +975,7 @@ mod tests {
         let mut read = vec![0; b"+OK\r\n".len() * 1000];
         tokio::select! {
             () = speaks => {}
-            outcome = relay.run(&mut near, &mut far, &handle) => panic!("{}", outcome.end),
+            outcome = relay.run(&mut near, &mut far, &handle) => panic!("{}", outcome.end.name()),
             read = listening.read_exact(&mut read) => drop(read.unwrap()),
         }
         assert_eq!(read, b"+OK\r\n".repeat(1000));
@@ -981,7 +990,7 @@ mod tests {
         let said = b"SET a 1\r\nSET b 2\r\nRESET\r\nPING\r\n".to_vec();
         let mut relay = Relay::new(said, Vec::new(), limits).watch(true, false);
         let outcome = relay.run(&mut near, &mut far, &handle).await;
-        assert!(matches!(outcome.end, End::Cut), "{}", outcome.end);
+        assert!(matches!(outcome.end, End::Cut), "{}", outcome.end.name());
         relay.part();
         let mut read = [0; 5];
         let plays = async {
@@ -991,13 +1000,13 @@ mod tests {
             client.read_exact(&mut read).await.unwrap();
         };
         tokio::select! {
-            outcome = relay.run(&mut near, &mut far, &handle) => panic!("{}", outcome.end),
+            outcome = relay.run(&mut near, &mut far, &handle) => panic!("{}", outcome.end.name()),
             played = tokio::time::timeout(Duration::from_mins(1), plays) => played.expect("it is held back"),
         }
         assert_eq!(&read, b"+OK\r\n");
         drop(target);
         let end = relay.run(&mut near, &mut far, &handle).await.end;
-        assert!(matches!(end, End::Broken(Party::Target, _)), "{end}");
+        assert!(matches!(end, End::Broken(Party::Target, _)), "{end:?}");
         // What it did not hear is not for another one.
         relay.resume_with(b"");
         assert!(relay.to_target.kept.is_empty());

@@ -179,7 +179,7 @@ impl<T: Send + Sync + 'static> Shared<T> {
         tokio::spawn(async move {
             let (looking, last) = (Arc::clone(&shared), Arc::clone(&shared.latest.borrow().value));
             let look = move || (looking.look.lock())(&last);
-            let found = files::away(look).await;
+            let found = files::offload(look).await;
             let found = found.unwrap_or_else(|| Err(files::NO_THREAD.to_owned().into()));
             shared.end(number, at, found);
         });

@@ -162,7 +162,7 @@ pub enum Unavailable {
 
 /// Keeps what is in memory out of core dumps and out of reach of other processes of the same user, as far as the kernel
 /// lets: nobody but root can trace this process then, or look into its memory or environment (ptrace(2), proc(5)).
-pub fn keep_to_ourselves() {
+pub fn harden_process() {
     // Both can only be refused by a kernel that knows neither; there is nothing else that could be done.
     let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
     let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);

@@ -6,7 +6,7 @@ pub mod credentials;
 pub mod dial;
 pub mod discovery;
 pub mod handshake;
+mod link;
 pub mod pool;
-mod service;
 
-pub use service::Service;
+pub use link::LinkRuntime;

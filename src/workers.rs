@@ -53,14 +53,14 @@ impl Workers {
     }
 
     /// Spawns a connection on the worker that has the fewest. It counts there until it drops its place.
-    pub fn spawn<F>(&self, connection: impl FnOnce(Place) -> F)
+    pub fn spawn<F>(&self, connection: impl FnOnce(LoadGuard) -> F)
     where
         F: Future<Output = ()> + Send + 'static,
     {
         let fewest = self.0.iter().min_by_key(|worker| worker.connections.load(Ordering::Relaxed));
         // There is always a first worker; iterators can't know that.
         let Some(worker) = fewest else { return };
-        worker.runtime.spawn(connection(Place::take(&worker.connections)));
+        worker.runtime.spawn(connection(LoadGuard::take(&worker.connections)));
     }
 }
 
@@ -87,16 +87,16 @@ impl Worker {
 
 /// A connection's part in its worker's load; given back when it is dropped.
 #[derive(Debug)]
-pub struct Place(Arc<AtomicUsize>);
+pub struct LoadGuard(Arc<AtomicUsize>);
 
-impl Place {
+impl LoadGuard {
     fn take(connections: &Arc<AtomicUsize>) -> Self {
         connections.fetch_add(1, Ordering::Relaxed);
         Self(Arc::clone(connections))
     }
 }
 
-impl Drop for Place {
+impl Drop for LoadGuard {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }

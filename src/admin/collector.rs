@@ -11,12 +11,12 @@ use prometheus_client::metrics::gauge::ConstGauge;
 
 use crate::metrics::labels;
 use crate::secret::Source;
-use crate::upstream::Service;
+use crate::upstream::LinkRuntime;
 use crate::upstream::backends::BackendState;
 
 /// The links whose state is asked for at every reading.
 #[derive(Clone)]
-pub struct LinkCollector(pub Vec<Arc<Service>>);
+pub struct LinkCollector(pub Vec<Arc<LinkRuntime>>);
 
 impl fmt::Debug for LinkCollector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

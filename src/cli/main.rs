@@ -32,7 +32,7 @@ fn obey() -> ExitCode {
     if let Some(failed) = programs::become_one() {
         return failed;
     }
-    secret::keep_to_ourselves();
+    secret::harden_process();
     let arguments = Arguments::parse();
     let command = arguments.command.unwrap_or(Command::Run);
     let done = match command {

@@ -13,9 +13,9 @@ use crate::backoff::Backoff;
 use crate::client::connection::LINGER;
 use crate::failure::Failure;
 use crate::net::{Accepted, BACKLOG, Client, Listener};
-use crate::upstream::Service;
-use crate::upstream::connections::Seat;
-use crate::workers::{Place, Workers};
+use crate::upstream::LinkRuntime;
+use crate::upstream::connections::ConnectionGuard;
+use crate::workers::{LoadGuard, Workers};
 
 /// Behind accepts that fail: out of file descriptors, the only cure is that connections end.
 const BACKOFF: Backoff = Backoff { first: Duration::from_millis(5), longest: Duration::from_secs(1) };
@@ -35,14 +35,14 @@ type Permits = (Option<OwnedSemaphorePermit>, OwnedSemaphorePermit);
 /// What a connection holds while it lives; all of it is given back when it is dropped.
 #[derive(Debug)]
 pub struct Admitted {
-    /// Its seat among the link's connections.
-    pub seat: Seat,
+    /// Its registration among the link's connections.
+    pub guard: ConnectionGuard,
     _permits: Permits,
-    _place: Place,
+    _place: LoadGuard,
 }
 
 impl Admission {
-    fn admit(&self, service: &Service, client: Client) -> Result<Permits, Failure> {
+    fn admit(&self, service: &LinkRuntime, client: Client) -> Result<Permits, Failure> {
         let allow = &service.link.allow;
         if let Some(address) = client.address()
             && !allow.is_empty()
@@ -60,7 +60,7 @@ impl Admission {
 /// Accepts until `stop` says so; then takes in those who were waiting already, and closes the listener.
 pub async fn accept(
     mut listener: Listener,
-    service: Arc<Service>,
+    service: Arc<LinkRuntime>,
     admission: Admission,
     workers: Arc<Workers>,
     mut stop: watch::Receiver<bool>,
@@ -76,7 +76,7 @@ pub async fn accept(
         match accepted {
             Ok((accepted, client)) => {
                 failures = 0;
-                take_in(accepted, client, &service, &admission, &workers);
+                admit(accepted, client, &service, &admission, &workers);
             }
             Err(error) if concerns_one_client(&error) => {}
             Err(error) => {
@@ -99,7 +99,7 @@ pub async fn accept(
     for _ in 0..BACKLOG {
         // Unconstrained: the runtime's budget would call it the end after a few.
         match unconstrained(listener.accept()).now_or_never() {
-            Some(Ok((accepted, client))) => take_in(accepted, client, &service, &admission, &workers),
+            Some(Ok((accepted, client))) => admit(accepted, client, &service, &admission, &workers),
             Some(Err(error)) if concerns_one_client(&error) => {}
             Some(Err(_)) | None => break,
         }
@@ -114,10 +114,10 @@ fn concerns_one_client(error: &io::Error) -> bool {
     )
 }
 
-fn take_in(
+fn admit(
     accepted: Accepted,
     client: Client,
-    service: &Arc<Service>,
+    service: &Arc<LinkRuntime>,
     admission: &Admission,
     workers: &Workers,
 ) {
@@ -125,9 +125,9 @@ fn take_in(
     service.metrics.accepted();
     match admission.admit(&service, client) {
         Ok(permits) => {
-            let seat = service.connections.enter();
+            let guard = service.connections.register();
             workers.spawn(|place| {
-                service.serve(accepted, client, Admitted { seat, _permits: permits, _place: place })
+                service.serve(accepted, client, Admitted { guard, _permits: permits, _place: place })
             });
         }
         Err(failure) => {
@@ -135,7 +135,7 @@ fn take_in(
             let permit = Arc::clone(&admission.refusals).try_acquire_owned();
             let linger = if permit.is_ok() { LINGER } else { Duration::ZERO };
             workers.spawn(|place| async move {
-                service.turn_away(accepted, client, &failure, linger).await;
+                service.reject_early(accepted, client, &failure, linger).await;
                 drop((permit, place));
             });
         }

@@ -15,15 +15,16 @@ use crate::client::auth::require;
 use crate::config::link::{ClientAuth, Required};
 use crate::failure::Failure;
 use crate::failure::tls::{by_client, late_refusal, slow_client};
-use crate::net::tls::Unaccepted;
+use crate::net::tls::AcceptError;
 use crate::net::tls::explain::is_no_tls;
 use crate::net::{Accepted, Client, Stream};
 use crate::random::fraction;
-use crate::relay::drain::{Leave, Reason};
+use crate::relay::drain::{DrainRequest, Reason};
 use crate::relay::{End, Limits, Outcome, Party, Relay};
-use crate::upstream::Service;
+use crate::text;
+use crate::upstream::LinkRuntime;
 use crate::upstream::backends::Backend;
-use crate::upstream::connections::Seat;
+use crate::upstream::connections::ConnectionGuard;
 use crate::upstream::pool::Warm;
 
 /// How much of what a client says before its upstream is there is taken in. It has to be read to see that a client
@@ -40,7 +41,7 @@ const LOOK: Duration = Duration::from_millis(500);
 /// How long a refused client may go on sending before its connection is closed for good.
 pub const LINGER: Duration = Duration::from_secs(2);
 
-impl Service {
+impl LinkRuntime {
     /// Serves one client: its TLS, dial, handshake, relay (again behind every RESET), one line in the log.
     ///
     /// Every step is boxed, and what a living connection needs lies in one box of its own: an idle one carries nothing
@@ -75,7 +76,7 @@ impl Service {
         admitted: Admitted,
     ) -> Option<Box<Established>> {
         let accepted_at = Instant::now();
-        let mut stream = self.take_in(accepted, client).await?;
+        let mut stream = self.accept_tls(accepted, client).await?;
         let limits = self.limits();
         let mut early = Vec::new();
         if let Some(required) = self.required() {
@@ -83,20 +84,20 @@ impl Service {
             let shown = tokio::select! {
                 shown = require(&mut stream, &mut early, required, limit) => shown,
                 // Nothing is under way that would have to be waited for.
-                _ = poll_fn(|cx| admitted.seat.poll_leave(cx)) => {
+                _ = poll_fn(|cx| admitted.guard.poll_drain(cx)) => {
                     let _ = stream.shutdown().now_or_never();
                     return None;
                 }
             };
             if let Err(failure) = shown {
-                self.refuse(stream, client, &failure, LINGER).await;
+                self.reject(stream, client, &failure, LINGER).await;
                 return None;
             }
         }
         // A client that has spoken already is served at once.
         let held = match early.is_empty().then(|| self.warm.take(&self)).flatten() {
             Some(warm) => {
-                Box::pin(self.hold(warm, &mut stream, &mut early, &admitted.seat, limits.reached_at())).await
+                Box::pin(self.hold(warm, &mut stream, &mut early, &admitted.guard, limits.reached_at())).await
             }
             None => Ok(None),
         };
@@ -111,18 +112,18 @@ impl Service {
             Err(left) => Err(left),
         };
         match upstream {
-            Ok((upstream, place)) => {
+            Ok((upstream, lease)) => {
                 self.metrics.dialled(begun.elapsed());
                 let (upstream, leading) = upstream.into_parts();
                 tracing::debug!(
                     target: "client",
                     link = self.link.name,
                     %client,
-                    backend = %place,
+                    backend = %lease,
                     milliseconds = milliseconds(accepted_at),
                     "connection opened"
                 );
-                self.backends.seat(&admitted.seat, place);
+                self.backends.guard(&admitted.guard, lease);
                 let mut relay = Relay::new(early, leading, limits);
                 if let Some(redis) = &self.link.redis {
                     relay = relay.watch(redis.minds_reset(), redis.absorbs_auth());
@@ -138,8 +139,8 @@ impl Service {
                 }))
             }
             Err(failure) => {
-                // It holds its place until it is gone: nobody counts descriptors twice, and a drain waits for the line.
-                self.refuse(stream, client, &failure, LINGER).await;
+                // It stays registered until it is gone: its descriptor counts, and a drain waits for the line.
+                self.reject(stream, client, &failure, LINGER).await;
                 drop(admitted);
                 None
             }
@@ -154,7 +155,7 @@ impl Service {
         warm: Warm,
         client: &mut Stream,
         early: &mut Vec<u8>,
-        seat: &Seat,
+        guard: &ConnectionGuard,
         latest: Option<Instant>,
     ) -> Result<Option<Warm>, Failure> {
         let mut held = Some(warm);
@@ -179,7 +180,7 @@ impl Service {
                     // What the client has no use for yet is got when it has.
                     Ok(0) | Err(_) => held = None,
                 },
-                () = poll_fn(|cx| seat.poll_leave(cx).map(drop)) => return Ok(held),
+                () = poll_fn(|cx| guard.poll_drain(cx).map(drop)) => return Ok(held),
                 () = sleep_until(latest.unwrap_or_else(Instant::now)), if latest.is_some() => return Ok(held),
             }
         }
@@ -195,19 +196,25 @@ impl Service {
 
     /// Tells a client that came when it could not be taken; `linger` is zero where there is no room to wait for its
     /// end of the connection.
-    pub async fn turn_away(&self, accepted: Accepted, client: Client, failure: &Failure, linger: Duration) {
+    pub async fn reject_early(
+        &self,
+        accepted: Accepted,
+        client: Client,
+        failure: &Failure,
+        linger: Duration,
+    ) {
         // A client that speaks TLS can be told only after the handshake, which is a wait too.
         if linger.is_zero() && self.link.listen_tls.is_some() {
             return self.report(client, failure);
         }
-        if let Some(stream) = self.take_in(accepted, client).await {
-            self.refuse(stream, client, failure, linger).await;
+        if let Some(stream) = self.accept_tls(accepted, client).await {
+            self.reject(stream, client, failure, linger).await;
         }
     }
 
     /// Makes the client's socket one of this thread, and takes up its TLS where the link has it. A client that there is
     /// no stream for has been told why, as far as it can be told.
-    async fn take_in(&self, accepted: Accepted, client: Client) -> Option<Stream> {
+    async fn accept_tls(&self, accepted: Accepted, client: Client) -> Option<Stream> {
         let stream = accepted
             .into_stream()
             .inspect_err(|error| {
@@ -222,7 +229,7 @@ impl Service {
             self.report(client, &slow_client(limit));
             return None;
         };
-        let Unaccepted { error, mut socket } = match accepted {
+        let AcceptError { error, mut socket } = match accepted {
             Ok(stream) => return Some(stream),
             Err(unaccepted) => unaccepted,
         };
@@ -238,7 +245,7 @@ impl Service {
     }
 
     /// Tells a client why it is not served, and the log too.
-    async fn refuse(&self, mut stream: Stream, client: Client, failure: &Failure, linger: Duration) {
+    async fn reject(&self, mut stream: Stream, client: Client, failure: &Failure, linger: Duration) {
         self.report(client, failure);
         if self.link.redis.is_some() {
             let reply = failure.reply(&self.link.name);
@@ -267,7 +274,10 @@ impl Service {
                 // Connections that came together don't have to go together: up to a tenth earlier. A tenth later
                 // it is over in any case.
                 let from = now + lifetime.mul_f64(1.0 - 0.1 * fraction());
-                (from, Leave { reason: Reason::Lifetime, from, latest: now + lifetime + lifetime / 10 })
+                (
+                    from,
+                    DrainRequest { reason: Reason::Lifetime, from, latest: now + lifetime + lifetime / 10 },
+                )
             }),
         }
     }
@@ -275,7 +285,7 @@ impl Service {
 
 /// A connection whose upstream is there.
 struct Established {
-    service: Arc<Service>,
+    service: Arc<LinkRuntime>,
     client: Client,
     accepted_at: Instant,
     stream: Stream,
@@ -295,7 +305,7 @@ impl Established {
     /// Ready when the relay has come to an end of any kind.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Outcome> {
         let Self { stream, upstream, relay, admitted, .. } = self;
-        relay.poll_outcome(cx, stream, upstream, &admitted.seat)
+        relay.poll_outcome(cx, stream, upstream, &admitted.guard)
     }
 
     /// What comes of an outcome: the connection goes on, or is closed.
@@ -315,31 +325,31 @@ impl Established {
         let Self { service, client, stream, upstream, relay, admitted, .. } = self;
         service.backends.ask_about_reset();
         let knows_no_reset = |backend: &Backend| backend.probe.knows_no_reset();
-        if admitted.seat.backend().is_some_and(|backend| knows_no_reset(&backend)) {
+        if admitted.guard.backend().is_some_and(|backend| knows_no_reset(&backend)) {
             // To a server like this it was a command like any other that it does not know.
             relay.resume();
             return None;
         }
         let dialled = tokio::select! {
             dialled = service.upstream() => dialled,
-            outcome = relay.run(stream, upstream, &admitted.seat) => return Some(Ending { outcome, failure: None }),
+            outcome = relay.run(stream, upstream, &admitted.guard) => return Some(Ending { outcome, failure: None }),
         };
         // A client that has nothing more to say needs no other upstream.
         if !relay.is_cut() {
             return None;
         }
-        if dialled.as_ref().is_ok_and(|(_, place)| knows_no_reset(place.backend())) {
+        if dialled.as_ref().is_ok_and(|(_, lease)| knows_no_reset(lease.backend())) {
             relay.resume();
             return None;
         }
         relay.part();
-        let outcome = relay.run(stream, upstream, &admitted.seat).await;
+        let outcome = relay.run(stream, upstream, &admitted.guard).await;
         if let (End::Parted, Some(required)) = (&outcome.end, service.required()) {
             // As new as a connection is after a RESET.
             let limit = service.link.connect_timeout;
             let shown = tokio::select! {
                 shown = require(stream, relay.ahead(), required, limit) => shown,
-                leave = poll_fn(|cx| admitted.seat.poll_leave(cx)) => {
+                leave = poll_fn(|cx| admitted.guard.poll_drain(cx)) => {
                     let outcome = Outcome { end: End::Left(leave.reason), ..outcome };
                     return Some(Ending { outcome, failure: None });
                 }
@@ -350,25 +360,25 @@ impl Established {
         }
         let dialled = match (&outcome.end, dialled) {
             // The old one may have taken its time, longer than the target lets the fresh one idle.
-            (End::Parted, Ok((mut fresh, place))) => match poll_fn(|cx| fresh.poll_says(cx)).now_or_never() {
+            (End::Parted, Ok((mut fresh, lease))) => match poll_fn(|cx| fresh.poll_says(cx)).now_or_never() {
                 Some(Ok(0) | Err(_)) => service.upstream().await,
-                Some(Ok(1..)) | None => Ok((fresh, place)),
+                Some(Ok(1..)) | None => Ok((fresh, lease)),
             },
             (_, dialled) => dialled,
         };
         match (outcome.end, dialled) {
-            (End::Parted, Ok((fresh, place))) => {
+            (End::Parted, Ok((fresh, lease))) => {
                 let (fresh, leading) = fresh.into_parts();
                 tracing::debug!(
                     target: "client",
                     link = service.link.name,
                     %client,
-                    backend = %place,
+                    backend = %lease,
                     "RESET: went on with a fresh upstream"
                 );
                 *upstream = fresh;
                 relay.resume_with(&leading);
-                service.backends.seat(&admitted.seat, place);
+                service.backends.guard(&admitted.guard, lease);
                 None
             }
             (end, dialled) => Some(Ending { outcome: Outcome { end, ..outcome }, failure: dialled.err() }),
@@ -385,7 +395,8 @@ impl Established {
             to_target = outcome.to_target,
             to_client = outcome.to_client,
             milliseconds = milliseconds(accepted_at),
-            ended_by = %outcome.end,
+            ended_by = outcome.end.name(),
+            error = outcome.end.error().map(text::io_error),
             "connection closed"
         );
         match outcome.end {
@@ -394,7 +405,7 @@ impl Established {
             End::Cut | End::Parted => {
                 drop(upstream);
                 if let Some(failure) = failure {
-                    service.refuse(stream, client, &failure, LINGER).await;
+                    service.reject(stream, client, &failure, LINGER).await;
                 }
                 drop(admitted);
             }
@@ -404,7 +415,7 @@ impl Established {
                 let refusal = late_refusal(&error, &service.link.target.to_string(), &service.link);
                 match refusal.filter(|_| !was_served) {
                     Some(failure) if service.link.redis.is_some() => {
-                        service.refuse(stream, client, &failure, LINGER).await;
+                        service.reject(stream, client, &failure, LINGER).await;
                         // A drain waits for the line.
                         drop(admitted);
                     }

@@ -19,7 +19,7 @@ use super::notation::{
 };
 use super::target::mend::mended;
 use super::target::{Backends, Malformed, Target};
-use super::{Env, Findings, Process};
+use super::{Diagnostics, Env, Process};
 use crate::net::tls::{Acceptor, Connector};
 use crate::net::{Endpoint, Interface, Listen, ListenAddress};
 use crate::secret::Source;
@@ -218,7 +218,7 @@ fn is_alias(text: &str) -> bool {
 }
 
 /// Why a candidate makes no link, if it makes none.
-fn passed_over(alias: &str, aliases: &BTreeSet<&str>, process: &Process) -> Option<String> {
+fn ignored(alias: &str, aliases: &BTreeSet<&str>, process: &Process) -> Option<String> {
     let echo =
         alias.match_indices("_ENV_").map(|(at, _)| &alias[..at]).find(|prefix| aliases.contains(prefix));
     if let Some(origin) = echo {
@@ -235,19 +235,19 @@ fn passed_over(alias: &str, aliases: &BTreeSet<&str>, process: &Process) -> Opti
     }
 }
 
-pub(super) fn parse(env: &Env, process: &Process, findings: &mut Findings) -> Vec<Link> {
+pub(super) fn parse(env: &Env, process: &Process, findings: &mut Diagnostics) -> Vec<Link> {
     let candidates: Vec<_> = env.names().filter_map(|name| candidate(name, "_TCP")).collect();
     let aliases: BTreeSet<_> = candidates.iter().map(|candidate| candidate.alias).collect();
     let secrets = secret_variables(env, &candidates);
     let mut taken = Vec::new();
     for candidate in candidates {
-        match passed_over(candidate.alias, &aliases, process) {
+        match ignored(candidate.alias, &aliases, process) {
             Some(reason) => findings.ignored(candidate.variable, reason),
             None => taken.push(candidate),
         }
     }
     for udp in env.names().filter_map(|name| candidate(name, "_UDP")) {
-        if passed_over(udp.alias, &aliases, process).is_none() {
+        if ignored(udp.alias, &aliases, process).is_none() {
             findings.warning(udp.variable, "UDP is not forwarded; the variable is ignored");
         }
     }
@@ -308,7 +308,7 @@ struct Draft {
 }
 
 impl Draft {
-    fn read(candidate: &Candidate<'_>, env: &Env, findings: &mut Findings) -> Option<Self> {
+    fn read(candidate: &Candidate<'_>, env: &Env, findings: &mut Diagnostics) -> Option<Self> {
         let variable = candidate.variable;
         let port = match candidate.port.parse::<u16>() {
             Ok(port) if port > 0 && !candidate.port.starts_with('0') => Some(port),
@@ -329,8 +329,8 @@ impl Draft {
             findings.mistake(variable, reason, target_remedy(candidate, setting, mended));
             Target::unreadable(value)
         });
-        if !target.passed_over.is_empty() {
-            let parameters = target.passed_over.join(", ");
+        if !target.ignored.is_empty() {
+            let parameters = target.ignored.join(", ");
             let message = format!(
                 "{parameters} in its URL is a client's own business and says nothing here; take it out"
             );
@@ -349,7 +349,7 @@ impl Draft {
         }
     }
 
-    fn finish(self, settings: &Settings<'_>, process: &Process, findings: &mut Findings) -> Link {
+    fn finish(self, settings: &Settings<'_>, process: &Process, findings: &mut Diagnostics) -> Link {
         let mut link = LinkSettings { settings, alias: &self.alias, port: self.port, findings };
         let mut target = self.target;
         link.follow_docker(&mut target);
@@ -428,7 +428,7 @@ fn role(text: &str) -> Result<Role, Refusal> {
 }
 
 /// A variable's value as text.
-fn text<'a>(env: &'a Env, variable: &str, findings: &mut Findings) -> Option<&'a str> {
+fn text<'a>(env: &'a Env, variable: &str, findings: &mut Diagnostics) -> Option<&'a str> {
     let bytes = env.bytes(variable)?;
     let text = std::str::from_utf8(bytes).ok();
     if text.is_none() {
@@ -443,7 +443,7 @@ fn warn_of_unused_names(
     links: &[Link],
     taken: &[Candidate<'_>],
     process: &Process,
-    findings: &mut Findings,
+    findings: &mut Diagnostics,
 ) {
     let unused =
         links.iter().all(|link| link.redis.is_none()) && !taken.iter().any(|link| link.alias == "REDIS");
@@ -465,7 +465,7 @@ fn warn_of_unused_names(
     }
 }
 
-fn refuse_clashes(links: &[Link], findings: &mut Findings) {
+fn refuse_clashes(links: &[Link], findings: &mut Diagnostics) {
     for (index, link) in links.iter().enumerate() {
         let before = &links[..index];
         if let Some(other) = before.iter().find(|other| other.listen.clashes_with(&link.listen)) {

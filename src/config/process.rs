@@ -11,7 +11,7 @@ use super::notation::{
     DURATION, DURATION_OR_OFF, Refusal, count, duration, duration_or_off, each, is_off, items, unquoted, word,
 };
 use super::settings::nearest;
-use super::{Env, Findings};
+use super::{Diagnostics, Env};
 use crate::log::LogFormat;
 use crate::net::{Interface, ListenAddress};
 
@@ -178,7 +178,7 @@ impl Setting {
     }
 
     /// Reads what is written, or reports it and goes on with the default.
-    fn apply(&self, arguments: &ProcessArguments, process: &mut Process, findings: &mut Findings) {
+    fn apply(&self, arguments: &ProcessArguments, process: &mut Process, findings: &mut Diagnostics) {
         if let Unset::Value(default) = self.default {
             let taken = (self.read)(process, default);
             debug_assert!(taken.is_ok(), "{}: {taken:?}", self.variable);
@@ -273,7 +273,7 @@ impl Process {
     }
 }
 
-pub(super) fn parse(env: &Env, arguments: &ProcessArguments, findings: &mut Findings) -> Process {
+pub(super) fn parse(env: &Env, arguments: &ProcessArguments, findings: &mut Diagnostics) -> Process {
     warn_of_near_misses(env, findings);
     let mut process = Process::unset();
     for setting in SETTINGS {
@@ -282,7 +282,7 @@ pub(super) fn parse(env: &Env, arguments: &ProcessArguments, findings: &mut Find
     process
 }
 
-pub(super) fn admin(arguments: &ProcessArguments, findings: &mut Findings) -> Option<ListenAddress> {
+pub(super) fn admin(arguments: &ProcessArguments, findings: &mut Diagnostics) -> Option<ListenAddress> {
     let mut process = Process::unset();
     ADMIN.apply(arguments, &mut process, findings);
     process.admin
@@ -383,7 +383,7 @@ fn log_filter(text: &str) -> Result<Targets, Refusal> {
 }
 
 /// A slip in a process-wide name would otherwise be a setting that is silently not applied.
-fn warn_of_near_misses(env: &Env, findings: &mut Findings) {
+fn warn_of_near_misses(env: &Env, findings: &mut Diagnostics) {
     let known = || SETTINGS.iter().map(|setting| setting.variable);
     for name in env.names().filter(|name| name.starts_with("AMBASSADOR_")) {
         if !known().any(|known| known == name)

@@ -158,7 +158,7 @@ pub struct Target {
     /// Whether the URL has the verification of certificates switched off.
     pub is_insecure: bool,
     /// Parameters of the URL that are the business of a client's library alone.
-    pub passed_over: Vec<String>,
+    pub ignored: Vec<String>,
 }
 
 impl Target {
@@ -178,7 +178,7 @@ impl Target {
             password: None,
             database: None,
             is_insecure: false,
-            passed_over: Vec::new(),
+            ignored: Vec::new(),
         }
     }
 }

@@ -21,7 +21,7 @@ const PACE: Duration = Duration::from_secs(1);
 
 /// The failures of one link.
 #[derive(Debug)]
-pub struct Reports {
+pub struct FailureLog {
     link: String,
     bursts: [Mutex<Burst>; Stage::ALL.len()],
 }
@@ -44,7 +44,7 @@ struct Told {
     remedy: String,
 }
 
-impl Reports {
+impl FailureLog {
     /// Nothing has failed yet.
     pub fn of(link: &Link) -> Arc<Self> {
         Arc::new(Self { link: link.name.clone(), bursts: Default::default() })

@@ -34,7 +34,7 @@ use self::pem::Wanted;
 use self::stream::TlsStream;
 #[cfg(any(test, fuzzing))]
 pub use self::verify::Refused;
-use self::verify::{Anyone, AuthorityAlone, Noting};
+use self::verify::{AuthorityAlone, NoVerification, RecordIssuer};
 use crate::files;
 use crate::net::Stream;
 use crate::net::{Endpoint, Host};
@@ -258,7 +258,7 @@ pub struct Acceptor {
 
 /// A client that could not be taken in: why, and its socket.
 #[derive(Debug)]
-pub struct Unaccepted {
+pub struct AcceptError {
     /// Why.
     pub error: io::Error,
     /// The socket. An alert has been sent, unless the client speaks no TLS.
@@ -273,24 +273,24 @@ impl Acceptor {
     }
 
     /// Makes a TLS stream of a client's socket.
-    pub async fn accept(&self, socket: Stream) -> Result<Stream, Unaccepted> {
+    pub async fn accept(&self, socket: Stream) -> Result<Stream, AcceptError> {
         let current = self.listening.current().await;
         let listening = &current.config;
         let connection = match ServerConnection::new(Arc::clone(&listening.config)) {
             Ok(connection) => connection,
-            Err(error) => return Err(Unaccepted { error: stream::refusal(error), socket }),
+            Err(error) => return Err(AcceptError { error: stream::refusal(error), socket }),
         };
         let mut stream = TlsStream::new(socket, connection.into());
         if let Err(error) = stream.handshake().await {
             if !explain::is_no_tls(&error) {
                 stream.send_alert().await;
             }
-            return Err(Unaccepted { error, socket: stream.into_socket() });
+            return Err(AcceptError { error, socket: stream.into_socket() });
         }
         if stream.is_resumed()
             && let Err(error) = listening.verify_again(&stream)
         {
-            return Err(Unaccepted { error, socket: stream.into_socket() });
+            return Err(AcceptError { error, socket: stream.into_socket() });
         }
         tracing::trace!(target: "tls", resumed = stream.is_resumed(), "TLS handshake with the client completed");
         Ok(Stream::Tls(Box::new(stream)))
@@ -321,13 +321,13 @@ fn client_config(material: Material, trust: &Trust) -> Result<ClientConfig, Stri
             authorities: Arc::clone(&authorities),
             algorithms: PROVIDER.signature_verification_algorithms,
         }),
-        Verification::Nothing => Arc::new(Anyone(Arc::clone(&PROVIDER))),
+        Verification::Nothing => Arc::new(NoVerification(Arc::clone(&PROVIDER))),
     };
     let config = ClientConfig::builder_with_provider(Arc::clone(&PROVIDER))
         .with_safe_default_protocol_versions()
         .map_err(|error| explain::sentence(&error, "the target"))?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Noting { inner, authorities }));
+        .with_custom_certificate_verifier(Arc::new(RecordIssuer { inner, authorities }));
     Ok(match material.identity {
         Some(identity) => config.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(identity))),
         None => config.with_no_client_auth(),
@@ -366,7 +366,7 @@ fn listening(material: Material) -> Result<Listening, String> {
         let builder =
             WebPkiClientVerifier::builder_with_provider(Arc::clone(&authorities), Arc::clone(&PROVIDER));
         let inner: Arc<dyn ClientCertVerifier> = builder.build().map_err(|_| NO_AUTHORITY)?;
-        verifier = Some(Arc::new(Noting { inner, authorities }));
+        verifier = Some(Arc::new(RecordIssuer { inner, authorities }));
     }
     let builder = match &verifier {
         None => builder.with_no_client_auth(),
@@ -595,7 +595,7 @@ fn reloading<T: Send + Sync + 'static>(
             "certificate reload failed; keeping the previous certificates"
         ),
         Event::Recovered => {
-            tracing::info!(target: "tls", link, side, files = shown, "certificate reload recovered")
+            tracing::info!(target: "tls", link, side, files = shown, "certificate reload recovered");
         }
     }))
 }

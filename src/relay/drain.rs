@@ -25,20 +25,20 @@ pub enum Reason {
 }
 
 impl Reason {
-    /// The reason's name in the log.
+    /// The reason's name in logs.
     pub fn name(self) -> &'static str {
         match self {
             Self::Drain => "drain",
-            Self::Lifetime => "max lifetime",
-            Self::Moved => "target moved",
-            Self::Demoted => "target demoted",
+            Self::Lifetime => "max_lifetime",
+            Self::Moved => "moved",
+            Self::Demoted => "demoted",
         }
     }
 }
 
 /// A request to go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Leave {
+pub struct DrainRequest {
     /// Why.
     pub reason: Reason,
     /// From when on a quiet moment is good enough: many who are asked together need not go together.
@@ -67,7 +67,7 @@ impl Moved {
 #[derive(Debug, Default)]
 pub struct Handle {
     /// Boxed, since most are never asked.
-    leave: Mutex<Option<Box<Leave>>>,
+    leave: Mutex<Option<Box<DrainRequest>>>,
     waker: AtomicWaker,
     /// Bytes so far, stored by the connection alone.
     to_target: AtomicU64,
@@ -76,12 +76,12 @@ pub struct Handle {
 
 impl Handle {
     /// A connection that is asked from the start, or not.
-    pub fn new(leave: Option<Leave>) -> Self {
+    pub fn new(leave: Option<DrainRequest>) -> Self {
         Self { leave: Mutex::new(leave.map(Box::new)), ..Self::default() }
     }
 
     /// Asks the connection to end.
-    pub fn ask(&self, leave: Leave) {
+    pub fn ask(&self, leave: DrainRequest) {
         *self.leave.lock() = Some(Box::new(leave));
         self.waker.wake();
     }
@@ -92,7 +92,7 @@ impl Handle {
     }
 
     /// Ready once the connection has been asked to end.
-    pub fn poll_leave(&self, cx: &Context<'_>) -> Poll<Leave> {
+    pub fn poll_drain(&self, cx: &Context<'_>) -> Poll<DrainRequest> {
         self.waker.register(cx.waker());
         match self.leave.lock().as_deref() {
             Some(leave) => Poll::Ready(*leave),

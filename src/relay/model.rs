@@ -23,7 +23,7 @@ use tokio::time::{Sleep, sleep, timeout};
 
 use super::*;
 use crate::net::tls::stream::TlsStream;
-use crate::relay::drain::{Handle, Leave};
+use crate::relay::drain::{DrainRequest, Handle};
 
 /// One way of a line.
 #[derive(Default)]
@@ -571,7 +571,7 @@ async fn relay<C: Side, T: Side>(scenario: &Scenario, lines: &Lines, client: C, 
             sleep(Duration::from_millis(after)).await;
             let now = Instant::now();
             let latest = now + Duration::from_millis(grace);
-            handle.ask(Leave { reason: Reason::Moved, from: now, latest });
+            handle.ask(DrainRequest { reason: Reason::Moved, from: now, latest });
         }
         std::future::pending::<()>().await;
     };
@@ -738,10 +738,10 @@ fn judge(scenario: &Scenario, tls: bool) {
                 assert_eq!([target_side.written, client_side.written], due, "left with bytes in hand");
             }
         }
-        End::Idle | End::Cut | End::Parted => panic!("nobody asked for this: {}", outcome.end),
+        End::Idle | End::Cut | End::Parted => panic!("nobody asked for this: {}", outcome.end.name()),
     }
     if resets == [None, None] && scenario.leave.is_none() {
-        assert!(matches!(outcome.end, End::Closed), "{} instead of both ends", outcome.end);
+        assert!(matches!(outcome.end, End::Closed), "{} instead of both ends", outcome.end.name());
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::time::{Instant, Sleep};
 
 use super::End;
-use crate::relay::drain::Leave;
+use crate::relay::drain::DrainRequest;
 
 /// A connection is quiet when it has moved nothing for this long, and the target spoke last: no command is under way.
 const QUIET: Duration = Duration::from_millis(100);
@@ -31,7 +31,7 @@ pub struct Limits {
     /// Since when it has moved nothing.
     pub idle_since: Instant,
     /// When it is asked to go by its age.
-    pub lifetime: Option<(Instant, Leave)>,
+    pub lifetime: Option<(Instant, DrainRequest)>,
 }
 
 impl Limits {
@@ -65,8 +65,8 @@ pub(super) enum Event {
 pub(super) struct Clock {
     idle: Option<Duration>,
     /// When its age asks the connection to go.
-    lifetime: Option<(Instant, Leave)>,
-    leave: Option<Leave>,
+    lifetime: Option<(Instant, DrainRequest)>,
+    leave: Option<DrainRequest>,
     /// When it is over in any case.
     end: Option<Instant>,
     /// When sides that are not being read are to be looked at.
@@ -94,7 +94,7 @@ impl Clock {
     }
 
     /// Notes a request to go; of several the most urgent counts.
-    pub(super) fn leave_by(&mut self, leave: Leave, moved: u64) {
+    pub(super) fn leave_by(&mut self, leave: DrainRequest, moved: u64) {
         match self.leave {
             Some(current) if current.latest <= leave.latest => {}
             _ => {

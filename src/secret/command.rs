@@ -44,7 +44,7 @@ const SHOWN_LINES: usize = 20;
 const SHOWN: usize = 500;
 
 /// What a setting says about a program.
-pub struct Recipe {
+pub struct CommandSpec {
     /// The variable that names it.
     pub variable: String,
     /// The link, for the log.
@@ -69,7 +69,7 @@ pub struct CommandError {
 
 /// A program and its last answer.
 pub struct SecretCommand {
-    recipe: Arc<Recipe>,
+    recipe: Arc<CommandSpec>,
     keeper: Arc<Keeper>,
 }
 
@@ -104,7 +104,7 @@ impl std::fmt::Debug for SecretCommand {
 
 impl SecretCommand {
     /// Runs nothing yet.
-    pub fn new(recipe: Recipe) -> Self {
+    pub fn new(recipe: CommandSpec) -> Self {
         let keeper = Keeper {
             state: watch::Sender::default(),
             wanted: Notify::new(),
@@ -177,7 +177,7 @@ impl SecretCommand {
 }
 
 /// Runs the program again and again, for as long as the runtime lives.
-async fn keep(recipe: Arc<Recipe>, keeper: Arc<Keeper>) {
+async fn keep(recipe: Arc<CommandSpec>, keeper: Arc<Keeper>) {
     let mut failures = 0;
     loop {
         let outcome = run(&recipe).await;
@@ -228,7 +228,7 @@ async fn keep(recipe: Arc<Recipe>, keeper: Arc<Keeper>) {
 }
 
 /// One run: what it prints, without one line ending, or why that is no secret.
-async fn run(recipe: &Recipe) -> Result<Secret, String> {
+async fn run(recipe: &CommandSpec) -> Result<Secret, String> {
     let Some(name) = recipe.words.first() else {
         return Err("it names no program".to_owned());
     };
@@ -269,7 +269,7 @@ async fn run(recipe: &Recipe) -> Result<Secret, String> {
     }
 }
 
-impl Recipe {
+impl CommandSpec {
     /// Whether there is such a program; looked for as the system does when it is run. It is not named where it is not
     /// found: it may be a password that somebody has written in the wrong place.
     pub fn find(&self) -> Result<(), &'static str> {

@@ -3,13 +3,13 @@
 //! Sources (`file`, `srv`, `sentinel`) *publish* lists of endpoints, and a name among those stands for its addresses, as
 //! each dial finds them ([`Listed`]). A dial goes through a [`Round`] of candidates, chosen by the link's [`Balance`],
 //! and tells how each did: one that fails *rests* for a growing time, in which it is tried only if nothing else is left.
-//! A connection keeps its [`Place`] at its backend for life, so that whoever sits at a backend that is gone or was
+//! A connection keeps its [`Lease`] at its backend for life, so that whoever sits at a backend that is gone or was
 //! demoted can be asked to leave.
 
 mod addresses;
 mod balance;
+mod ejection;
 mod listed;
-mod rest;
 mod round;
 
 use std::collections::{HashMap, HashSet};
@@ -24,7 +24,7 @@ use tokio::sync::{Notify, watch as latest};
 use tokio::time::Instant;
 
 pub use listed::{Backend, Entry, Listed};
-pub use round::{Done, Next, Place, Round};
+pub use round::{Done, Lease, Next, Round};
 
 use crate::config::Link;
 use crate::config::link::Balance;
@@ -33,10 +33,10 @@ use crate::metrics::LinkMetrics;
 use crate::net::Endpoint;
 use crate::net::resolve::Addresses;
 use crate::random::fraction;
-use crate::relay::drain::{Leave, Reason};
-use crate::upstream::connections::{Connections, Seat};
+use crate::relay::drain::{DrainRequest, Reason};
+use crate::upstream::connections::{ConnectionGuard, Connections};
 
-/// Connections that are asked to leave go no faster than this in a second, if the grace allows it.
+/// Connections that end in a second at the most when many are asked to, if the grace allows it.
 const LEAVING_PACE: f64 = 1000.0;
 
 /// The part of the grace over which many connections are spread; the rest is left for the last of them to find a quiet
@@ -179,11 +179,11 @@ impl Backends {
         Failure::NoBackend { reason }
     }
 
-    /// Whether a dial made now might lead to this place too: it is not left behind, and nothing that goes before it
-    /// serves again.
-    pub fn lead_to(&self, place: &Place) -> bool {
+    /// Whether a dial made now might lead to the same backend: it is still listed, and no backend that comes before it has
+    /// recovered.
+    pub fn lead_to(&self, lease: &Lease) -> bool {
         let list = self.list();
-        let Some(at) = list.iter().position(|entry| entry.has(place.backend())) else {
+        let Some(at) = list.iter().position(|entry| entry.has(lease.backend())) else {
             return false;
         };
         let own = &list[at];
@@ -191,8 +191,8 @@ impl Backends {
             let in_order = other.priority == own.priority && number < at && self.balance.goes_by_order(own);
             (other.priority < own.priority || in_order) && other.is_up()
         };
-        let has_role = place.backend().has_role.load(Ordering::Relaxed);
-        has_role && !place.is_abandoned() && !list.iter().enumerate().any(goes_before)
+        let has_role = lease.backend().has_role.load(Ordering::Relaxed);
+        has_role && !lease.is_abandoned() && !list.iter().enumerate().any(goes_before)
     }
 
     /// A dial came to nothing: the list may be old.
@@ -205,37 +205,37 @@ impl Backends {
         self.wanted.notified().await;
     }
 
-    /// A dial to a place worked.
-    pub fn works(&self, place: &Place) {
-        let was_up = place.entry().is_up();
-        place.backend().has_role.store(true, Ordering::Relaxed);
-        place.backend().rest.end();
+    /// A dial to a backend worked.
+    pub fn works(&self, lease: &Lease) {
+        let was_up = lease.entry().is_up();
+        lease.backend().has_role.store(true, Ordering::Relaxed);
+        lease.backend().rest.end();
         if !was_up && self.are_several() {
-            tracing::info!(target: "backends", link = self.link, backend = %place, "backend recovered");
+            tracing::info!(target: "backends", link = self.link, backend = %lease, "backend recovered");
         }
     }
 
-    /// A dial to a place failed: others come first for a while, a longer one each time.
-    pub fn fails(&self, place: &Place, failure: &Failure) {
-        let entry = place.entry();
+    /// A dial to a backend failed: it is ejected, with a back-off.
+    pub fn fails(&self, lease: &Lease, failure: &Failure) {
+        let entry = lease.entry();
         let was_up = entry.is_up();
-        place.backend().rest.begin(Instant::now());
+        lease.backend().rest.begin(Instant::now());
         if let Failure::WrongRole { .. } = failure {
-            let connections = self.ask(Reason::Demoted, |place| entry.has(place.backend()));
+            let connections = self.ask(Reason::Demoted, |lease| entry.has(lease.backend()));
             let had_role = |backend: &Arc<Backend>| backend.has_role.swap(false, Ordering::Relaxed);
             if entry.backends.iter().filter(|backend| had_role(backend)).count() > 0 {
                 self.metrics.target_changed();
                 tracing::warn!(
                     target: "backends",
                     link = self.link,
-                    backend = %place,
+                    backend = %lease,
                     error = %failure,
                     connections,
                     "backend demoted"
                 );
             }
         } else if was_up && !entry.is_up() && self.are_several() {
-            self.warn(place, failure);
+            self.warn(lease, failure);
         }
     }
 
@@ -259,7 +259,7 @@ impl Backends {
         }
     }
 
-    /// The addresses of a name, as they were found just now: those that sit at others have to leave.
+    /// The addresses of a name, as just resolved: connections to others are asked to end.
     pub fn resolved(&self, listed: &Arc<Listed>, addresses: &Addresses) {
         let mut rows = self.rows.lock();
         let Some(at) = rows.iter().position(|row| Arc::ptr_eq(&row.listed, listed)) else {
@@ -279,7 +279,7 @@ impl Backends {
         }
         if !change.left.is_empty() {
             self.metrics.target_changed();
-            let connections = self.ask(Reason::Moved, Place::is_abandoned);
+            let connections = self.ask(Reason::Moved, Lease::is_abandoned);
             tracing::info!(
                 target: "backends",
                 link = self.link,
@@ -301,24 +301,24 @@ impl Backends {
     }
 
     /// Seats a connection at the backend that its dial led to.
-    pub fn seat(&self, seat: &Seat, place: Place) {
-        let backend = Arc::clone(place.backend());
-        seat.sit(place);
+    pub fn guard(&self, guard: &ConnectionGuard, lease: Lease) {
+        let backend = Arc::clone(lease.backend());
+        guard.sit(lease);
         // It may have gone while it was being dialled, when there was nobody yet to be asked.
         if backend.gone.load(Ordering::SeqCst) {
-            self.ask(Reason::Moved, Place::is_abandoned);
+            self.ask(Reason::Moved, Lease::is_abandoned);
         }
     }
 
-    /// Asks those to leave for whom `leaves` holds; returns how many.
-    fn ask(&self, reason: Reason, leaves: impl Fn(&Place) -> bool) -> usize {
+    /// Asks the connections to end for whose lease `leaves` holds; returns how many.
+    fn ask(&self, reason: Reason, leaves: impl Fn(&Lease) -> bool) -> usize {
         let Some(grace) = self.grace else {
             return 0;
         };
         let now = Instant::now();
-        self.connections.ask_those(leaves, |at, count| {
+        self.connections.drain_matching(leaves, |at, count| {
             let (from, latest) = departure(grace, at, count, fraction());
-            Leave { reason, from: now + from, latest: now + latest }
+            DrainRequest { reason, from: now + from, latest: now + latest }
         })
     }
 
@@ -326,7 +326,7 @@ impl Backends {
         self.list.borrow().len() > 1
     }
 
-    /// Replaces the list; whoever sits at a backend that is not on it any more has to leave.
+    /// Replaces the list; connections of backends that are not on it any more are asked to end.
     pub fn publish(&self, listings: Vec<Listing>, reason: &str) {
         if self.trouble.lock().take().is_some() {
             tracing::info!(target: "backends", link = self.link, "discovery recovered");
@@ -355,7 +355,7 @@ impl Backends {
         drop(rows);
         if !same {
             self.metrics.target_changed();
-            let connections = self.ask(Reason::Moved, Place::is_abandoned);
+            let connections = self.ask(Reason::Moved, Lease::is_abandoned);
             tracing::info!(target: "backends", link = self.link, from, to, reason, connections, "backends changed");
         }
     }
@@ -378,7 +378,7 @@ impl Backends {
 /// How a backend does.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct BackendState {
-    /// The place.
+    /// The server, as errors and the log name it.
     pub backend: String,
     /// Whether the last dial of it worked, or there was none yet.
     pub up: bool,
@@ -397,8 +397,8 @@ impl News {
     }
 }
 
-/// When the connection of number `at` among `count` may leave at a quiet moment, and when it leaves in any case: spread,
-/// so that those who come after each other do not come all at once. `chance` is below 1.
+/// When connection number `at` of `count` may end at a quiet moment, and when it ends in any case: spread, so that they
+/// do not reconnect all at once. `chance` is below 1.
 fn departure(grace: Duration, at: usize, count: usize, chance: f64) -> (Duration, Duration) {
     let number = |count: usize| f64::from(u32::try_from(count).unwrap_or(u32::MAX));
     let spread = grace.mul_f64(SPREAD).min(Duration::from_secs_f64(number(count) / LEAVING_PACE));

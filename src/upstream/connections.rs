@@ -1,7 +1,7 @@
 //! The registry of a link's connections.
 //!
-//! A [`Seat`] is a connection's registration; dropping it is how a connection ends, whatever path it takes, so an empty
-//! registry means that all are gone. Once dialled, a connection has a [`Place`] at one of the link's backends, by which
+//! A [`ConnectionGuard`] is a connection's registration; dropping it is how a connection ends, whatever path it takes, so an empty
+//! registry means that all are gone. Once dialled, a connection has a [`Lease`] at one of the link's backends, by which
 //! those at the same one can be asked to end.
 
 use std::ops::Deref;
@@ -11,21 +11,21 @@ use parking_lot::Mutex;
 use slab::Slab;
 use tokio::sync::Notify;
 
-use super::backends::{Backend, Place};
-use crate::relay::drain::{Handle, Leave, Moved};
+use super::backends::{Backend, Lease};
+use crate::relay::drain::{DrainRequest, Handle, Moved};
 
 /// The connections of one link.
 #[derive(Debug, Default)]
 pub struct Connections {
     registry: Mutex<Registry>,
-    emptied: Notify,
+    wait_idle: Notify,
 }
 
 #[derive(Debug, Default)]
 struct Registry {
     connections: Slab<Arc<Registered>>,
     /// What was asked of all; it also holds for those that come later.
-    everyone: Option<Leave>,
+    everyone: Option<DrainRequest>,
     /// What those that have ended had moved.
     moved_before: Moved,
 }
@@ -34,21 +34,21 @@ struct Registry {
 struct Registered {
     handle: Handle,
     /// Known once the dial has come to an end.
-    place: Mutex<Option<Place>>,
+    lease: Mutex<Option<Lease>>,
 }
 
 impl Connections {
     /// Registers a connection.
-    pub fn enter(self: &Arc<Self>) -> Seat {
+    pub fn register(self: &Arc<Self>) -> ConnectionGuard {
         let mut registry = self.registry.lock();
-        let registered = Registered { handle: Handle::new(registry.everyone), place: Mutex::default() };
+        let registered = Registered { handle: Handle::new(registry.everyone), lease: Mutex::default() };
         let connection = Arc::new(registered);
         let number = registry.connections.insert(Arc::clone(&connection));
-        Seat { connections: Arc::clone(self), connection, number }
+        ConnectionGuard { connections: Arc::clone(self), connection, number }
     }
 
     /// Asks every connection to end, those that are here and those that may still come; returns how many are here.
-    pub fn ask_all(&self, leave: Leave) -> usize {
+    pub fn drain_all(&self, leave: DrainRequest) -> usize {
         let mut registry = self.registry.lock();
         registry.everyone = Some(leave);
         for (_, connection) in &registry.connections {
@@ -57,12 +57,16 @@ impl Connections {
         registry.connections.len()
     }
 
-    /// Asks those to end at whose place `leaves` holds, and that have not been asked yet; returns how many that are.
+    /// Asks the connections to end for whose lease `leaves` holds and that have not been asked yet; returns how many.
     /// `when` gives each its request, by its number among how many.
-    pub fn ask_those(&self, leaves: impl Fn(&Place) -> bool, when: impl Fn(usize, usize) -> Leave) -> usize {
+    pub fn drain_matching(
+        &self,
+        leaves: impl Fn(&Lease) -> bool,
+        when: impl Fn(usize, usize) -> DrainRequest,
+    ) -> usize {
         let registry = self.registry.lock();
         let leaving = |connection: &&Arc<Registered>| {
-            connection.place.lock().as_ref().is_some_and(&leaves) && !connection.handle.is_asked()
+            connection.lease.lock().as_ref().is_some_and(&leaves) && !connection.handle.is_asked()
         };
         let leaving: Vec<_> =
             registry.connections.iter().map(|(_, connection)| connection).filter(leaving).collect();
@@ -86,39 +90,39 @@ impl Connections {
     }
 
     /// Waits until none is here.
-    pub async fn emptied(&self) {
+    pub async fn wait_idle(&self) {
         loop {
             // Registered before the look, so that the last one can't slip out between the two.
-            let emptied = self.emptied.notified();
+            let wait_idle = self.wait_idle.notified();
             if self.registry.lock().connections.is_empty() {
                 return;
             }
-            emptied.await;
+            wait_idle.await;
         }
     }
 }
 
 /// A connection's registration; given back when it is dropped.
 #[derive(Debug)]
-pub struct Seat {
+pub struct ConnectionGuard {
     connections: Arc<Connections>,
     connection: Arc<Registered>,
     number: usize,
 }
 
-impl Seat {
-    /// Takes a place at a backend; one that was taken before is given back.
-    pub fn sit(&self, place: Place) {
-        *self.connection.place.lock() = Some(place);
+impl ConnectionGuard {
+    /// Holds this lease from now on, and gives back the one before.
+    pub fn sit(&self, lease: Lease) {
+        *self.connection.lease.lock() = Some(lease);
     }
 
     /// The backend that the connection is at.
     pub fn backend(&self) -> Option<Arc<Backend>> {
-        self.connection.place.lock().as_ref().map(|place| Arc::clone(place.backend()))
+        self.connection.lease.lock().as_ref().map(|lease| Arc::clone(lease.backend()))
     }
 }
 
-impl Deref for Seat {
+impl Deref for ConnectionGuard {
     type Target = Handle;
 
     fn deref(&self) -> &Handle {
@@ -126,13 +130,13 @@ impl Deref for Seat {
     }
 }
 
-impl Drop for Seat {
+impl Drop for ConnectionGuard {
     fn drop(&mut self) {
         let mut registry = self.connections.registry.lock();
         registry.connections.remove(self.number);
         registry.moved_before.add(self.connection.handle.moved());
         if registry.connections.is_empty() {
-            self.connections.emptied.notify_waiters();
+            self.connections.wait_idle.notify_waiters();
         }
     }
 }
@@ -147,17 +151,17 @@ mod tests {
     #[tokio::test]
     async fn the_room_is_empty_once_the_last_seat_is_dropped() {
         let connections = Arc::new(Connections::default());
-        let (first, second) = (connections.enter(), connections.enter());
+        let (first, second) = (connections.register(), connections.register());
         drop(first);
         assert_eq!(connections.count(), 1);
-        let ((), ()) = tokio::join!(connections.emptied(), async { drop(second) });
+        let ((), ()) = tokio::join!(connections.wait_idle(), async { drop(second) });
         assert_eq!(connections.count(), 0);
     }
 
     #[test]
     fn bytes_are_counted_while_a_connection_is_here_and_after_it_has_left() {
         let connections = Arc::new(Connections::default());
-        let (first, second) = (connections.enter(), connections.enter());
+        let (first, second) = (connections.register(), connections.register());
         first.count(Moved { to_target: 3, to_client: 0 });
         second.count(Moved { to_target: 1, to_client: 7 });
         first.count(Moved { to_target: 2, to_client: 1 });
@@ -172,12 +176,12 @@ mod tests {
     #[tokio::test]
     async fn what_is_asked_of_all_holds_for_those_who_come_later() {
         let connections = Arc::new(Connections::default());
-        let early = connections.enter();
-        let leave = Leave { reason: Reason::Drain, from: Instant::now(), latest: Instant::now() };
-        assert_eq!(connections.ask_all(leave), 1);
-        let late = connections.enter();
-        for seat in [early, late] {
-            let asked = std::future::poll_fn(|cx| seat.poll_leave(cx)).await;
+        let early = connections.register();
+        let leave = DrainRequest { reason: Reason::Drain, from: Instant::now(), latest: Instant::now() };
+        assert_eq!(connections.drain_all(leave), 1);
+        let late = connections.register();
+        for guard in [early, late] {
+            let asked = std::future::poll_fn(|cx| guard.poll_drain(cx)).await;
             assert_eq!(asked, leave);
         }
     }

@@ -5,7 +5,7 @@
 //! `AUTH_PREVIOUS_FILE` holds, and what worked last. If none of them serves though one has served before, a rotation is
 //! under way whose other half is still to come, and [`Failure::Rotation`] has the dial wait for it.
 //!
-//! What a server said to our passwords is its [`Standing`], which all connections share: what is known to be refused
+//! What a server said to our passwords is its [`AuthState`], which all connections share: what is known to be refused
 //! is not offered again by each of them, but by one after growing pauses, or when there is something new to offer. A
 //! server's log is no dumping ground, and some lock an account that is refused too often.
 
@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use crate::backoff::Backoff;
 use crate::config::link::{Credential, Credentials};
 use crate::failure::{Failure, REFUSED, Stage};
-use crate::metrics::{LinkMetrics, Which};
+use crate::metrics::{CredentialKind, LinkMetrics};
 use crate::secret::{FileError, Secret, Source, Unavailable};
 use crate::text;
 
@@ -59,7 +59,7 @@ pub fn auth<'a>(username: Option<&'a [u8]>, password: &'a [u8]) -> Vec<&'a [u8]>
 
 /// What one server has said to our passwords.
 #[derive(Debug, Default)]
-pub struct Standing {
+pub struct AuthState {
     record: Mutex<Record>,
     /// Held by the one connection that offers what did not work last.
     trial: AsyncMutex<()>,
@@ -76,7 +76,7 @@ struct Record {
     /// Rounds of offers that met with a refusal, in a row.
     rounds: u32,
     /// When what was refused may be offered again.
-    rests_until: Option<Instant>,
+    backoff_until: Option<Instant>,
     /// Since when a rotation has been under way.
     rotation: Option<Instant>,
     /// Since when nothing that there is has served.
@@ -94,16 +94,16 @@ impl Record {
     fn rest(&mut self) -> Duration {
         self.rounds = self.rounds.saturating_add(1);
         let pause = BACKOFF.wait(self.rounds.saturating_sub(FREE_ROUNDS));
-        self.rests_until = Some(Instant::now() + pause);
+        self.backoff_until = Some(Instant::now() + pause);
         pause
     }
 
     /// Whether what was refused may be offered again; whoever is told so has a moment to do it.
     fn begins_trial(&mut self) -> bool {
         let now = Instant::now();
-        let is_due = self.rests_until.is_none_or(|until| until <= now);
+        let is_due = self.backoff_until.is_none_or(|until| until <= now);
         if is_due {
-            self.rests_until = Some(now + TRIAL);
+            self.backoff_until = Some(now + TRIAL);
         }
         is_due
     }
@@ -121,17 +121,17 @@ impl Credentials {
     /// to offer it again.
     pub async fn login<'a>(
         &'a self,
-        standing: &'a Standing,
+        auth_state: &'a AuthState,
         metrics: &'a LinkMetrics,
     ) -> Result<Login<'a>, Failure> {
-        let are_held = standing.record.lock().rotation.is_some();
+        let are_held = auth_state.record.lock().rotation.is_some();
         let age = if are_held { HELD_LOOK } else { Duration::ZERO };
         let current = self.current(age, metrics).await?;
         let mut login = Login {
             credentials: self,
-            standing,
+            auth_state,
             metrics,
-            offers: vec![(Which::Current, current)],
+            offers: vec![(CredentialKind::Current, current)],
             tried: Vec::new(),
             round: None,
             is_renewed: false,
@@ -139,14 +139,14 @@ impl Credentials {
         };
         // What worked last works on, mostly; only else it matters what there is besides.
         let is_good = {
-            let record = standing.record.lock();
+            let record = auth_state.record.lock();
             let current = &login.offers[0].1;
             record.good.as_ref().is_some_and(|good| **good == **current) && !record.is_refused(current)
         };
         if !is_good {
             login.add_others(age).await;
         }
-        let mut record = standing.record.lock();
+        let mut record = auth_state.record.lock();
         let refused = login.offers.iter().filter(|(_, offer)| record.is_refused(offer)).count();
         if refused > 0 && record.begins_trial() {
             login.round = Some(record.rounds);
@@ -220,7 +220,8 @@ impl Credentials {
             ),
             None => self.other_causes(&words, is_held),
         };
-        let pause = record.rests_until.map(|until| until.saturating_duration_since(Instant::now()).as_secs());
+        let pause =
+            record.backoff_until.map(|until| until.saturating_duration_since(Instant::now()).as_secs());
         let remedy = match pause {
             Some(seconds @ 1..) => {
                 format!("{remedy} (it is not tried again for {seconds}s, unless it changes)")
@@ -280,10 +281,10 @@ impl Credentials {
 /// One connection's offers to a server.
 pub struct Login<'a> {
     credentials: &'a Credentials,
-    standing: &'a Standing,
+    auth_state: &'a AuthState,
     metrics: &'a LinkMetrics,
     /// What there is, in the order of preference: first the current credential.
-    offers: Vec<(Which, Arc<Credential>)>,
+    offers: Vec<(CredentialKind, Arc<Credential>)>,
     /// What this connection has offered.
     tried: Vec<Arc<Credential>>,
     /// What was refused before may be offered again as long as nobody has since: the number of rounds at the beginning.
@@ -296,10 +297,10 @@ pub struct Login<'a> {
 impl Login<'_> {
     /// What to offer next; `None` if all of it was refused, to this connection or another one.
     pub async fn next(&mut self) -> Option<Arc<Credential>> {
-        let standing = self.standing;
+        let auth_state = self.auth_state;
         loop {
             {
-                let record = standing.record.lock();
+                let record = auth_state.record.lock();
                 let again = self.round == Some(record.rounds);
                 let is_open = |offer: &Arc<Credential>| {
                     !self.tried.contains(offer) && (again || !record.is_refused(offer))
@@ -320,7 +321,7 @@ impl Login<'_> {
                     return Some(offer);
                 }
             }
-            self.trial = Some(standing.trial.lock().await);
+            self.trial = Some(auth_state.trial.lock().await);
             self.add_good();
         }
     }
@@ -329,7 +330,7 @@ impl Login<'_> {
     pub async fn refused(&mut self, words: String) -> Option<Arc<Credential>> {
         let refused = Arc::clone(self.tried.last()?);
         {
-            let mut record = self.standing.record.lock();
+            let mut record = self.auth_state.record.lock();
             record.words = words;
             if record.good.as_ref() == Some(&refused) && !record.is_refused(&refused) {
                 // The server has changed: what it refused before may be right by now.
@@ -345,13 +346,13 @@ impl Login<'_> {
         self.add_others(Duration::ZERO).await;
         // Not where this connection had only begun before the password was changed.
         if self.credentials.is_last(&refused) && self.has_ever_worked() {
-            self.begin_rotation(&mut self.standing.record.lock(), "new_password_refused");
+            self.begin_rotation(&mut self.auth_state.record.lock(), "new_password_refused");
         }
         self.next().await
     }
 
     fn has_ever_worked(&self) -> bool {
-        self.standing.record.lock().good.is_some() || self.credentials.memory.good.lock().is_some()
+        self.auth_state.record.lock().good.is_some() || self.credentials.memory.good.lock().is_some()
     }
 
     /// Looks the current password up once more: it may have changed since, and have been the reason.
@@ -365,7 +366,7 @@ impl Login<'_> {
             && let Ok(renewed) = self.credentials.current(Duration::ZERO, self.metrics).await
             && renewed != current
         {
-            self.offers.insert(0, (Which::Current, renewed));
+            self.offers.insert(0, (CredentialKind::Current, renewed));
         }
     }
 
@@ -377,52 +378,52 @@ impl Login<'_> {
     /// What there is besides the current password; a look at a file that is at most so old will do.
     async fn add_others(&mut self, age: Duration) {
         if let Some(previous) = &self.credentials.previous
-            && !self.offers.iter().any(|(which, _)| *which == Which::Previous)
+            && !self.offers.iter().any(|(which, _)| *which == CredentialKind::Previous)
             && let Some(password) = previous.recent(age).await
         {
             let username = self.current().username.clone();
-            self.add(Which::Previous, Arc::new(Credential { username, password }));
+            self.add(CredentialKind::Previous, Arc::new(Credential { username, password }));
         }
         self.add_good();
     }
 
     fn add_good(&mut self) {
-        let here = self.standing.record.lock().good.clone();
+        let here = self.auth_state.record.lock().good.clone();
         // A server that is new to us, after a failover say, knows what another one knew.
         let good = here.or_else(|| self.credentials.memory.good.lock().clone());
         if let Some(good) = good {
-            self.add(Which::LastGood, good);
+            self.add(CredentialKind::LastGood, good);
         }
     }
 
-    fn add(&mut self, which: Which, credential: Arc<Credential>) {
+    fn add(&mut self, which: CredentialKind, credential: Arc<Credential>) {
         if !self.offers.iter().any(|(_, offer)| **offer == *credential) {
             self.offers.push((which, credential));
         }
     }
 
     /// Where what was offered last came from.
-    pub fn offered(&self) -> Option<Which> {
+    pub fn offered(&self) -> Option<CredentialKind> {
         let credential = self.tried.last()?;
         self.offers.iter().find(|(_, offer)| offer == credential).map(|(which, _)| *which)
     }
 
     /// The server took what was offered last; returns where that came from.
-    pub fn served(mut self) -> Option<Which> {
+    pub fn served(mut self) -> Option<CredentialKind> {
         self.round = None;
         let credential = Arc::clone(self.tried.last()?);
         let which = self.offered()?;
-        let mut record = self.standing.record.lock();
+        let mut record = self.auth_state.record.lock();
         // Another connection may know better by now than this one did when it began.
         let is_news = match which {
-            Which::Current => self.credentials.is_last(&credential),
-            Which::Previous | Which::LastGood => {
+            CredentialKind::Current => self.credentials.is_last(&credential),
+            CredentialKind::Previous | CredentialKind::LastGood => {
                 record.good.as_ref().is_none_or(|good| *good == credential || record.is_refused(good))
             }
         };
         if is_news {
             let is_other = record.good.as_ref().is_some_and(|good| *good != credential);
-            if which == Which::Current {
+            if which == CredentialKind::Current {
                 if is_other {
                     self.begin_rotation(&mut record, "new_password");
                 }
@@ -476,7 +477,7 @@ impl Login<'_> {
     /// Everything was refused; or, where `interrupted`, the connection ended before everything was offered.
     pub fn failed(mut self, interrupted: bool) -> Failure {
         self.round = None;
-        let mut record = self.standing.record.lock();
+        let mut record = self.auth_state.record.lock();
         let mut is_more = interrupted;
         if !self.tried.is_empty() {
             let Record { refused, good, .. } = &mut *record;
@@ -506,7 +507,7 @@ impl Login<'_> {
         let current = self.current();
         let password = Secret::new(trimmed(current.password.expose()).to_vec());
         let is_known =
-            self.standing.record.lock().diagnosis.as_ref().is_some_and(|(known, _)| *known == current);
+            self.auth_state.record.lock().diagnosis.as_ref().is_some_and(|(known, _)| *known == current);
         let is_tried = self.tried.iter().any(|tried| *tried.password == password);
         let is_worth_it = !is_known && !is_tried && !password.expose().is_empty();
         is_worth_it.then(|| Credential { username: current.username.clone(), password: Arc::new(password) })
@@ -514,7 +515,7 @@ impl Login<'_> {
 
     /// Whether that worked.
     pub fn diagnosed(&self, works: bool) {
-        self.standing.record.lock().diagnosis = Some((self.current(), works));
+        self.auth_state.record.lock().diagnosis = Some((self.current(), works));
     }
 }
 
@@ -522,7 +523,7 @@ impl Drop for Login<'_> {
     /// Whoever ends without an answer, because its client has left, say, gives its turn to the next one.
     fn drop(&mut self) {
         if self.round.is_some() {
-            self.standing.record.lock().rests_until = None;
+            self.auth_state.record.lock().backoff_until = None;
         }
     }
 }
@@ -615,11 +616,11 @@ mod tests {
     async fn a_rotation_that_is_never_finished_is_a_mistake_in_the_end() {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let credentials = credentials(&directory.path().join("password"));
-        let (standing, metrics) = (Standing::default(), Metrics::new().link("redis:6379"));
-        let mut login = credentials.login(&standing, &metrics).await.expect("something to offer");
+        let (auth_state, metrics) = (AuthState::default(), Metrics::new().link("redis:6379"));
+        let mut login = credentials.login(&auth_state, &metrics).await.expect("something to offer");
         assert!(login.next().await.is_some() && login.served().is_some());
         let refused = async || {
-            let mut login = credentials.login(&standing, &metrics).await.expect("something to offer");
+            let mut login = credentials.login(&auth_state, &metrics).await.expect("something to offer");
             while login.next().await.is_some() {
                 login.refused("WRONGPASS".to_owned()).await;
             }
@@ -640,19 +641,19 @@ mod tests {
         std::fs::write(&previous, "serves").expect("a file");
         let previous = OptionalSecretFile::open(previous).expect("a password");
         let credentials = Credentials { previous: Some(previous), ..credentials(&current) };
-        let (standing, metrics) = (Standing::default(), Metrics::new().link("redis:6379"));
+        let (auth_state, metrics) = (AuthState::default(), Metrics::new().link("redis:6379"));
         let mut refusals = 0;
         for number in 0..10 {
             std::fs::write(&current, format!("token {number}")).expect("a file");
             tokio::time::sleep(HELD_LOOK).await;
-            let mut login = credentials.login(&standing, &metrics).await.expect("something to offer");
+            let mut login = credentials.login(&auth_state, &metrics).await.expect("something to offer");
             let mut offer = login.next().await;
             while offer.is_some_and(|offer| offer.password.expose() != b"serves") {
                 refusals += 1;
                 offer = login.refused("WRONGPASS".to_owned()).await;
             }
             assert!(login.served().is_some());
-            assert_eq!(standing.record.lock().refused.len(), 1);
+            assert_eq!(auth_state.record.lock().refused.len(), 1);
         }
         assert_eq!(refusals, 10);
     }

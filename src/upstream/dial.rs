@@ -22,9 +22,9 @@ use crate::failure::tls::by_target;
 use crate::failure::{Failure, Stage};
 use crate::net::resolve::{Addresses, Resolver};
 use crate::net::{Address, Stream};
-use crate::upstream::backends::{Backends, Done, Listed, Next, Place, Round};
-use crate::upstream::credentials::{Login, Standing};
-use crate::upstream::handshake::{Greeted, Greeting, Observer, Step, Upstream};
+use crate::upstream::backends::{Backends, Done, Lease, Listed, Next, Round};
+use crate::upstream::credentials::{AuthState, Login};
+use crate::upstream::handshake::{Greeted, Handshake, Observer, Step, Upstream};
 
 /// Before a target is tried again: at the longest enough to spare a starting server, and too short for anybody to notice.
 const BACKOFF: Backoff = Backoff { first: Duration::from_millis(25), longest: Duration::from_millis(250) };
@@ -142,7 +142,7 @@ impl Dialler {
         link: &Link,
         backends: &Backends,
         health: &Health,
-    ) -> Result<(Upstream, Place), Failure> {
+    ) -> Result<(Upstream, Lease), Failure> {
         let begun = Instant::now();
         let deadline = begun + link.connect_timeout;
         let mut rounds = 0;
@@ -197,7 +197,7 @@ impl Dialler {
         backends: &Backends,
         health: &Health,
         within: Duration,
-    ) -> Result<(Upstream, Place), Failure> {
+    ) -> Result<(Upstream, Lease), Failure> {
         let deadline = Instant::now() + within.min(link.connect_timeout);
         let dialled = self.try_each(link, backends, &mut Done::default(), deadline).await;
         match &dialled {
@@ -217,7 +217,7 @@ impl Dialler {
         backends: &Backends,
         given_up: &mut Done,
         deadline: Instant,
-    ) -> Result<(Upstream, Place), Failure> {
+    ) -> Result<(Upstream, Lease), Failure> {
         let mut round = backends.round(given_up);
         // When the turn of the candidate began, and what its name stands for.
         let mut turn = None;
@@ -236,12 +236,12 @@ impl Dialler {
                         Err(failure) => round.unresolved(&listed, failure),
                     }
                 }
-                Next::Dial(place) => {
+                Next::Dial(lease) => {
                     let turn = turn.take().unwrap_or_else(|| (Instant::now(), Addresses::whole([])));
-                    let dialled = self.attempt(link, backends, &mut round, place, turn, deadline).await?;
-                    if let Some((upstream, place)) = dialled {
-                        backends.works(&place);
-                        return Ok((upstream, place));
+                    let dialled = self.attempt(link, backends, &mut round, lease, turn, deadline).await?;
+                    if let Some((upstream, lease)) = dialled {
+                        backends.works(&lease);
+                        return Ok((upstream, lease));
                     }
                 }
             }
@@ -252,55 +252,55 @@ impl Dialler {
         Err(round.failure())
     }
 
-    /// One try at a place, or at the one of the same name that takes the connection before it. `None` where the round
+    /// One try at a backend, or at the one of the same name that accepts the connection first. `None` where the round
     /// knows what became of it; an error where no other backend could serve either.
     async fn attempt(
         &self,
         link: &Link,
         backends: &Backends,
         round: &mut Round<'_>,
-        place: Place,
+        lease: Lease,
         (begun, mut answer): (Instant, Addresses),
         deadline: Instant,
-    ) -> Result<Option<(Upstream, Place)>, Failure> {
-        let first = Arc::clone(place.backend());
+    ) -> Result<Option<(Upstream, Lease)>, Failure> {
+        let first = Arc::clone(lease.backend());
         // Before anything is connected: a program may take its time, and no server likes to be kept waiting for a
         // password.
-        let login = match self.login(link, backends, &first.standing, deadline).await {
+        let login = match self.login(link, backends, &first.auth_state, deadline).await {
             Ok(login) => login,
-            Err(failure) => return refused(round, &place, failure),
+            Err(failure) => return refused(round, &lease, failure),
         };
-        let Some((stream, place)) = self.race(round, (place, begun), &mut answer, deadline).await else {
+        let Some((stream, lease)) = self.race(round, (lease, begun), &mut answer, deadline).await else {
             return Ok(None);
         };
-        let backend = Arc::clone(place.backend());
+        let backend = Arc::clone(lease.backend());
         let login = if Arc::ptr_eq(&backend, &first) {
             Ok(login)
         } else {
-            self.login(link, backends, &backend.standing, deadline).await
+            self.login(link, backends, &backend.auth_state, deadline).await
         };
-        let deadline = share(round.others(&place), deadline);
-        let introduction = Introduction::to(link, &place, begun, deadline);
+        let deadline = share(round.others(&lease), deadline);
+        let introduction = Introduction::to(link, &lease, begun, deadline);
         match introduction.make(stream, login, &()).await.and_then(Introduced::upstream) {
-            Ok(upstream) => Ok(Some((upstream, place))),
-            Err(failure) => refused(round, &place, failure),
+            Ok(upstream) => Ok(Some((upstream, lease))),
+            Err(failure) => refused(round, &lease, failure),
         }
     }
 
-    /// One try at one place and no other, of which nobody else is told: password, connect, TLS, greet. Each step is told
+    /// One try at one backend and no other, of which nobody else is told: password, connect, TLS, greet. Each step is told
     /// by its own name when the deadline ends it.
     pub async fn ask(
         &self,
         link: &Link,
         backends: &Backends,
-        place: &Place,
+        lease: &Lease,
         deadline: Instant,
     ) -> Result<Upstream, Failure> {
         let begun = Instant::now();
-        let backend = place.backend();
-        let login = self.login(link, backends, &backend.standing, deadline).await?;
-        let stream = self.connect(&place.to_string(), &backend.address, begun, deadline).await?;
-        Introduction::to(link, place, begun, deadline).make(stream, Ok(login), &()).await?.upstream()
+        let backend = lease.backend();
+        let login = self.login(link, backends, &backend.auth_state, deadline).await?;
+        let stream = self.connect(&lease.to_string(), &backend.address, begun, deadline).await?;
+        Introduction::to(link, lease, begun, deadline).make(stream, Ok(login), &()).await?.upstream()
     }
 
     /// What to offer to a server that has said so much to our passwords. It has all the time that there is, since no
@@ -309,14 +309,14 @@ impl Dialler {
         &self,
         link: &'a Link,
         backends: &'a Backends,
-        standing: &'a Standing,
+        auth_state: &'a AuthState,
         deadline: Instant,
     ) -> Result<Option<Login<'a>>, Failure> {
         let begun = Instant::now();
         let Some(credentials) = link.redis.as_ref().and_then(|redis| redis.credentials.as_ref()) else {
             return Ok(None);
         };
-        timeout_at(deadline, Box::pin(credentials.login(standing, &backends.metrics)))
+        timeout_at(deadline, Box::pin(credentials.login(auth_state, &backends.metrics)))
             .await
             .map_err(|_| credentials.late(between(begun, deadline)))?
             .map(Some)
@@ -339,16 +339,16 @@ impl Dialler {
             .map_err(|reason| Failure::Resolve { name: host.to_string(), reason: reason.to_string() })
     }
 
-    /// The first place of a name to take the connection (RFC 8305, 5). Each has a head start on the next one, and those that
+    /// The first backend of a name to accept the connection (RFC 8305, 5). Each has a head start on the next one, and those that
     /// were overtaken rest, so that the next dial does not wait for them. What is found of the name's `answer` meanwhile
     /// joins in. The turn of the `first` had begun before its name was resolved.
     pub async fn race(
         &self,
         round: &mut Round<'_>,
-        (first, begun): (Place, Instant),
+        (first, begun): (Lease, Instant),
         answer: &mut Addresses,
         deadline: Instant,
-    ) -> Option<(Stream, Place)> {
+    ) -> Option<(Stream, Lease)> {
         let listed = Arc::clone(first.listed());
         let mut racing = FuturesUnordered::new();
         let mut runners = Vec::new();
@@ -356,14 +356,14 @@ impl Dialler {
         // One that may take the next try is dialled again at once, with whatever is known by then.
         let mut may_wait = true;
         let (winner, stream) = loop {
-            if let Some((place, begun)) = joining.take() {
+            if let Some((lease, begun)) = joining.take() {
                 let number = runners.len();
-                let until = share(round.others(&place), deadline);
+                let until = share(round.others(&lease), deadline);
                 racing.push({
-                    let (shown, address) = (place.to_string(), place.backend().address.clone());
+                    let (shown, address) = (lease.to_string(), lease.backend().address.clone());
                     async move { (number, self.connect(&shown, &address, begun, until).await) }
                 });
-                runners.push(Some((place, Instant::now())));
+                runners.push(Some((lease, Instant::now())));
             }
             let is_last = racing.is_empty();
             tokio::select! {
@@ -372,14 +372,14 @@ impl Dialler {
                 Some((number, connected)) = racing.next() => match connected {
                     Ok(stream) => break (number, stream),
                     Err(failure) => {
-                        if let Some((place, joined)) = runners[number].take() {
+                        if let Some((lease, joined)) = runners[number].take() {
                             let failure = if number == 0 {
-                                self.of_slow_name(failure, &place, begun, joined)
+                                self.of_slow_name(failure, &lease, begun, joined)
                             } else {
                                 failure
                             };
                             may_wait = !failure.is_passing();
-                            round.unreachable(&place, failure);
+                            round.unreachable(&lease, failure);
                         }
                     }
                 },
@@ -393,28 +393,28 @@ impl Dialler {
                 () = sleep_until(deadline), if is_last && answer.may_be_more() && may_wait => return None,
                 else => return None,
             }
-            joining = round.beside(&listed).map(|place| (place, Instant::now()));
+            joining = round.beside(&listed).map(|lease| (lease, Instant::now()));
         };
-        let (place, _) = runners[winner].take()?;
-        for (place, begun) in runners.into_iter().flatten() {
+        let (lease, _) = runners[winner].take()?;
+        for (lease, begun) in runners.into_iter().flatten() {
             match begun.elapsed() {
-                time if time >= HEAD_START => round.overtaken(&place, HEAD_START),
-                _ => round.spare(&place),
+                time if time >= HEAD_START => round.overtaken(&lease, HEAD_START),
+                _ => round.spare(&lease),
             }
         }
-        Some((stream, place))
+        Some((stream, lease))
     }
 
     /// The deadline ended a connect: where the name had taken most of the time, that is what was too slow.
-    fn of_slow_name(&self, failure: Failure, place: &Place, begun: Instant, resolved: Instant) -> Failure {
+    fn of_slow_name(&self, failure: Failure, lease: &Lease, begun: Instant, resolved: Instant) -> Failure {
         let Failure::TimedOut { after, .. } = failure else { return failure };
         let (resolving, connecting) =
             (between(begun, resolved), after.saturating_sub(between(begun, resolved)));
-        match place.listed().name() {
+        match lease.listed().name() {
             Some(host) if resolving > connecting => {
                 let took = humantime::format_duration(resolving);
                 let doing =
-                    format!("resolving {host} with {} took {took}, and connecting to {place}", self.resolver);
+                    format!("resolving {host} with {} took {took}, and connecting to {lease}", self.resolver);
                 Failure::TimedOut { stage: Stage::Resolve, doing, after: connecting }
             }
             _ => failure,
@@ -437,19 +437,19 @@ impl Dialler {
 }
 
 /// Tells the round of a server that does not serve, unless no other one could either.
-fn refused<T>(round: &mut Round<'_>, place: &Place, failure: Failure) -> Result<Option<T>, Failure> {
+fn refused<T>(round: &mut Round<'_>, lease: &Lease, failure: Failure) -> Result<Option<T>, Failure> {
     if let Failure::Secret(_) = failure {
         return Err(failure);
     }
-    round.refused(place, failure);
+    round.refused(lease, failure);
     Ok(None)
 }
 
-/// What a fresh connection to a place goes through: TLS, greet.
+/// What a fresh connection to a backend goes through: TLS and the handshake.
 pub struct Introduction<'a> {
     link: &'a Link,
-    place: &'a Place,
-    /// The place, as errors name it.
+    lease: &'a Lease,
+    /// The server, as errors name it.
     shown: String,
     begun: Instant,
     deadline: Instant,
@@ -479,8 +479,8 @@ impl Introduced<'_> {
 
 impl<'a> Introduction<'a> {
     /// Of what was connected to since `begun`.
-    pub fn to(link: &'a Link, place: &'a Place, begun: Instant, deadline: Instant) -> Self {
-        Self { link, place, shown: place.to_string(), begun, deadline }
+    pub fn to(link: &'a Link, lease: &'a Lease, begun: Instant, deadline: Instant) -> Self {
+        Self { link, lease, shown: lease.to_string(), begun, deadline }
     }
 
     /// Goes through all of it. A login that could not be had is told once it is needed.
@@ -498,18 +498,18 @@ impl<'a> Introduction<'a> {
             return Ok(Introduced::Tunnel(stream));
         };
         let login = login?;
-        let probe = &self.place.backend().probe;
-        let greeting = Greeting::begin(stream, &self.shown, self.link, redis, probe, observer);
+        let probe = &self.lease.backend().probe;
+        let greeting = Handshake::begin(stream, &self.shown, self.link, redis, probe, observer);
         let doing = format!("the handshake with {}", self.shown);
         let late = late(Stage::Auth, doing, self.begun, self.deadline);
-        Ok(Introduced::Redis(greeting.greet(login, self.deadline, late).await))
+        Ok(Introduced::Redis(greeting.handshake(login, self.deadline, late).await))
     }
 
     /// Takes up TLS where the link has it.
     pub async fn secure(&self, stream: Stream) -> Result<Stream, Failure> {
         let Some(tls) = &self.link.tls else { return Ok(stream) };
         let doing = format!("the TLS handshake with {}", self.shown);
-        timeout_at(self.deadline, Box::pin(tls.connect(stream, &self.place.listed().endpoint)))
+        timeout_at(self.deadline, Box::pin(tls.connect(stream, &self.lease.listed().endpoint)))
             .await
             .map_err(late(Stage::Tls, doing, self.begun, self.deadline))?
             .map_err(|error| by_target(error, &self.shown, self.link))

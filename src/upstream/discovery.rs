@@ -12,12 +12,12 @@ use futures_util::future::join;
 use crate::config::Link;
 use crate::config::target::Backends as Source;
 use crate::net::Endpoint;
-use crate::upstream::Service;
+use crate::upstream::LinkRuntime;
 use crate::upstream::dial::Dialler;
 
 /// Keeps a link's backends up to date, for as long as the process runs.
-pub async fn follow(service: &Service) {
-    let Service { link, dialler, backends, .. } = service;
+pub async fn follow(service: &LinkRuntime) {
+    let LinkRuntime { link, dialler, backends, .. } = service;
     let source = async {
         match &link.target.backends {
             Source::Listed(_) => {}

@@ -23,7 +23,7 @@ use crate::config::link::{Redis, Role};
 use crate::failure::REFUSED;
 use crate::failure::tls::late_refusal;
 use crate::failure::{Failure, Stage};
-use crate::metrics::Which;
+use crate::metrics::CredentialKind;
 use crate::net::Stream;
 use crate::resp::{self, Reply};
 use crate::secret::Secret;
@@ -76,7 +76,7 @@ pub enum Step<'a> {
     /// TLS.
     Tls(&'a Stream),
     /// AUTH, and where the password came from.
-    Auth(Option<Which>),
+    Auth(Option<CredentialKind>),
     /// SELECT.
     Select,
     /// The target has the role that the link asks for.
@@ -247,7 +247,7 @@ enum Exchanged {
 const DIAGNOSIS: Duration = Duration::from_millis(500);
 
 /// A handshake under way, and what the words in it are judged by.
-pub struct Greeting<'a> {
+pub struct Handshake<'a> {
     stream: Stream,
     /// What came and was not taken yet.
     buffer: BytesMut,
@@ -263,12 +263,12 @@ pub struct Greeting<'a> {
     /// The passwords that were sent.
     sent: Vec<Arc<Secret>>,
     /// Where the last of them came from.
-    offered: Option<Which>,
+    offered: Option<CredentialKind>,
     /// Why no client is served, though the handshake went on.
-    passed_over: Option<Failure>,
+    ignored: Option<Failure>,
 }
 
-impl<'a> Greeting<'a> {
+impl<'a> Handshake<'a> {
     /// Before the first word.
     pub fn begin(
         stream: Stream,
@@ -291,7 +291,7 @@ impl<'a> Greeting<'a> {
             observer,
             sent: Vec::new(),
             offered: None,
-            passed_over: None,
+            ignored: None,
         }
     }
 
@@ -300,7 +300,7 @@ impl<'a> Greeting<'a> {
     ///
     /// Where the password is refused the login may have another one to offer on the same connection, which goes through
     /// all of it again: a refusal never ends in anything but an acceptance or the end of the connection.
-    pub async fn greet(
+    pub async fn handshake(
         mut self,
         login: Option<Login<'_>>,
         deadline: Instant,
@@ -513,7 +513,7 @@ impl<'a> Greeting<'a> {
         if !self.observer.goes_on_after(&failure) {
             return Err(failure);
         }
-        self.passed_over.get_or_insert(failure);
+        self.ignored.get_or_insert(failure);
         Ok(())
     }
 
@@ -700,7 +700,7 @@ impl<'a> Greeting<'a> {
 
 /// A connection that has gone through the handshake, and what that came to.
 pub struct Greeted<'a> {
-    greeting: Greeting<'a>,
+    greeting: Handshake<'a>,
     done: Result<(), Failure>,
 }
 
@@ -708,7 +708,7 @@ impl<'a> Greeted<'a> {
     /// For a client, if every reply was good.
     pub fn upstream(self) -> Result<Upstream, Failure> {
         let Self { greeting, done } = self;
-        match greeting.passed_over {
+        match greeting.ignored {
             None => done.map(|()| Upstream { stream: greeting.stream, leading: greeting.buffer.to_vec() }),
             Some(failure) => Err(failure),
         }
@@ -716,13 +716,13 @@ impl<'a> Greeted<'a> {
 
     /// For who has more questions, whatever the replies were: with each refusal, the last of which may have been the end.
     pub fn interview(mut self) -> (Interview<'a>, Vec<Failure>) {
-        let failures = self.greeting.passed_over.take().into_iter().chain(self.done.err()).collect();
+        let failures = self.greeting.ignored.take().into_iter().chain(self.done.err()).collect();
         (Interview(self.greeting), failures)
     }
 }
 
 /// Questions to a server beside the handshake. Nothing that comes of it can be relayed to.
-pub struct Interview<'a>(Greeting<'a>);
+pub struct Interview<'a>(Handshake<'a>);
 
 impl<'a> Interview<'a> {
     /// Of a server that has not been greeted.
@@ -733,15 +733,19 @@ impl<'a> Interview<'a> {
         redis: &'a Redis,
         probe: &'a Probe,
     ) -> Self {
-        Self(Greeting::begin(stream, endpoint, link, redis, probe, &()))
+        Self(Handshake::begin(stream, endpoint, link, redis, probe, &()))
     }
 
     /// AUTH with something that is nobody's password.
-    pub async fn bluff(&mut self, username: Option<&[u8]>, nonsense: &str) -> Result<Bluff, Failure> {
+    pub async fn try_random_password(
+        &mut self,
+        username: Option<&[u8]>,
+        nonsense: &str,
+    ) -> Result<OpenAccess, Failure> {
         Ok(match self.ask(&auth(username, nonsense.as_bytes())).await? {
-            BytesFrame::Error(words) if wants_no_password(&words) => Bluff::NoPasswordWanted,
-            BytesFrame::Error(_) => Bluff::Refused,
-            _ => Bluff::Taken,
+            BytesFrame::Error(words) if wants_no_password(&words) => OpenAccess::NoPasswordWanted,
+            BytesFrame::Error(_) => OpenAccess::Refused,
+            _ => OpenAccess::Taken,
         })
     }
 
@@ -770,7 +774,7 @@ impl<'a> Interview<'a> {
 
 /// What a server says to nobody's password.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Bluff {
+pub enum OpenAccess {
     /// That it is none.
     Refused,
     /// That it is welcome.

@@ -29,8 +29,8 @@ use crate::config::link::Credential;
 use crate::failure::Failure;
 use crate::metrics::WarmConnection;
 use crate::random::jittered;
-use crate::upstream::Service;
-use crate::upstream::backends::Place;
+use crate::upstream::LinkRuntime;
+use crate::upstream::backends::Lease;
 use crate::upstream::handshake::Upstream;
 
 /// The age, more or less, at which one is replaced. Firewalls and load balancers forget idle connections without a word
@@ -78,7 +78,7 @@ struct State {
 #[derive(Debug)]
 pub struct Warm {
     upstream: Upstream,
-    place: Place,
+    lease: Lease,
     made_with: Option<Arc<Credential>>,
     made: Instant,
     old: Instant,
@@ -88,14 +88,14 @@ pub struct Warm {
 
 impl Warm {
     /// Why no client should have it any more, if that is so.
-    fn spoiled(&self, service: &Service) -> Option<&'static str> {
+    fn spoiled(&self, service: &LinkRuntime) -> Option<&'static str> {
         if self.old <= Instant::now() {
             Some("max_age")
         } else if self.made_with != secrets(&service.link) {
             Some("secret_changed")
-        } else if !service.backends.lead_to(&self.place) {
+        } else if !service.backends.lead_to(&self.lease) {
             Some("backend_changed")
-        } else if self.place.backend().probe.asks_about_reset() {
+        } else if self.lease.backend().probe.asks_about_reset() {
             // One that is made now asks, and the answer decides what becomes of the client's RESET.
             Some("reset_unknown")
         } else {
@@ -105,7 +105,7 @@ impl Warm {
 
     /// Whether it can serve a client that has said its first word. The answer holds for this moment: nothing may be
     /// awaited before that word is written.
-    pub fn serves(&self, service: &Service) -> bool {
+    pub fn serves(&self, service: &LinkRuntime) -> bool {
         self.spoiled(service).is_none() && self.upstream.is_quiet()
     }
 
@@ -115,9 +115,9 @@ impl Warm {
     }
 
     /// For the client that it goes to.
-    pub fn serve(self, service: &Service) -> (Upstream, Place) {
+    pub fn serve(self, service: &LinkRuntime) -> (Upstream, Lease) {
         service.metrics.warm_hit();
-        (self.upstream, self.place)
+        (self.upstream, self.lease)
     }
 }
 
@@ -134,7 +134,7 @@ impl Pool {
 
     /// The newest that can serve a client, as a stream of the current runtime: of all it is the least likely to end
     /// soon.
-    pub fn take(&self, service: &Service) -> Option<Warm> {
+    pub fn take(&self, service: &LinkRuntime) -> Option<Warm> {
         while let Some(warm) = self.newest() {
             self.stirred.notify_one();
             if let Some(why) = warm.spoiled(service) {
@@ -142,18 +142,18 @@ impl Pool {
             } else if !warm.upstream.is_quiet() {
                 self.ended(service, warm);
             } else {
-                let Warm { upstream, place, made_with, made, old, counted: _ } = warm;
+                let Warm { upstream, lease, made_with, made, old, counted: _ } = warm;
                 // Without the means to watch one more socket there is no upstream either way.
                 let upstream = upstream.into_this_runtime().ok()?;
                 tracing::debug!(target: "pool", link = service.link.name, ready = self.count(), "ready connection taken");
-                return Some(Warm { upstream, place, made_with, made, old, counted: None });
+                return Some(Warm { upstream, lease, made_with, made, old, counted: None });
             }
         }
         None
     }
 
     /// A client has to wait for a dial.
-    pub fn missed(&self, service: &Service) {
+    pub fn missed(&self, service: &LinkRuntime) {
         if self.size > 0 {
             service.metrics.warm_miss();
         }
@@ -172,7 +172,7 @@ impl Pool {
     }
 
     /// How many to begin now, beside those that are being made.
-    fn missing(&self, service: &Service, making: usize) -> usize {
+    fn missing(&self, service: &LinkRuntime, making: usize) -> usize {
         let state = self.state();
         if state.rest.is_some_and(|rest| rest > Instant::now()) {
             return 0;
@@ -184,7 +184,7 @@ impl Pool {
         wanted.saturating_sub(state.ready.len() + making).min(together.saturating_sub(making))
     }
 
-    fn put(&self, service: &Service, mut warm: Warm) {
+    fn put(&self, service: &LinkRuntime, mut warm: Warm) {
         if warm.upstream.is_quiet() {
             warm.counted = Some(service.metrics.warm_connection());
             let mut state = self.state();
@@ -204,7 +204,7 @@ impl Pool {
     }
 
     /// Throws those away that no client should have any more.
-    fn look_through(&self, service: &Service) {
+    fn look_through(&self, service: &LinkRuntime) {
         let spoiled = |warm: &mut Warm| warm.spoiled(service).is_some();
         let spoiled: Vec<_> = self.state().ready.extract_if(.., spoiled).collect();
         for warm in spoiled {
@@ -220,7 +220,7 @@ impl Pool {
     }
 
     /// The target has spoken or ended the stream, though it was asked for nothing.
-    fn ended(&self, service: &Service, warm: Warm) {
+    fn ended(&self, service: &LinkRuntime, warm: Warm) {
         let is_young = warm.made.elapsed() < YOUNG;
         self.throw_away(service, warm, "closed_by_target");
         if is_young {
@@ -228,7 +228,7 @@ impl Pool {
         }
     }
 
-    fn fails(&self, service: &Service, error: &dyn std::fmt::Display, remedy: &str) {
+    fn fails(&self, service: &LinkRuntime, error: &dyn std::fmt::Display, remedy: &str) {
         let now = Instant::now();
         let mut state = self.state();
         // Those that were under way together count as one.
@@ -246,9 +246,9 @@ impl Pool {
     }
 
     /// It is nobody's any more.
-    pub fn throw_away(&self, service: &Service, warm: Warm, reason: &str) {
+    pub fn throw_away(&self, service: &LinkRuntime, warm: Warm, reason: &str) {
         let (link, ready, age) = (&service.link.name, self.count(), warm.made.elapsed().as_secs_f64());
-        tracing::debug!(target: "pool", link, ready, backend = %warm.place, age, reason, "ready connection discarded");
+        tracing::debug!(target: "pool", link, ready, backend = %warm.lease, age, reason, "ready connection discarded");
         warm.upstream.close();
     }
 
@@ -259,7 +259,7 @@ impl Pool {
 
     /// Lets the client that has just taken one go first: its first command is on its way, and would wait for the thread
     /// that is busy with a dial. There is time while enough are left.
-    async fn wait_for_more(&self, service: &Service) {
+    async fn wait_for_more(&self, service: &LinkRuntime) {
         let enough = service.link.warm().div_ceil(2);
         let until = Instant::now() + BREATH;
         while self.count() >= enough && Instant::now() < until {
@@ -280,7 +280,7 @@ impl Pool {
 }
 
 /// Keeps a link's upstreams ready until `stop` says so; then closes them.
-pub async fn keep(service: &Service, mut stop: watch::Receiver<bool>) {
+pub async fn keep(service: &LinkRuntime, mut stop: watch::Receiver<bool>) {
     let pool = &service.warm;
     if pool.size == 0 {
         return;
@@ -295,7 +295,7 @@ pub async fn keep(service: &Service, mut stop: watch::Receiver<bool>) {
     }
 }
 
-async fn make_and_watch(service: &Service) {
+async fn make_and_watch(service: &LinkRuntime) {
     let pool = &service.warm;
     let mut making = FuturesUnordered::new();
     let mut news = service.backends.news();
@@ -335,17 +335,17 @@ async fn make_and_watch(service: &Service) {
     }
 }
 
-async fn make(service: &Service) -> Result<Warm, Failure> {
+async fn make(service: &LinkRuntime) -> Result<Warm, Failure> {
     // Before the dial: where the file changes meanwhile, one too many is thrown away.
     let made_with = secrets(&service.link);
-    let Service { link, dialler, backends, health, .. } = service;
-    let (upstream, place) = dialler.dial_once(link, backends, health, link.connect_timeout).await?;
+    let LinkRuntime { link, dialler, backends, health, .. } = service;
+    let (upstream, lease) = dialler.dial_once(link, backends, health, link.connect_timeout).await?;
     let made = Instant::now();
-    Ok(Warm { upstream, place, made_with, made, old: made + jittered(OLD), counted: None })
+    Ok(Warm { upstream, lease, made_with, made, old: made + jittered(OLD), counted: None })
 }
 
 /// Reads the secrets again after a while.
-async fn look(service: &Service) {
+async fn look(service: &LinkRuntime) {
     sleep(LOOK).await;
     if let Some(credentials) = service.link.redis.as_ref().and_then(|redis| redis.credentials.as_ref()) {
         credentials.look(&service.metrics).await;

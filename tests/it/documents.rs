@@ -98,7 +98,11 @@ fn every_message_in_troubleshooting_is_printed() {
 }
 
 /// Messages that are put together from parts, and what is printed of them.
-const COMPOSED: &[(&str, &str)] = &[("… is a replica, not a master", "{endpoint} is {role}, not a {wanted}")];
+const COMPOSED: &[(&str, &str)] = &[
+    ("… is a replica, not a master", "{endpoint} is {role}, not a {wanted}"),
+    ("ended_by=\"moved\"", "=> \"moved\""),
+    ("ended_by=\"demoted\"", "=> \"demoted\""),
+];
 
 /// What the kernel says, behind what the ambassador says of it.
 fn is_of_the_system(message: &str) -> bool {

@@ -159,7 +159,7 @@ fn connections_are_told_at_debug() {
         let closed = printed.iter().find(|line| line["message"] == "connection closed");
         if let Some(closed) = closed {
             assert_eq!((&closed["to_target"], &closed["to_client"]), (&5.into(), &5.into()), "{closed}");
-            assert_eq!(closed["ended_by"], "both sides", "{closed}");
+            assert_eq!(closed["ended_by"], "eof", "{closed}");
         }
     }
 }

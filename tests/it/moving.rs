@@ -69,7 +69,7 @@ fn quiet_connections_leave_soon_and_busy_ones_after_the_grace() {
     assert!(!asking.is_finished(), "a busy connection left before its grace was over");
     let grace = asking.join().expect("a client");
     assert!(grace >= Duration::from_secs(9), "{grace:?}");
-    ambassador.wait_for_log("why", |line| line["ended_by"] == "target moved");
+    ambassador.wait_for_log("why", |line| line["ended_by"] == "moved");
 }
 
 /// Without a grace even busy connections leave at once.

@@ -490,7 +490,7 @@ fn a_client_that_says_nothing_and_leaves_frees_its_connection() {
 /// The limits of a connection hold for one that has not spoken yet.
 #[test]
 fn a_silent_client_is_subject_to_the_limits_too() {
-    for (variable, reason) in [("REDIS_IDLE_TIMEOUT", "idle timeout"), ("REDIS_MAX_LIFETIME", "max lifetime")]
+    for (variable, reason) in [("REDIS_IDLE_TIMEOUT", "idle_timeout"), ("REDIS_MAX_LIFETIME", "max_lifetime")]
     {
         let limited = |launch: Launch| launch.variable(variable, "500ms");
         let Some(warmed) = Warmed::start_with(1, "", limited) else { return };

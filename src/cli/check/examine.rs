@@ -14,7 +14,7 @@ use crate::config::Link;
 use crate::config::link::Redis;
 use crate::failure::REFUSED;
 use crate::failure::{Failure, Stage};
-use crate::metrics::{LinkMetrics, Which};
+use crate::metrics::{CredentialKind, LinkMetrics};
 use crate::net::Stream;
 use crate::net::resolve::Addresses;
 use crate::net::tls::certificate::Summary;
@@ -23,7 +23,7 @@ use crate::net::tls::{Connector, Verification};
 use crate::net::{Endpoint, Host};
 use crate::random;
 use crate::secret::Source;
-use crate::upstream::backends::{Backends, Done, Entry, Next, Place};
+use crate::upstream::backends::{Backends, Done, Entry, Lease, Next};
 use crate::upstream::dial::{Dialler, Introduced, Introduction, late};
 use crate::upstream::handshake::{self, Interview, Observer, Probe};
 
@@ -275,15 +275,15 @@ impl Examination<'_> {
             Ok(took) => self.has_taken("resolve", *took),
             Err(failure) => return self.fail(failure),
         }
-        let (stream, place) = self.connect().await?;
-        let standing = &place.backend().standing;
-        let login = self.dialler.login(self.link, self.backends, standing, self.deadline).await;
+        let (stream, lease) = self.connect().await?;
+        let auth_state = &lease.backend().auth_state;
+        let login = self.dialler.login(self.link, self.backends, auth_state, self.deadline).await;
         let begun = self.deadline - self.link.connect_timeout;
-        let introduction = Introduction::to(self.link, &place, begun, self.deadline);
+        let introduction = Introduction::to(self.link, &lease, begun, self.deadline);
         self.begin();
         let introduced = tokio::select! {
             introduced = introduction.make(stream, login, self) => introduced,
-            plain = self.speak_plainly(&place), if self.link.tls.is_some() => Err(plain),
+            plain = self.speak_plainly(&lease), if self.link.tls.is_some() => Err(plain),
         };
         let (mut interview, refusals) = match introduced {
             Ok(Introduced::Redis(greeted)) => greeted.interview(),
@@ -308,7 +308,7 @@ impl Examination<'_> {
             // Everything else that it refuses comes from that.
             self.seen.lock().findings.retain(|finding| finding.about == "sentinel");
         } else if redis.credentials.is_some() {
-            let stranger = self.come_as_a_stranger(redis, &place, &introduction);
+            let stranger = self.come_as_a_stranger(redis, &lease, &introduction);
             self.find(timeout_at(self.deadline, stranger).await.ok().flatten());
         } else if is_served {
             self.find(Some(Finding::of_open_server(self.link, &self.shown)));
@@ -316,20 +316,20 @@ impl Examination<'_> {
         Some(())
     }
 
-    async fn connect(&self) -> Option<(Stream, Place)> {
+    async fn connect(&self) -> Option<(Stream, Lease)> {
         let begun = Instant::now();
         let mut given_up = Done::default();
         let mut round = self.backends.round_at(&self.entry, &mut given_up);
         let connected = match round.next_known() {
-            Some(place) => {
-                self.dialler.race(&mut round, (place, begun), &mut Addresses::whole([]), self.deadline).await
+            Some(lease) => {
+                self.dialler.race(&mut round, (lease, begun), &mut Addresses::whole([]), self.deadline).await
             }
             None => None,
         };
-        let Some((stream, place)) = connected else { return self.fail(&round.failure()) };
+        let Some((stream, lease)) = connected else { return self.fail(&round.failure()) };
         self.has_taken("connect", begun.elapsed());
-        self.seen.lock().examined.address = place.backend().address.ip();
-        Some((stream, place))
+        self.seen.lock().examined.address = lease.backend().address.ip();
+        Some((stream, lease))
     }
 
     /// Whether the server serves us, `None` if it says nothing more.
@@ -348,8 +348,8 @@ impl Examination<'_> {
     }
 
     /// One more connection to where the first one led.
-    async fn connect_again(&self, place: &Place) -> Option<Stream> {
-        let address = &place.backend().address;
+    async fn connect_again(&self, lease: &Lease) -> Option<Stream> {
+        let address = &lease.backend().address;
         self.dialler.connect(&self.shown, address, Instant::now(), self.deadline).await.ok()
     }
 
@@ -374,12 +374,12 @@ impl Examination<'_> {
         }
     }
 
-    fn judge_auth(&self, which: Option<Which>) {
+    fn judge_auth(&self, which: Option<CredentialKind>) {
         if let Some(auth) = &mut self.seen.lock().examined.auth {
-            auth.which = which.map(Which::name);
+            auth.which = which.map(CredentialKind::name);
         }
         let credentials = self.link.redis.as_ref().and_then(|redis| redis.credentials.as_ref());
-        let is_previous = which.is_some_and(|which| which != Which::Current);
+        let is_previous = which.is_some_and(|which| which != CredentialKind::Current);
         let rotated = credentials.filter(|_| is_previous);
         self.find(rotated.map(|credentials| Finding::of_rotation(self.link, &self.shown, credentials)));
     }
@@ -395,11 +395,11 @@ impl Examination<'_> {
     }
 
     /// Finds out whether a port that is silent in TLS speaks Redis without; returns only if it does.
-    async fn speak_plainly(&self, place: &Place) -> Failure {
+    async fn speak_plainly(&self, lease: &Lease) -> Failure {
         sleep(SILENCE.min(self.link.connect_timeout / 2)).await;
         let speaks_tls = self.seen.lock().examined.tls.is_some();
         if let Some(redis) = self.link.redis.as_ref().filter(|_| !speaks_tls)
-            && let Some(stream) = self.connect_again(place).await
+            && let Some(stream) = self.connect_again(lease).await
             && let Ok(()) | Err(Failure::Refused { .. }) =
                 Interview::begin(stream, &self.shown, self.link, redis, &Probe::default()).ping().await
         {
@@ -418,10 +418,10 @@ impl Examination<'_> {
     async fn come_as_a_stranger(
         &self,
         redis: &Redis,
-        place: &Place,
+        lease: &Lease,
         introduction: &Introduction<'_>,
     ) -> Option<Finding> {
-        let stream = introduction.secure(self.connect_again(place).await?).await.ok()?;
+        let stream = introduction.secure(self.connect_again(lease).await?).await.ok()?;
         let probe = Probe::default();
         let mut stranger = Interview::begin(stream, &self.shown, self.link, redis, &probe);
         let is_served = stranger.ping().await.is_ok();
@@ -429,8 +429,8 @@ impl Examination<'_> {
         let username = credentials.and_then(|credentials| credentials.username.as_ref()?.last());
         let username = username.as_ref().map(|username| username.expose());
         // Some servers close the connection instead of an answer; that is no welcome.
-        let bluff = stranger.bluff(username, &random::word()).await.ok();
-        Finding::of_stranger(self.link, &self.shown, bluff, is_served)
+        let try_random_password = stranger.try_random_password(username, &random::word()).await.ok();
+        Finding::of_stranger(self.link, &self.shown, try_random_password, is_served)
     }
 
     /// What a question comes to until the deadline, and how long it took.

@@ -10,7 +10,7 @@ use crate::config::{Link, Warning};
 use crate::failure::Failure;
 use crate::net::tls::Files;
 use crate::net::tls::certificate::Summary;
-use crate::upstream::handshake::Bluff;
+use crate::upstream::handshake::OpenAccess;
 
 /// How bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -218,7 +218,7 @@ impl Finding {
     pub(super) fn of_stranger(
         link: &Link,
         backend: &str,
-        bluff: Option<Bluff>,
+        try_random_password: Option<OpenAccess>,
         is_served: bool,
     ) -> Option<Self> {
         let redis = link.redis.as_ref()?;
@@ -231,12 +231,12 @@ impl Finding {
             "see whether it is the right server, and give it a password (requirepass, or ACL SETUSER default){}",
             belongs.unwrap_or_default()
         );
-        let (level, what) = match (bluff, is_served) {
-            (Some(Bluff::NoPasswordWanted), _) => (
+        let (level, what) = match (try_random_password, is_served) {
+            (Some(OpenAccess::NoPasswordWanted), _) => (
                 Level::Problem,
                 format!("{backend} lets anyone in: it wants no password, though {variable} is set"),
             ),
-            (Some(Bluff::Taken), _) => {
+            (Some(OpenAccess::Taken), _) => {
                 (Level::Problem, format!("{backend} lets anyone in: it takes any password, a random one too"))
             }
             (_, true) => (

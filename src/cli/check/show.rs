@@ -7,7 +7,7 @@ use super::examine::{Authority, Examined, State};
 use super::findings::{Finding, Level};
 use super::{CheckedLink, Report};
 use crate::cli::table::{self, NOTHING};
-use crate::metrics::Which;
+use crate::metrics::CredentialKind;
 
 /// Names of a certificate that are shown.
 const MOST_NAMES: usize = 5;
@@ -61,13 +61,13 @@ pub(super) fn table(
     }
     for Finding { level, link, backend, what, remedy, .. } in &report.findings {
         let name = paint(level.name());
-        let place = match (link, backend) {
+        let lease = match (link, backend) {
             // Most sentences name the backend themselves.
             (Some(link), Some(backend)) if !what.contains(backend) => format!("{link}: {backend}: "),
             (Some(link), _) => format!("{link}: "),
             _ => String::new(),
         };
-        writeln!(out, "\n{name}: {place}{what}")?;
+        writeln!(out, "\n{name}: {lease}{what}")?;
         if let Some(remedy) = remedy {
             writeln!(out, "  remedy: {remedy}")?;
         }
@@ -110,7 +110,7 @@ fn row(link: &CheckedLink, backend: &Examined) -> Vec<String> {
         }
     });
     let auth = backend.auth.as_ref().map(|auth| {
-        let which = if auth.which == Some(Which::Previous.name()) { ", previous" } else { "" };
+        let which = if auth.which == Some(CredentialKind::Previous.name()) { ", previous" } else { "" };
         match &auth.username {
             Some(username) => format!("{username} ({}{which})", auth.source),
             None => format!("{}{which}", auth.source),

@@ -18,14 +18,14 @@ use crate::config::backends_file;
 use crate::config::notation::{Refusal, duration, flag, items, unquoted, word};
 use crate::config::settings::{PASSWORDS, SETTINGS, Scope, setting};
 use crate::config::target::{Backends, Scheme, Target, database, endpoint};
-use crate::config::{Findings, Process};
+use crate::config::{Diagnostics, Process};
 use crate::net::tls::{
     Acceptor, Connector, Files, Identity, Part, Trust, Unusable, Verification, parse_server_name,
     server_name, system_authorities,
 };
 use crate::net::{Endpoint, Host};
 use crate::net::{Interface, Listen};
-use crate::secret::command::{Recipe, SecretCommand};
+use crate::secret::command::{CommandSpec, SecretCommand};
 use crate::secret::{
     FileError, LONGEST, OptionalSecretFile, Secret, SecretFile, Source, without_line_ending,
 };
@@ -45,7 +45,7 @@ pub(super) struct LinkSettings<'a, 'b> {
     pub(super) settings: &'a Settings<'a>,
     pub(super) alias: &'b str,
     pub(super) port: u16,
-    pub(super) findings: &'b mut Findings,
+    pub(super) findings: &'b mut Diagnostics,
 }
 
 impl<'a> LinkSettings<'a, '_> {
@@ -152,9 +152,9 @@ impl<'a> LinkSettings<'a, '_> {
         let password = self.one_of(&["CLIENT_PASSWORD", "CLIENT_PASSWORD_FILE"]);
         let username = self.one_of(&["CLIENT_USERNAME"]);
         let asked_for = self.variable("CLIENT_AUTH");
-        let manner = self.value("CLIENT_AUTH", Manner::parse, "write forward, absorb or require");
+        let manner = self.value("CLIENT_AUTH", ClientAuthMode::parse, "write forward, absorb or require");
         match (manner, asked_for) {
-            (Some(Manner::Require), Some(variable)) => {
+            (Some(ClientAuthMode::Require), Some(variable)) => {
                 if reset == Reset::Forward {
                     self.findings.mistake(
                         variable,
@@ -174,7 +174,7 @@ impl<'a> LinkSettings<'a, '_> {
                 format!("set {}_CLIENT_AUTH=require, or remove {variable}", self.alias),
             );
         }
-        if manner == Some(Manner::Absorb) { ClientAuth::Absorb } else { ClientAuth::Forward }
+        if manner == Some(ClientAuthMode::Absorb) { ClientAuth::Absorb } else { ClientAuth::Forward }
     }
 
     /// What clients have to show.
@@ -309,7 +309,7 @@ impl<'a> LinkSettings<'a, '_> {
         let remedy = "write a number and a unit, such as 60s or 10m";
         let ttl = self.value("AUTH_COMMAND_TTL", |text| duration(text, false), remedy).unwrap_or(COMMAND_TTL);
         let hidden = self.settings.secret_variables.iter().map(|name| (*name).to_owned()).collect();
-        let recipe = Recipe { variable: variable.to_owned(), link: self.name(), words, ttl, hidden };
+        let recipe = CommandSpec { variable: variable.to_owned(), link: self.name(), words, ttl, hidden };
         if let Err(reason) = recipe.find() {
             self.findings.mistake(
                 variable,
@@ -838,13 +838,13 @@ fn is_useful(mode: u32) -> bool {
 
 /// The word that says what becomes of a client's own authentication.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Manner {
+enum ClientAuthMode {
     Forward,
     Absorb,
     Require,
 }
 
-impl Manner {
+impl ClientAuthMode {
     fn parse(text: &str) -> Result<Self, Refusal> {
         match word(text).as_str() {
             "forward" => Ok(Self::Forward),

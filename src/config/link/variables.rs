@@ -9,7 +9,7 @@ use rustls::RootCertStore;
 use super::{Candidate, Draft};
 use crate::config::notation::{flag, unquoted};
 use crate::config::settings::{OF_TLS, PASSWORDS, SECRETS, SETTINGS, Scope, near_miss, setting};
-use crate::config::{Env, Findings};
+use crate::config::{Diagnostics, Env};
 
 /// Who a setting's variable speaks to.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
@@ -38,7 +38,7 @@ impl<'a> Settings<'a> {
         taken: &[Candidate<'a>],
         drafts: &[Draft],
         secret_variables: BTreeSet<&'a str>,
-        findings: &mut Findings,
+        findings: &mut Diagnostics,
     ) -> Settings<'a> {
         // The longest first: REDIS_CACHE_AUTH speaks to REDIS_CACHE, where there is one, and not to REDIS.
         let mut aliases: Vec<&str> = taken.iter().map(|candidate| candidate.alias).collect();
@@ -66,7 +66,7 @@ impl<'a> Settings<'a> {
         variable: &'a str,
         aliases: &[&'a str],
         taken: &[Candidate<'a>],
-        findings: &mut Findings,
+        findings: &mut Diagnostics,
     ) {
         let mut slip = None;
         for alias in aliases {
@@ -108,7 +108,7 @@ impl<'a> Settings<'a> {
     }
 
     /// Credentials are never sent to a port that was not meant: of several ports it is the Redis one, or none.
-    fn choose_credential_port(&mut self, alias: &'a str, drafts: &[Draft], findings: &mut Findings) {
+    fn choose_credential_port(&mut self, alias: &'a str, drafts: &[Draft], findings: &mut Diagnostics) {
         let of_alias: Vec<_> = drafts.iter().filter(|draft| draft.alias == alias).collect();
         let by_name = of_alias.iter().find(|draft| draft.port == 6379);
         let by_target: Vec<_> = of_alias.iter().filter(|draft| draft.dials(6379)).collect();
@@ -133,7 +133,7 @@ impl<'a> Settings<'a> {
         alias: &str,
         drafts: &[&Draft],
         is_redis: bool,
-        findings: &mut Findings,
+        findings: &mut Diagnostics,
     ) {
         let Some(port) = drafts.first().map(|draft| draft.port) else {
             return;
@@ -157,7 +157,7 @@ impl<'a> Settings<'a> {
 
     /// A setting of TLS for a target that is spoken to in clear would be silently without effect. One for the whole
     /// alias needs one link of it that has TLS.
-    pub(super) fn refuse_tls_settings_without_tls(&self, drafts: &[Draft], findings: &mut Findings) {
+    pub(super) fn refuse_tls_settings_without_tls(&self, drafts: &[Draft], findings: &mut Diagnostics) {
         let mut refuse = |alias: &str, variable: Option<&str>| {
             if let Some(variable) = variable {
                 findings.mistake(

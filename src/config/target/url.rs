@@ -259,7 +259,7 @@ struct Parts {
     tls: Option<bool>,
     is_insecure: bool,
     service: Option<String>,
-    passed_over: Vec<String>,
+    ignored: Vec<String>,
 }
 
 impl Parts {
@@ -300,7 +300,7 @@ impl Parts {
                     setting: Some(format!("{setting}={}", decoded(value)?)),
                 });
             }
-            Meaning::Client => self.passed_over.push(key.to_owned()),
+            Meaning::Client => self.ignored.push(key.to_owned()),
         }
         Ok(())
     }
@@ -386,7 +386,7 @@ impl Parts {
             password: self.password,
             database: self.database,
             is_insecure: self.is_insecure,
-            passed_over: self.passed_over,
+            ignored: self.ignored,
             ..Target::of(scheme, backends)
         })
     }

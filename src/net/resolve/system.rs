@@ -120,7 +120,7 @@ impl ResolvConf {
                         found.servers.push(Ipv4Addr::LOCALHOST.into());
                     }
                     Some(Ok(address)) => found.servers.push(address),
-                    _ => passed_over(&line),
+                    _ => ignored(&line),
                 },
                 // The last of these lines counts, unless there is nothing in it.
                 Some("search") => {
@@ -129,7 +129,7 @@ impl ResolvConf {
                 }
                 Some("domain") => search = words.next().map(|domain| domains([domain])).or(search),
                 Some("options") => words.for_each(|option| found.take(option)),
-                Some(_) => passed_over(&line),
+                Some(_) => ignored(&line),
                 None => {}
             }
         }
@@ -202,7 +202,7 @@ fn domains<'a>(words: impl IntoIterator<Item = &'a str>) -> Vec<Name> {
         let is_plain = |c: char| c.is_alphanumeric() || ['.', '-', '_'].contains(&c);
         let parsed = Name::from_str_relaxed(word).ok().filter(|_| word.chars().all(is_plain));
         if parsed.is_none() {
-            passed_over(word);
+            ignored(word);
         }
         parsed
     };
@@ -210,7 +210,7 @@ fn domains<'a>(words: impl IntoIterator<Item = &'a str>) -> Vec<Name> {
     words.into_iter().filter(|word| *word != "--").filter_map(domain).collect()
 }
 
-fn passed_over(what: &str) {
+fn ignored(what: &str) {
     tracing::debug!(target: "resolve", file = RESOLV_CONF, what, "line ignored");
 }
 

@@ -45,12 +45,12 @@ pub(super) fn take_refused() -> Option<Box<Refused>> {
 
 /// Verifies as the inner one does, and notes what it refuses.
 #[derive(Debug)]
-pub(super) struct Noting<V: ?Sized> {
+pub(super) struct RecordIssuer<V: ?Sized> {
     pub(super) inner: Arc<V>,
     pub(super) authorities: Arc<RootCertStore>,
 }
 
-impl<V: ?Sized> Noting<V> {
+impl<V: ?Sized> RecordIssuer<V> {
     fn note<T>(
         &self,
         result: Result<T, Error>,
@@ -72,7 +72,7 @@ impl<V: ?Sized> Noting<V> {
     }
 }
 
-impl ServerCertVerifier for Noting<dyn ServerCertVerifier> {
+impl ServerCertVerifier for RecordIssuer<dyn ServerCertVerifier> {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -111,7 +111,7 @@ impl ServerCertVerifier for Noting<dyn ServerCertVerifier> {
     }
 }
 
-impl ClientCertVerifier for Noting<dyn ClientCertVerifier> {
+impl ClientCertVerifier for RecordIssuer<dyn ClientCertVerifier> {
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
         self.inner.root_hint_subjects()
     }
@@ -204,16 +204,16 @@ impl ServerCertVerifier for AuthorityAlone {
 /// Takes any certificate, as `TLS_VERIFY=none` asks, also one that rustls can't read, such as one of X.509's first
 /// version. Whoever presents it must still have its key.
 #[derive(Debug)]
-pub(super) struct Anyone(pub(super) Arc<CryptoProvider>);
+pub(super) struct NoVerification(pub(super) Arc<CryptoProvider>);
 
-impl Anyone {
+impl NoVerification {
     fn key(certificate: &CertificateDer<'_>) -> Result<SubjectPublicKeyInfoDer<'static>, Error> {
         let certificate = Certificate::read(certificate).ok_or(CertificateError::BadEncoding)?;
         Ok(certificate.key.to_vec().into())
     }
 }
 
-impl ServerCertVerifier for Anyone {
+impl ServerCertVerifier for NoVerification {
     fn verify_server_cert(
         &self,
         _: &CertificateDer<'_>,

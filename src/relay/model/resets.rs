@@ -165,7 +165,7 @@ fn judge(story: &Story) {
         assert!(said.starts_with(own) && QUIT.starts_with(quit), "a target heard another's commands");
     }
     if story.breaks.is_none() {
-        assert!(matches!(end, End::Closed), "{end}");
+        assert!(matches!(end, End::Closed), "{end:?}");
         assert!(client.heard_end && client.heard == replies.len(), "{client:?} of {}", replies.len());
         for (heard, said) in heard.iter().zip(&said) {
             assert!(heard.len() >= said.len(), "a command got lost");

@@ -70,7 +70,7 @@ fn name_by_weight<'a>(names: &[&'a Arc<Entry>]) -> &'a Arc<Entry> {
 mod tests {
     use std::collections::HashMap;
 
-    use super::super::{Entry, Listed, Place};
+    use super::super::{Entry, Lease, Listed};
     use super::*;
     use crate::net::resolve::Addresses;
 
@@ -127,7 +127,7 @@ mod tests {
         let places: Vec<_> = (0..600)
             .map(|turn| {
                 let chosen = Balance::LeastConnections.choose(&usable, turn);
-                Place::at(chosen, &chosen.backends[0])
+                Lease::at(chosen, &chosen.backends[0])
             })
             .collect();
         let active: Vec<_> = entries.iter().map(|entry| entry.active()).collect();
@@ -158,7 +158,7 @@ mod tests {
         let mut places = Vec::new();
         for turn in 0..400 {
             let chosen = Balance::LeastConnections.choose(&usable, turn);
-            places.push(Place::at(chosen, &chosen.backends[0]));
+            places.push(Lease::at(chosen, &chosen.backends[0]));
         }
         assert!(entries[0].active().abs_diff(300) <= 2, "{}", entries[0].active());
         drop(places);

@@ -14,11 +14,11 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::addresses::Addresses;
-use super::rest::Rest;
+use super::ejection::Ejection;
 use crate::net::Address;
 use crate::net::resolve::Addresses as Answer;
 use crate::net::{Endpoint, Host};
-use crate::upstream::credentials::Standing;
+use crate::upstream::credentials::AuthState;
 use crate::upstream::handshake::Probe;
 
 /// One address to dial, and what dials have found out about it.
@@ -29,14 +29,14 @@ pub struct Backend {
     /// How the server tells its role.
     pub probe: Probe,
     /// What the server said to our passwords.
-    pub standing: Standing,
+    pub auth_state: AuthState,
     /// Connections and dials at this moment.
     pub(super) active: AtomicUsize,
     /// Whether nothing leads to it any more: no list has it, or its name has left it.
     pub(super) gone: AtomicBool,
     /// Whether it had the role that the link asks for when it was last seen.
     pub(super) has_role: AtomicBool,
-    pub(super) rest: Rest,
+    pub(super) rest: Ejection,
 }
 
 impl Backend {
@@ -44,11 +44,11 @@ impl Backend {
         Arc::new(Self {
             address,
             probe: Probe::default(),
-            standing: Standing::default(),
+            auth_state: AuthState::default(),
             active: AtomicUsize::new(0),
             gone: AtomicBool::new(false),
             has_role: AtomicBool::new(false),
-            rest: Rest::default(),
+            rest: Ejection::default(),
         })
     }
 
@@ -71,7 +71,7 @@ pub struct Listed {
     /// The endpoint.
     pub endpoint: Endpoint,
     /// What comes of its name not being resolved.
-    pub(super) rest: Rest,
+    pub(super) rest: Ejection,
     name: Mutex<Name>,
 }
 
@@ -106,7 +106,7 @@ impl Listed {
         };
         let known: Vec<_> = address.map(Backend::new).into_iter().collect();
         let name = Name { addresses: Addresses::default(), current: known.clone(), known };
-        Arc::new(Self { endpoint, rest: Rest::default(), name: Mutex::new(name) })
+        Arc::new(Self { endpoint, rest: Ejection::default(), name: Mutex::new(name) })
     }
 
     /// The name to resolve before a dial, if there is one.

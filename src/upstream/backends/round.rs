@@ -14,14 +14,14 @@ use crate::net::resolve::Addresses;
 /// Candidates that one round tries at the most; those that failed rest, so that the next round has others.
 const MOST_TRIES: usize = 32;
 
-/// A connection's place at a backend, from the dial to the end.
+/// A connection's share of a backend, from the dial to the end; `least-connections` counts them.
 #[derive(Debug)]
-pub struct Place {
+pub struct Lease {
     entry: Arc<Entry>,
     backend: Arc<Backend>,
 }
 
-impl Place {
+impl Lease {
     pub fn at(entry: &Arc<Entry>, backend: &Arc<Backend>) -> Self {
         backend.active.fetch_add(1, Ordering::Relaxed);
         Self { entry: Arc::clone(entry), backend: Arc::clone(backend) }
@@ -49,13 +49,13 @@ impl Place {
 }
 
 /// The server, as errors and the log name it.
-impl std::fmt::Display for Place {
+impl std::fmt::Display for Lease {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         self.entry.fmt(f)
     }
 }
 
-impl Drop for Place {
+impl Drop for Lease {
     fn drop(&mut self) {
         self.backend.active.fetch_sub(1, Ordering::Relaxed);
     }
@@ -84,7 +84,7 @@ pub enum Next {
     /// Resolves this name, and tells the round.
     Resolve(Arc<Listed>),
     /// Dials there.
-    Dial(Place),
+    Dial(Lease),
 }
 
 /// The candidates of one dial, each of them once, and what became of them.
@@ -136,14 +136,14 @@ impl<'a> Round<'a> {
         })
     }
 
-    /// A place at the next candidate, however old the answer of its name is.
-    pub fn next_known(&mut self) -> Option<Place> {
+    /// A lease at the next candidate, however old the answer of its name is.
+    pub fn next_known(&mut self) -> Option<Lease> {
         let entry = self.choose(|_| true)?;
         self.place_at(&entry)
     }
 
-    /// A place at the next candidate of this name.
-    pub fn beside(&mut self, listed: &Arc<Listed>) -> Option<Place> {
+    /// A lease at the next candidate of this name.
+    pub fn beside(&mut self, listed: &Arc<Listed>) -> Option<Lease> {
         let entry = self.choose(|entry| entry.is_of(listed))?;
         self.place_at(&entry)
     }
@@ -153,9 +153,9 @@ impl<'a> Round<'a> {
         self.left(|entry| entry.is_of(listed)) > 0
     }
 
-    /// How many servers there are still to try beside the one at `place`.
-    pub fn others(&self, place: &Place) -> usize {
-        self.left(|entry| !std::ptr::eq(entry, &raw const **place.entry()))
+    /// How many servers there are still to try beside the one at `lease`.
+    pub fn others(&self, lease: &Lease) -> usize {
+        self.left(|entry| !std::ptr::eq(entry, &raw const **lease.entry()))
     }
 
     /// How many there are of other names.
@@ -182,48 +182,48 @@ impl<'a> Round<'a> {
     }
 
     /// No connection could be had there; another way to the same server is still to be tried.
-    pub fn unreachable(&mut self, place: &Place, failure: Failure) {
-        self.backends.fails(place, &failure);
+    pub fn unreachable(&mut self, lease: &Lease, failure: Failure) {
+        self.backends.fails(lease, &failure);
         if !failure.is_passing() {
-            self.given_up.backends.push(Arc::clone(place.backend()));
+            self.given_up.backends.push(Arc::clone(lease.backend()));
         }
-        let known = self.failures.iter_mut().find(|(entry, _)| Arc::ptr_eq(entry, place.entry()));
+        let known = self.failures.iter_mut().find(|(entry, _)| Arc::ptr_eq(entry, lease.entry()));
         match known {
             // Of two ways the one that took all the time tells most, then the one that is worth another try: a host
             // without IPv6 fails at once.
             Some((_, known)) if known.is_timeout() => {}
             Some((_, known)) if known.is_passing() && !failure.is_passing() && !failure.is_timeout() => {}
             Some((_, known)) => *known = failure,
-            None => self.failures.push((Arc::clone(place.entry()), failure)),
+            None => self.failures.push((Arc::clone(lease.entry()), failure)),
         }
     }
 
     /// The server that was reached there does not serve, whichever way leads to it.
-    pub fn refused(&mut self, place: &Place, failure: Failure) {
+    pub fn refused(&mut self, lease: &Lease, failure: Failure) {
         // Whoever waits for another password has not failed.
         if !failure.is_rotation() {
-            self.backends.fails(place, &failure);
+            self.backends.fails(lease, &failure);
         }
-        let ways = || place.entry().backends.iter().cloned();
+        let ways = || lease.entry().backends.iter().cloned();
         self.tried.backends.extend(ways());
         if !failure.is_passing() {
             self.given_up.backends.extend(ways());
         }
-        self.failures.retain(|(entry, _)| !Arc::ptr_eq(entry, place.entry()));
-        self.failures.push((Arc::clone(place.entry()), failure));
+        self.failures.retain(|(entry, _)| !Arc::ptr_eq(entry, lease.entry()));
+        self.failures.push((Arc::clone(lease.entry()), failure));
     }
 
     /// Another address took the connection while this one had not answered after so long. It may be tried again, but
     /// others come first, for whoever dials next too.
-    pub fn overtaken(&mut self, place: &Place, after: Duration) {
-        let doing = format!("connecting to {place}");
-        self.backends.fails(place, &Failure::TimedOut { stage: Stage::Connect, doing, after });
-        self.spare(place);
+    pub fn overtaken(&mut self, lease: &Lease, after: Duration) {
+        let doing = format!("connecting to {lease}");
+        self.backends.fails(lease, &Failure::TimedOut { stage: Stage::Connect, doing, after });
+        self.spare(lease);
     }
 
     /// It was not tried after all.
-    pub fn spare(&mut self, place: &Place) {
-        self.tried.backends.retain(|tried| !Arc::ptr_eq(tried, place.backend()));
+    pub fn spare(&mut self, lease: &Lease) {
+        self.tried.backends.retain(|tried| !Arc::ptr_eq(tried, lease.backend()));
     }
 
     /// What it came to, where nobody serves.
@@ -256,14 +256,14 @@ impl<'a> Round<'a> {
         (!usable.is_empty()).then(|| Arc::clone(self.backends.balance.choose(usable, self.turn)))
     }
 
-    /// A place at the first way that does not rest, or else at the first.
-    fn place_at(&mut self, entry: &Arc<Entry>) -> Option<Place> {
+    /// A lease of the first address that is not ejected, or else of the first.
+    fn place_at(&mut self, entry: &Arc<Entry>) -> Option<Lease> {
         let now = Instant::now();
         let untried = || entry.backends.iter().filter(|backend| self.is_fresh(backend));
         let backend = untried().find(|backend| !backend.rest.holds(now)).or_else(|| untried().next())?;
         backend.rest.begin_trial(now);
         self.tried.backends.push(Arc::clone(backend));
-        Some(Place::at(entry, backend))
+        Some(Lease::at(entry, backend))
     }
 
     fn tries(&self) -> usize {

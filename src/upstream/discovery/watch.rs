@@ -11,8 +11,8 @@ use tokio::time::{Instant, sleep};
 
 use crate::failure::Failure;
 use crate::random::jittered;
-use crate::upstream::Service;
-use crate::upstream::backends::{Listed, Place};
+use crate::upstream::LinkRuntime;
+use crate::upstream::backends::{Lease, Listed};
 
 /// How often, more or less.
 const LOOK: Duration = Duration::from_secs(2);
@@ -24,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const TOGETHER: usize = 16;
 
 /// Looks again and again, for as long as the process runs.
-pub(super) async fn watch(service: &Service) {
+pub(super) async fn watch(service: &LinkRuntime) {
     // Where nobody would ever be asked to leave, and nobody is kept ready, there is nothing to look for.
     if service.backends.grace.is_none() && service.link.warm() == 0 {
         return;
@@ -35,7 +35,7 @@ pub(super) async fn watch(service: &Service) {
     }
 }
 
-async fn look_names_up(service: &Service) {
+async fn look_names_up(service: &LinkRuntime) {
     let names = service.backends.listed().into_iter();
     let used = names.filter(|listed| listed.name().is_some() && listed.is_used());
     let look_up = |listed: Arc<Listed>| async move {
@@ -47,7 +47,7 @@ async fn look_names_up(service: &Service) {
     stream::iter(used).for_each_concurrent(TOGETHER, look_up).await;
 }
 
-async fn look_at_roles(service: &Service) {
+async fn look_at_roles(service: &LinkRuntime) {
     if service.link.redis.as_ref().is_none_or(|redis| redis.role.is_none()) {
         return;
     }
@@ -57,12 +57,12 @@ async fn look_at_roles(service: &Service) {
         used.extend(ways.map(|backend| (Arc::clone(entry), Arc::clone(backend))));
     }
     let look = |(entry, backend)| async move {
-        let place = Place::at(&entry, &backend);
+        let lease = Lease::at(&entry, &backend);
         let deadline = Instant::now() + PATIENCE.min(service.link.connect_timeout);
-        let looked = service.dialler.ask(&service.link, &service.backends, &place, deadline).await;
+        let looked = service.dialler.ask(&service.link, &service.backends, &lease, deadline).await;
         // One that can't be asked, or is too busy to answer, has not been demoted.
         if let Err(failure @ Failure::WrongRole { .. }) = looked {
-            service.backends.fails(&place, &failure);
+            service.backends.fails(&lease, &failure);
         }
     };
     stream::iter(used).for_each_concurrent(TOGETHER, look).await;

@@ -18,7 +18,7 @@ const TRIAL: Duration = Duration::from_secs(2);
 
 /// What comes of failures.
 #[derive(Debug, Default)]
-pub(super) struct Rest {
+pub(super) struct Ejection {
     /// Whether there is anything to look at, so that a long list of what serves is gone through quickly.
     fails: AtomicBool,
     row: Mutex<Row>,
@@ -40,7 +40,7 @@ impl Row {
     }
 }
 
-impl Rest {
+impl Ejection {
     /// Whether it failed when it was last tried.
     pub(super) fn fails(&self) -> bool {
         self.fails.load(Ordering::Relaxed)

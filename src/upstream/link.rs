@@ -3,18 +3,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::backends::{Backends, Place};
+use super::backends::{Backends, Lease};
 use super::connections::Connections;
 use super::dial::{Dialler, Health};
 use super::handshake::Upstream;
 use super::pool::Pool;
 use crate::config::Link;
 use crate::failure::Failure;
-use crate::failure::log::Reports;
+use crate::failure::log::FailureLog;
 use crate::metrics::LinkMetrics;
 
 /// A link at work: what all of its connections share.
-pub struct Service {
+pub struct LinkRuntime {
     /// What the configuration says.
     pub link: Link,
     /// What makes upstreams.
@@ -30,12 +30,12 @@ pub struct Service {
     /// What is counted.
     pub metrics: Arc<LinkMetrics>,
     /// What the log says of those who can't be served.
-    pub reports: Arc<Reports>,
+    pub reports: Arc<FailureLog>,
 }
 
-impl Service {
+impl LinkRuntime {
     /// An upstream for one client: one that is ready, or else one that is dialled now.
-    pub async fn upstream(&self) -> Result<(Upstream, Place), Failure> {
+    pub async fn upstream(&self) -> Result<(Upstream, Lease), Failure> {
         if let Some(warm) = self.warm.take(self) {
             return Ok(warm.serve(self));
         }
