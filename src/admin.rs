@@ -1,8 +1,8 @@
-//! The admin endpoint: is the process alive, is it ready, what do its links do, and what has it counted.
+//! The admin endpoint: liveness, readiness, the state of links, and metrics.
 //!
-//! HTTP for probes and scrapes, which come now and then: one request a connection, each connection bounded in time and
-//! size. Where more come than there is room for, the oldest goes, so that clients that dawdle keep nobody out. Nothing
-//! here shows a secret or the environment.
+//! HTTP for infrequent probes and scrapes: one request a connection, each connection limited in time and size. At the
+//! limit of connections the oldest is closed, so that slow clients can't lock others out. Nothing here shows a secret
+//! or the environment.
 
 mod collector;
 
@@ -30,62 +30,58 @@ use crate::upstream::LinkRuntime;
 use crate::upstream::backends::BackendState;
 use crate::upstream::dial::DialState;
 
-/// How long one may take, a request for dials included.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// The timeout of one connection; longer than the dials of `/links?dial`.
+const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// How long the dials of one such request may take, where the link's connect timeout is not shorter.
-const DIAL: Duration = Duration::from_secs(10);
+/// The timeout of a dial for `/links?dial`, unless the link's connect timeout is shorter.
+const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Links that are dialled together.
-const DIALS: usize = 8;
+/// Links dialled concurrently.
+const MAX_CONCURRENT_DIALS: usize = 8;
 
-/// Links are not dialled again for a request that comes so soon after the last: whoever asks often must not become a
-/// burden for the targets.
-const FRESH: Duration = Duration::from_secs(1);
+/// A request within this time of the last dials gets their result: frequent requests must not load the targets.
+const DIALS_VALID: Duration = Duration::from_secs(1);
 
 /// The longest request head, in bytes.
 const LONGEST_HEAD: usize = 8 * 1024;
 
-/// The pause after a failed accept: the cure for a lack of descriptors is that connections end.
+/// The pause after a failed accept: where descriptors are exhausted, connections have to end first.
 const PAUSE: Duration = Duration::from_millis(100);
 
 const PATHS: &str = "/livez, /readyz, /links, /links?dial and /metrics";
 
-/// What the endpoint tells about.
+/// The state that the endpoint serves.
 pub struct Admin {
-    /// Every link, and the address that it listens on.
+    /// Every link with its listen address.
     links: Vec<(String, Arc<LinkRuntime>)>,
     metrics: Metrics,
     draining: AtomicBool,
-    /// When the links were last dialled for somebody who asked; held while they are.
+    /// When `/links?dial` last dialled the links; locked while it does.
     dialled: Arc<Mutex<Option<Instant>>>,
 }
 
-/// `/links`, as JSON.
+/// The JSON of `/links`.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Links {
-    /// What `/readyz` says.
+    /// As `/readyz`.
     pub ready: bool,
-    /// Every link.
     pub links: Vec<LinkState>,
 }
 
-/// How a link does.
+/// The state of a link.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct LinkState {
     /// Its name, `redis:6379`.
     pub link: String,
-    /// Where clients come in.
     pub listen: String,
     /// `redis` or `tcp`.
     pub kind: String,
-    /// What is dialled, without user or password.
+    /// What is dialled, without user and password.
     pub target: String,
-    /// Clients at this moment.
+    /// Current clients.
     pub connections: usize,
-    /// The places that may be dialled, as they are known now.
     pub backends: Vec<BackendState>,
-    /// How the last dial ended; nothing where there was none yet.
+    /// The result of the last dial; `None` before the first.
     pub last_dial: Option<DialState>,
 }
 
@@ -119,12 +115,11 @@ fn plain(status: StatusCode, words: &str) -> Answer {
 }
 
 impl Admin {
-    /// What is told of these links and metrics.
     pub fn new(links: Vec<(String, Arc<LinkRuntime>)>, metrics: Metrics) -> Self {
         Self { links, metrics, draining: AtomicBool::new(false), dialled: Arc::default() }
     }
 
-    /// From now on the process is not ready any more.
+    /// Makes `/readyz` fail from now on.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
     }
@@ -141,7 +136,7 @@ impl Admin {
         }
         match (request.uri().path(), request.uri().query()) {
             ("/livez", _) => plain(StatusCode::OK, "alive"),
-            // It never depends on a target: no replacement of this process would mend one.
+            // Independent of targets: replacing this process would not repair one.
             ("/readyz", _) if self.is_ready() => plain(StatusCode::OK, "ready"),
             ("/readyz", _) => plain(StatusCode::SERVICE_UNAVAILABLE, "draining"),
             ("/metrics", _) => answer(StatusCode::OK, metrics::CONTENT_TYPE, self.metrics.text()),
@@ -151,7 +146,7 @@ impl Admin {
                 }
                 self.links()
             }
-            _ => plain(StatusCode::NOT_FOUND, &format!("not here; there are {PATHS}")),
+            _ => plain(StatusCode::NOT_FOUND, &format!("not found; the paths are {PATHS}")),
         }
     }
 
@@ -159,25 +154,25 @@ impl Admin {
         let links = self.links.iter().map(|(listen, service)| LinkState::of(listen, service)).collect();
         match serde_json::to_string_pretty(&Links { ready: self.is_ready(), links }) {
             Ok(json) => answer(StatusCode::OK, "application/json", json + "\n"),
-            // Only maps with keys that are no text would fail.
+            // Fails only for maps with keys other than strings.
             Err(error) => plain(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
         }
     }
 
-    /// Dials every link once, unless that has just been done; the links remember what came of it.
+    /// Dials every link once, unless that has just been done; the results are in the links' health.
     async fn dial_every_link(&self) {
         let mut dialled = Arc::clone(&self.dialled).lock_owned().await;
-        if dialled.is_some_and(|at| at.elapsed() < FRESH) {
+        if dialled.is_some_and(|at| at.elapsed() < DIALS_VALID) {
             return;
         }
         let services: Vec<_> = self.links.iter().map(|(_, service)| Arc::clone(service)).collect();
-        // A task of its own: whoever asks and leaves does not make room for another round before its time.
+        // A task of its own, so that a client that leaves does not cancel the dials and release the lock.
         let round = tokio::spawn(async move {
-            let dial = |service: Arc<LinkRuntime>| async move { service.find_out(DIAL).await };
-            stream::iter(services).for_each_concurrent(DIALS, dial).await;
+            let dial = |service: Arc<LinkRuntime>| async move { service.find_out(DIAL_TIMEOUT).await };
+            stream::iter(services).for_each_concurrent(MAX_CONCURRENT_DIALS, dial).await;
             *dialled = Some(Instant::now());
         });
-        // If it met a mistake of the program, the links remember what they had found out before.
+        // If it panicked, the earlier results are shown.
         let _ = round.await;
     }
 
@@ -186,16 +181,16 @@ impl Admin {
         let answer = async |request| Ok::<_, Infallible>(self.answer(&request).await);
         let talk = http1::Builder::new()
             .keep_alive(false)
-            // The whole connection has its time.
+            // The whole connection has a timeout.
             .header_read_timeout(None)
             .max_buf_size(LONGEST_HEAD)
             .serve_connection(TokioIo::new(stream), service_fn(answer));
-        // Whoever breaks off, dawdles or speaks something else has had its answer, or none.
-        let _ = timeout(PATIENCE, talk).await;
+        // Errors are the client's: it disconnected, was too slow, or does not speak HTTP.
+        let _ = timeout(TIMEOUT, talk).await;
     }
 }
 
-/// Answers for as long as the process runs, so many at the same time.
+/// Serves at most `most` connections at the same time. Never returns.
 pub async fn serve(mut listener: Listener, admin: Arc<Admin>, most: usize) {
     let mut open = VecDeque::new();
     loop {

@@ -1,4 +1,4 @@
-//! The order of life and death: bind everything, serve, drain.
+//! The process: bind all listeners, serve, drain.
 
 use std::fmt;
 use std::io;
@@ -32,10 +32,10 @@ use crate::upstream::discovery;
 use crate::upstream::pool::{self, Pool};
 use crate::workers::Workers;
 
-/// What is left of the drain timeout for connections that end at its last moment to write their line.
+/// Time after the drain timeout for connections that end at the last moment to write their log line.
 const LAST_MOMENT: Duration = Duration::from_millis(100);
 
-/// A program whose listeners are bound.
+/// The process with its listeners bound.
 pub struct App {
     bound: Vec<(Listener, Arc<LinkRuntime>)>,
     admin: Option<Listener>,
@@ -46,14 +46,14 @@ pub struct App {
     workers: Arc<Workers>,
 }
 
-/// Why the program can't start: everything that is missing, each with its remedy.
+/// Why the process can't start: every error, each with its remedy.
 #[derive(Debug, thiserror::Error)]
 pub struct StartErrors(Vec<(String, io::Error, String)>);
 
 impl StartErrors {
-    /// Something of the system's that every start needs can't be had.
+    /// A system resource that every start needs is not available.
     pub fn missing(what: &str, error: io::Error) -> Self {
-        let remedy = shortage_remedy(&error).unwrap_or("see what the system's own log says").to_owned();
+        let remedy = shortage_remedy(&error).unwrap_or("check the system's log").to_owned();
         Self(vec![(what.to_owned(), error, remedy)])
     }
 }
@@ -69,9 +69,9 @@ impl fmt::Display for StartErrors {
 }
 
 impl App {
-    /// Binds every listener, or says of each one that can't be bound why. Must be called within a runtime.
+    /// Binds every listener, or returns the errors of all that can't be bound. Must be called within a runtime.
     pub fn bind(config: Config, descriptors: Descriptors) -> Result<Self, StartErrors> {
-        // Before anything can be seen from outside: who sees it may send one.
+        // Before the listeners: a signal may be sent as soon as the process is visible.
         let signals = Signals::listen().map_err(|error| StartErrors::missing("signals", error))?;
         tokio::spawn(programs::adopt().map_err(|error| StartErrors::missing("signals", error))?);
         let dialler = Arc::new(Dialler {
@@ -84,7 +84,7 @@ impl App {
         let warm = config.links.iter().map(Link::warm).fold(0, usize::saturating_add);
         if !descriptors.carry(warm) {
             let error = io::Error::other(format!(
-                "{warm} connections are to be kept ready, and there are {} file descriptors",
+                "{warm} connections are to be kept ready, but the limit on file descriptors is {}",
                 descriptors.limit()
             ));
             let remedy = "lower WARM, or raise the limit on open files (ulimit -n)".to_owned();
@@ -129,7 +129,7 @@ impl App {
         if !errors.is_empty() {
             return Err(StartErrors(errors));
         }
-        // One for a client, one for its target, and two for what is looked up.
+        // Two pairs: one for a client and its target, one for lookups.
         descriptors::expect(2).map_err(|error| StartErrors::missing("a first connection", error))?;
         Ok(Self {
             bound,
@@ -142,7 +142,7 @@ impl App {
         })
     }
 
-    /// Serves until a signal says otherwise, then drains.
+    /// Serves until SIGTERM or SIGINT, then drains.
     pub async fn run(mut self) {
         let warm = self.bound.iter().map(|(_, service)| service.link.warm()).sum();
         let of_links = self.bound.iter().map(|(listener, _)| listener);
@@ -204,7 +204,7 @@ impl App {
     }
 }
 
-/// Goes on accepting for the drain delay, closes the listeners, asks every connection to go, and waits for them.
+/// Accepts for the drain delay, closes the listeners, drains every connection, and waits for them until the timeout.
 async fn drain(
     process: &Process,
     stop: &watch::Sender<bool>,
@@ -212,7 +212,7 @@ async fn drain(
     services: &[Arc<LinkRuntime>],
 ) {
     sleep(process.drain_delay).await;
-    // Who accepts holds a receiver; if nobody does any more, there is nothing to stop.
+    // It fails where no accept loop has a receiver any more.
     let _ = stop.send(true);
     join_all(accepting).await;
     let now = Instant::now();
@@ -221,11 +221,11 @@ async fn drain(
     for room in &rooms {
         room.drain_all(leave);
     }
-    // Whoever is left then is cut by the end of the process.
+    // Connections left after the timeout are closed by the end of the process.
     let _ = timeout_at(leave.latest + LAST_MOMENT, join_all(rooms.iter().map(|room| room.wait_idle()))).await;
 }
 
-/// The one line at start for every link: what listens, where it goes, as whom, and where the secret comes from.
+/// The log line of a link at start: listener, target, user and source of the secret.
 fn announce(listener: &Listener, link: &Link) {
     let redis = link.redis.as_ref();
     let credentials = redis.and_then(|redis| redis.credentials.as_ref());
@@ -233,7 +233,7 @@ fn announce(listener: &Listener, link: &Link) {
     let secret = credentials.and_then(|credentials| match &credentials.password {
         Source::File(file) => Some(file.path().display().to_string()),
         Source::Variable(_) | Source::Command(_) => Some(credentials.variable.clone()),
-        // The target has it, which is shown without.
+        // It is in the target, which is shown without its secret.
         Source::Url(_) => None,
     });
     tracing::info!(
@@ -251,7 +251,7 @@ fn announce(listener: &Listener, link: &Link) {
     );
 }
 
-/// Starts the threads that serve connections, or as many of them as can be had.
+/// Starts the worker threads, or as many of them as possible.
 fn start_workers(wanted: usize, descriptors: Descriptors) -> Workers {
     let affordable = wanted.min(descriptors.threads());
     let (workers, error) = Workers::start(affordable);
@@ -275,12 +275,12 @@ fn start_workers(wanted: usize, descriptors: Descriptors) -> Workers {
     workers
 }
 
-/// What to do where the system has no more of something.
+/// The remedy for an exhausted system resource.
 fn shortage_remedy(error: &io::Error) -> Option<&'static str> {
     match Errno::from_io_error(error)? {
         Errno::MFILE => Some("raise the limit on open files (ulimit -n)"),
         Errno::NFILE => Some("raise the system's limit on open files (sysctl fs.file-max)"),
-        // What is missing may be the memory of a thread too.
+        // It may also be the memory of a thread.
         Errno::AGAIN => Some("raise the limits on processes (ulimit -u, pids_limit) and memory (ulimit -v)"),
         Errno::NOMEM | Errno::NOBUFS => Some("give it more memory"),
         _ => None,
@@ -295,7 +295,7 @@ fn bind_remedy(link: &Link, address: &ListenAddress, error: &io::Error) -> Strin
     let elsewhere = link.another_port();
     let remedy = match (error.kind(), address) {
         (io::ErrorKind::AlreadyExists, ListenAddress::Unix(path)) => {
-            format!("remove {}, if nobody needs it, or name another path", path.display())
+            format!("remove {} if it is not in use, or name another path", path.display())
         }
         (io::ErrorKind::AddrInUse, ListenAddress::Unix(_)) => {
             "stop what listens there, or name another path".to_owned()
@@ -304,7 +304,7 @@ fn bind_remedy(link: &Link, address: &ListenAddress, error: &io::Error) -> Strin
             format!("stop what listens there, or listen elsewhere, as in {elsewhere}")
         }
         (_, ListenAddress::Unix(_)) => {
-            format!("let there be a directory of that name in which user {user} may make files")
+            format!("create its directory, writable for user {user}")
         }
         (io::ErrorKind::PermissionDenied, _) => format!(
             "let user {user} listen there (for ports below 1024: --sysctl net.ipv4.ip_unprivileged_port_start=0), \
@@ -328,13 +328,13 @@ fn admin_remedy(address: &ListenAddress, error: &io::Error) -> String {
     if let Some(remedy) = shortage_remedy(error) {
         return remedy.to_owned();
     }
-    let off = "do without: AMBASSADOR_ADMIN=off";
+    let off = "turn it off: AMBASSADOR_ADMIN=off";
     match (error.kind(), address) {
         (io::ErrorKind::AddrInUse, ListenAddress::Tcp(interface, port)) => {
-            // Its own neighbour, where it has one.
+            // The next port, if there is one.
             let other = ListenAddress::Tcp(interface.clone(), port.checked_add(1).unwrap_or(9180));
             format!(
-                "another ambassador in the same network, or a link of this one, has it: choose another, as in \
+                "it is in use by another ambassador in the same network, or by a link of this one: choose another, as in \
                  AMBASSADOR_ADMIN={other}, or {off}"
             )
         }
@@ -342,7 +342,6 @@ fn admin_remedy(address: &ListenAddress, error: &io::Error) -> String {
     }
 }
 
-/// SIGTERM and SIGINT.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,

@@ -1,18 +1,17 @@
-//! Exponential back-off: the wait behind a failure is twice the one before, up to the longest.
+//! Exponential back-off: each wait is twice the one before, up to the longest.
 
 use std::time::Duration;
 
-/// How long to wait behind failures in a row, which the caller counts.
+/// The waits between retries; the caller counts consecutive failures.
 #[derive(Debug, Clone, Copy)]
 pub struct Backoff {
-    /// Behind the first failure.
+    /// The wait after the first failure.
     pub first: Duration,
-    /// Behind many.
     pub longest: Duration,
 }
 
 impl Backoff {
-    /// How long to wait behind the last of so many failures in a row; behind none not at all.
+    /// The wait after this many consecutive failures; zero after none.
     pub fn wait(self, failures: u32) -> Duration {
         match failures.checked_sub(1) {
             None => Duration::ZERO,

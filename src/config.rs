@@ -1,9 +1,10 @@
-//! Everything that the environment and the flags say, read once, whole, before any port is opened.
+//! The configuration from the environment and the flags, read once, before any port is opened.
 //!
-//! [`Config::load`] either returns what the process is to do or *every* mistake at once. The environment comes in as
-//! an [`Env`], so that tests never set variables. [`link`] turns variables into links, [`target`] holds the grammar
-//! of targets, [`listen`] that of where clients come in, [`settings`] the table of a link's settings, [`process`] the
-//! process-wide ones, [`notation`] what all values have in common.
+//! [`Config::load`] returns the configuration or *every* mistake at once. The environment is passed in as an [`Env`],
+//! so
+//! that tests never set variables. [`link`] turns variables into links, [`target`] has the grammar of targets,
+//! [`listen`] that of listen addresses, [`settings`] the table of a link's settings, [`process`] the process-wide ones,
+//! [`notation`] what all values have in common.
 
 pub mod backends_file;
 pub mod link;
@@ -25,11 +26,11 @@ use crate::net::ListenAddress;
 pub use link::Link;
 pub use process::{Process, ProcessArguments};
 
-/// The environment. Any of its values may be a secret, so it has no `Debug` and is zeroed when it is dropped.
+/// The environment. Any value may be a secret, so it has no `Debug` and is zeroed when dropped.
 pub struct Env(BTreeMap<String, Zeroizing<Vec<u8>>>);
 
 impl Env {
-    /// Takes in variables; those whose name is not UTF-8 can't be ours.
+    /// Variables whose name is not UTF-8 can't be ours and are dropped.
     pub fn new(variables: impl IntoIterator<Item = (OsString, OsString)>) -> Self {
         let named = |(name, value): (OsString, OsString)| {
             Some((name.into_string().ok()?, Zeroizing::new(value.into_vec())))
@@ -50,49 +51,43 @@ impl Env {
     }
 }
 
-/// What the process is to do.
+/// The configuration of the whole process.
 #[derive(Debug)]
 pub struct Config {
-    /// The links, by variable.
+    /// In the order of their variables.
     pub links: Vec<Link>,
-    /// What is not a link's own.
     pub process: Process,
-    /// Link variables that were passed over.
+    /// Link variables that are ignored.
     pub ignored: Vec<Ignored>,
-    /// What the operator should look at, though everything can start.
+    /// What the operator should check, though the process can start.
     pub warnings: Vec<Warning>,
 }
 
-/// A link variable that is passed over, and why.
+/// A link variable that is ignored, and why.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Ignored {
-    /// The variable.
     pub variable: String,
-    /// Why it makes no link.
     pub reason: String,
 }
 
-/// A variable that can stay as it is, but probably was meant otherwise.
+/// A variable that is valid but probably a mistake.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Warning {
-    /// The variable.
     pub variable: String,
-    /// What is odd about it and what to write instead.
+    /// What is suspicious, and what to write instead.
     pub message: String,
 }
 
-/// One mistake: which variable, what is wrong, what to do. Never holds a value that may be a secret.
+/// One mistake in the configuration. Never holds a value that may be a secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigError {
     /// The variable (and the flag, where it has one).
     pub variable: String,
-    /// What is wrong.
     pub reason: String,
     /// What to write instead.
     pub remedy: String,
 }
 
-/// Every mistake of a configuration.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub struct ConfigErrors(pub Vec<ConfigError>);
 
@@ -110,7 +105,7 @@ impl fmt::Display for ConfigErrors {
     }
 }
 
-/// What is found wrong or odd on the way; handed through all the parsers.
+/// The mistakes and warnings found so far; passed through all parsers.
 #[derive(Default)]
 struct Diagnostics {
     mistakes: Vec<ConfigError>,
@@ -137,14 +132,14 @@ impl Diagnostics {
 }
 
 impl Config {
-    /// Where the admin endpoint of the process that has these settings listens, or a mistake; `None` if it has none.
+    /// The listen address of the admin endpoint; `None` if it is off. For subcommands that query a running process.
     pub fn admin(arguments: &ProcessArguments) -> Result<Option<ListenAddress>, ConfigErrors> {
         let mut findings = Diagnostics::default();
         let admin = process::admin(arguments, &mut findings);
         if findings.mistakes.is_empty() { Ok(admin) } else { Err(ConfigErrors(findings.mistakes)) }
     }
 
-    /// Reads it all.
+    /// Reads the whole configuration.
     ///
     /// # Errors
     /// Every mistake at once: malformed values, settings that contradict each other, files that can't be read,

@@ -1,4 +1,4 @@
-//! How many file descriptors there are to be had, and what they carry.
+//! The limit on file descriptors, and how many connections it allows.
 
 use std::io;
 use std::os::unix::net::UnixStream;
@@ -7,22 +7,22 @@ use std::sync::OnceLock;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::Semaphore;
 
-/// Descriptors for all that is not a connection: standard streams, signals, lookups, files that are read.
+/// Descriptors for everything but connections: standard streams, signals, lookups, files.
 const OTHERS: u64 = 32;
 
-/// Descriptors that a runtime takes for itself: epoll twice, what wakes it, and what tells it of signals.
+/// File descriptors of a runtime: two epoll instances, its waker and its signal pipe.
 pub const OF_A_RUNTIME: u64 = 4;
 
-/// Clients that are told at the same time that they are not served; each needs one descriptor for a moment.
+/// Concurrent refusals of clients; each needs one descriptor until its error is written.
 const REFUSALS: u64 = 64;
 
-/// Connections to the admin endpoint at the same time: far more than probes and scrapes need.
+/// Concurrent connections of the admin endpoint: far more than probes and scrapes need.
 const ADMIN: usize = 16;
 
-/// The part of all descriptors that threads may take for themselves.
+/// The worker threads' runtimes may use one in this many descriptors.
 const SHARE_OF_THREADS: u64 = 4;
 
-/// The soft limit that the process was started with; `None` stands for no limit.
+/// The soft limit at the start of the process; `None` is no limit.
 static STARTED_WITH: OnceLock<Option<u64>> = OnceLock::new();
 
 /// The limit on file descriptors.
@@ -30,7 +30,7 @@ static STARTED_WITH: OnceLock<Option<u64>> = OnceLock::new();
 pub struct Descriptors(u64);
 
 impl Descriptors {
-    /// Raises the soft limit to the hard one. Where that is not allowed the soft limit is what there is.
+    /// Raises the soft limit to the hard one, if allowed.
     pub fn raise() -> Self {
         let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
         STARTED_WITH.get_or_init(|| current);
@@ -39,34 +39,33 @@ impl Descriptors {
         Self(limit.unwrap_or(u64::MAX))
     }
 
-    /// The number itself.
     pub fn limit(self) -> u64 {
         self.0
     }
 
-    /// Whether they carry so many connections that are kept ready, and as many that are used.
+    /// Whether they suffice for `warm` ready connections and as many in use.
     pub fn carry(self, warm: usize) -> bool {
         warm as u64 <= self.0 / 4
     }
 
-    /// Clients that may be told at the same time that they are not served.
+    /// The limit of concurrent refusals.
     pub fn refusals(self) -> usize {
         usize::try_from(REFUSALS.min(self.0 / 8)).unwrap_or(1)
     }
 
-    /// What the admin endpoint may take; where there are few, it has few clients too.
+    /// The limit of the admin endpoint's connections, lower where descriptors are few.
     pub fn admin(self) -> usize {
         let most = usize::try_from(self.0 / 16).unwrap_or(usize::MAX);
         most.clamp(1, ADMIN)
     }
 
-    /// Threads that they carry.
+    /// The limit of worker threads.
     pub fn threads(self) -> usize {
         let threads = self.0 / SHARE_OF_THREADS / OF_A_RUNTIME;
         usize::try_from(threads).unwrap_or(usize::MAX).max(1)
     }
 
-    /// Connections that they carry beside those that are kept ready: two descriptors each, a client's and a target's.
+    /// The limit of connections beside the ready ones: two descriptors each, a client's and a target's.
     pub fn connections(self, threads: usize, listeners: usize, warm: usize) -> usize {
         let others = (listeners + self.refusals() + self.admin() + warm) as u64;
         let others = OTHERS + others + threads as u64 * OF_A_RUNTIME;
@@ -75,18 +74,19 @@ impl Descriptors {
     }
 }
 
-/// An error if there are no `pairs` of descriptors to be had now.
+/// An error unless `pairs` pairs of descriptors can be opened now.
 pub fn expect(pairs: u64) -> io::Result<()> {
-    // Kept until all are there.
+    // All are open at the same time.
     (0..pairs).map(|_| UnixStream::pair()).collect::<io::Result<Vec<_>>>().map(drop)
 }
 
-/// The soft limit for programs that we run. Ours is raised, and some close every descriptor that they could have, one by
-/// one.
+/// The limit for programs that we run: our original soft limit. Some programs close every possible descriptor one by
+/// one,
+/// which takes long with a raised limit.
 pub fn limit_of_programs() -> Rlimit {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let started_with = STARTED_WITH.get().copied().unwrap_or(current);
-    // The hard limit may have been lowered meanwhile; `None`, no limit, is the highest.
+    // The hard limit may have been lowered since; `None`, no limit, is the highest.
     let lower = [started_with, maximum].into_iter().flatten().min();
     Rlimit { current: lower, maximum }
 }

@@ -1,8 +1,7 @@
-//! Why a client got no upstream: at which stage, in which words, and what to do about it.
+//! Failures of a connection: the stage, the message and the remedy.
 //!
-//! One failure has two readers. The operator's log line has the stage, the words and the remedy; the client of a
-//! Redis link reads the words in one RESP error line. Neither ever holds a secret: words of the target are masked
-//! where they are taken in.
+//! The operator's log line has all three; the client of a Redis link gets the message in one RESP error. Neither ever
+//! holds a secret: the target's messages are masked where they are read.
 
 pub mod log;
 pub mod tls;
@@ -15,34 +14,29 @@ use crate::config::link::Role;
 use crate::secret::Unavailable;
 use crate::text;
 
-/// What is refused, in the words that all who read it know.
+/// The message of a refused password, shared by the client's error, the log and `check`.
 pub const REFUSED: &str = "the target refused the password";
 
 /// The step of a connection's life that failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
-    /// The target's name.
     Resolve,
-    /// The connection to the target.
     Connect,
     /// TLS, with the target or with the client.
     Tls,
-    /// AUTH.
     Auth,
-    /// SELECT.
     Select,
     /// Whether the target is a master or a replica.
     Role,
-    /// What the client shows to be let in.
+    /// The client's own password (`CLIENT_AUTH`).
     ClientAuth,
-    /// The number of connections.
+    /// `MAX_CONNECTIONS` and the descriptor limit.
     Limit,
-    /// The networks that may connect.
+    /// The networks of `ALLOW`.
     Allow,
 }
 
 impl Stage {
-    /// Every stage, in their order.
     pub const ALL: [Self; 9] = [
         Self::Resolve,
         Self::Connect,
@@ -71,7 +65,7 @@ impl Stage {
     }
 }
 
-/// Whether it is worth waiting for a target that fails like this.
+/// Whether the error is temporary, as during a restart of the target, so that a retry is worthwhile.
 pub fn is_passing(error: &io::Error) -> bool {
     matches!(
         error.kind(),
@@ -85,55 +79,37 @@ pub fn is_passing(error: &io::Error) -> bool {
     )
 }
 
-/// A connection that could not be had.
+/// Why a client got no upstream.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
-    /// A name has no address, or nobody could be asked for one.
+    /// A name has no address, or no name server answered.
     #[error("{name} can't be resolved: {reason}")]
-    Resolve {
-        /// The name.
-        name: String,
-        /// What the resolver said.
-        reason: String,
-    },
-    /// The target can't be reached.
+    Resolve { name: String, reason: String },
     #[error("can't connect to {endpoint}: {}", text::io_error(source))]
-    Connect {
-        /// What was dialled.
-        endpoint: String,
-        /// What the kernel said.
-        source: io::Error,
-    },
-    /// The connect timeout ended first.
+    Connect { endpoint: String, source: io::Error },
+    /// A step exceeded the connect timeout.
     #[error("{doing} took longer than {}", humantime::format_duration(*.after))]
     TimedOut {
-        /// The stage at which it ended.
         stage: Stage,
-        /// What was going on.
+        /// The step that was interrupted, as in `connecting to h:1`.
         doing: String,
-        /// The connect timeout.
         after: Duration,
     },
     /// The connection to the target broke during the handshake.
     #[error("{endpoint} broke the connection during the handshake{hint}: {}", text::io_error(source))]
     Broken {
-        /// The handshake's stage.
         stage: Stage,
-        /// What was dialled.
         endpoint: String,
-        /// What this may mean, or nothing.
+        /// A probable cause, or empty.
         hint: &'static str,
-        /// What the kernel said.
         source: io::Error,
     },
     /// The target closed the connection during the handshake.
     #[error("{endpoint} closed the connection during the handshake{hint}")]
     Closed {
-        /// The handshake's stage.
         stage: Stage,
-        /// What was dialled.
         endpoint: String,
-        /// What this may mean, or nothing.
+        /// A probable cause, or empty.
         hint: &'static str,
     },
     /// TLS failed, on either side.
@@ -141,119 +117,103 @@ pub enum Failure {
     Tls {
         /// What failed, and why.
         what: String,
-        /// What to do about it.
         remedy: String,
     },
-    /// The target answered an error.
+    /// The target answered with an error.
     #[error("{what}: {words}")]
     Refused {
-        /// The handshake's stage.
         stage: Stage,
-        /// What was refused.
         what: &'static str,
-        /// The target's own words, masked.
+        /// The target's error, masked.
         words: String,
-        /// What to do about it.
         remedy: String,
     },
-    /// Every password that there is was refused, though one has worked before: it is being changed.
+    /// Every password was refused, though one was accepted before: a rotation is in progress.
     #[error("{REFUSED}: {words}")]
     Rotation {
-        /// The target's own words, masked.
+        /// The target's error, masked.
         words: String,
-        /// What to do about it.
         remedy: String,
     },
-    /// The target speaks something else.
+    /// The target speaks another protocol.
     #[error("{endpoint} does not answer like a Redis server: {shown}")]
     NotRedis {
-        /// The handshake's stage.
         stage: Stage,
-        /// What was dialled.
         endpoint: String,
-        /// What it said, masked.
+        /// Its answer, masked.
         shown: String,
-        /// What to do about it.
         remedy: &'static str,
     },
-    /// The target is a master where a replica is asked for, or the other way round.
+    /// The target is a master where `ROLE` requires a replica, or the other way round.
     #[error("{endpoint} is {role}, not a {wanted}")]
     WrongRole {
-        /// What was dialled.
         endpoint: String,
-        /// What it says that it is, with its article.
+        /// Its role with an article, as in `a replica`.
         role: String,
-        /// What it should be.
         wanted: Role,
     },
-    /// Nobody has said yet where the target is, or it is nowhere.
+    /// The list of backends is empty, or discovery has not found one yet.
     #[error("the target has no backend: {reason}")]
-    NoBackend {
-        /// What is known about that.
-        reason: String,
-    },
+    NoBackend { reason: String },
     /// Each of several backends failed in its own way.
     #[error("none of {tried} backends serves: {reasons}")]
     NoneServes {
-        /// How many were tried.
         tried: usize,
-        /// What the first of them came to.
+        /// The failures of the first ones.
         reasons: String,
-        /// What the last one came to.
+        /// The failure of the last one.
         last: Box<Failure>,
-        /// Whether it is worth waiting for one of them.
+        /// Whether a retry is worthwhile for one of them.
         passing: bool,
-        /// Whether a password is being changed at one of them.
+        /// Whether a rotation is in progress at one of them.
         rotating: bool,
     },
-    /// A secret can't be had.
     #[error(transparent)]
     Secret(#[from] Unavailable),
     /// The client left before it was served.
     #[error("client left before it was served")]
     ClientLeft,
-    /// The client said QUIT before it was served.
+    /// The client sent QUIT before it was served.
     #[error("the client quit before it was served")]
     ClientQuit,
-    /// The client did not show what the link requires.
+    /// The client did not send the password that the link requires.
     #[error("the client has not authenticated: {reason}")]
     NotAuthenticated {
-        /// What it did instead.
         reason: String,
-        /// What Redis says to that, if it says anything.
+        /// The error that Redis answers, if any.
         line: Option<String>,
     },
-    /// The link carries as many connections as it may.
+    /// The limit of connections is reached.
     #[error("max number of clients reached")]
     Full,
-    /// The client's address is not among those that may connect.
+    /// The client's address is not in `ALLOW`.
     #[error("{address} is not allowed to connect")]
-    NotAllowed {
-        /// The client.
-        address: IpAddr,
-    },
+    NotAllowed { address: IpAddr },
 }
 
-/// Backends whose failures are told in full, so that a line stays a line.
-const TOLD: usize = 3;
+/// Backends whose failures are included in one message at most.
+const SHOWN: usize = 3;
 
 impl Failure {
-    /// What a round of several backends came to, from what each of them did. `None` of no failure at all.
+    /// The failure of a round, from those of its backends; `None` without any.
     pub fn of_all(mut failures: Vec<Self>) -> Option<Self> {
         let tried = failures.len();
-        let told: Vec<_> = failures.iter().take(TOLD).map(ToString::to_string).collect();
+        let reasons: Vec<_> = failures.iter().take(SHOWN).map(ToString::to_string).collect();
         let passing = failures.iter().any(Self::is_passing);
         let rotating = failures.iter().any(Self::is_rotation);
         let last = failures.pop()?;
         Some(match tried {
             1 => last,
-            _ => {
-                Self::NoneServes { tried, reasons: told.join("; "), last: Box::new(last), passing, rotating }
-            }
+            _ => Self::NoneServes {
+                tried,
+                reasons: reasons.join("; "),
+                last: Box::new(last),
+                passing,
+                rotating,
+            },
         })
     }
 
-    /// Where it failed.
     pub fn stage(&self) -> Stage {
         match self {
             Self::Resolve { .. } | Self::NoBackend { .. } => Stage::Resolve,
@@ -273,8 +233,8 @@ impl Failure {
         }
     }
 
-    /// Whether a target that is being restarted fails like this, so that it is worth waiting for it: refused or
-    /// reset connections, a socket or a name that is not there yet, a primary that is not chosen yet.
+    /// Whether a retry is worthwhile, as during a restart or failover of the target: connection refused or reset, a
+    /// socket or name that does not exist yet, no primary yet.
     pub fn is_passing(&self) -> bool {
         match self {
             Self::Resolve { .. }
@@ -287,22 +247,21 @@ impl Failure {
         }
     }
 
-    /// Whether it took all the time that there was.
     pub fn is_timeout(&self) -> bool {
         matches!(self, Self::TimedOut { .. })
     }
 
-    /// Whether it is worth waiting for another password.
+    /// Whether a password rotation is in progress.
     pub fn is_rotation(&self) -> bool {
         matches!(self, Self::Rotation { .. } | Self::NoneServes { rotating: true, .. })
     }
 
-    /// What the operator can do about it, in one line.
+    /// What the operator can do, in one line.
     pub fn remedy(&self, link: &crate::config::Link) -> String {
         let variable = &link.variable;
         match self {
             Self::Resolve { name, .. } => format!(
-                "check the name {name} in {variable}, and that this container is on a network where it is known"
+                "check the name {name} in {variable}, and that this container is on a network that resolves it"
             ),
             Self::WrongRole { wanted, .. } => {
                 format!(
@@ -318,7 +277,7 @@ impl Failure {
                 format!("let user {} use the socket", rustix::process::geteuid().as_raw())
             }
             Self::Connect { .. } => {
-                format!("check that the target of {variable} runs and listens there")
+                format!("check that the target of {variable} is running and listening")
             }
             Self::TimedOut { stage, .. } => match stage {
                 Stage::Resolve => {
@@ -350,29 +309,29 @@ impl Failure {
                 format!("let user {} read {}", rustix::process::geteuid().as_raw(), error.path.display())
             }
             Self::Secret(Unavailable::Command(error)) => format!(
-                "run the program of {} by hand, as user {}; its own words are in the log",
+                "run the program of {} by hand, as user {}; its standard error is in the log",
                 error.variable,
                 rustix::process::geteuid().as_raw()
             ),
             Self::ClientLeft | Self::ClientQuit => "nothing".to_owned(),
             Self::NotAuthenticated { .. } => format!(
-                "give the client the password of {}_CLIENT_PASSWORD_FILE, or look who it is",
+                "give the client the password of {}_CLIENT_PASSWORD_FILE, or find out which client it is",
                 link.alias
             ),
             Self::Full => {
                 format!("raise {}_MAX_CONNECTIONS or the limit on open files (ulimit -n)", link.alias)
             }
             Self::NotAllowed { .. } => {
-                format!("add its network to {}_ALLOW if it is meant", link.alias)
+                format!("add its network to {}_ALLOW, if it may connect", link.alias)
             }
         }
     }
 
-    /// The line that the client of a Redis link reads; empty where it waits for none.
+    /// The RESP line for the client of a Redis link; empty for one that has left.
     pub fn reply(&self, link: &str) -> String {
         match self {
             Self::ClientLeft => String::new(),
-            // The words that clients know from Redis itself.
+            // The error of Redis itself, which clients know.
             Self::Full => format!("-ERR {self}\r\n"),
             Self::ClientQuit => "+OK\r\n".to_owned(),
             Self::NotAuthenticated { line: Some(words), .. } => words.clone(),

@@ -7,39 +7,39 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry, fmt};
 
-/// The form of log lines.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
     /// For people; coloured on a terminal.
     #[default]
     Text,
-    /// One object a line.
+    /// One JSON object a line.
     Json,
 }
 
-/// What events are about, for filters such as `info,dial=debug`: the target and its meaning. Every event has one of them,
-/// so that a filter does not depend on where the code is.
+/// The targets of log events and their meaning, for filters such as `info,dial=debug`. Every event names one
+/// explicitly,
+/// so that a filter does not depend on module paths.
 pub const TARGETS: &[(&str, &str)] = &[
     ("admin", "the admin endpoint"),
     ("backends", "a link's list of backends: changes, moves, ejections and recoveries"),
-    ("client", "connections of clients: opened, closed, not served"),
+    ("client", "connections of clients: opened, closed, refused"),
     ("config", "variables that are ignored or look wrong"),
     ("credentials", "passwords and their rotation"),
     ("dial", "attempts to reach a target"),
     ("discovery", "SRV records, files of backends, Sentinels"),
     ("file", "the system's own files: hosts and name servers"),
-    ("handshake", "what the target says to AUTH, SELECT and the question for its role"),
+    ("handshake", "the target's answers to AUTH, SELECT and the query for its role"),
     ("listen", "listeners"),
     ("pool", "connections that are kept ready"),
     ("process", "start, drain, stop, internal errors"),
     ("resolve", "names"),
-    ("secret", "files and programs that give secrets"),
+    ("secret", "secrets from files and programs"),
     ("tls", "handshakes and certificates"),
 ];
 
-/// Starts logging. Whatever is logged before is lost, and a second call has no effect.
+/// Starts logging. Earlier events are lost, and a second call has no effect.
 pub fn start(filter: Targets, format: LogFormat) {
-    // Writing fails where the disk is full or the reader is gone; saying so on the same stream would panic.
+    // A write fails where the disk is full or the reader is gone; reporting it on the same stream would panic.
     let layer = fmt::layer().with_writer(std::io::stderr).with_target(false).log_internal_errors(false);
     let layer = match format {
         LogFormat::Text => {
@@ -49,10 +49,10 @@ pub fn start(filter: Targets, format: LogFormat) {
             layer.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed()
         }
     };
-    // A second subscriber is refused, which only a test that runs the program twice would see.
+    // It fails on a second call, as in a test that runs the program twice.
     let _ = Registry::default().with(layer.with_filter(filter)).try_init();
     std::panic::set_hook(Box::new(|panic| {
-        // That no thread can be started is told by who wanted one: see `files::offload`.
+        // A thread that can't be started is reported by the caller: see `files::offload`.
         let words = panic.payload().downcast_ref::<String>();
         if words.is_some_and(|words| words.starts_with("OS can't spawn worker thread")) {
             return;

@@ -1,9 +1,8 @@
-//! Metrics, as Prometheus reads them.
+//! Prometheus metrics.
 //!
-//! Handles are passed in, none is global: [`LinkMetrics`] is what one link counts, and each method is named after what
-//! has happened. Every series is there from the start, at zero. What is known elsewhere (who is connected, what they
-//! have moved, which backends fail) is asked for when somebody reads: a connection counts its own bytes, which costs
-//! the relay no more than a store that nobody else waits for.
+//! No handle is global: [`LinkMetrics`] has the counters of one link, and each of its methods is an event. Every series
+//! exists from the start, at zero. State that is kept elsewhere (current connections, bytes, backends) is collected at
+//! each scrape: a connection counts its own bytes, which costs the relay an uncontended store.
 
 use std::time::Duration;
 
@@ -18,21 +17,21 @@ use prometheus_client::registry::Registry;
 
 use crate::failure::Stage;
 
-/// What the text is, for who reads it over HTTP.
+/// The HTTP content type of the text format.
 pub const CONTENT_TYPE: &str = prometheus_text::CONTENT_TYPE;
 
 /// Upper bounds of a dial's time in seconds: from a server on the same host to the default connect timeout and beyond.
 const DIAL_SECONDS: [f64; 14] =
     [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
-/// A secret that the target took.
+/// Which secret the target accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CredentialKind {
-    /// The one that is configured now.
+    /// The configured one.
     Current,
-    /// The one that is kept for rotations.
+    /// That of `AUTH_PREVIOUS_FILE`.
     Previous,
-    /// The last one that had worked.
+    /// The last accepted one.
     LastGood,
 }
 
@@ -56,7 +55,7 @@ pub fn labels(link: &str, more: Option<(&'static str, &str)>) -> Labels {
     [("link", link.to_owned())].into_iter().chain(more).collect()
 }
 
-/// Everything that is counted.
+/// The registry, and the families of all links.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
@@ -72,7 +71,6 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Nothing counted yet.
     pub fn new() -> Self {
         let mut metrics = Self {
             registry: Registry::with_prefix("redis_ambassador"),
@@ -86,40 +84,40 @@ impl Metrics {
             warm_misses: Family::default(),
             target_changes: Family::default(),
         };
-        // The library adds the full stop of the text, and to a counter's name its `_total`.
+        // The library adds the full stop to the help text, and `_total` to a counter's name.
         let registry = &mut metrics.registry;
         let version = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
-        registry.register("build", "The program that is running", version);
+        registry.register("build", "The version of this program", version);
         registry.register(
             "connections_accepted",
-            "Connections that clients opened, served or not",
+            "Connections opened by clients, served or not",
             metrics.accepted.clone(),
         );
         registry.register(
             "connections_failed",
-            "Connections that could not be served, by the stage that failed",
+            "Connections that were not served, by the stage that failed",
             metrics.failed.clone(),
         );
         registry.register(
             "dial_seconds",
-            "Time that clients waited until their connection to the target was ready, names, TLS and AUTH included",
+            "Time until a client's connection to the target was ready, including name resolution, TLS and AUTH",
             metrics.dial_seconds.clone(),
         );
         registry.register(
             "auth_secret_used",
-            "Handshakes that a secret served, by which one it was",
+            "Successful handshakes, by the secret that was accepted",
             metrics.secrets_used.clone(),
         );
         registry.register(
             "secret_reloads",
-            "Times that another value was found for a secret",
+            "Times that the value of a secret changed",
             metrics.secret_reloads.clone(),
         );
         registry.register("warm_connections", "Connections kept ready for clients", metrics.warm.clone());
-        registry.register("warm_hits", "Clients that a connection was ready for", metrics.warm_hits.clone());
+        registry.register("warm_hits", "Clients that got a ready connection", metrics.warm_hits.clone());
         registry.register(
             "warm_misses",
-            "Clients that no connection was ready for, though some should be",
+            "Clients for which no connection was ready, though the link has WARM",
             metrics.warm_misses.clone(),
         );
         registry.register(
@@ -130,7 +128,7 @@ impl Metrics {
         metrics
     }
 
-    /// What the link of that name counts.
+    /// The metrics of a link, starting at zero.
     pub fn link(&self, name: &str) -> LinkMetrics {
         let of_link = labels(name, None);
         let counter = |family: &Family<Labels, Counter>| family.get_or_create_owned(&of_link);
@@ -151,15 +149,15 @@ impl Metrics {
         }
     }
 
-    /// Asks this collector, too, at every reading.
+    /// Adds a collector, which is called at every scrape.
     pub fn register(&mut self, collector: Box<dyn Collector>) {
         self.registry.register_collector(collector);
     }
 
-    /// All of it, as Prometheus reads it.
+    /// All metrics in Prometheus' text format.
     pub fn text(&self) -> String {
         let mut text = String::new();
-        // Writing to a string can't fail, and nothing that is encoded here does by itself.
+        // Writing to a string can't fail, and neither does a collector.
         let _ = prometheus_text::encode(&mut text, &self.registry);
         text
     }
@@ -171,7 +169,7 @@ impl Default for Metrics {
     }
 }
 
-/// What one link counts.
+/// The metrics of one link.
 #[derive(Debug)]
 pub struct LinkMetrics {
     accepted: Counter,
@@ -186,7 +184,7 @@ pub struct LinkMetrics {
 }
 
 impl LinkMetrics {
-    /// A client has come, whatever becomes of it.
+    /// A client has connected, served or not.
     pub fn accepted(&self) {
         self.accepted.inc();
     }
@@ -196,44 +194,44 @@ impl LinkMetrics {
         self.failed[stage as usize].inc();
     }
 
-    /// A client has its upstream, after this time.
+    /// A client has got its upstream, after this time.
     pub fn dialled(&self, time: Duration) {
         self.dial_seconds.observe(time.as_secs_f64());
     }
 
-    /// The target took a secret.
+    /// The target accepted a secret.
     pub fn secret_used(&self, which: CredentialKind) {
         self.secrets_used[which as usize].inc();
     }
 
-    /// A secret has another value than before.
+    /// The value of a secret has changed.
     pub fn secret_reloaded(&self) {
         self.secret_reloads.inc();
     }
 
-    /// A connection is ready, until what this returns is dropped.
+    /// Counts a ready connection until the guard is dropped.
     pub fn warm_connection(&self) -> WarmConnection {
         self.warm.inc();
         WarmConnection(self.warm.clone())
     }
 
-    /// A connection was ready for a client.
+    /// A client has got a ready connection.
     pub fn warm_hit(&self) {
         self.warm_hits.inc();
     }
 
-    /// No connection was ready for a client, though some should be.
+    /// No connection was ready for a client, though the link has a pool.
     pub fn warm_miss(&self) {
         self.warm_misses.inc();
     }
 
-    /// The backends are others than before, or have another role or address.
+    /// The list of backends, an address or a role has changed.
     pub fn target_changed(&self) {
         self.target_changes.inc();
     }
 }
 
-/// Counts a connection that is ready, for as long as it is.
+/// Counts a ready connection until it is dropped.
 #[derive(Debug)]
 pub struct WarmConnection(Gauge);
 

@@ -1,4 +1,4 @@
-//! Sockets: listening, connecting, and the one kind of stream that everything else works on.
+//! Sockets: [`Listener`], [`Stream`] (TCP, Unix or TLS), and the addresses of both.
 
 mod address;
 mod link_local;
@@ -29,20 +29,18 @@ pub use self::link_local::LinkLocal;
 pub use self::listener::{Accepted, BACKLOG, Listener};
 use crate::net::tls::stream::TlsStream;
 
-/// A stream that can be relayed.
+/// One side of a relay.
 pub trait Side: AsyncRead + AsyncWrite + Unpin {
-    /// The error that waits on the socket, if it broke.
+    /// The pending error of the socket (`SO_ERROR`), if any.
     fn take_error(&self) -> Option<io::Error>;
 }
 
-/// Where something listens.
+/// A resolved address to connect to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Address {
-    /// An address and a TCP port.
     Tcp(SocketAddr),
-    /// A link-local address, whose interface is looked up for every dial, and a TCP port.
+    /// Its interface is looked up for every dial.
     LinkLocal(LinkLocal, u16),
-    /// A Unix socket.
     Unix(PathBuf),
 }
 
@@ -67,19 +65,15 @@ impl std::fmt::Display for Address {
     }
 }
 
-/// A connected socket.
 #[derive(Debug)]
 pub enum Stream {
-    /// TCP.
     Tcp(TcpStream),
-    /// A Unix socket.
     Unix(UnixStream),
-    /// TLS on one of them; boxed, so that the plain kinds stay small.
+    /// TLS over TCP or a Unix socket; boxed, so that the plain kinds stay small.
     Tls(Box<TlsStream>),
 }
 
 impl Stream {
-    /// Connects.
     pub async fn connect(address: &Address, keepalive: Option<Duration>) -> io::Result<Self> {
         let address = match address {
             Address::Tcp(address) => *address,
@@ -93,7 +87,7 @@ impl Stream {
         Ok(Self::Tcp(stream))
     }
 
-    /// Makes it a stream of the current runtime, whichever one it belonged to.
+    /// Moves it to the current runtime.
     pub fn into_this_runtime(self) -> io::Result<Self> {
         match self {
             Self::Tcp(stream) => TcpStream::from_std(stream.into_std()?).map(Self::Tcp),
@@ -102,8 +96,8 @@ impl Stream {
         }
     }
 
-    /// Whether the peer is there, and has said nothing that was not read: as the kernel knows it at this moment, while
-    /// the runtime learns it at its next turn.
+    /// Whether the connection is open and has no unread bytes. Asks the kernel: the runtime only knows the state at its
+    /// last poll.
     pub fn is_quiet(&self) -> bool {
         let socket = match self {
             Self::Tcp(stream) => stream.as_fd(),
@@ -114,21 +108,21 @@ impl Stream {
         looked.is_err_and(|error| error == Errno::AGAIN)
     }
 
-    /// Whether nothing can reach the peer any more, as the kernel knows it: its connection was reset, or a Unix socket
-    /// closed for good. An end of stream alone (half-close) is no such thing.
+    /// Whether the kernel knows that the peer is gone: the connection was reset, or a Unix socket closed. A half-close
+    /// does not count.
     pub fn is_gone(&self) -> bool {
         let socket = match self {
             Self::Tcp(stream) => stream.as_fd(),
             Self::Unix(stream) => stream.as_fd(),
             Self::Tls(stream) => return stream.is_gone(),
         };
-        // Errors and hang-ups are told without being asked for.
-        let mut asked = [PollFd::from_borrowed_fd(socket, PollFlags::empty())];
-        let told = poll(&mut asked, Some(&Timespec::default()));
-        told.is_ok_and(|told| told > 0)
+        // POLLERR and POLLHUP are always reported.
+        let mut polled = [PollFd::from_borrowed_fd(socket, PollFlags::empty())];
+        let ready = poll(&mut polled, Some(&Timespec::default()));
+        ready.is_ok_and(|ready| ready > 0)
     }
 
-    /// Reads what is there to the end of `bytes`, without holding memory while nothing is; ready with how much it was.
+    /// Appends available bytes to `bytes`; ready with their number, 0 at EOF. Holds no buffer while pending.
     pub fn poll_read_more(&mut self, cx: &mut Context<'_>, bytes: &mut Vec<u8>) -> Poll<io::Result<usize>> {
         let mut chunk = [MaybeUninit::uninit(); 4096];
         let mut chunk = ReadBuf::uninit(&mut chunk);
@@ -137,11 +131,10 @@ impl Stream {
         Poll::Ready(Ok(chunk.filled().len()))
     }
 
-    /// Closes so that the peer sees a reset, as far as the kind of socket has one: a Unix socket's peer sees a reset
-    /// only where it had sent something that was not read.
+    /// Closes with a reset. The peer of a Unix socket sees one only if it had sent bytes that were not read.
     pub fn reset(self) {
         match self {
-            // If it can't be set the socket is closed in the ordinary way, which is all that is left to do.
+            // If this fails, the socket is closed without a reset.
             Self::Tcp(stream) => drop(SockRef::from(&stream).set_linger(Some(Duration::ZERO))),
             Self::Unix(_) => {}
             Self::Tls(stream) => stream.reset(),
@@ -212,17 +205,15 @@ impl AsyncWrite for Stream {
     }
 }
 
-/// Who a client is.
+/// A client, for the log and for `ALLOW`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Client {
-    /// One that came over TCP.
     Tcp(SocketAddr),
-    /// One that came through a Unix socket.
     Unix,
 }
 
 impl Client {
-    /// The client's address, an IPv4 one as such even where an IPv6 socket took it in.
+    /// The client's address; IPv4-mapped addresses as IPv4.
     pub fn address(self) -> Option<IpAddr> {
         match self {
             Self::Tcp(address) => Some(address.ip().to_canonical()),
@@ -240,11 +231,11 @@ impl std::fmt::Display for Client {
     }
 }
 
-/// Sets what every TCP socket of ours has: no delay for small messages, and probes for a silent peer.
+/// Sets the options of every TCP socket: no delay (Nagle's algorithm off) and keepalive.
 fn set_options(socket: &SockRef<'_>, keepalive: Option<Duration>) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
     if let Some(time) = keepalive {
-        // Three unanswered probes ten seconds apart: half a minute more, and a dead peer is known.
+        // Three unanswered probes ten seconds apart: a dead peer is detected half a minute after `time`.
         let probes =
             TcpKeepalive::new().with_time(time).with_interval(Duration::from_secs(10)).with_retries(3);
         socket.set_tcp_keepalive(&probes)?;
@@ -252,17 +243,17 @@ fn set_options(socket: &SockRef<'_>, keepalive: Option<Duration>) -> io::Result<
     Ok(())
 }
 
-/// The number of the interface that a zone names; it may come and go, and have another number then.
+/// The current index of a zone's interface, which may change while the process runs.
 pub fn zone_index(zone: &str) -> io::Result<u32> {
     if let Ok(index) = zone.parse() {
         return Ok(index);
     }
-    // Any socket will do to ask the kernel (netdevice(7)).
+    // The kernel is asked through any socket (netdevice(7)).
     let socket = Socket::new(Domain::UNIX, Type::DGRAM, None)?;
     Ok(name_to_index(&socket, zone)?)
 }
 
-/// An address to connect to, in the zone with this number, where it has one.
+/// A socket address; `zone` is the index of the interface for IPv6, or 0.
 pub fn at(address: IpAddr, port: u16, zone: u32) -> SocketAddr {
     match address {
         IpAddr::V4(address) => (address, port).into(),

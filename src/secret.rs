@@ -1,13 +1,14 @@
-//! Secrets, from the first byte read to the last byte written.
+//! Secrets and their sources.
 //!
-//! A [`Secret`] is zeroed when it is dropped and has no way into a log line: its `Debug` shows nothing, it has no
-//! `Display`, and [`Secret::expose`] is called only where bytes go to the target. Every buffer that a secret passes
-//! through on its way is allocated at its final size (growing would leave copies behind) and zeroed too.
+//! A [`Secret`] is zeroed when dropped and can't reach a log: its `Debug` shows nothing, it has no `Display`, and
+//! [`Secret::expose`] is called only where bytes are sent. Every buffer that a secret passes through is allocated at
+//! its
+//! final size (growing would leave copies behind) and zeroed too.
 //!
-//! What clients say is theirs, though it may hold the password that a link requires of them: the buffer in which that is
-//! looked for is zeroed, but an inline argument, and what the relay passes on, are bytes like any others.
+//! Bytes from clients are not treated as secrets, though they may contain the password that a link requires: the buffer
+//! in which it is searched for is zeroed, but not an inline argument, nor what the relay forwards.
 //!
-//! A [`Source`] is where a secret comes from: a variable, a URL, a file that is read again, or a [program](command).
+//! A [`Source`] is a variable, a URL, a file that is read again when it changes, or a [program](command).
 
 pub mod command;
 mod file;
@@ -23,7 +24,7 @@ use zeroize::Zeroizing;
 use self::command::{CommandError, SecretCommand};
 pub use self::file::{FileError, OptionalSecretFile, SecretFile};
 
-/// The longest password a Redis server takes before authentication: its limit for one bulk string, in bytes.
+/// The longest password that a Redis server reads: its limit in bytes for a bulk string before authentication.
 pub const LONGEST: usize = 16 * 1024;
 
 /// Bytes that must never be shown.
@@ -35,15 +36,16 @@ impl Secret {
         Self(SecretSlice::from(bytes))
     }
 
-    /// The bytes themselves; for the wire, and for nothing else.
+    /// The bytes, to be sent and nothing else.
     pub fn expose(&self) -> &[u8] {
         self.0.expose_secret()
     }
 
-    /// `text` with every trace of this secret masked: a server may quote what it was sent, whole or cut short.
+    /// `text` with this secret masked: a server may quote its input, whole or truncated.
     ///
-    /// Any run of at least six bytes that begins like the secret is masked, and so is a shorter secret as a whole. The
-    /// text is one line: where the secret has control characters it has spaces.
+    /// Masks every prefix of the secret of six bytes or more, and a shorter secret as a whole. The text is one line,
+    /// with
+    /// spaces in place of the secret's control characters.
     pub fn mask(&self, text: &str) -> String {
         const TELLING: usize = 6;
         let mut secret = Zeroizing::new(Vec::with_capacity(self.expose().len()));
@@ -72,33 +74,32 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// How long a comparison takes tells how the two begin: not for what a stranger has sent.
+/// Not in constant time: do not compare bytes from a peer with it.
 impl PartialEq for Secret {
     fn eq(&self, other: &Self) -> bool {
         self.expose() == other.expose()
     }
 }
 
-/// Where a value comes from; asked at every dial.
+/// The source of a value; read at every dial.
 #[derive(Debug)]
 pub enum Source {
-    /// A variable of the environment.
     Variable(Arc<Secret>),
     /// The user information of a target URL.
     Url(Arc<Secret>),
-    /// A file that is read again whenever the value is needed.
+    /// Read again whenever the value is needed.
     File(SecretFile),
     /// A program that prints the value.
     Command(SecretCommand),
 }
 
 impl Source {
-    /// The value as of now.
+    /// The current value.
     pub async fn current(&self) -> Result<Arc<Secret>, Unavailable> {
         self.recent(Duration::ZERO).await
     }
 
-    /// The same where many ask again and again: a look that is at most so old will do.
+    /// The value as of at most `age` ago, for frequent callers.
     pub async fn recent(&self, age: Duration) -> Result<Arc<Secret>, Unavailable> {
         match self {
             Self::Variable(secret) | Self::Url(secret) => Ok(Arc::clone(secret)),
@@ -107,7 +108,7 @@ impl Source {
         }
     }
 
-    /// The value that has taken the place of `refused`, if there is another one.
+    /// A value to try after `refused`: a program may be run again for it.
     pub async fn instead_of(&self, refused: &Secret) -> Result<Arc<Secret>, Unavailable> {
         match self {
             Self::Command(command) => Ok(command.instead_of(refused).await?),
@@ -115,12 +116,12 @@ impl Source {
         }
     }
 
-    /// Whether the value can become another one while the process runs.
+    /// Whether the value can change while the process runs.
     pub fn can_change(&self) -> bool {
         matches!(self, Self::File(_) | Self::Command(_))
     }
 
-    /// Whether there was nothing to be had when somebody looked last, so that the value is an old one or none.
+    /// Whether the last read failed, so that the value is an old one or missing.
     pub fn is_stale(&self) -> bool {
         match self {
             Self::Variable(_) | Self::Url(_) => false,
@@ -129,7 +130,7 @@ impl Source {
         }
     }
 
-    /// How `links` and the log name this source.
+    /// The kind of source, as `links` and the log show it.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Variable(_) => "env",
@@ -139,7 +140,7 @@ impl Source {
         }
     }
 
-    /// The value as it was last known, without looking again; a program that was not run yet has none.
+    /// The last known value, without reading again; `None` for a program that has not run yet.
     pub fn last(&self) -> Option<Arc<Secret>> {
         match self {
             Self::Variable(secret) | Self::Url(secret) => Some(Arc::clone(secret)),
@@ -149,26 +150,24 @@ impl Source {
     }
 }
 
-/// A secret can't be had.
+/// A source without a value.
 #[derive(Debug, thiserror::Error)]
 pub enum Unavailable {
-    /// From its file.
     #[error("the secret can't be read: {0}")]
     File(#[from] FileError),
-    /// From its program.
     #[error("the secret can't be had from its program: {0}")]
     Command(#[from] CommandError),
 }
 
-/// Keeps what is in memory out of core dumps and out of reach of other processes of the same user, as far as the kernel
-/// lets: nobody but root can trace this process then, or look into its memory or environment (ptrace(2), proc(5)).
+/// Protects the memory of this process: no core dumps, and only root can trace it or read its memory and environment
+/// (ptrace(2), proc(5)), not other processes of the same user.
 pub fn harden_process() {
-    // Both can only be refused by a kernel that knows neither; there is nothing else that could be done.
+    // Both fail only on a kernel that does not know them.
     let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
     let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
 }
 
-/// A value as people write it into files and variables, without one line ending at its end.
+/// A value from a file or variable without one trailing line ending.
 pub fn without_line_ending(bytes: &[u8]) -> &[u8] {
     match bytes.strip_suffix(b"\n") {
         Some(line) => line.strip_suffix(b"\r").unwrap_or(line),
@@ -195,7 +194,6 @@ mod tests {
         }
     }
 
-    /// Many ask for the previous password, and one of them reads it; who is late can tell what is waited for.
     #[test]
     fn a_quoted_secret_is_masked_whole_cut_short_or_repeated() {
         let secret = Secret::new(b"hunter2hunter2".to_vec());

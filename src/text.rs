@@ -1,8 +1,8 @@
-//! Words for people out of what machines say.
+//! Text for messages: errors of the kernel, and bytes from a peer.
 
 use std::io;
 
-/// The kernel's words without its number.
+/// The kernel's message without the error number.
 pub fn io_error(error: &io::Error) -> String {
     let words = error.to_string();
     match words.split_once(" (os error") {
@@ -11,7 +11,7 @@ pub fn io_error(error: &io::Error) -> String {
     }
 }
 
-/// Bytes of a stranger, fit for one line of a log or a reply: nothing but printable characters.
+/// Bytes from a peer as one printable line for a log or a reply: control characters become spaces.
 pub fn one_line(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
     let printable = |c: char| if c.is_control() { ' ' } else { c };

@@ -1,8 +1,8 @@
-//! The threads that serve connections: each with a runtime of its own, so that a connection is woken, read and written
-//! on one thread and no message crosses over to another.
+//! The worker threads, each with a runtime of its own: a connection is woken, read and written on one thread, without
+//! messages between threads.
 //!
-//! A new connection goes to the thread that has the fewest. The first thread is the one that accepts; where several
-//! have the fewest it is taken, because that costs no hand-over.
+//! A new connection goes to the worker with the fewest. The first worker is the accepting thread; it is preferred among
+//! equals, because no hand-over is needed.
 
 use std::io;
 use std::sync::Arc;
@@ -14,11 +14,10 @@ use tokio::runtime::{Builder, Handle, Runtime};
 
 use crate::descriptors;
 
-/// Threads for work that may block (secrets' files) beside one worker: as many as may hang on a file system that does
-/// before others have to wait for it too.
+/// Blocking threads of one worker, for reading files of secrets: the number of reads that may hang on an unresponsive
+/// file system before others have to wait.
 const BLOCKING_THREADS: usize = 16;
 
-/// Every thread that serves connections.
 pub struct Workers(Vec<Worker>);
 
 struct Worker {
@@ -28,14 +27,15 @@ struct Worker {
 
 /// A runtime for one thread.
 pub fn runtime() -> io::Result<Runtime> {
-    // In pairs, since the first one takes two more, for signals, and panics where it does not get them.
+    // In pairs, as the first runtime opens two more, for signals, and panics where it can't.
     descriptors::expect(descriptors::OF_A_RUNTIME)?;
     Builder::new_current_thread().enable_all().max_blocking_threads(BLOCKING_THREADS).build()
 }
 
 impl Workers {
-    /// Starts `count` workers, of which the calling thread, within a runtime, is the first. The others live as long
-    /// as the process. Where one can't be had there are those before it, and the error.
+    /// Starts `count` workers; the first is the calling thread, which must be within a runtime. The others run until
+    /// the
+    /// process ends. If a thread can't be started, returns the workers before it and the error.
     pub fn start(count: usize) -> (Self, Option<io::Error>) {
         let mut workers = vec![Worker::of(Handle::current())];
         for number in 1..count {
@@ -47,18 +47,17 @@ impl Workers {
         (Self(workers), None)
     }
 
-    /// How many there are.
     pub fn count(&self) -> usize {
         self.0.len()
     }
 
-    /// Spawns a connection on the worker that has the fewest. It counts there until it drops its place.
+    /// Spawns a connection on the worker with the fewest. It counts there until its [`LoadGuard`] is dropped.
     pub fn spawn<F>(&self, connection: impl FnOnce(LoadGuard) -> F)
     where
         F: Future<Output = ()> + Send + 'static,
     {
         let fewest = self.0.iter().min_by_key(|worker| worker.connections.load(Ordering::Relaxed));
-        // There is always a first worker; iterators can't know that.
+        // There is always a first worker.
         let Some(worker) = fewest else { return };
         worker.runtime.spawn(connection(LoadGuard::take(&worker.connections)));
     }
@@ -69,23 +68,24 @@ impl Worker {
         Self { runtime, connections: Arc::default() }
     }
 
-    /// A thread with a runtime, which is made there: within another runtime it could not be dropped if there is no thread.
+    /// Starts a thread and its runtime. The runtime is created in the thread: created here, within another runtime, it
+    /// could not be dropped if the thread fails to start.
     fn start(number: usize) -> io::Result<Self> {
         let (tell, told) = mpsc::channel();
         thread::Builder::new().name(format!("worker-{number}")).spawn(move || match runtime() {
             Ok(runtime) => {
-                // Whoever has started the thread waits for this.
+                // The starting thread waits for it.
                 let _ = tell.send(Ok(runtime.handle().clone()));
                 runtime.block_on(std::future::pending::<()>());
             }
             Err(error) => drop(tell.send(Err(error))),
         })?;
-        let runtime = told.recv().unwrap_or_else(|_| Err(io::Error::other("it has ended at once")))?;
+        let runtime = told.recv().unwrap_or_else(|_| Err(io::Error::other("the thread ended at once")))?;
         Ok(Self::of(runtime))
     }
 }
 
-/// A connection's part in its worker's load; given back when it is dropped.
+/// A connection's share of its worker's load, until it is dropped.
 #[derive(Debug)]
 pub struct LoadGuard(Arc<AtomicUsize>);
 

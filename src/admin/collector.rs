@@ -1,4 +1,4 @@
-//! The metrics that are known elsewhere: they are asked for when somebody reads.
+//! Metrics collected at each scrape from the state of the links.
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use crate::secret::Source;
 use crate::upstream::LinkRuntime;
 use crate::upstream::backends::BackendState;
 
-/// The links whose state is asked for at every reading.
+/// The links whose state is collected.
 #[derive(Clone)]
 pub struct LinkCollector(pub Vec<Arc<LinkRuntime>>);
 
@@ -29,7 +29,7 @@ impl Collector for LinkCollector {
         let Self(services) = self;
         let mut active = encoder.encode_descriptor(
             "connections_active",
-            "Connections of clients at this moment.",
+            "Current connections of clients.",
             None,
             MetricType::Gauge,
         )?;
@@ -39,7 +39,7 @@ impl Collector for LinkCollector {
         }
         let mut bytes = encoder.encode_descriptor(
             "bytes",
-            "Bytes that were forwarded, by their direction.",
+            "Bytes forwarded, by direction.",
             None,
             MetricType::Counter,
         )?;
@@ -52,7 +52,7 @@ impl Collector for LinkCollector {
         }
         let mut stale = encoder.encode_descriptor(
             "secret_stale",
-            "Whether a secret could not be had from its file or program when it was last looked for.",
+            "Whether the last read of a secret from its file or program failed.",
             None,
             MetricType::Gauge,
         )?;
@@ -72,12 +72,14 @@ impl Collector for LinkCollector {
             }
             Ok(())
         };
-        gauge("backend_up", "Whether the last dial of a backend worked, or there was none yet.", |state| {
-            state.up
-        })?;
+        gauge(
+            "backend_up",
+            "Whether the last dial of a backend succeeded, or there was none yet.",
+            |state| state.up,
+        )?;
         gauge(
             "backend_wants_no_password",
-            "Whether a backend wanted no password when it was last sent one.",
+            "Whether a backend answered the last AUTH that it requires no password.",
             |state| state.wants_no_password,
         )
     }

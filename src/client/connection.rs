@@ -171,7 +171,7 @@ impl LinkRuntime {
                         return Ok(held.filter(|warm| warm.serves(self)));
                     }
                     if let Some(unused) = held {
-                        self.warm.throw_away(self, unused, "client_left");
+                        self.warm.discard(self, unused, "client_left");
                     }
                     return Err(Failure::ClientLeft);
                 }

@@ -9,10 +9,10 @@ use crate::files;
 use crate::net::Endpoint;
 use crate::text;
 
-/// Far more than ten thousand backends need.
+/// The largest file in bytes, far more than ten thousand backends need.
 const LARGEST: u64 = 4 * 1024 * 1024;
 
-/// Why a file gives no backends.
+/// Why a file can't be used.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("{}{}: {reason}", path.display(), Line(*line))]
 pub struct FileError {
@@ -32,7 +32,7 @@ impl fmt::Display for Line {
     }
 }
 
-/// Reads the backends of a file; without any it is as broken as with a malformed one.
+/// Reads the backends of a file. An empty list is an error, as is a malformed line.
 pub fn read(path: &Path, default_port: Option<u16>) -> Result<Vec<Endpoint>, FileError> {
     let error = |reason: String| FileError { path: path.to_path_buf(), line: None, reason };
     let file = files::open(path).map_err(error)?;
@@ -52,7 +52,7 @@ pub fn read(path: &Path, default_port: Option<u16>) -> Result<Vec<Endpoint>, Fil
     Ok(endpoints)
 }
 
-/// The backends, or the number of the first line that is none, and why.
+/// Parses the backends; an error has the number of the first invalid line.
 pub(crate) fn parse(text: &str, default_port: Option<u16>) -> Result<Vec<Endpoint>, (usize, String)> {
     let mut endpoints = Vec::new();
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);

@@ -1,4 +1,4 @@
-//! Where clients come in: the grammar of `LISTEN`, `AMBASSADOR_BIND` and `AMBASSADOR_ADMIN`.
+//! The grammar of listen addresses: `LISTEN`, `AMBASSADOR_BIND` and `AMBASSADOR_ADMIN`.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
@@ -11,7 +11,7 @@ const IPV6_LOOPBACK: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
 const IPV4_LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 impl Interface {
-    /// Its single addresses; an unspecified one stands for all of its family, that of IPv6 for all of both.
+    /// Its addresses; the unspecified IPv4 address stands for all of IPv4, that of IPv6 for all of both families.
     fn addresses(&self) -> Vec<IpAddr> {
         match self {
             Self::All => vec![Ipv6Addr::UNSPECIFIED.into()],
@@ -38,7 +38,7 @@ impl Interface {
         ours.iter().any(|one| theirs.iter().any(|other| covers(*one, *other) || covers(*other, *one)))
     }
 
-    /// Whether a dial to `address` from this host would arrive here.
+    /// Whether a dial to `address` from this host would connect to this listener.
     fn answers(&self, address: IpAddr) -> bool {
         let arrives = if address.is_unspecified() { IPV4_LOOPBACK } else { address };
         let is_ours = |own: IpAddr| match own {
@@ -48,7 +48,7 @@ impl Interface {
         self.addresses().into_iter().any(is_ours)
     }
 
-    /// An address as it stands before a port, or by itself. A name is refused, but for `localhost`.
+    /// Parses an address, with or without brackets. The only name is `localhost`.
     pub(super) fn parse(text: &str) -> Result<Self, Refusal> {
         let inner = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
         if inner.contains('%') {
@@ -87,7 +87,7 @@ impl Interface {
     }
 }
 
-/// Whether a listener on `one` takes in the connections to `other`.
+/// Whether a listener on `one` accepts connections to `other`.
 fn covers(one: IpAddr, other: IpAddr) -> bool {
     one == other || one.is_unspecified() && (one.is_ipv6() || other.is_ipv4())
 }
@@ -100,7 +100,7 @@ impl ListenAddress {
         }
     }
 
-    /// Whether both can't be bound at the same time; port 0 is any free one.
+    /// Whether both can't be bound at the same time; port 0 never clashes.
     fn clashes_with(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Tcp(one, port), Self::Tcp(other, same)) => {
@@ -125,13 +125,13 @@ impl ListenAddress {
         }
     }
 
-    /// `ADDRESS:PORT` or `unix:/PATH`. `port` is the one to show to whoever has left it out.
+    /// `ADDRESS:PORT` or `unix:/PATH`. `port` is suggested where the port is missing.
     pub(super) fn parse(text: &str, port: Option<u16>) -> Result<Self, Refusal> {
         if text.starts_with('/') {
             return unix(text);
         }
         if let Some(path) = text.strip_prefix("unix:") {
-            // `unix:///PATH` is what the same place is called as a target.
+            // Also `unix:///PATH`, the form in a target.
             return unix(path.strip_prefix("//").unwrap_or(path));
         }
         let text = text.strip_prefix("tcp://").unwrap_or(text);
@@ -166,11 +166,10 @@ impl ListenAddress {
     }
 }
 
-/// A Unix socket's path.
 fn unix(path: &str) -> Result<ListenAddress, Refusal> {
     if path.starts_with('@') {
         return Err(
-            "it is an abstract socket, which everybody on the host may connect to: name a file".into()
+            "it is an abstract socket, which every process on the host may connect to: name a file".into()
         );
     }
     if !path.starts_with('/') || path.ends_with('/') {
@@ -187,16 +186,16 @@ fn unix(path: &str) -> Result<ListenAddress, Refusal> {
 }
 
 impl Listen {
-    /// On these interfaces, where no `LISTEN` says otherwise.
+    /// The default without a `LISTEN`: a port on these interfaces.
     pub(super) fn on(interfaces: &[Interface], port: u16) -> Self {
         let addresses =
             interfaces.iter().map(|interface| ListenAddress::Tcp(interface.clone(), port)).collect();
         Self { addresses, mode: None }.without_repetition()
     }
 
-    /// `LISTEN`: places to dial, separated by commas.
+    /// Parses `LISTEN`: addresses separated by commas.
     pub(super) fn parse(text: &str, port: u16) -> Result<Self, Refusal> {
-        // Not by spaces: a path may have some.
+        // Not by spaces, which a path may contain.
         let written: Vec<_> = text.split(',').map(str::trim).filter(|item| !item.is_empty()).collect();
         let addresses = each(&written, |item| ListenAddress::parse(item, Some(port)))?;
         if addresses.is_empty() {
@@ -211,7 +210,7 @@ impl Listen {
         Ok(listen)
     }
 
-    /// Drops addresses that others of the list take in.
+    /// Drops addresses that others in the list cover.
     fn without_repetition(mut self) -> Self {
         let mut kept: Vec<ListenAddress> = Vec::new();
         for address in self.addresses {
@@ -224,12 +223,10 @@ impl Listen {
         self
     }
 
-    /// Whether it has a Unix socket.
     pub(super) fn has_unix(&self) -> bool {
         self.addresses.iter().any(|address| matches!(address, ListenAddress::Unix(_)))
     }
 
-    /// Whether it has nothing else.
     pub(super) fn is_unix_only(&self) -> bool {
         self.addresses.iter().all(|address| matches!(address, ListenAddress::Unix(_)))
     }
@@ -239,7 +236,7 @@ impl Listen {
         self.addresses.iter().any(|one| other.addresses.iter().any(|other| one.clashes_with(other)))
     }
 
-    /// Whether a dial to `endpoint` would come straight back.
+    /// Whether a dial to `endpoint` would connect to this listener, a loop.
     pub(super) fn answers(&self, endpoint: &Endpoint) -> bool {
         self.addresses.iter().any(|address| address.answers(endpoint))
     }

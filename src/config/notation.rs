@@ -1,10 +1,10 @@
-//! How values are written: quotes, flags, numbers, durations and lists, as people and their tools write them.
+//! The notation of values: quotes, flags, numbers, durations and lists.
 //!
-//! What can mean one thing only is taken. What can't is refused, and the refusal shows the value as it would be taken.
+//! Unambiguous variants are accepted. Ambiguous values are refused, and the error shows an accepted form.
 
 use std::time::Duration;
 
-/// Why a value is refused, and what to write instead where its parts tell that.
+/// Why a value is refused, and the value to write instead, if known.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Refusal {
     pub(super) reason: String,
@@ -28,7 +28,7 @@ impl Refusal {
         Self { reason: reason.into(), instead: Some(instead.into()) }
     }
 
-    /// What to do about it: the value to write, or what such values look like in general.
+    /// The remedy: the value to write, else the general form.
     pub(super) fn remedy(&self, variable: &str, general: &str) -> String {
         match &self.instead {
             Some(value) => format!("write {variable}={value}"),
@@ -37,8 +37,9 @@ impl Refusal {
     }
 }
 
-/// A value without the white space around it and without one pair of quotation marks: `docker run --env-file` and
-/// Kubernetes keep those that a shell or systemd would take away.
+/// Strips white space and one pair of quotation marks: `docker run --env-file` and Kubernetes keep those that a shell
+/// or
+/// systemd would remove.
 pub(super) fn unquoted(text: &str) -> &str {
     let text = text.trim();
     let inner = ['"', '\''].into_iter().find_map(|mark| {
@@ -48,12 +49,12 @@ pub(super) fn unquoted(text: &str) -> &str {
     inner.map_or(text, str::trim)
 }
 
-/// The items of a list: people separate them by commas, by spaces, or both.
+/// The items of a list, separated by commas, semicolons or white space.
 pub(super) fn items(text: &str) -> impl Iterator<Item = &str> {
     text.split([',', ';']).flat_map(str::split_whitespace)
 }
 
-/// Reads every item of a list. Of one that is put right, the whole list is shown.
+/// Parses every item of a list. The suggestion for a refused item is the whole list with that item corrected.
 pub(super) fn each<T>(items: &[&str], parse: impl Fn(&str) -> Result<T, Refusal>) -> Result<Vec<T>, Refusal> {
     let read = items.iter().enumerate().map(|(index, item)| {
         parse(item).map_err(|refusal| match refusal.instead {
@@ -68,12 +69,10 @@ pub(super) fn each<T>(items: &[&str], parse: impl Fn(&str) -> Result<T, Refusal>
     read.collect()
 }
 
-/// The words that switch something off that can be.
 pub(super) fn is_off(text: &str) -> bool {
     text.eq_ignore_ascii_case("off")
 }
 
-/// Yes or no.
 pub(super) fn flag(text: &str) -> Result<bool, Refusal> {
     match text.to_ascii_lowercase().as_str() {
         "true" | "yes" | "on" | "1" => Ok(true),
@@ -82,12 +81,12 @@ pub(super) fn flag(text: &str) -> Result<bool, Refusal> {
     }
 }
 
-/// A word of a few, in whichever case and with either kind of dash.
+/// Normalises a keyword: lower case, dashes for underscores.
 pub(super) fn word(text: &str) -> String {
     text.to_ascii_lowercase().replace('_', "-")
 }
 
-/// A number from 1 on.
+/// A number of at least 1.
 pub(super) fn count(text: &str) -> Result<usize, Refusal> {
     match text.parse() {
         Ok(0) => Err("0 is none at all".into()),
@@ -96,15 +95,15 @@ pub(super) fn count(text: &str) -> Result<usize, Refusal> {
     }
 }
 
-/// What to write for a [`duration`].
+/// The remedy for a [`duration`].
 pub(super) const DURATION: &str = "write a number and a unit, such as 500ms, 5s or 1h";
 
-/// What to write for a [`duration_or_off`].
+/// The remedy for a [`duration_or_off`].
 pub(super) const DURATION_OR_OFF: &str = "write a number and a unit, such as 500ms, 5s or 1h, or off";
 
-/// A duration as people write it, `5s`, `500ms`, `1h 30m`; `0s` only where `zero` allows it.
+/// A duration: `5s`, `500ms`, `1h 30m`; `0s` only if `zero`.
 pub(super) fn duration(text: &str, zero: bool) -> Result<Duration, Refusal> {
-    // Units are told apart by their letters alone.
+    // Units are case-insensitive.
     let lower = text.to_lowercase();
     let Ok(duration) = humantime::parse_duration(&lower) else {
         return Err(without_unit(&lower).unwrap_or_else(|| format!("\"{text}\" is not a duration").into()));
@@ -112,14 +111,14 @@ pub(super) fn duration(text: &str, zero: bool) -> Result<Duration, Refusal> {
     if duration.is_zero() && !zero {
         return Err(format!("\"{text}\" must be greater than zero").into());
     }
-    // A century: beyond it the arithmetic of deadlines would overflow.
+    // A century: longer ones would overflow in the arithmetic of deadlines.
     if duration > Duration::from_hours(100 * 365 * 24) {
         return Err(format!("\"{text}\" is longer than a century").into());
     }
     Ok(duration)
 }
 
-/// A number alone: some tools count in seconds, others in milliseconds.
+/// The refusal of a number without a unit: some tools use seconds, others milliseconds.
 fn without_unit(text: &str) -> Option<Refusal> {
     let is_number = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
     let number = text.parse::<f64>().ok().filter(|number| is_number && *number > 0.0)?;
@@ -145,7 +144,7 @@ pub(super) fn duration_or_off(text: &str) -> Result<Option<Duration>, Refusal> {
     }
 }
 
-/// What other programs call `off`.
+/// Other programs' words for `off`.
 const NEVER: &[&str] = &["never", "none", "no", "false", "disabled", "infinite", "infinity", "unlimited"];
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The grammar of targets: what the value of a link variable may say.
+//! The grammar of targets, the values of link variables.
 //!
 //! ```text
 //! tcp|redis|rediss|tls :// [user-information@] HOST:PORT[,HOST:PORT…] [/DB]
@@ -6,8 +6,8 @@
 //! unix:///PATH   redis+unix:///PATH
 //! ```
 //!
-//! User information and a database belong to the Redis schemes alone. [`url`] reads it, with what clients' libraries
-//! write instead; [`mend`] finds out what a value that is no target was probably meant to be.
+//! User information and a database are for the Redis schemes alone. [`url`] parses it, with the variants that clients'
+//! libraries use; [`mend`] suggests a correct target for an invalid one.
 
 pub mod mend;
 mod url;
@@ -24,33 +24,32 @@ use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
 use crate::net::{Endpoint, Host};
 use crate::secret::Secret;
 
-/// What a target is spoken to in.
+/// The protocol towards a target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scheme {
     /// Docker's `tcp`: plain, or Redis where a password applies.
     Tcp,
-    /// Redis.
     Redis,
     /// Redis over TLS.
     Rediss,
-    /// Plain bytes over TLS.
+    /// A plain tunnel over TLS.
     Tls,
-    /// Plain bytes through a Unix socket.
+    /// A plain tunnel through a Unix socket.
     Unix,
 }
 
 impl Scheme {
-    /// Whether the scheme itself says that the target is a Redis server.
+    /// Whether the scheme alone makes it a Redis link.
     pub fn is_redis(self) -> bool {
         matches!(self, Self::Redis | Self::Rediss)
     }
 
-    /// Whether the scheme itself asks for TLS.
+    /// Whether the scheme alone requires TLS.
     pub fn is_tls(self) -> bool {
         matches!(self, Self::Rediss | Self::Tls)
     }
 
-    /// The port where none is written.
+    /// The port if none is given.
     pub fn default_port(self) -> Option<u16> {
         self.is_redis().then_some(REDIS_PORT)
     }
@@ -85,7 +84,7 @@ impl FromStr for Host {
                         stand"
                 .into());
         }
-        // Names in other scripts are another form of names in ASCII, addresses among them (UTS #46).
+        // Internationalised names are converted to ASCII (UTS #46); the result may be an address.
         let ascii = if text.is_ascii() { None } else { idna::domain_to_ascii(text).ok() };
         match ascii {
             Some(ascii) if ascii.is_ascii() && ascii != text => ascii.parse(),
@@ -96,7 +95,7 @@ impl FromStr for Host {
 
 const NO_IPV6: &str = "it has brackets around something that is no IPv6 address";
 
-/// What stands between brackets.
+/// The host between brackets.
 fn bracketed(inner: &str) -> Result<Host, Malformed> {
     if inner.contains('%') {
         return Ok(Host::LinkLocal(inner.parse()?));
@@ -105,7 +104,7 @@ fn bracketed(inner: &str) -> Result<Host, Malformed> {
     if address.is_unicast_link_local() {
         return Err("a link-local address needs the interface that it is at, as in [fe80::1%eth0]".into());
     }
-    // One that stands for an IPv4 address is that: a host without IPv6 has it too.
+    // An IPv4-mapped address becomes IPv4, which works on a host without IPv6 too.
     Ok(Host::Address(IpAddr::from(address).to_canonical()))
 }
 
@@ -117,7 +116,7 @@ fn name(text: &str) -> Result<Host, Malformed> {
             (1..=63).contains(&label.len())
                 && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
         });
-    // Four numbers out of range are a mistyped address, not a name.
+    // Numbers and dots alone are a mistyped address, not a name.
     if !valid || labels.bytes().all(|b| b.is_ascii_digit() || b == b'.') {
         return Err("its host is neither an address nor a name".into());
     }
@@ -133,37 +132,30 @@ pub enum Backends {
     Srv(String),
     /// In a file, one `HOST:PORT` a line.
     File(PathBuf),
-    /// Known to Redis Sentinels under the name of a service.
+    /// From Redis Sentinels.
     Sentinel {
-        /// Where the Sentinels are.
         sentinels: Vec<Endpoint>,
-        /// The name that they know the primary by.
+        /// The Sentinels' name for the primary (`mymaster`).
         service: String,
     },
 }
 
-/// A target: what the variable's value says, with the user information taken apart.
 #[derive(Debug)]
 pub struct Target {
-    /// What is spoken to it.
     pub scheme: Scheme,
-    /// Where it is.
     pub backends: Backends,
-    /// The user of a URL.
     pub username: Option<Secret>,
-    /// The password of a URL.
     pub password: Option<Secret>,
-    /// The database of a URL.
     pub database: Option<u32>,
-    /// Whether the URL has the verification of certificates switched off.
+    /// Whether a parameter turns the verification of certificates off.
     pub is_insecure: bool,
-    /// Parameters of the URL that are the business of a client's library alone.
+    /// Parameters that only a client's library uses; ignored.
     pub ignored: Vec<String>,
 }
 
 impl Target {
-    /// Stands for a target that could not be read, so that the mistakes in its link's settings can be told too. An
-    /// unknown scheme may be any, and Redis' takes every setting.
+    /// A placeholder for an invalid target, so that mistakes in the link's settings are reported too. An unknown scheme
+    /// is taken for `redis`, which allows every setting.
     pub fn unreadable(value: &str) -> Self {
         let word = value.split(':').next().unwrap_or_default();
         let scheme = url::scheme(word).map_or(Scheme::Redis, |(scheme, _)| scheme);
@@ -216,9 +208,8 @@ pub const FORMS: &[(&[&str], &str)] = &[
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("{reason}")]
 pub struct Malformed {
-    /// Why.
     pub reason: Cow<'static, str>,
-    /// The link's setting that says what the value should not, with its own value.
+    /// The setting to use instead, with its value: `TLS_VERIFY=ca`.
     pub setting: Option<String>,
 }
 
@@ -236,13 +227,13 @@ impl From<String> for Malformed {
 
 const REDIS_PORT: u16 = 6379;
 
-/// The number of a database: digits alone, as far as Redis' own integer goes.
+/// The number of a database: digits alone, within Redis' 32-bit integer.
 pub fn database(text: &str) -> Option<u32> {
     let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     digits.then(|| text.parse::<u32>().ok()).flatten().filter(|number| i32::try_from(*number).is_ok())
 }
 
-/// `HOST[:PORT]`, the port left out only where there is a default one.
+/// `HOST[:PORT]`; without a default port, the port is required.
 pub fn endpoint(text: &str, default_port: Option<u16>) -> Result<Endpoint, Malformed> {
     let (host, port) = match split_port(text) {
         (host, Some(number)) => (host, Some(port(number)?)),
@@ -255,7 +246,7 @@ pub fn endpoint(text: &str, default_port: Option<u16>) -> Result<Endpoint, Malfo
     Ok(Endpoint::Tcp(host.parse()?, port))
 }
 
-/// What is before and behind the last colon outside of brackets.
+/// Splits at the last colon outside of brackets.
 fn split_port(text: &str) -> (&str, Option<&str>) {
     let after_brackets = text.rfind(']').map_or(0, |at| at + 1);
     match text[after_brackets..].rfind(':') {
@@ -273,26 +264,27 @@ fn port(text: &str) -> Result<u16, Malformed> {
         .ok_or(Malformed::from("its port is not a number from 1 to 65535"))
 }
 
-/// The longest path that the kernel takes for a Unix socket (`sun_path`, less the NUL at its end).
+/// The longest path of a Unix socket in bytes (`sun_path` without the final NUL).
 const LONGEST_SOCKET_PATH: usize = 107;
 
-/// The path, if a Unix socket can have it.
+/// Checks the length of a Unix socket's path.
 pub(super) fn socket_path(path: PathBuf) -> Result<PathBuf, Malformed> {
     let length = path.as_os_str().len();
     if length > LONGEST_SOCKET_PATH {
         return Err(format!(
-            "its path has {length} bytes, and the path of a socket {LONGEST_SOCKET_PATH} at the most"
+            "its path has {length} bytes, but the limit for a socket is {LONGEST_SOCKET_PATH}"
         )
         .into());
     }
     Ok(path)
 }
 
-/// What would be read as something else where a path or a service's name stands, or break the line.
+/// Characters that are encoded in a path or a service's name: they would be parsed as something else, or break the
+/// line.
 const ENCODED: &AsciiSet = &CONTROLS.add(b' ').add(b'%').add(b'@').add(b'?');
 const ENCODED_IN_SERVICE: &AsciiSet = &ENCODED.add(b'/').add(b'#');
 
-/// A path as a target has it.
+/// A percent-encoded path.
 fn in_target(path: &Path) -> impl fmt::Display {
     percent_encode(path.as_os_str().as_bytes(), ENCODED)
 }
@@ -316,7 +308,7 @@ impl fmt::Display for Target {
                 write!(f, "{scheme}+sentinel://{}/{service}", Commas(sentinels))?;
             }
         }
-        // Behind a path a database can't be another part of it.
+        // After a path, the database needs a parameter.
         let is_path = matches!(&self.backends, Backends::File(_))
             || matches!(&self.backends, Backends::Listed(all) if matches!(all[..], [Endpoint::Unix(_)]));
         match self.database {
@@ -345,7 +337,7 @@ impl fmt::Display for Commas<'_> {
 mod tests {
     use super::*;
 
-    /// With and without what is in brackets.
+    /// With and without the optional parts in brackets.
     #[test]
     fn the_forms_that_are_documented_are_read() {
         for form in FORMS.iter().flat_map(|(forms, _)| *forms) {

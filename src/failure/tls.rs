@@ -1,4 +1,4 @@
-//! What went wrong with TLS, for the operator of a link: what to change, in the link's own names.
+//! TLS errors as messages and remedies, with the names of the link's settings.
 
 #[cfg(test)]
 mod lists;
@@ -14,7 +14,7 @@ use crate::net::tls::certificate::Purpose;
 use crate::net::tls::explain::{Shown, Unknown, Words, alerts, broken, sentence};
 use crate::net::tls::stream::Broken;
 
-/// Why the TLS with a link's target failed.
+/// A failed TLS handshake with the target.
 pub fn by_target(error: io::Error, endpoint: &str, link: &Link) -> Failure {
     let endpoint = endpoint.to_owned();
     match broken(&error) {
@@ -29,34 +29,34 @@ pub fn by_target(error: io::Error, endpoint: &str, link: &Link) -> Failure {
     }
 }
 
-/// A target may refuse the handshake when for us it is over already: in TLS 1.3 it looks at our certificate last. An
-/// error of the stream that is such a refusal, in words.
+/// An alert received after the handshake: in TLS 1.3 the server verifies our certificate only after our side of the
+/// handshake is complete. `None` for other errors.
 pub fn late_refusal(error: &io::Error, endpoint: &str, link: &Link) -> Option<Failure> {
     let broken = broken(error).filter(|broken| matches!(broken.error, Error::AlertReceived(_)))?;
     let (what, remedy) = Target { endpoint, link }.explain(broken);
     Some(Failure::Tls { what, remedy })
 }
 
-/// Why the TLS with a client failed.
+/// A failed TLS handshake with a client.
 pub fn by_client(error: &io::Error, link: &Link) -> Failure {
     match broken(error) {
         Some(broken) => {
             let (what, remedy) = Client { link }.explain(broken);
             Failure::Tls { what, remedy }
         }
-        // It closed or reset the connection without a word, as port scanners and health checks do.
+        // It closed or reset the connection, as port scanners and health checks do.
         None => Failure::ClientLeft,
     }
 }
 
-/// A client whose handshake took longer than the connect timeout.
+/// A client that exceeded the connect timeout in its TLS handshake.
 pub fn slow_client(after: Duration) -> Failure {
     Failure::Tls {
         what: format!(
             "the client did not finish the TLS handshake within {}",
             humantime::format_duration(after)
         ),
-        remedy: "see whether the client speaks TLS at all, and the network between".to_owned(),
+        remedy: "check that the client speaks TLS, and the network in between".to_owned(),
     }
 }
 
@@ -90,8 +90,7 @@ impl Target<'_> {
                 InvalidMessage::CertificatePayloadTooLarge | InvalidMessage::HandshakePayloadTooLarge,
             ) => (
                 what(),
-                "let the server send its own certificate and those between it and its authority, and no others"
-                    .to_owned(),
+                "let the server send its own and the intermediate certificates, and no others".to_owned(),
             ),
             error if is_old_version(error) => self.old_version(),
             Error::PeerIncompatible(PeerIncompatible::NoCertificateRequestSignatureSchemesInCommon) => (
@@ -105,7 +104,7 @@ impl Target<'_> {
                 (what(), "let the server speak TLS 1.2 with modern ciphers and curves, or TLS 1.3".to_owned())
             }
             Error::NoCertificatesPresented => (what(), "give the server a certificate".to_owned()),
-            _ => (what(), "see the target's own log, and who is in between".to_owned()),
+            _ => (what(), "see the target's own log, and check for a proxy in between".to_owned()),
         }
     }
 
@@ -160,13 +159,14 @@ impl Target<'_> {
         let demanded = || {
             (
                 format!("{endpoint} demands a client certificate"),
-                format!("set {alias}_TLS_CERT_FILE and {alias}_TLS_KEY_FILE to one that the target knows"),
+                format!("set {alias}_TLS_CERT_FILE and {alias}_TLS_KEY_FILE to one that the target trusts"),
             )
         };
         match alert {
             AlertDescription::CertificateRequired => demanded(),
-            // What servers say in TLS 1.2 when they have been shown no certificate; and, rarely, for no cipher in common, or
-            // for a key of their own of a kind that we don't take.
+            // TLS 1.2 servers send it without a client certificate; rarely, without a common cipher, or where the
+            // server's
+            // own key is of a kind that we don't support.
             AlertDescription::HandshakeFailure if !self.has_identity() => {
                 let (what, remedy) = demanded();
                 (
@@ -176,17 +176,17 @@ impl Target<'_> {
             }
             AlertDescription::ProtocolVersion => self.old_version(),
             AlertDescription::UnrecognisedName => (
-                format!("{endpoint} knows no server of the name that was asked for (unrecognized_name)"),
+                format!("{endpoint} has no server of the requested name (unrecognized_name)"),
                 format!("set {alias}_TLS_SERVER_NAME to the server's name"),
             ),
             _ => match alerts::about_certificate(alert) {
                 Some(why) if self.has_identity() => (
                     format!("{endpoint} refused our client certificate: {why}"),
                     format!(
-                        "set {alias}_TLS_CERT_FILE to a certificate that the target takes; see its own log"
+                        "set {alias}_TLS_CERT_FILE to a certificate that the target accepts; see its own log"
                     ),
                 ),
-                // Some servers say this to those who show none.
+                // Some servers send it where there was no client certificate.
                 Some(_) => demanded(),
                 None => {
                     (sentence(&Error::AlertReceived(alert), endpoint), "see the target's own log".to_owned())
@@ -255,7 +255,7 @@ impl Client<'_> {
             Error::PeerIncompatible(_) => {
                 (what(), "let the client speak TLS 1.2 with modern ciphers, or TLS 1.3".to_owned())
             }
-            _ => (what(), "see the client's own log, and who is in between".to_owned()),
+            _ => (what(), "see the client's own log, and check for a proxy in between".to_owned()),
         }
     }
 }
@@ -266,7 +266,7 @@ fn is_old_version(error: &Error) -> bool {
         Error::PeerIncompatible(
             PeerIncompatible::ServerDoesNotSupportTls12Or13
                 | PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig
-                // Which TLS 1.2 is the first to have.
+                // An extension that TLS 1.2 introduced.
                 | PeerIncompatible::SignatureAlgorithmsExtensionRequired
                 | PeerIncompatible::Tls12NotOffered
                 | PeerIncompatible::Tls12NotOfferedOrEnabled

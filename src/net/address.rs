@@ -1,4 +1,4 @@
-//! Where something listens, and what is dialled.
+//! Configured addresses: endpoints to dial, and addresses to listen on.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -6,21 +6,20 @@ use std::path::PathBuf;
 
 use super::link_local::LinkLocal;
 
-/// A host as a target names it.
+/// The host of a target.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Host {
-    /// An address.
     Address(IpAddr),
-    /// A link-local address, in its zone.
     LinkLocal(LinkLocal),
-    /// A name to be resolved at every dial; Docker allows underscores in it.
+    /// A name, resolved at every dial; Docker allows underscores in it.
     Name(String),
-    /// A link that Docker wrote: an address that was frozen when it was written, and the alias under which Docker
-    /// keeps the hosts file up to date.
+    /// A link that Docker wrote: an address frozen at that time, and the alias whose entry in the hosts file Docker
+    /// keeps
+    /// current.
     Linked {
         /// The name in the hosts file.
         alias: String,
-        /// The address where the hosts file has none.
+        /// Used if the hosts file has no entry.
         address: IpAddr,
     },
 }
@@ -31,19 +30,17 @@ impl fmt::Display for Host {
             Self::Address(IpAddr::V6(address)) => write!(f, "[{address}]"),
             Self::Address(IpAddr::V4(address)) => write!(f, "{address}"),
             Self::LinkLocal(address) => write!(f, "[{address}]"),
-            // A name from DNS ends with the root's dot, which nobody says.
+            // Names from DNS end with the root's dot.
             Self::Name(name) => f.write_str(name.strip_suffix('.').unwrap_or(name)),
             Self::Linked { address, .. } => Self::Address(*address).fmt(f),
         }
     }
 }
 
-/// One place that can be dialled.
+/// A configured or discovered endpoint to dial.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Endpoint {
-    /// A host and a TCP port.
     Tcp(Host, u16),
-    /// A Unix socket.
     Unix(PathBuf),
 }
 
@@ -59,31 +56,27 @@ impl fmt::Display for Endpoint {
 /// The addresses of this host that a TCP listener is on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Interface {
-    /// Every address, IPv6 and IPv4; where the host has no IPv6, IPv4.
+    /// Every IPv6 and IPv4 address; only IPv4 if the host has no IPv6.
     All,
     /// The loopback addresses, 127.0.0.1 and `::1`: a client that dials `localhost` may try either.
     Localhost,
-    /// One address.
     Address(IpAddr),
-    /// One link-local address, in its zone.
     LinkLocal(LinkLocal),
 }
 
-/// One place that clients dial.
+/// One address to listen on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ListenAddress {
-    /// A TCP port.
     Tcp(Interface, u16),
-    /// A Unix socket.
     Unix(PathBuf),
 }
 
-/// Where a link's clients come in.
+/// The addresses that a link listens on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listen {
-    /// At least one; none of them takes in another one.
+    /// At least one; none of them covers another.
     pub addresses: Vec<ListenAddress>,
-    /// The mode of the Unix sockets' files, where it is not the umask's business.
+    /// The mode of the Unix sockets' files; `None` leaves it to the umask.
     pub mode: Option<u32>,
 }
 

@@ -4,12 +4,11 @@ use std::fmt;
 use std::net::Ipv6Addr;
 use std::str::FromStr;
 
-/// A link-local address, which means something on one link alone, and the interface that this link is at.
+/// A link-local address and its zone: the interface on whose link it is valid.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct LinkLocal {
-    /// The address.
     pub address: Ipv6Addr,
-    /// The interface's name or number.
+    /// The interface's name or index.
     pub zone: String,
 }
 
@@ -21,23 +20,23 @@ impl FromStr for LinkLocal {
 
     fn from_str(text: &str) -> Result<Self, &'static str> {
         let (address, zone) = text.split_once('%').ok_or("it has no zone")?;
-        // The percent sign itself, encoded; by itself it is the interface of this number.
+        // The rest of an encoded percent sign (%25). Alone, 25 is the index of an interface.
         let zone = zone.strip_prefix("25").filter(|zone| !zone.is_empty()).unwrap_or(zone);
         let is_written = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
         if !(1..=LONGEST_ZONE).contains(&zone.len()) || !zone.bytes().all(is_written) {
-            return Err("what stands behind the % is not the name of an interface");
+            return Err("the part after the % is not the name of an interface");
         }
         match address.parse::<Ipv6Addr>() {
             Ok(address) if address.is_unicast_link_local() => Ok(Self { address, zone: zone.to_owned() }),
-            Ok(_) => Err("a zone goes with a link-local address alone, fe80::…"),
-            Err(_) => Err("it has a zone behind something that is no IPv6 address"),
+            Ok(_) => Err("only a link-local address (fe80::…) has a zone"),
+            Err(_) => Err("it has a zone, but is not an IPv6 address"),
         }
     }
 }
 
 impl fmt::Display for LinkLocal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // So that it is read again as the same.
+        // So that it parses to the same zone.
         let percent = if self.zone.starts_with("25") { "%25" } else { "%" };
         write!(f, "{}{percent}{}", self.address, self.zone)
     }

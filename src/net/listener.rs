@@ -1,4 +1,4 @@
-//! Listening: the sockets that a link's clients come in through.
+//! Listening sockets.
 
 use std::fmt;
 use std::future::poll_fn;
@@ -19,28 +19,27 @@ use super::socket_file::{self, SocketFile};
 use super::{Client, Stream, at, set_options, zone_index};
 use crate::net::{Interface, Listen, ListenAddress};
 
-/// Bound sockets that accept clients, of one link or of the admin endpoint.
+/// The bound sockets of one link or of the admin endpoint.
 #[derive(Debug)]
 pub struct Listener {
     sockets: Vec<Bound>,
-    /// The socket that is asked first the next time, so that a busy one keeps none of the others waiting.
+    /// The socket that is polled first the next time: round-robin, so that a busy one does not starve the others.
     first: usize,
 }
 
-/// One bound socket.
 #[derive(Debug)]
 struct Bound {
-    /// The file of a Unix socket. Dropped before the socket: a file whose socket is closed would be taken for one that
-    /// was left behind, and somebody else's be removed in its place.
+    /// The file of a Unix socket. Dropped before the socket: between the two another process could replace a file whose
+    /// socket is closed, and its file would be removed instead.
     file: Option<SocketFile>,
     socket: AsyncFd<Socket>,
 }
 
-/// Connections that may wait to be accepted; the kernel lowers it to `net.core.somaxconn`.
+/// The listen backlog; the kernel lowers it to `net.core.somaxconn`.
 pub const BACKLOG: i32 = 4096;
 
 impl Listener {
-    /// Binds every address, or says of each that can't be bound why. Must be called within a runtime.
+    /// Binds every address, or returns the errors of all that can't be bound. Must be called within a runtime.
     pub fn bind(
         listen: &Listen,
         keepalive: Option<Duration>,
@@ -63,17 +62,16 @@ impl Listener {
         if errors.is_empty() { Ok(Self { sockets, first: 0 }) } else { Err(errors) }
     }
 
-    /// The addresses that were bound, as clients dial them, separated by commas.
+    /// The bound addresses, separated by commas.
     pub fn address(&self) -> String {
         self.sockets.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
     }
 
-    /// How many sockets these are.
+    /// The number of sockets.
     pub fn sockets(&self) -> usize {
         self.sockets.len()
     }
 
-    /// Waits for the next client.
     pub async fn accept(&mut self) -> io::Result<(Accepted, Client)> {
         poll_fn(|cx| self.poll_accept(cx)).await
     }
@@ -95,7 +93,7 @@ impl Bound {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let (accepted, address) = loop {
             let mut ready = ready!(self.socket.poll_read_ready(cx))?;
-            // Whoever was there may have left again.
+            // The client may have left since.
             if let Ok(accepted) = ready.try_io(|socket| Ok(acceptfrom_with(socket.get_ref(), flags)?)) {
                 break accepted?;
             }
@@ -122,12 +120,11 @@ impl fmt::Display for Bound {
     }
 }
 
-/// A client's socket just as the kernel gave it: no runtime's yet, so that any thread can take it.
+/// An accepted socket, not yet registered with a runtime, so that any thread can take it.
 #[derive(Debug)]
 pub enum Accepted {
-    /// TCP, with the options that its listener has.
+    /// It has inherited the options of its listener.
     Tcp(OwnedFd),
-    /// A Unix socket.
     Unix(OwnedFd),
 }
 
@@ -145,7 +142,7 @@ fn tcp(interface: &Interface, port: u16, keepalive: Option<Duration>) -> io::Res
     let bind = |address: IpAddr, port| tcp_socket(at(address, port, 0), keepalive);
     match interface {
         Interface::All => match bind(Ipv6Addr::UNSPECIFIED.into(), port) {
-            // A host without IPv6 has no such address or no such sockets.
+            // A host without IPv6 has no such address, or no IPv6 sockets.
             Err(e) if e.kind() != io::ErrorKind::AddrInUse && e.kind() != io::ErrorKind::PermissionDenied => {
                 bind(Ipv4Addr::UNSPECIFIED.into(), port)
             }
@@ -161,7 +158,7 @@ fn tcp(interface: &Interface, port: u16, keepalive: Option<Duration>) -> io::Res
     .map(|bound| vec![bound])
 }
 
-/// Both loopback addresses, as far as the host has them; on one port, whichever it is.
+/// Binds both loopback addresses, as far as the host has them, to the same port (also for port 0).
 fn localhost(port: u16, keepalive: Option<Duration>) -> io::Result<Vec<Bound>> {
     let mut bound: Vec<Bound> = Vec::new();
     let mut missing = None;
@@ -186,7 +183,7 @@ fn localhost(port: u16, keepalive: Option<Duration>) -> io::Result<Vec<Bound>> {
     Ok(bound)
 }
 
-/// Whether the host has no such address, or no such sockets.
+/// Whether the host lacks the address or its address family.
 fn is_missing(error: &io::Error) -> bool {
     let missing = [Errno::ADDRNOTAVAIL, Errno::AFNOSUPPORT].map(|errno| Some(errno.raw_os_error()));
     missing.contains(&error.raw_os_error())
@@ -202,19 +199,20 @@ impl Bound {
 fn tcp_socket(address: SocketAddr, keepalive: Option<Duration>) -> io::Result<Bound> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
-        // Only the wildcard takes in IPv4 too; whether it does by default is the host's own setting.
+        // Only the wildcard accepts IPv4 too; set explicitly, as the default is a setting of the host.
         socket.set_only_v6(!address.ip().is_unspecified())?;
     }
-    // A restart must not wait for the connections of its predecessor to be forgotten.
+    // A restart must not wait for the predecessor's connections in TIME_WAIT.
     socket.set_reuse_address(true)?;
-    // Accepted sockets inherit the options of their listener (tcp(7)), which spares five calls a connection.
+    // Accepted sockets inherit the options of their listener (tcp(7)), which saves five system calls a connection.
     set_options(&SockRef::from(&socket), keepalive)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(Bound { file: None, socket: watched(socket)? })
 }
 
-// Deprecated because a type could lie about its descriptor; a `Socket` owns the one it names. What replaces it is unsafe.
+// Deprecated, because a type could return a descriptor that it does not own; `Socket` owns it. The replacement is
+// unsafe.
 #[expect(deprecated)]
 fn watched(socket: Socket) -> io::Result<AsyncFd<Socket>> {
     socket.set_nonblocking(true)?;

@@ -1,4 +1,4 @@
-//! The file of a listening Unix socket: how it comes to be, whom it lets in, and how it goes.
+//! The file of a listening Unix socket: created with its mode, and removed with the listener.
 
 use std::fmt;
 use std::fs::{self, File, Metadata};
@@ -12,11 +12,11 @@ use rustix::fs::{FlockOperation, Mode, fchmod, flock};
 use rustix::io::Errno;
 use socket2::{Domain, SockAddr, Socket, Type};
 
-/// The file of a Unix socket, removed with its listener.
+/// The file of a Unix socket, removed when dropped.
 #[derive(Debug)]
 pub(super) struct SocketFile {
     path: PathBuf,
-    /// Which file it is: whatever else has that name by now is somebody else's.
+    /// Device and inode: a different file at the path belongs to another process.
     identity: (u64, u64),
 }
 
@@ -30,7 +30,7 @@ impl Drop for SocketFile {
     fn drop(&mut self) {
         let found = fs::symlink_metadata(&self.path).ok();
         if found.is_some_and(|found| identity(&found) == self.identity) {
-            // If it can't be removed, the next start finds it refusing connections.
+            // If it can't be removed, the next start replaces it: nothing listens there.
             let _ = fs::remove_file(&self.path);
         }
     }
@@ -40,25 +40,26 @@ fn identity(file: &Metadata) -> (u64, u64) {
     (file.dev(), file.ino())
 }
 
-/// Listens at `path`. A socket that nobody listens at any more gives way; nothing else does.
+/// Listens at `path`. Replaces the socket of a process that no longer listens, and no other file.
 pub(super) fn bind(path: &Path, mode: Option<u32>, backlog: i32) -> io::Result<(Socket, SocketFile)> {
-    // Of two that start at the same time, the second one must not remove the first one's file: it looks when the first
-    // one listens.
-    let turn = take_turn(path);
-    make_way(path)?;
+    // Locked until the socket listens: of two processes that start at the same time, the second must not take the file
+    // of
+    // the first for an abandoned one.
+    let lock = lock_directory(path);
+    remove_abandoned(path)?;
     let socket = bound(path, mode)?;
     let found = fs::symlink_metadata(path)?;
     let file = SocketFile { path: path.to_path_buf(), identity: identity(&found) };
-    // What the umask has taken away.
+    // Restores the bits that the umask removed.
     if let Some(mode) = mode.filter(|mode| found.mode() & 0o777 != *mode) {
         fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
     }
     socket.listen(backlog)?;
-    drop(turn);
+    drop(lock);
     Ok((socket, file))
 }
 
-/// A socket with a file that lets nobody in who must not be: the file gets the mode of its socket, less the umask.
+/// A bound socket whose file never has a wider mode: the kernel creates it with the mode of the socket, less the umask.
 fn bound(path: &Path, mode: Option<u32>) -> io::Result<Socket> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     if let Some(mode) = mode {
@@ -68,29 +69,28 @@ fn bound(path: &Path, mode: Option<u32>) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// How long somebody else may take to bind in the same directory: far longer than that takes. Whoever locks it for longer
-/// does so for another reason.
-const TURN: Duration = Duration::from_secs(5);
+/// The timeout for the lock, far longer than another process needs to bind. A lock held longer has another purpose.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How often a turn is asked for meanwhile.
-const LOOK: Duration = Duration::from_millis(5);
+/// The interval of attempts to get the lock.
+const LOCK_INTERVAL: Duration = Duration::from_millis(5);
 
-/// Waits until nobody else binds in this directory; the turn ends when the file is closed. Where the directory can't be
-/// opened or its file system has no locks, nobody waits.
-fn take_turn(path: &Path) -> Option<File> {
+/// Locks the directory against other processes that bind there, until the file is closed. `None` after the timeout, or
+/// where the directory can't be opened or its file system has no locks: then without a lock.
+fn lock_directory(path: &Path) -> Option<File> {
     let directory = File::open(path.parent()?).ok()?;
     let begun = Instant::now();
     loop {
         match flock(&directory, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => return Some(directory),
-            Err(Errno::WOULDBLOCK) if begun.elapsed() < TURN => sleep(LOOK),
+            Err(Errno::WOULDBLOCK) if begun.elapsed() < LOCK_TIMEOUT => sleep(LOCK_INTERVAL),
             Err(_) => return None,
         }
     }
 }
 
-/// Removes the socket that a process left behind which is gone.
-fn make_way(path: &Path) -> io::Result<()> {
+/// Removes a socket at which no process listens any more; any other file is an error.
+fn remove_abandoned(path: &Path) -> io::Result<()> {
     let Ok(found) = fs::symlink_metadata(path) else { return Ok(()) };
     let kind = found.file_type();
     if kind.is_symlink() {
@@ -100,18 +100,18 @@ fn make_way(path: &Path) -> io::Result<()> {
         return Err(in_the_way(if kind.is_dir() { "a directory" } else { "a file that is no socket" }));
     }
     let asking = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    // Whoever listens and is slow to accept has a full queue, and must not be waited for.
+    // Where the backlog of a slow listener is full, a blocking connect would wait.
     asking.set_nonblocking(true)?;
     let Err(error) = asking.connect(&SockAddr::unix(path)?) else {
         return Err(io::ErrorKind::AddrInUse.into());
     };
     match Errno::from_io_error(&error) {
         Some(Errno::CONNREFUSED) => fs::remove_file(path),
-        // It is gone by now.
+        // Removed meanwhile.
         Some(Errno::NOENT) => Ok(()),
-        Some(Errno::ACCESS | Errno::PERM) => Err(in_the_way(
-            "a socket that this user may not connect to, so that it is not known whether anybody listens,",
-        )),
+        Some(Errno::ACCESS | Errno::PERM) => {
+            Err(in_the_way("a socket that this user may not connect to (and so may be in use)"))
+        }
         Some(Errno::PROTOTYPE) => Err(in_the_way("a socket of another kind")),
         _ => Err(io::ErrorKind::AddrInUse.into()),
     }

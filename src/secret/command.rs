@@ -1,8 +1,7 @@
-//! A program whose standard output is the secret: tokens that live for minutes, from a cloud's own tool.
+//! `AUTH_COMMAND`: a program whose standard output is the secret, such as a cloud's short-lived token.
 //!
-//! One task a program, the keeper, runs it ahead of the end of its answer's life and when somebody wants another answer;
-//! everybody else looks at what the keeper has published. So one run serves all who wait, and nobody who gives up
-//! waiting ends it.
+//! One task a program, the keeper, runs it before its answer expires and when another answer is requested, and
+//! publishes the answer. So one run serves all waiting dials, and a dial that times out does not cancel it.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -21,29 +20,31 @@ use crate::backoff::Backoff;
 use crate::programs::Program;
 use crate::text;
 
-/// How long a run may take at the most, and no longer than its answer would live. The tools of clouds ask a server or
-/// two and need seconds; one that hangs must not keep the next run from being tried.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// The timeout of a run, or the TTL if that is shorter. The tools of clouds need seconds for a request or two; one that
+/// hangs must not block the next run.
+const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The part of an answer's life after which the next one is fetched: a quarter of it is left for failures.
+/// The part of the TTL after which the program is run again: the last quarter is left for failures.
 const RENEWED_AFTER: f64 = 0.75;
 
-/// Behind failed runs; at the longest enough to spare whoever issues tokens. Until it is over nobody waits, however many
-/// come: what the last run said is the answer.
+/// Between failed runs. At its longest it spares the issuer of tokens. During the back-off dials do not wait but fail
+/// with the error of the last run.
 const BACKOFF: Backoff = Backoff { first: Duration::from_secs(1), longest: Duration::from_secs(30) };
 
-/// An answer that is refused is fetched anew if it is older than this: a younger one would be no other.
-const WORTH_ANOTHER: Duration = Duration::from_secs(1);
+/// A refused answer that is younger than this is not fetched again: another run would print the same.
+const MIN_AGE_TO_RENEW: Duration = Duration::from_secs(1);
 
-/// How long the pipes of a program that has ended may go on giving.
-const LEFT_IN_PIPES: Duration = Duration::from_millis(200);
+/// How long the pipes of a program that has ended are read: a process in its background may keep them open.
+const PIPE_TIMEOUT: Duration = Duration::from_millis(200);
 
-/// What is kept of a run's standard error, and shown in as many lines of at most so many characters.
-const SAID: usize = 8 * 1024;
+/// Bytes of a run's standard error that are kept.
+const MAX_STDERR: usize = 8 * 1024;
+/// Lines of it that are logged.
 const SHOWN_LINES: usize = 20;
-const SHOWN: usize = 500;
+/// Characters of each line that are logged.
+const SHOWN_CHARACTERS: usize = 500;
 
-/// What a setting says about a program.
+/// The configuration of a program.
 pub struct CommandSpec {
     /// The variable that names it.
     pub variable: String,
@@ -51,19 +52,18 @@ pub struct CommandSpec {
     pub link: String,
     /// The program and its arguments.
     pub words: Vec<String>,
-    /// How long one answer serves.
+    /// How long an answer is valid.
     pub ttl: Duration,
-    /// The variables of our environment that it does not see: those that hold secrets of links.
+    /// Variables removed from its environment: those with secrets of links.
     pub hidden: Vec<String>,
 }
 
-/// Why a program gives no secret; never quotes what it printed on its standard output.
+/// Why a program gave no secret; never quotes its standard output.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{variable}: {reason}")]
 pub struct CommandError {
     /// The variable that names the program.
     pub variable: String,
-    /// What is wrong.
     pub reason: String,
 }
 
@@ -73,20 +73,20 @@ pub struct SecretCommand {
     keeper: Arc<Keeper>,
 }
 
-/// What the keeper and those who wait for it share.
+/// What the keeper shares with its callers.
 struct Keeper {
     state: watch::Sender<State>,
-    /// Told when somebody wants another answer.
-    wanted: Notify,
+    /// Notified when another answer is requested.
+    requested: Notify,
     is_started: AtomicBool,
 }
 
 #[derive(Default)]
 struct State {
     answer: Option<Answer>,
-    /// Why the last run failed, if it did, and until when there is no other.
+    /// The error of the last run, if it failed, and the end of the back-off.
     failure: Option<(CommandError, Instant)>,
-    /// Runs that have come to an end.
+    /// Completed runs.
     runs: u64,
 }
 
@@ -103,38 +103,38 @@ impl std::fmt::Debug for SecretCommand {
 }
 
 impl SecretCommand {
-    /// Runs nothing yet.
+    /// Does not run the program yet.
     pub fn new(recipe: CommandSpec) -> Self {
         let keeper = Keeper {
             state: watch::Sender::default(),
-            wanted: Notify::new(),
+            requested: Notify::new(),
             is_started: AtomicBool::new(false),
         };
         Self { recipe: Arc::new(recipe), keeper: Arc::new(keeper) }
     }
 
-    /// Starts the keeper on this thread's runtime, if nobody has yet. Its children live no longer than that runtime.
+    /// Starts the keeper on the current runtime, once. Its children live no longer than that runtime.
     pub fn start(&self) {
         if !self.keeper.is_started.swap(true, Ordering::Relaxed) {
             tokio::spawn(keep(Arc::clone(&self.recipe), Arc::clone(&self.keeper)));
         }
     }
 
-    /// The answer that serves now; if there is none, that of the run that is under way or of another one.
+    /// The valid answer; if there is none, that of the run in progress or of a new one.
     pub(super) async fn current(&self) -> Result<Arc<Secret>, CommandError> {
         self.answer(|answer, ttl| answer.at.elapsed() < ttl).await
     }
 
-    /// Another answer than `refused`, if there is one to be had.
+    /// Another answer than `refused`; runs the program again if necessary.
     pub(super) async fn instead_of(&self, refused: &Secret) -> Result<Arc<Secret>, CommandError> {
         self.answer(|answer, ttl| {
             let age = answer.at.elapsed();
-            age < ttl && (*answer.secret != *refused || age < WORTH_ANOTHER)
+            age < ttl && (*answer.secret != *refused || age < MIN_AGE_TO_RENEW)
         })
         .await
     }
 
-    /// The first answer that `will_do`, from as many runs as have begun after this was called, which is one.
+    /// The current answer if it `will_do`, else that of one more run.
     async fn answer(&self, will_do: impl Fn(&Answer, Duration) -> bool) -> Result<Arc<Secret>, CommandError> {
         self.start();
         let mut state = self.keeper.state.subscribe();
@@ -148,8 +148,8 @@ impl SecretCommand {
                 _ => state.runs,
             }
         };
-        self.keeper.wanted.notify_one();
-        // The keeper lives as long as the runtime, and so longer than whoever waits.
+        self.keeper.requested.notify_one();
+        // The keeper lives as long as the runtime, and so longer than its callers.
         let Ok(state) = state.wait_for(|state| state.runs > runs).await else {
             return Err(self.error("the runtime is shutting down"));
         };
@@ -170,19 +170,18 @@ impl SecretCommand {
         self.keeper.state.borrow().failure.is_some()
     }
 
-    /// An error of this program.
     pub fn error(&self, reason: impl std::fmt::Display) -> CommandError {
         CommandError { variable: self.recipe.variable.clone(), reason: reason.to_string() }
     }
 }
 
-/// Runs the program again and again, for as long as the runtime lives.
+/// The keeper: runs the program before its answer expires, on request, and after failures. Never returns.
 async fn keep(recipe: Arc<CommandSpec>, keeper: Arc<Keeper>) {
     let mut failures = 0;
     loop {
         let outcome = run(&recipe).await;
-        // Whoever has asked until now is served by this run.
-        let _ = keeper.wanted.notified().now_or_never();
+        // This run answers all requests so far.
+        let _ = keeper.requested.notified().now_or_never();
         match outcome {
             Ok(secret) => {
                 if std::mem::take(&mut failures) > 0 {
@@ -200,7 +199,7 @@ async fn keep(recipe: Arc<CommandSpec>, keeper: Arc<Keeper>) {
                 });
                 tokio::select! {
                     () = sleep(recipe.ttl.mul_f64(RENEWED_AFTER)) => {}
-                    () = keeper.wanted.notified() => {}
+                    () = keeper.requested.notified() => {}
                 }
             }
             Err(reason) => {
@@ -227,7 +226,7 @@ async fn keep(recipe: Arc<CommandSpec>, keeper: Arc<Keeper>) {
     }
 }
 
-/// One run: what it prints, without one line ending, or why that is no secret.
+/// Runs the program once; returns its output without one line ending, or an error.
 async fn run(recipe: &CommandSpec) -> Result<Secret, String> {
     let Some(name) = recipe.words.first() else {
         return Err("it names no program".to_owned());
@@ -235,19 +234,19 @@ async fn run(recipe: &CommandSpec) -> Result<Secret, String> {
     let started = Program::start(&recipe.words, &recipe.hidden);
     let (mut program, stdout, stderr) =
         started.map_err(|error| format!("{name}: {}", text::io_error(&error)))?;
-    // One byte more than the longest value and its line ending, so that a longer one shows itself.
+    // One byte more than the longest value with its line ending, so that a longer one is detected.
     let mut printed = Buffer::new(LONGEST + 3);
-    let mut said = Buffer::new(SAID);
-    let patience = PATIENCE.min(recipe.ttl);
+    let mut complaints = Buffer::new(MAX_STDERR);
+    let patience = TIMEOUT.min(recipe.ttl);
     let ended = timeout(patience, async {
-        // Whoever prints too much reads the end of the pipe; a long complaint is read to its end.
-        let reading = async { tokio::join!(printed.fill(stdout, false), said.fill(stderr, true)) };
+        // Standard output that is too long is not read further, standard error is read to its end.
+        let reading = async { tokio::join!(printed.fill(stdout, false), complaints.fill(stderr, true)) };
         let mut reading = std::pin::pin!(reading);
         tokio::select! {
             _ = &mut reading => program.ended().await,
             ended = program.ended() => {
-                // What it has left running in the background may hold the pipes open for ever.
-                let _ = timeout(LEFT_IN_PIPES, reading).await;
+                // Processes in its background may keep the pipes open.
+                let _ = timeout(PIPE_TIMEOUT, reading).await;
                 ended
             }
         }
@@ -256,7 +255,7 @@ async fn run(recipe: &CommandSpec) -> Result<Secret, String> {
     drop(program);
     let value = without_line_ending(printed.bytes());
     let secret = Secret::new(value.to_vec());
-    recipe.tell(said.bytes(), &secret, !matches!(&ended, Ok(Ok(status)) if status.success()));
+    recipe.log_stderr(complaints.bytes(), &secret, !matches!(&ended, Ok(Ok(status)) if status.success()));
     match ended {
         Err(_) => Err(format!("{name} took longer than {}", humantime::format_duration(patience))),
         Ok(Err(error)) => Err(format!("{name}: {}", text::io_error(&error))),
@@ -270,8 +269,8 @@ async fn run(recipe: &CommandSpec) -> Result<Secret, String> {
 }
 
 impl CommandSpec {
-    /// Whether there is such a program; looked for as the system does when it is run. It is not named where it is not
-    /// found: it may be a password that somebody has written in the wrong place.
+    /// Whether the program exists, searched for as the system does. The error does not name it: it may be a password in
+    /// the wrong variable.
     pub fn find(&self) -> Result<(), &'static str> {
         let Some(program) = self.words.first() else { return Err("it names no program") };
         let is_program = |path: &Path| {
@@ -286,13 +285,13 @@ impl CommandSpec {
         if found { Ok(()) } else { Err("there is no such program in PATH") }
     }
 
-    /// What the program said on its standard error, but for the secret, should it be in there.
-    fn tell(&self, said: &[u8], secret: &Secret, has_failed: bool) {
+    /// Logs the program's standard error, with the secret masked.
+    fn log_stderr(&self, stderr: &[u8], secret: &Secret, has_failed: bool) {
         for line in
-            said.split(|byte| *byte == b'\n').filter(|line| !line.trim_ascii().is_empty()).take(SHOWN_LINES)
+            stderr.split(|byte| *byte == b'\n').filter(|line| !line.trim_ascii().is_empty()).take(SHOWN_LINES)
         {
-            // Masked before it is cut, which may leave a part of the secret that can't be told from other words.
-            let line: String = secret.mask(&text::one_line(line)).chars().take(SHOWN).collect();
+            // Masked before it is truncated: a truncated secret might not be recognised.
+            let line: String = secret.mask(&text::one_line(line)).chars().take(SHOWN_CHARACTERS).collect();
             if has_failed {
                 tracing::warn!(target: "secret", link = self.link, variable = self.variable, stderr = line, "secret program wrote to standard error");
             } else {
@@ -302,7 +301,7 @@ impl CommandSpec {
     }
 }
 
-/// What a pipe has given so far; never grows, and is zeroed in the end.
+/// The bytes read from a pipe; never grows, and is zeroed when dropped.
 struct Buffer {
     bytes: Zeroizing<Vec<u8>>,
     filled: usize,
@@ -317,17 +316,17 @@ impl Buffer {
         &self.bytes[..self.filled]
     }
 
-    /// Reads until the end, or until the buffer is full; then the rest is passed over, or the pipe closed.
+    /// Reads until EOF or until the buffer is full; the rest is then discarded, or the pipe closed.
     async fn fill(&mut self, mut pipe: impl AsyncRead + Unpin, passes_over: bool) {
         loop {
-            // Of a pipe that breaks, what has come is all there is.
+            // After an error, what has been read is used.
             match pipe.read(&mut self.bytes[self.filled..]).await {
                 Ok(n) if n > 0 => self.filled += n,
                 _ => break,
             }
         }
         if passes_over && self.filled == self.bytes.len() {
-            // As above.
+            // An error ends it, as above.
             let _ = tokio::io::copy(&mut pipe, &mut tokio::io::sink()).await;
         }
     }

@@ -1,10 +1,11 @@
-//! A link's backends at run time: which there are, which of them a dial tries, and who has to leave one.
+//! A link's backends at run time: the current list, the candidates of a dial, and draining a backend that is removed.
 //!
-//! Sources (`file`, `srv`, `sentinel`) *publish* lists of endpoints, and a name among those stands for its addresses, as
-//! each dial finds them ([`Listed`]). A dial goes through a [`Round`] of candidates, chosen by the link's [`Balance`],
-//! and tells how each did: one that fails *rests* for a growing time, in which it is tried only if nothing else is left.
-//! A connection keeps its [`Lease`] at its backend for life, so that whoever sits at a backend that is gone or was
-//! demoted can be asked to leave.
+//! - The configuration or a source in [`discovery`](crate::upstream::discovery) publishes a list of endpoints. A
+//!   hostname in it stands for its addresses, as every dial resolves them ([`Listed`]).
+//! - A dial tries the candidates of one [`Round`], in the order of the link's [`Balance`], and reports each result. A
+//!   failed backend is in back-off for a growing time; until it ends, it is tried only when no other is left.
+//! - A connection holds a [`Lease`] at its backend until it ends, so that the connections of a backend that is removed
+//!   or demoted can be drained.
 
 mod addresses;
 mod balance;
@@ -36,17 +37,17 @@ use crate::random::fraction;
 use crate::relay::drain::{DrainRequest, Reason};
 use crate::upstream::connections::{ConnectionGuard, Connections};
 
-/// Connections that end in a second at the most when many are asked to, if the grace allows it.
-const LEAVING_PACE: f64 = 1000.0;
+/// Connections drained per second at most, unless the grace period is too short for that.
+const DRAIN_RATE: f64 = 1000.0;
 
-/// The part of the grace over which many connections are spread; the rest is left for the last of them to find a quiet
-/// moment.
+/// The part of the grace period over which the drain of many connections is spread. The rest leaves the last of them
+/// time to reach a quiet moment.
 const SPREAD: f64 = 0.8;
 
-/// How many backends a log line names.
+/// Backends named in one log line at most.
 const SHOWN: usize = 8;
 
-/// The servers that there are now, in the order of what lists them.
+/// The current servers, in the order of the source.
 type List = Arc<[Arc<Entry>]>;
 
 /// A backend as a source lists it.
@@ -63,7 +64,7 @@ impl Listing {
     }
 }
 
-/// What a source lists, and the servers that it stands for now.
+/// An endpoint of the source, and the servers that it currently stands for.
 struct Row {
     listed: Arc<Listed>,
     priority: u16,
@@ -82,34 +83,31 @@ fn list(rows: &[Row]) -> List {
     rows.iter().flat_map(|row| &row.entries).cloned().collect()
 }
 
-/// A link's backends.
 pub struct Backends {
     link: String,
     balance: Balance,
     pub(super) grace: Option<Duration>,
     connections: Arc<Connections>,
-    /// What is counted.
     pub metrics: Arc<LinkMetrics>,
-    /// What the source lists; locked while another list is made of it.
+    /// The source's endpoints. `list` is made of them under this lock.
     rows: Mutex<Vec<Row>>,
     list: latest::Sender<List>,
-    /// Counts dials.
+    /// The number of dials, for round-robin.
     turn: AtomicUsize,
-    /// Told when a dial failed and the source should look again.
-    wanted: Notify,
-    /// Whether any list has been published.
+    /// Notified when a dial has failed: the source should refresh its list.
+    refresh_requested: Notify,
+    /// Whether a list has ever been published.
     is_known: AtomicBool,
-    /// Why the source knows nothing new, while that is so.
-    trouble: Mutex<Option<String>>,
+    /// The error of the last refresh; `None` after a successful one.
+    last_error: Mutex<Option<String>>,
 }
 
 impl Backends {
-    /// The backends that the configuration lists; the others are found out by discovery.
+    /// Starts with the backends that the configuration lists; discovery publishes the others.
     pub fn of(link: &Link, connections: Arc<Connections>, metrics: Arc<LinkMetrics>) -> Self {
         Self::at(link, &link.endpoints, connections, metrics)
     }
 
-    /// These backends.
     pub fn at(
         link: &Link,
         endpoints: &[Endpoint],
@@ -128,23 +126,23 @@ impl Backends {
             list: latest::Sender::new(list(&rows)),
             rows: Mutex::new(rows),
             turn: AtomicUsize::new(0),
-            wanted: Notify::new(),
+            refresh_requested: Notify::new(),
             is_known: AtomicBool::new(false),
-            trouble: Mutex::default(),
+            last_error: Mutex::default(),
         }
     }
 
-    /// The servers that there are now.
+    /// The current servers.
     pub fn list(&self) -> List {
         Arc::clone(&self.list.borrow())
     }
 
-    /// What the source lists.
+    /// The endpoints of the source.
     pub fn listed(&self) -> Vec<Arc<Listed>> {
         self.rows.lock().iter().map(|row| Arc::clone(&row.listed)).collect()
     }
 
-    /// How each of them does.
+    /// The state of every server, for the admin endpoint.
     pub fn states(&self) -> Vec<BackendState> {
         let state = |entry: &Arc<Entry>| BackendState {
             backend: entry.to_string(),
@@ -154,33 +152,34 @@ impl Backends {
         self.list().iter().map(state).collect()
     }
 
-    /// Says when another list is published.
-    pub fn news(&self) -> News {
-        News(self.list.subscribe())
+    /// Subscribes to new lists.
+    pub fn changes(&self) -> Changes {
+        Changes(self.list.subscribe())
     }
 
-    /// Begins to go through the candidates of one dial, but for those that it has given up already.
+    /// The candidates of one dial, without those in `given_up`.
     pub fn round<'a>(&'a self, given_up: &'a mut Done) -> Round<'a> {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         Round::of(self, self.list(), turn, given_up)
     }
 
-    /// The same with one candidate alone.
+    /// A round with one candidate.
     pub fn round_at<'a>(&'a self, entry: &Arc<Entry>, given_up: &'a mut Done) -> Round<'a> {
         Round::of(self, [Arc::clone(entry)].into(), 0, given_up)
     }
 
-    /// Why there is no candidate at all.
-    pub fn absence(&self) -> Failure {
-        let reason = self.trouble.lock().clone().unwrap_or_else(|| {
+    /// The failure of a round without any candidate.
+    pub fn no_backend(&self) -> Failure {
+        let reason = self.last_error.lock().clone().unwrap_or_else(|| {
             let is_known = self.is_known.load(Ordering::Relaxed);
             if is_known { "there is none at the moment" } else { "backends not discovered yet" }.to_owned()
         });
         Failure::NoBackend { reason }
     }
 
-    /// Whether a dial made now might lead to the same backend: it is still listed, and no backend that comes before it has
-    /// recovered.
+    /// Whether a new dial could choose this backend: it is still listed, has the required role, and no backend that
+    /// is
+    /// preferred to it is up.
     pub fn lead_to(&self, lease: &Lease) -> bool {
         let list = self.list();
         let Some(at) = list.iter().position(|entry| entry.has(lease.backend())) else {
@@ -195,17 +194,17 @@ impl Backends {
         has_role && !lease.is_abandoned() && !list.iter().enumerate().any(goes_before)
     }
 
-    /// A dial came to nothing: the list may be old.
-    pub fn look_again(&self) {
-        self.wanted.notify_one();
+    /// Asks the source to refresh: a dial has failed, so the list may be outdated.
+    pub fn request_refresh(&self) {
+        self.refresh_requested.notify_one();
     }
 
-    /// Waits until a dial has come to nothing.
-    pub async fn wanted(&self) {
-        self.wanted.notified().await;
+    /// Waits for [`Self::request_refresh`].
+    pub async fn refresh_requested(&self) {
+        self.refresh_requested.notified().await;
     }
 
-    /// A dial to a backend worked.
+    /// Reports a successful dial: ends the back-off.
     pub fn works(&self, lease: &Lease) {
         let was_up = lease.entry().is_up();
         lease.backend().has_role.store(true, Ordering::Relaxed);
@@ -215,7 +214,8 @@ impl Backends {
         }
     }
 
-    /// A dial to a backend failed: it is ejected, with a back-off.
+    /// Reports a failed dial: the backend is in back-off, longer after each failure. With the wrong role, its
+    /// connections are drained too.
     pub fn fails(&self, lease: &Lease, failure: &Failure) {
         let entry = lease.entry();
         let was_up = entry.is_up();
@@ -250,7 +250,7 @@ impl Backends {
         );
     }
 
-    /// A name could not be resolved: the others come first for a while, a longer one each time.
+    /// Reports a name that could not be resolved: it is in back-off, longer after each failure.
     fn unresolved(&self, listed: &Listed, failure: &Failure) {
         let is_news = !listed.rest.fails();
         listed.rest.begin(Instant::now());
@@ -259,7 +259,7 @@ impl Backends {
         }
     }
 
-    /// The addresses of a name, as just resolved: connections to others are asked to end.
+    /// Takes in a name's new addresses; connections at addresses that it no longer has are drained.
     pub fn resolved(&self, listed: &Arc<Listed>, addresses: &Addresses) {
         let mut rows = self.rows.lock();
         let Some(at) = rows.iter().position(|row| Arc::ptr_eq(&row.listed, listed)) else {
@@ -293,31 +293,33 @@ impl Backends {
         }
     }
 
-    /// A client uses RESET: the next greeting of every backend that nobody has asked asks whether it knows that.
+    /// A client has sent RESET: the next handshake with each backend that has not been asked yet asks whether it
+    /// knows
+    /// the command.
     pub fn ask_about_reset(&self) {
         for backend in self.list().iter().flat_map(|entry| &entry.backends) {
             backend.probe.ask_about_reset();
         }
     }
 
-    /// Seats a connection at the backend that its dial led to.
+    /// Assigns a connection to the backend that it was dialled to.
     pub fn guard(&self, guard: &ConnectionGuard, lease: Lease) {
         let backend = Arc::clone(lease.backend());
         guard.sit(lease);
-        // It may have gone while it was being dialled, when there was nobody yet to be asked.
+        // A backend removed during the dial: the drain then did not include this connection.
         if backend.gone.load(Ordering::SeqCst) {
             self.ask(Reason::Moved, Lease::is_abandoned);
         }
     }
 
-    /// Asks the connections to end for whose lease `leaves` holds; returns how many.
+    /// Drains the connections for which `leaves` is true; returns their number.
     fn ask(&self, reason: Reason, leaves: impl Fn(&Lease) -> bool) -> usize {
         let Some(grace) = self.grace else {
             return 0;
         };
         let now = Instant::now();
         self.connections.drain_matching(leaves, |at, count| {
-            let (from, latest) = departure(grace, at, count, fraction());
+            let (from, latest) = drain_window(grace, at, count, fraction());
             DrainRequest { reason, from: now + from, latest: now + latest }
         })
     }
@@ -326,9 +328,9 @@ impl Backends {
         self.list.borrow().len() > 1
     }
 
-    /// Replaces the list; connections of backends that are not on it any more are asked to end.
+    /// Replaces the list and drains the connections of backends that are no longer on it.
     pub fn publish(&self, listings: Vec<Listing>, reason: &str) {
-        if self.trouble.lock().take().is_some() {
+        if self.last_error.lock().take().is_some() {
             tracing::info!(target: "backends", link = self.link, "discovery recovered");
         }
         self.is_known.store(true, Ordering::Relaxed);
@@ -360,9 +362,9 @@ impl Backends {
         }
     }
 
-    /// Says that the source can't be asked, once; the last list serves on.
+    /// Reports that discovery failed, in one log line until it recovers. The last known list stays in use.
     pub fn unknown(&self, reason: &str) {
-        if self.trouble.lock().replace(reason.to_owned()).is_none() {
+        if self.last_error.lock().replace(reason.to_owned()).is_none() {
             let serving = self.rows.lock().len();
             tracing::warn!(
                 target: "backends",
@@ -375,38 +377,38 @@ impl Backends {
     }
 }
 
-/// How a backend does.
+/// A backend, as the admin endpoint shows it.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct BackendState {
-    /// The server, as errors and the log name it.
     pub backend: String,
-    /// Whether the last dial of it worked, or there was none yet.
+    /// Whether the last dial succeeded, or there was none yet.
     pub up: bool,
-    /// Whether it wanted no password when it was last sent one.
+    /// Whether it answered the last AUTH that it requires no password.
     pub wants_no_password: bool,
 }
 
-/// Says when another list is published.
-pub struct News(latest::Receiver<List>);
+/// A subscription to new lists of backends.
+pub struct Changes(latest::Receiver<List>);
 
-impl News {
-    /// Waits for a list that is newer than this, or than the last one that this waited for.
-    pub async fn another_list(&mut self) {
-        // The sender lives as long as the link; without it nobody waits.
+impl Changes {
+    /// Waits for a list published since the subscription or the last call.
+    pub async fn changed(&mut self) {
+        // The sender is in `Backends`, which outlives every subscriber.
         let _ = self.0.changed().await;
     }
 }
 
-/// When connection number `at` of `count` may end at a quiet moment, and when it ends in any case: spread, so that they
-/// do not reconnect all at once. `chance` is below 1.
-fn departure(grace: Duration, at: usize, count: usize, chance: f64) -> (Duration, Duration) {
+/// The drain of connection `at` of `count`: from when it ends at a quiet moment, and when it is closed in any case,
+/// both
+/// from now. Spread over the grace period, so that the clients do not all reconnect at once. `chance` is in [0, 1).
+fn drain_window(grace: Duration, at: usize, count: usize, chance: f64) -> (Duration, Duration) {
     let number = |count: usize| f64::from(u32::try_from(count).unwrap_or(u32::MAX));
-    let spread = grace.mul_f64(SPREAD).min(Duration::from_secs_f64(number(count) / LEAVING_PACE));
+    let spread = grace.mul_f64(SPREAD).min(Duration::from_secs_f64(number(count) / DRAIN_RATE));
     let from = spread.mul_f64((number(at) + chance) / number(count));
     (from, grace.saturating_sub(spread.saturating_sub(from)))
 }
 
-/// Names for a log line, which has to end somewhere.
+/// At most [`SHOWN`] names, for a log line.
 fn shown<T: fmt::Display>(items: impl IntoIterator<Item = T>) -> String {
     let mut items = items.into_iter();
     let mut text = String::new();
@@ -430,15 +432,15 @@ mod tests {
 
     #[test]
     fn one_connection_has_the_whole_grace_to_find_a_quiet_moment() {
-        let (from, latest) = departure(GRACE, 0, 1, 0.5);
+        let (from, latest) = drain_window(GRACE, 0, 1, 0.5);
         assert!(from <= Duration::from_millis(1) && latest + Duration::from_millis(1) >= GRACE);
-        assert_eq!(departure(Duration::ZERO, 3, 10, 0.5), (Duration::ZERO, Duration::ZERO));
+        assert_eq!(drain_window(Duration::ZERO, 3, 10, 0.5), (Duration::ZERO, Duration::ZERO));
     }
 
     #[test]
     fn many_connections_leave_one_after_the_other_within_the_grace() {
         for count in [2_000, 10_000] {
-            let times: Vec<_> = (0..count).map(|at| departure(GRACE, at, count, fraction())).collect();
+            let times: Vec<_> = (0..count).map(|at| drain_window(GRACE, at, count, fraction())).collect();
             // A thousand a second if there is time, else evenly over four fifths of the grace.
             let pace = 1000.max(count / 4);
             for pick in [|times: &(Duration, Duration)| times.0, |times: &(Duration, Duration)| times.1] {

@@ -1,8 +1,8 @@
 //! The registry of a link's connections.
 //!
-//! A [`ConnectionGuard`] is a connection's registration; dropping it is how a connection ends, whatever path it takes, so an empty
-//! registry means that all are gone. Once dialled, a connection has a [`Lease`] at one of the link's backends, by which
-//! those at the same one can be asked to end.
+//! A [`ConnectionGuard`] is a connection's registration; every connection holds it until it ends, so an empty registry means that
+//! all have ended. Once dialled, a connection has a [`Lease`] at one of the link's backends, so that all connections of
+//! one backend can be drained.
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -24,21 +24,20 @@ pub struct Connections {
 #[derive(Debug, Default)]
 struct Registry {
     connections: Slab<Arc<Registered>>,
-    /// What was asked of all; it also holds for those that come later.
+    /// The drain request to all connections; later ones get it too.
     everyone: Option<DrainRequest>,
-    /// What those that have ended had moved.
+    /// The bytes of connections that have ended.
     moved_before: Moved,
 }
 
 #[derive(Debug, Default)]
 struct Registered {
     handle: Handle,
-    /// Known once the dial has come to an end.
+    /// Set after the dial.
     lease: Mutex<Option<Lease>>,
 }
 
 impl Connections {
-    /// Registers a connection.
     pub fn register(self: &Arc<Self>) -> ConnectionGuard {
         let mut registry = self.registry.lock();
         let registered = Registered { handle: Handle::new(registry.everyone), lease: Mutex::default() };
@@ -47,7 +46,7 @@ impl Connections {
         ConnectionGuard { connections: Arc::clone(self), connection, number }
     }
 
-    /// Asks every connection to end, those that are here and those that may still come; returns how many are here.
+    /// Drains every connection, also those that register later; returns the number of current ones.
     pub fn drain_all(&self, leave: DrainRequest) -> usize {
         let mut registry = self.registry.lock();
         registry.everyone = Some(leave);
@@ -57,8 +56,8 @@ impl Connections {
         registry.connections.len()
     }
 
-    /// Asks the connections to end for whose lease `leaves` holds and that have not been asked yet; returns how many.
-    /// `when` gives each its request, by its number among how many.
+    /// Drains the connections for whose lease `leaves` is true and that are not draining yet; returns their number.
+    /// `when(number, count)` makes the request of each.
     pub fn drain_matching(
         &self,
         leaves: impl Fn(&Lease) -> bool,
@@ -76,12 +75,12 @@ impl Connections {
         leaving.len()
     }
 
-    /// How many are here.
+    /// The number of current connections.
     pub fn count(&self) -> usize {
         self.registry.lock().connections.len()
     }
 
-    /// Bytes that all connections so far have moved, those that are here and those that have ended.
+    /// Bytes forwarded by all connections, current and ended.
     pub fn moved(&self) -> Moved {
         let registry = self.registry.lock();
         let mut moved = registry.moved_before;
@@ -89,10 +88,10 @@ impl Connections {
         moved
     }
 
-    /// Waits until none is here.
+    /// Waits until there is no connection.
     pub async fn wait_idle(&self) {
         loop {
-            // Registered before the look, so that the last one can't slip out between the two.
+            // Subscribed before the check, so that the end of the last connection is not missed.
             let wait_idle = self.wait_idle.notified();
             if self.registry.lock().connections.is_empty() {
                 return;
@@ -102,7 +101,7 @@ impl Connections {
     }
 }
 
-/// A connection's registration; given back when it is dropped.
+/// A connection's registration; removed when dropped.
 #[derive(Debug)]
 pub struct ConnectionGuard {
     connections: Arc<Connections>,
@@ -111,12 +110,12 @@ pub struct ConnectionGuard {
 }
 
 impl ConnectionGuard {
-    /// Holds this lease from now on, and gives back the one before.
+    /// Assigns the connection to a backend; releases the one before.
     pub fn sit(&self, lease: Lease) {
         *self.connection.lease.lock() = Some(lease);
     }
 
-    /// The backend that the connection is at.
+    /// The backend that the connection is assigned to.
     pub fn backend(&self) -> Option<Arc<Backend>> {
         self.connection.lease.lock().as_ref().map(|lease| Arc::clone(lease.backend()))
     }

@@ -1,13 +1,13 @@
-//! What a Redis link authenticates with, and what becomes of it while passwords are rotated.
+//! A Redis link's credentials, and password rotation.
 //!
-//! A rotation changes two things, the server and the file, one after the other, and nobody waits for us in between. So
-//! a refused password is no end: on the same connection a [`Login`] offers, each once, what the file holds *now*, what
-//! `AUTH_PREVIOUS_FILE` holds, and what worked last. If none of them serves though one has served before, a rotation is
-//! under way whose other half is still to come, and [`Failure::Rotation`] has the dial wait for it.
+//! A rotation changes the server and the file one after the other, so for some time they differ. A [`Login`] therefore
+//! tries up to three credentials on one connection, each once: the current one, re-read from its source, that of
+//! `AUTH_PREVIOUS_FILE`, and the last one that was accepted. If all are refused though one was accepted before, a
+//! rotation is in progress, and [`Failure::Rotation`] makes the dial wait for its other half.
 //!
-//! What a server said to our passwords is its [`AuthState`], which all connections share: what is known to be refused
-//! is not offered again by each of them, but by one after growing pauses, or when there is something new to offer. A
-//! server's log is no dumping ground, and some lock an account that is refused too often.
+//! The [`AuthState`] of a server records which credentials it has refused; all connections share it. A refused
+//! credential is retried by one connection at a time, after growing pauses, or when there is a new one to try:
+//! otherwise every client would add a refusal to the server's log, and some servers lock an account after too many.
 
 use std::fmt;
 use std::sync::Arc;
@@ -24,64 +24,64 @@ use crate::metrics::{CredentialKind, LinkMetrics};
 use crate::secret::{FileError, Secret, Source, Unavailable};
 use crate::text;
 
-/// So many rounds of refusals cost no pause: two changes that cross each other, or a slip that is mended at once.
+/// Rounds of refusals before the back-off starts: for two changes that cross each other, or a mistake fixed at once.
 const FREE_ROUNDS: u32 = 3;
-/// Before what was refused is offered again: at the longest enough for any server's log, and short enough for whoever
-/// mends the server and tries again.
+/// Before refused credentials are retried. At its longest it keeps refusals in the server's log rare, and an operator
+/// who has fixed the server does not wait long.
 const BACKOFF: Backoff = Backoff { first: Duration::from_millis(100), longest: Duration::from_secs(10) };
 
-/// One connection that offers again has the server for itself for so long, if it does not come to an end before.
+/// For how long one connection retries refused credentials alone, at most.
 const TRIAL: Duration = Duration::from_secs(1);
 
-/// How long clients are held for the other half of a rotation. Kubernetes takes a minute or two to bring a Secret into a
-/// pod, a person with two windows longer; what lasts for more is a broken configuration, and told at once.
+/// For how long clients are held during a rotation. Kubernetes takes one or two minutes to update a Secret in a pod, an
+/// operator takes longer; after this it is a wrong configuration, and clients get the error at once.
 const LONGEST_HOLD: Duration = Duration::from_mins(10);
 
-/// How old a look at a file may be for those who are held: thousands of them are no more work than one.
+/// How old a reading of the file may be for held clients, so that thousands of them read it no more often than one.
 const HELD_LOOK: Duration = Duration::from_millis(20);
 
 impl Credential {
-    /// The command that authenticates with it.
+    /// The AUTH command.
     pub fn command(&self) -> Vec<&[u8]> {
         auth(self.username.as_ref().map(|username| username.expose()), self.password.expose())
     }
 }
 
-/// The user that AUTH means where it names none.
+/// The user of an AUTH without one.
 const DEFAULT_USER: &[u8] = b"default";
 
-/// The command that authenticates. The default user is not named: servers before 6.0 know no users, and one that wants no
-/// password says so to a password alone, but takes anything of this user.
+/// The AUTH command. The default user is left out: servers before 6.0 have no users, and a server that requires no
+/// password answers an error to a password alone, but accepts any password with this user.
 pub fn auth<'a>(username: Option<&'a [u8]>, password: &'a [u8]) -> Vec<&'a [u8]> {
     let username = username.filter(|username| *username != DEFAULT_USER);
     [Some(&b"AUTH"[..]), username, Some(password)].into_iter().flatten().collect()
 }
 
-/// What one server has said to our passwords.
+/// The credentials that one server has accepted and refused.
 #[derive(Debug, Default)]
 pub struct AuthState {
     record: Mutex<Record>,
-    /// Held by the one connection that offers what did not work last.
+    /// Held by the connection that offers a credential other than the last accepted one.
     trial: AsyncMutex<()>,
 }
 
 #[derive(Debug, Default)]
 struct Record {
-    /// What worked last here.
+    /// The last accepted credential.
     good: Option<Arc<Credential>>,
-    /// What was refused since.
+    /// Credentials refused since.
     refused: Vec<Arc<Credential>>,
-    /// The server's words to that.
+    /// The server's error message.
     words: String,
-    /// Rounds of offers that met with a refusal, in a row.
+    /// Consecutive rounds that ended in a refusal.
     rounds: u32,
-    /// When what was refused may be offered again.
+    /// The end of the back-off.
     backoff_until: Option<Instant>,
-    /// Since when a rotation has been under way.
+    /// Since when a rotation has been in progress.
     rotation: Option<Instant>,
-    /// Since when nothing that there is has served.
+    /// Since when every credential has been refused.
     stuck: Option<Instant>,
-    /// A refused credential that was tried without the white space around its password, and whether that worked.
+    /// A refused credential that was tried without the white space around its password, and whether it was accepted.
     diagnosis: Option<(Arc<Credential>, bool)>,
 }
 
@@ -90,7 +90,7 @@ impl Record {
         self.refused.iter().any(|refused| **refused == *credential)
     }
 
-    /// Nothing that was refused is offered for a while, a longer one each time.
+    /// Starts the back-off, longer each time; returns its length.
     fn rest(&mut self) -> Duration {
         self.rounds = self.rounds.saturating_add(1);
         let pause = BACKOFF.wait(self.rounds.saturating_sub(FREE_ROUNDS));
@@ -98,7 +98,7 @@ impl Record {
         pause
     }
 
-    /// Whether what was refused may be offered again; whoever is told so has a moment to do it.
+    /// Whether refused credentials may be retried now. If so, the caller has [`TRIAL`] for it.
     fn begins_trial(&mut self) -> bool {
         let now = Instant::now();
         let is_due = self.backoff_until.is_none_or(|until| until <= now);
@@ -110,15 +110,14 @@ impl Record {
 }
 
 impl Credentials {
-    /// Begins what a program needs to begin with, before the first client comes.
+    /// Starts the program of `AUTH_COMMAND`, so that its answer is there before the first client.
     pub fn start(&self) {
         if let Source::Command(command) = &self.password {
             command.start();
         }
     }
 
-    /// What to offer to a server, as of now; a failure if all of that has been refused already and it is not time yet
-    /// to offer it again.
+    /// The credentials to try on a new connection; fails if all of them are known to be refused and in back-off.
     pub async fn login<'a>(
         &'a self,
         auth_state: &'a AuthState,
@@ -137,7 +136,7 @@ impl Credentials {
             is_renewed: false,
             trial: None,
         };
-        // What worked last works on, mostly; only else it matters what there is besides.
+        // The common case: the current credential is the last accepted one, and no other needs to be read.
         let is_good = {
             let record = auth_state.record.lock();
             let current = &login.offers[0].1;
@@ -172,20 +171,20 @@ impl Credentials {
         Ok(current)
     }
 
-    /// Looks the sources up again. What can't be had now is told of by its source, and leaves what was had last.
+    /// Reads the sources again. A source that fails logs it and keeps its last value.
     pub async fn look(&self, metrics: &LinkMetrics) {
         let _ = self.current(Duration::ZERO, metrics).await;
     }
 
-    /// What the sources gave last, without looking again.
+    /// The last value of the sources, without reading them again.
     pub fn last(&self) -> Option<Arc<Credential>> {
         let username = self.username.as_ref().and_then(Source::last);
         self.password.last().map(|password| Arc::new(Credential { username, password }))
     }
 
-    /// The failure of a password that did not come in time.
+    /// The failure of a password source that took longer than `after`.
     pub fn late(&self, after: Duration) -> Failure {
-        let reason = format!("it has not come within {}", humantime::format_duration(after));
+        let reason = format!("it was not read within {}", humantime::format_duration(after));
         Failure::Secret(match &self.password {
             Source::Command(command) => command.error(reason).into(),
             Source::File(file) => FileError::unreadable(file.path(), reason).into(),
@@ -195,14 +194,14 @@ impl Credentials {
         })
     }
 
-    /// Whether another password may come without a restart.
+    /// Whether the credential can change without a restart.
     fn can_change(&self) -> bool {
         self.password.can_change()
             || self.previous.is_some()
             || self.username.as_ref().is_some_and(Source::can_change)
     }
 
-    /// What it comes to when nothing that there is serves.
+    /// The failure when every credential was refused.
     fn failure(&self, record: &Record) -> Failure {
         let words = record.words.clone();
         let variable = &self.variable;
@@ -216,7 +215,7 @@ impl Credentials {
         let is_held = record.rotation.is_some() && !is_stuck;
         let remedy = match hint {
             Some(hint) => format!(
-                "take away what is around it: what {variable} gives is {hint}, and without that it works"
+                "remove what is around the password: {variable} has {hint}, and without it the password is accepted"
             ),
             None => self.other_causes(&words, is_held),
         };
@@ -224,7 +223,7 @@ impl Credentials {
             record.backoff_until.map(|until| until.saturating_duration_since(Instant::now()).as_secs());
         let remedy = match pause {
             Some(seconds @ 1..) => {
-                format!("{remedy} (it is not tried again for {seconds}s, unless it changes)")
+                format!("{remedy} (not retried for {seconds}s, unless it changes)")
             }
             _ => remedy,
         };
@@ -235,8 +234,8 @@ impl Credentials {
         }
     }
 
-    /// What to do about a refusal that may have several causes. A server with users says the same of all of them; one
-    /// without, before Redis 6, can only mean the password.
+    /// The remedy of a refusal whose cause is unknown. A server with ACL users answers the same error for a wrong
+    /// password and a wrong or disabled user; before Redis 6, it can only be the password.
     fn other_causes(&self, words: &str, is_held: bool) -> String {
         let Self { variable, username_variable, .. } = self;
         let knows_users = words.starts_with("WRONGPASS");
@@ -267,35 +266,36 @@ impl Credentials {
         }
     }
 
-    /// Whether the sources had this the last time that somebody looked.
+    /// Whether this is the last value of the sources.
     fn is_last(&self, credential: &Credential) -> bool {
         self.last().is_some_and(|last| *last == *credential)
     }
 
-    /// What is around the password that may not be meant, such as `33 bytes, ends with a newline`.
+    /// White space or quotes around the password, as a hint: `33 bytes, ends with a newline`.
     pub fn surroundings(&self) -> Option<String> {
         surroundings(self.password.last()?.as_ref())
     }
 }
 
-/// One connection's offers to a server.
+/// The credentials that one connection tries.
 pub struct Login<'a> {
     credentials: &'a Credentials,
     auth_state: &'a AuthState,
     metrics: &'a LinkMetrics,
-    /// What there is, in the order of preference: first the current credential.
+    /// All credentials in the order of preference; the current one is the first.
     offers: Vec<(CredentialKind, Arc<Credential>)>,
-    /// What this connection has offered.
+    /// Credentials tried on this connection.
     tried: Vec<Arc<Credential>>,
-    /// What was refused before may be offered again as long as nobody has since: the number of rounds at the beginning.
+    /// `Some` if this connection may retry refused credentials: the number of rounds when it began. Void once another
+    /// connection has completed a round.
     round: Option<u32>,
-    /// Whether the current password was looked up again.
+    /// Whether the current password was read again.
     is_renewed: bool,
     trial: Option<AsyncMutexGuard<'a, ()>>,
 }
 
 impl Login<'_> {
-    /// What to offer next; `None` if all of it was refused, to this connection or another one.
+    /// The next credential to try; `None` if all were refused, on this connection or another.
     pub async fn next(&mut self) -> Option<Arc<Credential>> {
         let auth_state = self.auth_state;
         loop {
@@ -306,16 +306,16 @@ impl Login<'_> {
                     !self.tried.contains(offer) && (again || !record.is_refused(offer))
                 };
                 let offer = self.offers.iter().map(|(_, offer)| offer).find(|offer| is_open(offer))?;
-                // What worked last everybody may offer, and anything where nothing is known. Else it is one after the
-                // other, and whoever has waited looks again.
-                let everybody_may = match &record.good {
+                // Connections try in parallel the last accepted credential, and any where none is known yet. Anything
+                // else is tried by one at a time; the others wait here and then decide again.
+                let in_parallel = match &record.good {
                     Some(good) => good == offer && !record.is_refused(offer),
                     None => record.refused.is_empty(),
                 };
-                if everybody_may {
+                if in_parallel {
                     self.trial = None;
                 }
-                if everybody_may || self.trial.is_some() {
+                if in_parallel || self.trial.is_some() {
                     let offer = Arc::clone(offer);
                     self.tried.push(Arc::clone(&offer));
                     return Some(offer);
@@ -326,14 +326,14 @@ impl Login<'_> {
         }
     }
 
-    /// The server refused what was offered last, in these words. Returns what to offer instead, if there is anything.
+    /// Records that the server refused the last tried credential with this error; returns the next one to try.
     pub async fn refused(&mut self, words: String) -> Option<Arc<Credential>> {
         let refused = Arc::clone(self.tried.last()?);
         {
             let mut record = self.auth_state.record.lock();
             record.words = words;
             if record.good.as_ref() == Some(&refused) && !record.is_refused(&refused) {
-                // The server has changed: what it refused before may be right by now.
+                // The server has changed: a credential that it refused before may be accepted now.
                 record.refused.clear();
                 record.rounds = 0;
                 self.begin_rotation(&mut record, "password_refused");
@@ -344,7 +344,7 @@ impl Login<'_> {
         }
         self.renew().await;
         self.add_others(Duration::ZERO).await;
-        // Not where this connection had only begun before the password was changed.
+        // Not if this connection merely began before the password was changed.
         if self.credentials.is_last(&refused) && self.has_ever_worked() {
             self.begin_rotation(&mut self.auth_state.record.lock(), "new_password_refused");
         }
@@ -355,13 +355,13 @@ impl Login<'_> {
         self.auth_state.record.lock().good.is_some() || self.credentials.memory.good.lock().is_some()
     }
 
-    /// Looks the current password up once more: it may have changed since, and have been the reason.
+    /// Reads the current password once more: it may have changed since this connection began.
     async fn renew(&mut self) {
         if std::mem::replace(&mut self.is_renewed, true) {
             return;
         }
         let current = self.current();
-        // One that can't be had now is no worse than the one that was refused.
+        // If it can't be read, the refused one stays.
         if self.credentials.password.instead_of(&current.password).await.is_ok()
             && let Ok(renewed) = self.credentials.current(Duration::ZERO, self.metrics).await
             && renewed != current
@@ -370,12 +370,12 @@ impl Login<'_> {
         }
     }
 
-    /// The current credential, as this connection knows it.
+    /// The current credential as read by this connection.
     fn current(&self) -> Arc<Credential> {
         Arc::clone(&self.offers[0].1)
     }
 
-    /// What there is besides the current password; a look at a file that is at most so old will do.
+    /// Adds the previous and the last accepted password; a reading of the file may be `age` old.
     async fn add_others(&mut self, age: Duration) {
         if let Some(previous) = &self.credentials.previous
             && !self.offers.iter().any(|(which, _)| *which == CredentialKind::Previous)
@@ -389,7 +389,7 @@ impl Login<'_> {
 
     fn add_good(&mut self) {
         let here = self.auth_state.record.lock().good.clone();
-        // A server that is new to us, after a failover say, knows what another one knew.
+        // A server without a record, after a failover say, probably accepts what another one accepted.
         let good = here.or_else(|| self.credentials.memory.good.lock().clone());
         if let Some(good) = good {
             self.add(CredentialKind::LastGood, good);
@@ -402,19 +402,19 @@ impl Login<'_> {
         }
     }
 
-    /// Where what was offered last came from.
+    /// Where the credential that was offered last came from.
     pub fn offered(&self) -> Option<CredentialKind> {
         let credential = self.tried.last()?;
         self.offers.iter().find(|(_, offer)| offer == credential).map(|(which, _)| *which)
     }
 
-    /// The server took what was offered last; returns where that came from.
+    /// Records that the server accepted the last tried credential; returns which one that is.
     pub fn served(mut self) -> Option<CredentialKind> {
         self.round = None;
         let credential = Arc::clone(self.tried.last()?);
         let which = self.offered()?;
         let mut record = self.auth_state.record.lock();
-        // Another connection may know better by now than this one did when it began.
+        // Another connection may have recorded a newer result since this one began.
         let is_news = match which {
             CredentialKind::Current => self.credentials.is_last(&credential),
             CredentialKind::Previous | CredentialKind::LastGood => {
@@ -465,7 +465,7 @@ impl Login<'_> {
         }
     }
 
-    /// Of what was refused, what nobody would offer any more need not be remembered: a program's tokens are many.
+    /// Drops refused credentials that no connection would try any more: a program issues many tokens.
     fn forget_the_rest(&self, record: &mut Record) {
         let Record { refused, good, .. } = record;
         let is_offered = |refused: &Arc<Credential>| self.offers.iter().any(|(_, offer)| offer == refused);
@@ -474,15 +474,15 @@ impl Login<'_> {
         });
     }
 
-    /// Everything was refused; or, where `interrupted`, the connection ended before everything was offered.
+    /// The failure after every credential was refused, or, if `interrupted`, after the connection ended before that.
     pub fn failed(mut self, interrupted: bool) -> Failure {
         self.round = None;
         let mut record = self.auth_state.record.lock();
         let mut is_more = interrupted;
         if !self.tried.is_empty() {
             let Record { refused, good, .. } = &mut *record;
-            // Also what the server refused before it changed: another connection finds out when it is time. But not
-            // what has served another one since.
+            // Also those refused before the server changed: another connection retries them after the back-off. But not
+            // the one that another connection has used successfully since.
             for tried in &self.tried {
                 if !interrupted && !refused.contains(tried) && good.as_ref() != Some(tried) {
                     refused.push(Arc::clone(tried));
@@ -501,8 +501,8 @@ impl Login<'_> {
         }
     }
 
-    /// The current password without the white space around it, if it has any and that has not been tried yet. To find out
-    /// what is wrong, and never to serve a client: what the file holds is not what was meant.
+    /// The current password without the white space around it, if it has any and this was not tried yet. For the
+    /// diagnosis alone, never to serve a client: the file must hold the exact password.
     pub fn trimmed(&self) -> Option<Credential> {
         let current = self.current();
         let password = Secret::new(trimmed(current.password.expose()).to_vec());
@@ -513,14 +513,14 @@ impl Login<'_> {
         is_worth_it.then(|| Credential { username: current.username.clone(), password: Arc::new(password) })
     }
 
-    /// Whether that worked.
+    /// Records whether [`Self::trimmed`] was accepted.
     pub fn diagnosed(&self, works: bool) {
         self.auth_state.record.lock().diagnosis = Some((self.current(), works));
     }
 }
 
 impl Drop for Login<'_> {
-    /// Whoever ends without an answer, because its client has left, say, gives its turn to the next one.
+    /// A connection that ends without a result, because its client has left, say, lets the next one retry at once.
     fn drop(&mut self) {
         if self.round.is_some() {
             self.auth_state.record.lock().backoff_until = None;
@@ -534,15 +534,15 @@ impl fmt::Debug for Login<'_> {
     }
 }
 
-/// The longest user that is shown in full.
+/// Characters of a user name shown at most.
 const LONGEST_USER: usize = 64;
 
-/// A user as remedies name it.
+/// A user name for remedies.
 fn shown_user(user: &Secret) -> String {
     text::one_line(user.expose()).chars().take(LONGEST_USER).collect()
 }
 
-/// What editors put before a text in UTF-8.
+/// Some editors write it at the beginning of UTF-8 text.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// A password without the white space and the quotation marks around it.
@@ -552,7 +552,7 @@ fn trimmed(password: &[u8]) -> &[u8] {
     quoted(b"\"").or_else(|| quoted(b"'")).unwrap_or(password)
 }
 
-/// The length of a password that begins or ends with what is hardly ever meant, and with what.
+/// The length of a password and the white space or quotes around it; `None` if there are none.
 fn surroundings(password: &Secret) -> Option<String> {
     let bytes = password.expose();
     let is_quoted = bytes.len() > 1 && bytes.first() == bytes.last();
@@ -598,7 +598,7 @@ mod tests {
         }
     }
 
-    /// Of a file that holds "the first".
+    /// Credentials from a file that holds "the first".
     fn credentials(path: &std::path::Path) -> Credentials {
         std::fs::write(path, "the first").expect("a file");
         Credentials {
@@ -633,7 +633,7 @@ mod tests {
         assert!(matches!(refused().await, Failure::Refused { stage: Stage::Auth, .. }));
     }
 
-    /// As where a program's tokens are refused, one after the other, and the previous password serves meanwhile.
+    /// Each new token of a program is refused, while the previous password is accepted.
     #[tokio::test(start_paused = true)]
     async fn what_was_refused_is_forgotten_once_nobody_would_offer_it() {
         let directory = tempfile::tempdir().expect("a temporary directory");

@@ -150,7 +150,7 @@ impl Dialler {
         let mut refusal = None;
         let mut patience_ends = None;
         loop {
-            let mut news = backends.news();
+            let mut changes = backends.changes();
             let failure = match self.try_each(link, backends, &mut given_up, deadline).await {
                 Ok(dialled) => {
                     health.works();
@@ -159,7 +159,7 @@ impl Dialler {
                 Err(failure) => failure,
             };
             health.note(&failure, link);
-            backends.look_again();
+            backends.request_refresh();
             if !failure.is_passing() {
                 // Where the deadline cut the last try short, what ended those before it says more.
                 let cut_short =
@@ -184,7 +184,7 @@ impl Dialler {
             refusal = Some(failure);
             tokio::select! {
                 () = sleep(wait) => {}
-                () = news.another_list() => {}
+                () = changes.changed() => {}
             }
         }
     }
@@ -204,7 +204,7 @@ impl Dialler {
             Ok(_) => health.works(),
             Err(failure) => {
                 health.note(failure, link);
-                backends.look_again();
+                backends.request_refresh();
             }
         }
         dialled

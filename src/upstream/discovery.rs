@@ -1,4 +1,5 @@
-//! Where a link's backends are, found out in the background.
+//! Discovery: background tasks that keep a link's list of backends current, one module a source; [`watch`] checks the
+//! backends in use.
 
 pub mod file;
 pub mod sentinel;
@@ -15,7 +16,7 @@ use crate::net::Endpoint;
 use crate::upstream::LinkRuntime;
 use crate::upstream::dial::Dialler;
 
-/// Keeps a link's backends up to date, for as long as the process runs.
+/// Keeps a link's backends current. Never returns.
 pub async fn follow(service: &LinkRuntime) {
     let LinkRuntime { link, dialler, backends, .. } = service;
     let source = async {
@@ -31,7 +32,7 @@ pub async fn follow(service: &LinkRuntime) {
     join(source, watch::watch(service)).await;
 }
 
-/// Where a link's backends are at this moment, found out once; an error says why nobody knows.
+/// Looks a link's backends up once.
 pub async fn look_up(link: &Link, dialler: &Dialler) -> Result<Vec<Endpoint>, String> {
     let found = match &link.target.backends {
         Source::Listed(_) | Source::File(_) => link.endpoints.clone(),

@@ -1,4 +1,4 @@
-//! A link at work.
+//! A link at run time.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,28 +13,22 @@ use crate::failure::Failure;
 use crate::failure::log::FailureLog;
 use crate::metrics::LinkMetrics;
 
-/// A link at work: what all of its connections share.
+/// What all connections of one link share.
 pub struct LinkRuntime {
-    /// What the configuration says.
     pub link: Link,
-    /// What makes upstreams.
     pub dialler: Arc<Dialler>,
-    /// Where the target is.
     pub backends: Backends,
-    /// What dials have found out about the target.
+    /// The result of the last dial.
     pub health: Health,
-    /// The upstreams that are ready.
     pub warm: Pool,
-    /// The connections that are being served.
     pub connections: Arc<Connections>,
-    /// What is counted.
     pub metrics: Arc<LinkMetrics>,
-    /// What the log says of those who can't be served.
+    /// The rate-limited log of failed connections.
     pub reports: Arc<FailureLog>,
 }
 
 impl LinkRuntime {
-    /// An upstream for one client: one that is ready, or else one that is dialled now.
+    /// An upstream for one client: from the pool, else dialled.
     pub async fn upstream(&self) -> Result<(Upstream, Lease), Failure> {
         if let Some(warm) = self.warm.take(self) {
             return Ok(warm.serve(self));
@@ -42,14 +36,14 @@ impl LinkRuntime {
         self.warm.missed(self);
         let dialled = self.dialler.dial(&self.link, &self.backends, &self.health).await;
         if dialled.is_ok() {
-            self.warm.encourage();
+            self.warm.reset_backoff();
         }
         dialled
     }
 
-    /// Finds out whether a client could be served now, and remembers it in the link's health.
+    /// Dials once to check the target; the result is in the link's health.
     pub async fn find_out(&self, within: Duration) {
-        // Whatever came of it, the health knows.
+        // The health has the result, an error too.
         let _ = self.dialler.dial_once(&self.link, &self.backends, &self.health, within).await;
     }
 }

@@ -1,17 +1,17 @@
-//! Upstreams that are kept ready: dialled, under TLS, authenticated and at their database before a client asks
-//! for one.
+//! The pool of ready connections (`WARM`): upstreams whose handshake (TLS, AUTH, SELECT) was completed before a client
+//! needs one.
 //!
-//! A link that wants some has one task that makes them, a few at a time, and watches them. Each goes to one client,
-//! once, and never comes back. They are the task's runtime's until they are taken; then the socket becomes one of the
-//! runtime that serves the client. That costs two system calls, where a pool for each runtime would have an upstream
-//! ready on one thread and a client waiting on another.
+//! A link with a pool has one task, [`keep`], that dials a few at a time and watches them. Each upstream serves one
+//! client and is never returned to the pool. Until then it belongs to the runtime of that task; [`Pool::take`] moves
+//! its socket to the runtime of the client. That costs two system calls. With a pool for each runtime, a client on one
+//! thread would wait while an upstream is ready on another.
 //!
-//! One is thrown away when it has anything to read, the end of its stream above all, when it is [old](OLD), when the
-//! secret is another one than it was made with, and when a dial made now would not lead to its backend. All of that is
-//! looked at once more as it is taken.
+//! An upstream is discarded when it becomes readable (EOF above all), at its [maximum age](MAX_AGE), when the secret
+//! differs from the one that it was authenticated with, and when a new dial would choose another backend. All of this
+//! is checked again when it is taken.
 //!
-//! They are not kept alive by commands. A server that closes idle connections (Redis' `timeout`) means it, and says so:
-//! an end is seen at once and another upstream made.
+//! No command keeps them alive. A server that closes idle connections (Redis' `timeout`) does so on purpose; the EOF is
+//! seen at once and the upstream replaced.
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -33,137 +33,140 @@ use crate::upstream::LinkRuntime;
 use crate::upstream::backends::Lease;
 use crate::upstream::handshake::Upstream;
 
-/// The age, more or less, at which one is replaced. Firewalls and load balancers forget idle connections without a word
-/// to either side, the strictest of them after a minute; and twice a minute is no work for anybody.
-const OLD: Duration = Duration::from_secs(30);
+/// The age at which an upstream is replaced, jittered. Firewalls and load balancers drop idle connections silently,
+/// the strictest after one minute; one dial in thirty seconds is a negligible load.
+const MAX_AGE: Duration = Duration::from_secs(30);
 
-/// How many are made together: enough to follow clients that come one after the other, and no storm on a server that has
-/// just come back.
-const TOGETHER: usize = 4;
+/// Concurrent dials: enough to keep up with clients that arrive one after the other, too few to overload a server that
+/// has just restarted.
+const MAX_CONCURRENT_DIALS: usize = 4;
 
-/// How long the making waits for the clients that have just taken one.
-const BREATH: Duration = Duration::from_millis(2);
+/// How long new dials are put off after a client has taken an upstream, so that its first command goes first.
+const YIELD: Duration = Duration::from_millis(2);
 
-/// How often secrets are read and everything is looked through.
-const LOOK: Duration = Duration::from_secs(1);
+/// The interval at which secrets are read again and stale upstreams evicted.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// An upstream that ends before it is so old is as good as none: its target does not want to be connected to.
-const YOUNG: Duration = Duration::from_millis(500);
+/// An upstream that the target closes before this age counts as a failed dial: the target closes connections at once.
+const MIN_AGE: Duration = Duration::from_millis(500);
 
-/// Behind failures; at the longest seldom enough for a log of refusals. A client's dial that works ends it.
+/// Between dials after failures. At its longest it keeps refused passwords in the server's log rare. A client's dial
+/// that succeeds resets it.
 const BACKOFF: Backoff = Backoff { first: Duration::from_millis(250), longest: Duration::from_secs(30) };
 
-/// The upstreams of one link that are ready.
+/// The ready connections of one link.
 #[derive(Debug)]
 pub struct Pool {
-    /// How many there should be.
     size: usize,
     state: Mutex<State>,
-    /// Told when there may be something to make.
-    stirred: Notify,
+    /// Notified when an upstream may have to be dialled.
+    wakeup: Notify,
 }
 
 #[derive(Debug, Default)]
 struct State {
     ready: Vec<Warm>,
-    /// Failures in a row.
+    /// Consecutive failures.
     failures: u32,
-    /// Whether the last one could be made. Where that is not known one is tried, so that a wrong password is refused once.
+    /// Whether the last dial succeeded. Until then there is one dial at a time, so that a wrong password is refused
+    /// once.
     works: bool,
-    /// Until when none is made.
+    /// The end of the back-off.
     rest: Option<Instant>,
 }
 
-/// An upstream that nobody has used.
+/// An unused upstream.
 #[derive(Debug)]
 pub struct Warm {
     upstream: Upstream,
     lease: Lease,
     made_with: Option<Arc<Credential>>,
     made: Instant,
-    old: Instant,
-    /// Counts it while it is in the pool.
+    expires: Instant,
+    /// Counts it in the metrics while it is in the pool.
     counted: Option<WarmConnection>,
 }
 
 impl Warm {
-    /// Why no client should have it any more, if that is so.
-    fn spoiled(&self, service: &LinkRuntime) -> Option<&'static str> {
-        if self.old <= Instant::now() {
+    /// Why it must not serve a client any more; `None` if it may.
+    fn stale_reason(&self, service: &LinkRuntime) -> Option<&'static str> {
+        if self.expires <= Instant::now() {
             Some("max_age")
-        } else if self.made_with != secrets(&service.link) {
+        } else if self.made_with != last_credential(&service.link) {
             Some("secret_changed")
         } else if !service.backends.lead_to(&self.lease) {
             Some("backend_changed")
         } else if self.lease.backend().probe.asks_about_reset() {
-            // One that is made now asks, and the answer decides what becomes of the client's RESET.
+            // A new handshake asks the server whether it knows RESET, and the client's RESET depends on the
+            // answer.
             Some("reset_unknown")
         } else {
             None
         }
     }
 
-    /// Whether it can serve a client that has said its first word. The answer holds for this moment: nothing may be
-    /// awaited before that word is written.
+    /// Whether it can serve a client whose first bytes have arrived. True at this moment only: do not await
+    /// anything
+    /// before those bytes are written.
     pub fn serves(&self, service: &LinkRuntime) -> bool {
-        self.spoiled(service).is_none() && self.upstream.is_quiet()
+        self.stale_reason(service).is_none() && self.upstream.is_quiet()
     }
 
-    /// Ready when the target has said something, with how many bytes that was, or has ended the stream.
+    /// Ready when the target has sent bytes, with their number, or has ended the stream (0).
     pub fn poll_says(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Result<usize>> {
         self.upstream.poll_says(cx)
     }
 
-    /// For the client that it goes to.
+    /// Hands it to the client that it serves.
     pub fn serve(self, service: &LinkRuntime) -> (Upstream, Lease) {
         service.metrics.warm_hit();
         (self.upstream, self.lease)
     }
 }
 
-/// What the sources gave last: what an upstream's handshake begins with.
-fn secrets(link: &Link) -> Option<Arc<Credential>> {
+/// The last known credential: the one that a handshake offers first.
+fn last_credential(link: &Link) -> Option<Arc<Credential>> {
     link.redis.as_ref()?.credentials.as_ref()?.last()
 }
 
 impl Pool {
-    /// As large as the link wants it.
+    /// An empty pool of the size that the link configures.
     pub fn of(link: &Link) -> Self {
-        Self { size: link.warm(), state: Mutex::default(), stirred: Notify::new() }
+        Self { size: link.warm(), state: Mutex::default(), wakeup: Notify::new() }
     }
 
-    /// The newest that can serve a client, as a stream of the current runtime: of all it is the least likely to end
-    /// soon.
+    /// Takes the newest usable upstream, the one least likely to be closed soon, as a stream of the current
+    /// runtime.
     pub fn take(&self, service: &LinkRuntime) -> Option<Warm> {
         while let Some(warm) = self.newest() {
-            self.stirred.notify_one();
-            if let Some(why) = warm.spoiled(service) {
-                self.throw_away(service, warm, why);
+            self.wakeup.notify_one();
+            if let Some(why) = warm.stale_reason(service) {
+                self.discard(service, warm, why);
             } else if !warm.upstream.is_quiet() {
                 self.ended(service, warm);
             } else {
-                let Warm { upstream, lease, made_with, made, old, counted: _ } = warm;
-                // Without the means to watch one more socket there is no upstream either way.
+                let Warm { upstream, lease, made_with, made, expires, counted: _ } = warm;
+                // Where the runtime can't register one more socket, a dial would fail too.
                 let upstream = upstream.into_this_runtime().ok()?;
                 tracing::debug!(target: "pool", link = service.link.name, ready = self.count(), "ready connection taken");
-                return Some(Warm { upstream, lease, made_with, made, old, counted: None });
+                return Some(Warm { upstream, lease, made_with, made, expires, counted: None });
             }
         }
         None
     }
 
-    /// A client has to wait for a dial.
+    /// Counts a client that has to wait for a dial.
     pub fn missed(&self, service: &LinkRuntime) {
         if self.size > 0 {
             service.metrics.warm_miss();
         }
     }
 
-    /// A client's dial has worked: there is no more reason to rest.
-    pub fn encourage(&self) {
+    /// Ends the back-off: a client's dial has succeeded, or backends or secrets have changed.
+    pub fn reset_backoff(&self) {
         if self.size > 0 {
             self.state().rest = None;
-            self.stirred.notify_one();
+            self.wakeup.notify_one();
         }
     }
 
@@ -171,17 +174,17 @@ impl Pool {
         self.state().ready.pop()
     }
 
-    /// How many to begin now, beside those that are being made.
+    /// How many dials to start now, beside the `making` that are in progress.
     fn missing(&self, service: &LinkRuntime, making: usize) -> usize {
         let state = self.state();
         if state.rest.is_some_and(|rest| rest > Instant::now()) {
             return 0;
         }
-        let together = if state.works { TOGETHER } else { 1 };
-        // The target has no more connections than clients could use.
+        let concurrent = if state.works { MAX_CONCURRENT_DIALS } else { 1 };
+        // No more connections to the target than clients could use.
         let free = service.link.max_connections.map(|most| most.saturating_sub(service.connections.count()));
         let wanted = self.size.min(free.unwrap_or(usize::MAX));
-        wanted.saturating_sub(state.ready.len() + making).min(together.saturating_sub(making))
+        wanted.saturating_sub(state.ready.len() + making).min(concurrent.saturating_sub(making))
     }
 
     fn put(&self, service: &LinkRuntime, mut warm: Warm) {
@@ -197,41 +200,45 @@ impl Pool {
         }
     }
 
-    /// Takes out those that have something to read, which wake the task when they have.
+    /// Removes the upstreams that have become readable; registers the task's waker with the others.
     fn poll_ended(&self, cx: &mut Context<'_>) -> Poll<Vec<Warm>> {
         let ended: Vec<_> = self.state().ready.extract_if(.., |warm| warm.poll_says(cx).is_ready()).collect();
         if ended.is_empty() { Poll::Pending } else { Poll::Ready(ended) }
     }
 
-    /// Throws those away that no client should have any more.
-    fn look_through(&self, service: &LinkRuntime) {
-        let spoiled = |warm: &mut Warm| warm.spoiled(service).is_some();
-        let spoiled: Vec<_> = self.state().ready.extract_if(.., spoiled).collect();
-        for warm in spoiled {
-            let why = warm.spoiled(service).unwrap_or_default();
-            self.throw_away(service, warm, why);
+    /// Discards the upstreams that must not serve a client any more.
+    fn evict_stale(&self, service: &LinkRuntime) {
+        let is_stale = |warm: &mut Warm| warm.stale_reason(service).is_some();
+        let evicted: Vec<_> = self.state().ready.extract_if(.., is_stale).collect();
+        for warm in evicted {
+            let why = warm.stale_reason(service).unwrap_or_default();
+            self.discard(service, warm, why);
         }
         let mut state = self.state();
-        if state.failures > 0 && state.ready.iter().any(|warm| warm.made.elapsed() >= YOUNG) {
+        if state.failures > 0 && state.ready.iter().any(|warm| warm.made.elapsed() >= MIN_AGE) {
             state.failures = 0;
             drop(state);
             tracing::info!(target: "pool", link = service.link.name, "pool recovered");
         }
     }
 
-    /// The target has spoken or ended the stream, though it was asked for nothing.
+    /// The target has sent unrequested bytes or ended the stream.
     fn ended(&self, service: &LinkRuntime, warm: Warm) {
-        let is_young = warm.made.elapsed() < YOUNG;
-        self.throw_away(service, warm, "closed_by_target");
-        if is_young {
-            self.fails(service, &"the target ends them at once", "see the Redis server's own log");
+        let ended_early = warm.made.elapsed() < MIN_AGE;
+        self.discard(service, warm, "closed_by_target");
+        if ended_early {
+            self.fails(
+                service,
+                &"the target closes ready connections at once",
+                "check the Redis server's log",
+            );
         }
     }
 
     fn fails(&self, service: &LinkRuntime, error: &dyn std::fmt::Display, remedy: &str) {
         let now = Instant::now();
         let mut state = self.state();
-        // Those that were under way together count as one.
+        // Concurrent dials that fail together count as one failure.
         if state.rest.is_some_and(|rest| rest > now) {
             return;
         }
@@ -245,26 +252,25 @@ impl Pool {
         }
     }
 
-    /// It is nobody's any more.
-    pub fn throw_away(&self, service: &LinkRuntime, warm: Warm, reason: &str) {
+    pub fn discard(&self, service: &LinkRuntime, warm: Warm, reason: &str) {
         let (link, ready, age) = (&service.link.name, self.count(), warm.made.elapsed().as_secs_f64());
         tracing::debug!(target: "pool", link, ready, backend = %warm.lease, age, reason, "ready connection discarded");
         warm.upstream.close();
     }
 
-    /// How many are ready.
     fn count(&self) -> usize {
         self.state().ready.len()
     }
 
-    /// Lets the client that has just taken one go first: its first command is on its way, and would wait for the thread
-    /// that is busy with a dial. There is time while enough are left.
+    /// Yields to the client that has just taken an upstream: a dial on this thread would delay its first command.
+    /// Only
+    /// while at least half of the pool is left.
     async fn wait_for_more(&self, service: &LinkRuntime) {
         let enough = service.link.warm().div_ceil(2);
-        let until = Instant::now() + BREATH;
+        let until = Instant::now() + YIELD;
         while self.count() >= enough && Instant::now() < until {
             tokio::select! {
-                () = self.stirred.notified() => {}
+                () = self.wakeup.notified() => {}
                 () = sleep_until(until) => {}
             }
         }
@@ -279,7 +285,7 @@ impl Pool {
     }
 }
 
-/// Keeps a link's upstreams ready until `stop` says so; then closes them.
+/// Keeps a link's pool full until `stop` is true; then closes what is left in it.
 pub async fn keep(service: &LinkRuntime, mut stop: watch::Receiver<bool>) {
     let pool = &service.warm;
     if pool.size == 0 {
@@ -287,7 +293,7 @@ pub async fn keep(service: &LinkRuntime, mut stop: watch::Receiver<bool>) {
     }
     tokio::select! {
         () = make_and_watch(service) => {}
-        // The sender lives as long as the process; without it nobody is left to be ready for.
+                // An error means that the sender is gone: the process ends.
         _ = stop.wait_for(|stop| *stop) => {}
     }
     while let Some(warm) = pool.newest() {
@@ -298,9 +304,9 @@ pub async fn keep(service: &LinkRuntime, mut stop: watch::Receiver<bool>) {
 async fn make_and_watch(service: &LinkRuntime) {
     let pool = &service.warm;
     let mut making = FuturesUnordered::new();
-    let mut news = service.backends.news();
-    let mut looking = Box::pin(look(service));
-    let mut known = secrets(&service.link);
+    let mut changes = service.backends.changes();
+    let mut checking = Box::pin(refresh_secret(service));
+    let mut known = last_credential(&service.link);
     loop {
         for _ in 0..pool.missing(service, making.len()) {
             making.push(make(service));
@@ -311,24 +317,24 @@ async fn make_and_watch(service: &LinkRuntime) {
                 Ok(warm) => pool.put(service, warm),
                 Err(failure) => pool.fails(service, &failure, &failure.remedy(&service.link)),
             },
-            () = pool.stirred.notified() => pool.wait_for_more(service).await,
+            () = pool.wakeup.notified() => pool.wait_for_more(service).await,
             ended = std::future::poll_fn(|cx| pool.poll_ended(cx)) => {
                 for warm in ended {
                     pool.ended(service, warm);
                 }
             }
-            () = news.another_list() => {
-                pool.encourage();
-                pool.look_through(service);
+            () = changes.changed() => {
+                pool.reset_backoff();
+                pool.evict_stale(service);
             }
-            () = &mut looking => {
-                looking.set(look(service));
-                let read = secrets(&service.link);
+            () = &mut checking => {
+                checking.set(refresh_secret(service));
+                let read = last_credential(&service.link);
                 if read != known {
                     known = read;
-                    pool.encourage();
+                    pool.reset_backoff();
                 }
-                pool.look_through(service);
+                pool.evict_stale(service);
             }
             () = sleep_until(rest.unwrap_or_else(Instant::now)), if rest.is_some() => {}
         }
@@ -336,17 +342,17 @@ async fn make_and_watch(service: &LinkRuntime) {
 }
 
 async fn make(service: &LinkRuntime) -> Result<Warm, Failure> {
-    // Before the dial: where the file changes meanwhile, one too many is thrown away.
-    let made_with = secrets(&service.link);
+    // Read before the dial: if the file changes meanwhile, a usable upstream is discarded, never a stale one kept.
+    let made_with = last_credential(&service.link);
     let LinkRuntime { link, dialler, backends, health, .. } = service;
     let (upstream, lease) = dialler.dial_once(link, backends, health, link.connect_timeout).await?;
     let made = Instant::now();
-    Ok(Warm { upstream, lease, made_with, made, old: made + jittered(OLD), counted: None })
+    Ok(Warm { upstream, lease, made_with, made, expires: made + jittered(MAX_AGE), counted: None })
 }
 
-/// Reads the secrets again after a while.
-async fn look(service: &LinkRuntime) {
-    sleep(LOOK).await;
+/// Reads the secrets again after [`CHECK_INTERVAL`].
+async fn refresh_secret(service: &LinkRuntime) {
+    sleep(CHECK_INTERVAL).await;
     if let Some(credentials) = service.link.redis.as_ref().and_then(|redis| redis.credentials.as_ref()) {
         credentials.look(&service.metrics).await;
     }

@@ -191,7 +191,7 @@ fn parameters_that_can_not_be_taken_are_mistakes() {
         ("redis://cache/1?db=2", vec!["two databases"]),
         ("redis://cache?db=one", vec!["not a number"]),
         ("redis://cache?databse=2", vec!["databse", "LINK_PORT_7000_TCP=redis://cache:6379"]),
-        ("rediss://cache?ssl=false", vec!["asks for TLS"]),
+        ("rediss://cache?ssl=false", vec!["requires TLS"]),
         ("redis://cache?ssl=maybe", vec!["neither true nor false"]),
         ("rediss://cache?ssl_cert_reqs=perhaps", vec!["neither none nor required"]),
         (

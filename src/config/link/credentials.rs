@@ -1,4 +1,4 @@
-//! Who authenticates to whom, and where the passwords come from.
+//! A link's credentials towards the target, and the password that it requires of clients.
 
 use std::sync::Arc;
 
@@ -6,59 +6,54 @@ use parking_lot::Mutex;
 
 use crate::secret::{OptionalSecretFile, Secret, Source};
 
-/// A password and the user that it belongs to.
+/// A password and its user.
 #[derive(Debug, PartialEq)]
 pub struct Credential {
-    /// The ACL user.
+    /// The ACL user; `None` is Redis' `default`.
     pub username: Option<Arc<Secret>>,
-    /// The password.
     pub password: Arc<Secret>,
 }
 
-/// Where a link's user and password come from.
+/// The sources of a link's user and password.
 #[derive(Debug)]
 pub struct Credentials {
     /// The link's name, for the log.
     pub link: String,
-    /// The ACL user.
     pub username: Option<Source>,
-    /// The password.
     pub password: Source,
-    /// The password before this one.
+    /// The file of `AUTH_PREVIOUS_FILE`.
     pub previous: Option<OptionalSecretFile>,
-    /// The variable that gave the password, for remedies.
+    /// The variable of the password, for remedies.
     pub variable: String,
-    /// The variable that gave the user, or that would.
+    /// The variable of the user, set or not, for remedies.
     pub username_variable: String,
-    /// What became of them so far.
     pub memory: Memory,
 }
 
-/// What is known of a link's credentials, at whichever backend.
+/// The history of a link's credentials over all backends.
 #[derive(Debug, Default)]
 pub struct Memory {
-    /// What the sources gave last.
+    /// The last one read from the sources.
     pub seen: Mutex<Option<Arc<Credential>>>,
-    /// What worked last.
+    /// The last accepted one.
     pub good: Mutex<Option<Arc<Credential>>>,
 }
 
-/// What becomes of a client's own authentication.
+/// `CLIENT_AUTH`: what happens with a client's own AUTH.
 #[derive(Debug)]
 pub enum ClientAuth {
-    /// It is the target's business, as every other command.
+    /// It is forwarded as any other command.
     Forward,
-    /// It is taken for good, whatever it is.
+    /// It is answered with OK, whatever the password.
     Absorb,
-    /// Without the right one nobody is served.
+    /// Clients without the right password are refused.
     Require(Box<Required>),
 }
 
-/// What a client has to show.
+/// The user and password that a client must send.
 #[derive(Debug)]
 pub struct Required {
-    /// The user; without one, Redis' `default`.
+    /// `None` is Redis' `default`.
     pub username: Option<Source>,
-    /// The password.
     pub password: Source,
 }

@@ -1,4 +1,4 @@
-//! Which variable speaks to which link.
+//! Assigns the variables of settings to links.
 
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,24 +11,24 @@ use crate::config::notation::{flag, unquoted};
 use crate::config::settings::{OF_TLS, PASSWORDS, SECRETS, SETTINGS, Scope, near_miss, setting};
 use crate::config::{Diagnostics, Env};
 
-/// Who a setting's variable speaks to.
+/// The link or alias that a setting's variable applies to.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Address<'a> {
     alias: &'a str,
-    /// `None` for the alias-wide form.
+    /// `None` for the whole alias.
     port: Option<u16>,
     setting: &'static str,
 }
 
-/// The variables of all settings, each with the link or alias that it speaks to.
+/// The variables of all settings, by the link or alias that they apply to.
 pub(super) struct Settings<'a> {
     pub(super) env: &'a Env,
     variables: BTreeMap<Address<'a>, &'a str>,
-    /// The one port of each alias that its alias-wide credentials go to.
+    /// The only port of each alias that its alias-wide credentials apply to.
     pub(super) credential_ports: BTreeMap<&'a str, u16>,
-    /// The variables that hold secrets of links.
+    /// Variables that hold secrets of links.
     pub(super) secret_variables: BTreeSet<&'a str>,
-    /// The authorities of the system, read when the first link needs them.
+    /// The system's certificate authorities, loaded when the first link needs them.
     pub(super) system_authorities: OnceCell<Result<Arc<RootCertStore>, String>>,
 }
 
@@ -40,7 +40,7 @@ impl<'a> Settings<'a> {
         secret_variables: BTreeSet<&'a str>,
         findings: &mut Diagnostics,
     ) -> Settings<'a> {
-        // The longest first: REDIS_CACHE_AUTH speaks to REDIS_CACHE, where there is one, and not to REDIS.
+        // The longest first: REDIS_CACHE_AUTH is AUTH of REDIS_CACHE, if that exists, not CACHE_AUTH of REDIS.
         let mut aliases: Vec<&str> = taken.iter().map(|candidate| candidate.alias).collect();
         aliases.sort_by_key(|alias| (std::cmp::Reverse(alias.len()), *alias));
         aliases.dedup();
@@ -60,7 +60,7 @@ impl<'a> Settings<'a> {
         settings
     }
 
-    /// Finds out who `variable` speaks to, if to any link at all.
+    /// Assigns `variable` to a link or alias, if it is a setting.
     fn place(
         &mut self,
         variable: &'a str,
@@ -84,13 +84,13 @@ impl<'a> Settings<'a> {
                     findings.mistake(
                         variable,
                         format!("there is no link {alias}_PORT_{port}_TCP for this setting to apply to"),
-                        format!("set {alias}_PORT_{port}_TCP, or name the port of a link that is there"),
+                        format!("set {alias}_PORT_{port}_TCP, or name the port of an existing link"),
                     );
                     return;
                 }
                 let address = Address {
                     alias,
-                    // One that is out of range has been reported with its link.
+                    // A port out of range has been reported with its link.
                     port: port.and_then(|port| port.parse().ok()),
                     setting: setting.name,
                 };
@@ -107,7 +107,8 @@ impl<'a> Settings<'a> {
         }
     }
 
-    /// Credentials are never sent to a port that was not meant: of several ports it is the Redis one, or none.
+    /// Chooses the port for alias-wide credentials: of several, only one that is clearly Redis, so that they are never
+    /// sent to another service.
     fn choose_credential_port(&mut self, alias: &'a str, drafts: &[Draft], findings: &mut Diagnostics) {
         let of_alias: Vec<_> = drafts.iter().filter(|draft| draft.alias == alias).collect();
         let by_name = of_alias.iter().find(|draft| draft.port == 6379);
@@ -148,21 +149,21 @@ impl<'a> Settings<'a> {
             } else {
                 findings.mistake(
                     variable,
-                    format!("{alias} has several ports and none of them alone is 6379, so it is not clear which one is meant"),
+                    format!("{alias} has several ports, and it is not clear which one is Redis: not exactly one is 6379"),
                     format!("name the port, as in {alias}_PORT_{port}_{name}"),
                 );
             }
         }
     }
 
-    /// A setting of TLS for a target that is spoken to in clear would be silently without effect. One for the whole
-    /// alias needs one link of it that has TLS.
+    /// Refuses TLS settings of a link without TLS towards the target: they would silently have no effect. An alias-wide
+    /// one needs at least one link with TLS.
     pub(super) fn refuse_tls_settings_without_tls(&self, drafts: &[Draft], findings: &mut Diagnostics) {
         let mut refuse = |alias: &str, variable: Option<&str>| {
             if let Some(variable) = variable {
                 findings.mistake(
                     variable,
-                    "there is no TLS towards the target, and this is a setting of it",
+                    "it needs TLS towards the target, which is off",
                     format!("write rediss:// or tls://, or set {alias}_TLS=true, or remove {variable}"),
                 );
             }
@@ -188,7 +189,7 @@ impl<'a> Settings<'a> {
         let variable =
             self.at_port(&draft.alias, draft.port, "TLS").or_else(|| self.alias_wide(&draft.alias, "TLS"));
         let value = variable.and_then(|variable| std::str::from_utf8(self.env.bytes(variable)?).ok());
-        // A value that is no yes and no no is a mistake of its own.
+        // An invalid value is reported separately.
         draft.target.scheme.is_tls() || value.is_some_and(|value| flag(unquoted(value)) != Ok(false))
     }
 
@@ -203,7 +204,7 @@ impl<'a> Settings<'a> {
     }
 }
 
-/// The variables that hold secrets of links, also of those that are passed over.
+/// The variables that hold secrets of links, including ignored links.
 pub(super) fn secret_variables<'a>(env: &'a Env, candidates: &[Candidate<'a>]) -> BTreeSet<&'a str> {
     let is_secret_of = |alias: &str, variable: &str| {
         let rest = variable.strip_prefix(alias).and_then(|rest| rest.strip_prefix('_'));
@@ -211,21 +212,21 @@ pub(super) fn secret_variables<'a>(env: &'a Env, candidates: &[Candidate<'a>]) -
     };
     let settings =
         env.names().filter(|name| candidates.iter().any(|candidate| is_secret_of(candidate.alias, name)));
-    // What is before an @ is a user's, and may be a password; so may be what is behind the equals sign of a parameter.
+    // A target with an @ may have user information; a parameter's value may be a password.
     let may_hold_one = |url: &[u8]| url.contains(&b'@') || url.contains(&b'=');
     let urls = candidates.iter().map(|candidate| candidate.variable);
     let urls = urls.filter(|variable| env.bytes(variable).is_some_and(may_hold_one));
     settings.chain(urls).collect()
 }
 
-/// `PORT_<digits>_<NAME>` taken apart.
+/// Splits `PORT_<digits>_<NAME>`.
 fn port_and_name(rest: &str) -> Option<(&str, &str)> {
     let (port, name) = rest.strip_prefix("PORT_")?.split_once('_')?;
     let digits = !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit());
     digits.then_some((port, name))
 }
 
-/// What Docker and Kubernetes set beside a link.
+/// Whether it is a variable that Docker or Kubernetes sets beside a link.
 fn is_companion(rest: &str) -> bool {
     let beside_a_port = port_and_name(rest).is_some_and(|(_, name)| {
         name.starts_with("TCP") || name.starts_with("UDP") || name.starts_with("SCTP")

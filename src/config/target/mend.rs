@@ -1,12 +1,12 @@
-//! What a value that is no target was probably meant to be.
+//! Suggests a correct target for an invalid value.
 //!
-//! It is read as loosely as people write, put together anew, and shown only where that is a target; then as targets are
-//! shown, without user and password.
+//! The value is parsed loosely and reassembled. The result is shown only if it is a valid target, and without user and
+//! password.
 
 use super::url::{Form, scheme, split_query, split_user};
 use super::{Scheme, Target, database, port, split_port};
 
-/// The value as it was probably meant, for a link with this port in its name; `None` where nobody can tell.
+/// The probable target; `None` if there is no good guess. `link_port` is the port in the variable's name.
 pub(crate) fn mended(value: &str, link_port: u16) -> Option<String> {
     let loose = Loose::read(value)?;
     let target: Target = loose.put_together(link_port).parse().ok()?;
@@ -20,11 +20,11 @@ pub(crate) fn mended(value: &str, link_port: u16) -> Option<String> {
     Some(format!("{scheme}://{secrets}{rest}"))
 }
 
-/// The parts of a value, none of which has to be right.
+/// The loosely parsed parts of a value; none has to be valid.
 struct Loose<'a> {
     scheme: Scheme,
     form: Form,
-    /// Whether the scheme is one of ours, so that a user and a path are Redis'.
+    /// Whether the scheme is one of ours. Then the user and the path are for Redis.
     is_ours: bool,
     user: Option<&'a str>,
     hosts: &'a str,
@@ -42,7 +42,7 @@ impl<'a> Loose<'a> {
         let (scheme, form) = known.unwrap_or((foreign(word), Form::Listed));
         let (rest, query) = split_query(rest);
         let (user, rest) = split_user(rest);
-        // A question mark that no parameter of ours follows: what is behind it may be anything.
+        // Without a known parameter, the text after a question mark may be anything.
         let rest = rest.split(['?', '#']).next().unwrap_or_default();
         let of_query = |query: &str| {
             let parameters = query.split('&').filter_map(|parameter| parameter.split_once('='));
@@ -58,7 +58,7 @@ impl<'a> Loose<'a> {
         Some(Self { scheme, form, is_ours: known.is_some(), user, hosts, path, database })
     }
 
-    /// `HOST:6380,password=…,ssl=True`, as Azure shows it.
+    /// Azure's form, `HOST:6380,password=…,ssl=True`.
     fn read_azure(value: &'a str) -> Option<Self> {
         let (host, options) = value.split_once(',')?;
         let options = options.to_ascii_lowercase();
@@ -77,7 +77,7 @@ impl<'a> Loose<'a> {
     fn put_together(&self, link_port: u16) -> String {
         let path = self.path.trim_end_matches('/');
         let database = self.database.or_else(|| database(path));
-        // What only Redis has says that it is one.
+        // A user or a database makes it a Redis link.
         let is_redis = self.is_ours && (self.keeps_user() || database.is_some());
         let scheme = match self.scheme {
             Scheme::Tcp | Scheme::Unix if is_redis => Scheme::Redis,
@@ -102,12 +102,12 @@ impl<'a> Loose<'a> {
     }
 }
 
-/// What stands for the scheme, and the rest.
+/// Splits off the scheme, or guesses it.
 fn split_scheme(value: &str) -> Option<(&str, &str)> {
     if let Some(split) = value.split_once("://") {
         return Some(split);
     }
-    // One whose colon or slashes are not all there; but `redis:6379` is a host and a port.
+    // A scheme with an incomplete `://`; but `redis:6379` is a host and a port.
     let end = value.find([':', '/']).filter(|end| scheme(&value[..*end]).is_some());
     if let Some(end) = end {
         let rest = value[end..].strip_prefix(':').unwrap_or(&value[end..]).trim_start_matches('/');
@@ -119,11 +119,11 @@ fn split_scheme(value: &str) -> Option<(&str, &str)> {
     if value.contains('@') {
         return Some(("redis", value));
     }
-    // A word alone may be anything, a password too.
+    // A single word may be anything, even a password.
     value.contains(':').then_some(("tcp", value))
 }
 
-/// How the services of others are reached: through a plain tunnel, or one with TLS.
+/// The tunnel for a foreign scheme: plain, or with TLS.
 fn foreign(word: &str) -> Scheme {
     let has_tls = ["https", "wss", "amqps", "mqtts", "ldaps", "ftps", "smtps", "imaps"];
     if has_tls.contains(&word.to_ascii_lowercase().as_str()) { Scheme::Tls } else { Scheme::Tcp }
@@ -136,7 +136,7 @@ fn mended_hosts(hosts: &str, scheme: Scheme, form: Form, link_port: u16) -> Stri
             let (host, number) = split_port(text);
             let number = number.and_then(|number| port(number).ok());
             let has_default = scheme.is_redis() || form == Form::Sentinel;
-            // All of it may be an IPv6 address, and so may what is before its last colon.
+            // The text may be an IPv6 address without brackets, with or without a port.
             let is_ipv6 = |text: &str| text.parse::<std::net::Ipv6Addr>().is_ok();
             let (host, number) = match number {
                 Some(number) if is_ipv6(host) => (format!("[{host}]"), Some(number)),

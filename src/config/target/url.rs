@@ -1,8 +1,9 @@
-//! A target's value taken apart, as clients' libraries write it too.
+//! The parser of targets, including the variants of clients' libraries.
 //!
-//! They call the same things by other names (`valkeys://`, `redis-sentinel://…#mymaster`), and have parameters behind a
-//! question mark. What these say of the target is taken; what is a client's own business (timeouts, pools) is passed over;
-//! what is unknown is refused, because it may be a slip in something that matters.
+//! Those have other names for schemes (`valkeys://`, `redis-sentinel://…#mymaster`) and query parameters. Parameters of
+//! the target are used; those of the client itself (timeouts, pools) are ignored; unknown ones are refused, because
+//! they
+//! may be a misspelt parameter that matters.
 
 use std::borrow::Cow;
 use std::ffi::OsString;
@@ -19,22 +20,17 @@ use crate::secret::Secret;
 
 const SENTINEL_PORT: u16 = 26379;
 
-/// How backends are named.
+/// How a target lists its backends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Form {
-    /// One by one.
     Listed,
-    /// A Unix socket.
     Unix,
-    /// In a file.
     File,
-    /// In SRV records.
     Srv,
-    /// By Sentinels.
     Sentinel,
 }
 
-/// What stands before `://`, in any case.
+/// Parses a scheme, in upper or lower case.
 pub(super) fn scheme(word: &str) -> Option<(Scheme, Form)> {
     let word = word.to_ascii_lowercase();
     let (family, form) = word.split_once(['+', '-']).unwrap_or((&word, ""));
@@ -58,30 +54,30 @@ pub(super) fn scheme(word: &str) -> Option<(Scheme, Form)> {
     }
 }
 
-/// What a parameter is about.
+/// The meaning of a query parameter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Meaning {
     Database,
     User,
     Password,
-    /// TLS, or none.
+    /// `true` or `false`.
     Tls,
-    /// Whether and how certificates are verified: `none`, `required` and the like.
+    /// How certificates are verified: `none`, `required` and the like.
     Verify,
-    /// The same with the opposite meaning.
+    /// The opposite of `Verify`.
     DoNotVerify,
-    /// Whether the certificate has to have the host's name.
+    /// Whether the certificate must have the host's name.
     VerifyName,
-    /// The service that Sentinels are asked for.
+    /// The Sentinels' service.
     Service,
-    /// A file, which a setting of the link names.
+    /// A file; the link has this setting for it.
     File(&'static str),
-    /// A client's business.
+    /// Used by a client alone; ignored.
     Client,
 }
 
-/// The parameters of clients' libraries (redis-py, Celery, go-redis, Lettuce, Jedis, ioredis, node-redis, Predis, phpredis,
-/// redis-rs), in lower case and without dashes, because each writes them in a way of its own.
+/// The parameters of clients' libraries (redis-py, Celery, go-redis, Lettuce, Jedis, ioredis, node-redis, Predis,
+/// phpredis, redis-rs), in lower case and without dashes and underscores, because the libraries differ in these.
 const PARAMETERS: &[(&str, Meaning)] = &[
     ("db", Meaning::Database),
     ("database", Meaning::Database),
@@ -177,8 +173,7 @@ fn meaning(key: &str) -> Option<Meaning> {
     PARAMETERS.iter().find(|(name, _)| *name == key).map(|(_, meaning)| *meaning)
 }
 
-/// What is before and behind the question mark of a query: one that a known parameter follows. Any other belongs to a
-/// password or a path.
+/// Splits off the query: at the first question mark before a known parameter. Others belong to a password or a path.
 pub(super) fn split_query(text: &str) -> (&str, Option<&str>) {
     let begins_query = |at: &usize| {
         let behind = &text[at + 1..];
@@ -190,7 +185,7 @@ pub(super) fn split_query(text: &str) -> (&str, Option<&str>) {
     }
 }
 
-/// What is before and behind the last @ that ends a user's part. A path may hold an @ of its own.
+/// Splits off the user information at the last @; not in a path, which may contain an @.
 pub(super) fn split_user(text: &str) -> (Option<&str>, &str) {
     match text.rsplit_once('@') {
         Some((user, rest)) if !user.starts_with('/') => (Some(user), rest),
@@ -198,7 +193,7 @@ pub(super) fn split_user(text: &str) -> (Option<&str>, &str) {
     }
 }
 
-/// What is before and behind a #, which may be a part of a path.
+/// Splits off the fragment; not in a path, which may contain a #.
 fn split_fragment(text: &str, has_path: bool) -> (&str, Option<&str>) {
     match text.split_once('#') {
         Some((text, fragment)) if !has_path => (text, Some(fragment)),
@@ -212,7 +207,7 @@ impl FromStr for Target {
     fn from_str(value: &str) -> Result<Self, Malformed> {
         let (word, rest) =
             value.split_once("://").ok_or(Malformed::from("it has no scheme, such as tcp:// or redis://"))?;
-        let (scheme, form) = scheme(word).ok_or(Malformed::from("its scheme is not one that links know"))?;
+        let (scheme, form) = scheme(word).ok_or(Malformed::from("its scheme is unknown"))?;
         let one = without_repeated_scheme(word, rest)?;
         let (rest, query) = split_query(one.as_deref().map_or(rest, String::as_str));
         let (user_information, rest) = split_user(rest);
@@ -228,7 +223,7 @@ impl FromStr for Target {
         };
         if !scheme.is_redis() && (user_information.is_some() || query.is_some_and(|query| !query.is_empty()))
         {
-            return Err("a user, a password and parameters go with redis:// and rediss:// alone".into());
+            return Err("only redis:// and rediss:// have a user, a password and parameters".into());
         }
         let mut parts = Parts::default();
         if let Some(text) = user_information {
@@ -240,17 +235,17 @@ impl FromStr for Target {
         }
         match (fragment, form) {
             (None | Some(""), _) => {}
-            // As Lettuce writes it, and as redis-rs does.
+            // Lettuce has the service in the fragment, redis-rs `#insecure`.
             (Some(fragment), Form::Sentinel) => parts.set_service(&decoded(fragment)?)?,
             (Some("insecure"), _) if scheme.is_redis() => parts.is_insecure = true,
-            (Some(_), _) => return Err("what stands behind its # means nothing here".into()),
+            (Some(_), _) => return Err("the part after its # has no meaning here".into()),
         }
         let backends = parts.backends(scheme, form, rest)?;
         parts.target(scheme, form, backends)
     }
 }
 
-/// What a value says beside where the target is.
+/// The parts of a value other than the backends.
 #[derive(Default)]
 struct Parts {
     username: Option<Secret>,
@@ -263,15 +258,15 @@ struct Parts {
 }
 
 impl Parts {
-    /// `KEY=VALUE`. Neither is quoted where it may be a secret.
+    /// Takes a parameter, `KEY=VALUE`. Errors never quote one that may be a secret.
     fn take(&mut self, parameter: &str) -> Result<(), Malformed> {
         let (key, value) = parameter.split_once('=').unwrap_or((parameter, ""));
         let Some(meaning) = meaning(key) else {
-            // A name has letters alone; anything else may be a part of a password.
+            // A parameter's name has letters and underscores alone; anything else may be part of a password.
             let is_name =
                 !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_alphabetic() || byte == b'_');
             let key = if is_name && !value.is_empty() { key } else { "one of its parameters" };
-            return Err(format!("{key} says nothing here: take it out of the URL").into());
+            return Err(format!("{key} is unknown: remove it from the URL").into());
         };
         let switch = || flag(value).map_err(|_| format!("its {key} is neither true nor false"));
         match meaning {
@@ -323,7 +318,7 @@ impl Parts {
         Ok(())
     }
 
-    /// Where the target is, and what the path says besides.
+    /// Parses the backends, and the database and service in the path.
     fn backends(&mut self, scheme: Scheme, form: Form, rest: &str) -> Result<Backends, Malformed> {
         Ok(match form {
             Form::Listed => {
@@ -355,13 +350,13 @@ impl Parts {
         })
     }
 
-    /// `HOSTS[/DB]`; the path goes with the Redis schemes alone.
+    /// Splits `HOSTS[/DB]`; only the Redis schemes have a path.
     fn split_database<'a>(&mut self, scheme: Scheme, rest: &'a str) -> Result<&'a str, Malformed> {
         let Some((hosts, path)) = rest.split_once('/') else { return Ok(rest) };
-        // Docker and people write a slash at the end at times; it says nothing.
+        // A slash at the end has no meaning.
         let path = path.strip_suffix('/').unwrap_or(path);
         if !path.is_empty() && !scheme.is_redis() {
-            return Err("a path goes with redis:// and rediss:// alone".into());
+            return Err("only redis:// and rediss:// have a path".into());
         }
         self.set_database(database_in(path)?)?;
         Ok(hosts)
@@ -374,12 +369,12 @@ impl Parts {
             }
             (Some(true), Scheme::Redis) => Scheme::Rediss,
             (Some(false), Scheme::Rediss) => {
-                return Err("its scheme asks for TLS, and a parameter for none".into());
+                return Err("its scheme requires TLS, and a parameter turns it off".into());
             }
             _ => scheme,
         };
         if self.service.is_some() {
-            return Err("a service goes with Sentinels: redis+sentinel://HOST:26379/SERVICE".into());
+            return Err("only a Sentinel target has a service: redis+sentinel://HOST:26379/SERVICE".into());
         }
         Ok(Target {
             username: self.username,
@@ -392,8 +387,8 @@ impl Parts {
     }
 }
 
-/// Several URLs of one scheme, separated by commas, are one with several hosts, if they agree in everything else.
-/// `None` where there is only one.
+/// Combines several URLs of one scheme, separated by commas, into one with several hosts, if they agree in everything
+/// else. `None` if there is only one.
 fn without_repeated_scheme(word: &str, rest: &str) -> Result<Option<Zeroizing<String>>, Malformed> {
     let mut urls = Vec::new();
     let mut begin = 0;
@@ -414,7 +409,7 @@ fn without_repeated_scheme(word: &str, rest: &str) -> Result<Option<Zeroizing<St
         return Err("its URLs differ in more than the host".into());
     }
     let hosts: Vec<_> = urls.iter().map(|(_, host, _)| *host).collect();
-    // In its final size at once: one that grew would leave parts of a password behind.
+    // Allocated at its final size: growing would leave parts of a password in memory.
     let mut one = Zeroizing::new(String::with_capacity(rest.len()));
     if let Some(user) = user {
         one.push_str(user);
@@ -425,30 +420,30 @@ fn without_repeated_scheme(word: &str, rest: &str) -> Result<Option<Zeroizing<St
     Ok(Some(one))
 }
 
-/// A URL's user, its hosts, and the rest of it.
+/// Splits a URL into user information, hosts and the rest.
 fn parts(url: &str) -> (Option<&str>, &str, &str) {
     let (user, rest) = split_user(url);
     let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
     (user, &rest[..end], &rest[end..])
 }
 
-/// `[USER]:[PASSWORD]`, percent-decoded; an empty part is none.
+/// `[USER]:[PASSWORD]`, percent-decoded; an empty part is `None`.
 fn credentials(text: &str) -> Result<(Option<Secret>, Option<Secret>), Malformed> {
     let (user, password) = text.split_once(':').ok_or(Malformed::from(
-        "what stands before the @ has no colon: redis://USER:PASSWORD@HOST or redis://:PASSWORD@HOST",
+        "the part before the @ has no colon: redis://USER:PASSWORD@HOST or redis://:PASSWORD@HOST",
     ))?;
     Ok((secret(user), secret(password)))
 }
 
-/// What is percent-encoded; nothing is none.
+/// A percent-encoded secret; an empty one is `None`.
 fn secret(text: &str) -> Option<Secret> {
-    // Collected into its final size at once: a vector that grew would leave parts of a password behind.
+    // Allocated at its final size: growing would leave parts of a password in memory.
     let mut bytes = Zeroizing::new(Vec::with_capacity(text.len()));
     bytes.extend(percent_decode_str(text));
     (!bytes.is_empty()).then(|| Secret::new(bytes.to_vec()))
 }
 
-/// A parameter's value as libraries decode it: a plus sign is a space.
+/// A parameter's value, form-decoded: a plus sign is a space.
 fn form_decoded(text: &str) -> Option<Secret> {
     secret(&Zeroizing::new(text.replace('+', "%20")))
 }
@@ -474,7 +469,7 @@ fn database_in(path: &str) -> Result<Option<u32>, Malformed> {
     database(path).map(Some).ok_or("its database is not a number".into())
 }
 
-/// What Python, Java, Go and PHP say of the verification of certificates.
+/// The values of Python, Java, Go and PHP for the verification of certificates.
 fn verifies(value: &str) -> Option<bool> {
     match value.to_ascii_lowercase().trim_start_matches("cert_") {
         "none" => Some(false),

@@ -1,6 +1,5 @@
-//! Every error that rustls and its verification know, one by one: each has words of its own, none of them a library's
-//! `Debug`. The lists are held against the sources of the versions in Cargo.lock, so that an update that adds an error
-//! fails here.
+//! Every error of rustls and webpki: each has a message of its own, never a library's `Debug`. The lists are compared
+//! with the sources of the versions in Cargo.lock, so that an update with a new error fails here.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -201,7 +200,7 @@ fn incompatibilities() -> Vec<PeerIncompatible> {
     ]
 }
 
-/// The fields of none of them hold anything.
+/// Variants without fields.
 macro_rules! misbehaviours {
     ($($name:ident)*) => { vec![$(PeerMisbehaved::$name),*] };
 }
@@ -238,7 +237,7 @@ fn misbehaviours() -> Vec<PeerMisbehaved> {
     ]
 }
 
-/// Those with others inside of them stand for one of each kind here.
+/// One error of each variant.
 fn errors() -> Vec<Error> {
     use rustls::{ContentType, HandshakeType};
     vec![
@@ -272,7 +271,7 @@ fn errors() -> Vec<Error> {
     ]
 }
 
-/// The name of a variant, which its `Debug` begins with.
+/// The name of a variant: the beginning of its `Debug`.
 fn variant(value: &impl Debug) -> String {
     format!("{value:?}").chars().take_while(char::is_ascii_alphanumeric).collect()
 }
@@ -281,7 +280,7 @@ fn variants<T: Debug>(values: &[T]) -> BTreeSet<String> {
     values.iter().map(variant).collect()
 }
 
-/// The variants that the source of a crate in Cargo.lock has.
+/// The variants in the source of a crate in Cargo.lock.
 fn in_source(metadata: &serde_json::Value, package: &str, name: &str) -> BTreeSet<String> {
     let packages = metadata["packages"].as_array().expect("packages");
     let manifest = packages.iter().find(|known| known["name"] == package).expect("the package");
@@ -301,7 +300,7 @@ fn no_error_that_the_libraries_know_is_left_out() {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).expect("text")
     };
-    // The sources of other platforms' crates need not be here.
+    // Crates of other platforms may not be downloaded.
     let version = cargo(&["-vV"]);
     let host = version.lines().find_map(|line| line.strip_prefix("host: ")).expect("a platform");
     let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
@@ -313,7 +312,7 @@ fn no_error_that_the_libraries_know_is_left_out() {
         known.retain(|name| !without.contains(&name.as_str()));
         assert_eq!(values, known, "{package}'s {name}");
     };
-    // Of `Other` nothing is known.
+    // `Other` wraps any error.
     has("rustls", "Error", variants(&errors()), &["Other"]);
     has("rustls", "CertificateError", variants(&certificate_errors()), &[]);
     has("rustls", "InvalidMessage", variants(&invalid_messages()), &[]);
@@ -322,7 +321,7 @@ fn no_error_that_the_libraries_know_is_left_out() {
     has("rustls-webpki", "Error", variants(&webpki_errors()), &[]);
 }
 
-/// What is said where there are no words for an error.
+/// The messages for errors without one of their own.
 const WITHOUT_WORDS: [&str; 4] =
     ["no words", "a message can't be read", "not known here", "not as it should be"];
 

@@ -1,10 +1,11 @@
-//! The addresses that a backend's name has had: whether it has moved, and which of them it has left.
+//! The address history of a name: decides from DNS answers which addresses are gone.
 //!
-//! An answer that shares nothing with the ones before is a move. One that shares something may be a part of a longer
-//! list, as some DNS servers give: an address is gone only when some [answers in a row](MISSED) were without it. And
-//! where answers go round in a circle, as those of names that stand for a whole group of servers do, nothing has moved
-//! at all. Half an answer says nothing of the addresses of the other kind; and that there is none of a kind any more is
-//! believed, as an address that is missing, only after some answers.
+//! - An answer that shares no address with the known ones is a move: all others of its family are gone at once.
+//! - An answer that shares some may be part of a longer list, as some DNS servers return: an address is gone only after
+//!   it was missing from [several answers in a row](MISSED). The same holds for the last address of a family.
+//! - Where answers rotate, as for names of a whole group of servers, no address is gone until it was missing for
+//!   [`ROTATION`].
+//! - An answer for one address family (A without AAAA) changes nothing in the other.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -14,24 +15,25 @@ use tokio::time::Instant;
 
 use crate::net::resolve::Addresses as Answer;
 
-/// So many answers in a row have to be without an address, though they had others of the name's own,
+/// An address is gone after this many answers in a row without it (that share other known addresses), and
+/// [`MISSED_FOR`].
 const MISSED: u32 = 3;
-/// and for so long, before it is gone.
+/// The minimum time since the last answer with an address before it is gone.
 const MISSED_FOR: Duration = Duration::from_secs(5);
 
-/// As many returns to an address that had been left, within [`CIRCLE`], are no moves but a circle.
+/// This many returns to an address that was gone, within [`ROTATION`], mean that the answers rotate.
 const RETURNS: usize = 3;
-/// See [`RETURNS`].
-const CIRCLE: Duration = Duration::from_mins(10);
+/// For how long gone addresses are remembered, to recognise rotating answers; see [`RETURNS`].
+const ROTATION: Duration = Duration::from_mins(10);
 
-/// What is known of one name.
+/// The address history of one name.
 #[derive(Debug, Default)]
 pub(super) struct Addresses {
-    /// The name's own addresses.
+    /// Its current addresses.
     known: HashMap<IpAddr, Seen>,
-    /// Addresses that the name has left, and when.
+    /// Addresses that are gone, and since when.
     left: HashMap<IpAddr, Instant>,
-    /// When it came back to one of those.
+    /// When an answer had one of those again.
     returns: Vec<Instant>,
 }
 
@@ -39,20 +41,20 @@ pub(super) struct Addresses {
 #[derive(Debug)]
 struct Seen {
     at: Instant,
-    /// Answers since.
+    /// Answers without it since.
     missed: u32,
 }
 
 impl Addresses {
-    /// Takes in an answer; returns the addresses that the name has left with it.
+    /// Takes in an answer; returns the addresses that are gone with it.
     pub(super) fn answered(&mut self, answer: &Answer, now: Instant) -> Vec<IpAddr> {
-        let recent = |at: &Instant| now.duration_since(*at) < CIRCLE;
+        let recent = |at: &Instant| now.duration_since(*at) < ROTATION;
         self.left.retain(|_, at| recent(at));
         self.returns.retain(recent);
         if answer.iter().any(|address| self.left.contains_key(address)) {
             self.returns.push(now);
         }
-        let goes_round = self.returns.len() >= RETURNS;
+        let rotates = self.returns.len() >= RETURNS;
         let shares_nothing =
             self.known.keys().all(|address| answer.tell_of(*address) && !answer.contains(address));
         let has_another = |than: &IpAddr| answer.iter().any(|address| address.is_ipv4() == than.is_ipv4());
@@ -67,8 +69,8 @@ impl Addresses {
             }
             seen.missed += 1;
             let absent = now.duration_since(seen.at);
-            let gone = if goes_round {
-                absent >= CIRCLE
+            let gone = if rotates {
+                absent >= ROTATION
             } else {
                 shares_nothing && has_another(address) || seen.missed >= MISSED && absent >= MISSED_FOR
             };
@@ -98,7 +100,7 @@ mod tests {
         Answer::whole(addresses)
     }
 
-    /// One whose other half nobody knows.
+    /// An answer for one address family.
     fn half(address: IpAddr) -> Answer {
         Answer::half([address])
     }
@@ -112,7 +114,7 @@ mod tests {
             let answer = half(if second % 2 == 0 { address(1) } else { address_6(1) });
             assert!(addresses.answered(&answer, start + Duration::from_secs(second)).is_empty());
         }
-        // One of the same kind is missing, as in any other answer that shares something.
+        // The answer leaves the IPv6 address as it is, so it is not a move.
         assert!(addresses.answered(&half(address(2)), start).is_empty());
     }
 
@@ -165,7 +167,7 @@ mod tests {
         let mut addresses = Addresses::default();
         let start = Instant::now();
         assert!(addresses.answered(&whole([address(1), address(2)]), start).is_empty());
-        assert!(addresses.answered(&whole([address(2)]), start + CIRCLE).is_empty());
+        assert!(addresses.answered(&whole([address(2)]), start + ROTATION).is_empty());
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Which of several backends a dial tries first.
+//! `BALANCE`: which of several backends a dial tries first.
 
 use std::sync::Arc;
 
@@ -7,12 +7,12 @@ use crate::config::link::Balance;
 use crate::random::below;
 
 impl Balance {
-    /// Whether of two entries the one that is listed first is always chosen first.
+    /// Whether entries of one priority are always chosen in the order of the list.
     pub(super) fn goes_by_order(self, entry: &Entry) -> bool {
         self == Self::First && entry.weight.is_none()
     }
 
-    /// Chooses one of `usable`, which is not empty and in the order of the list. Every dial has another `turn`.
+    /// Chooses one of `usable`, which is not empty and in the order of the list. `turn` is the number of the dial.
     pub(super) fn choose<'a>(self, usable: &[&'a Arc<Entry>], turn: usize) -> &'a Arc<Entry> {
         let best = usable.iter().map(|entry| entry.priority).min().unwrap_or_default();
         let group: Vec<_> = usable.iter().copied().filter(|entry| entry.priority == best).collect();
@@ -22,7 +22,7 @@ impl Balance {
             Self::RoundRobin => group[turn % group.len()],
             Self::LeastConnections => {
                 let from = turn % group.len();
-                // Begins elsewhere each time, so that equals share alike.
+                // Starts at another entry each time, so that entries of equal load get equal shares.
                 let rotated = group[from..].iter().chain(&group[..from]).copied();
                 rotated.min_by(|a, b| load(a, b).cmp(&load(b, a))).unwrap_or(group[0])
             }
@@ -30,13 +30,14 @@ impl Balance {
     }
 }
 
-/// What `entry` carries, on a scale that it shares with `other`. The weight of a name is shared by its servers.
+/// The connections of `entry` relative to its weight, comparable with `load(other, entry)`. The servers of a name share
+/// its weight.
 fn load(entry: &Entry, other: &Entry) -> u64 {
     let parts = entry.weight.map_or(1, |_| entry.siblings);
     entry.active() as u64 * parts as u64 * u64::from(other.weight.unwrap_or(1).max(1))
 }
 
-/// RFC 2782: the weights are those of names. Each server of the name that is chosen has the same chance.
+/// RFC 2782: weights belong to names. Each server of the chosen name has the same chance.
 fn by_weight<'a>(group: &[&'a Arc<Entry>]) -> &'a Arc<Entry> {
     let mut names = group.to_vec();
     names.dedup_by(|entry, before| entry.is_of(&before.listed));
@@ -45,8 +46,8 @@ fn by_weight<'a>(group: &[&'a Arc<Entry>]) -> &'a Arc<Entry> {
     servers[usize::try_from(below(servers.len() as u64)).unwrap_or_default()]
 }
 
-/// RFC 2782: those without weight stand first, and the one is taken at which the running sum of the weights reaches a
-/// random number, so that they have a very small chance.
+/// RFC 2782: records of weight 0 come first, then the record is taken at which the running sum of the weights reaches a
+/// random number. Weight 0 so has a very small chance.
 fn name_by_weight<'a>(names: &[&'a Arc<Entry>]) -> &'a Arc<Entry> {
     let weight = |entry: &Entry| u64::from(entry.weight.unwrap_or_default());
     let sum: u64 = names.iter().map(|entry| weight(entry)).sum();
@@ -107,7 +108,6 @@ mod tests {
         assert!(!shares.contains_key("10.0.0.1:5"));
     }
 
-    /// The servers of a name.
     fn several(name: &str, addresses: &[u8], weight: u16) -> Vec<Arc<Entry>> {
         let listed = Listed::new(crate::config::target::endpoint(&format!("{name}:1"), None).unwrap());
         let answer: Vec<_> = addresses.iter().map(|last| [10, 0, 0, *last].into()).collect();

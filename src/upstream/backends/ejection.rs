@@ -1,4 +1,4 @@
-//! The rest of what has failed: for a growing time others come first, then one dial finds out whether it is back.
+//! The back-off of a backend that has failed: for a growing time others are preferred, then one dial tries it again.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -9,28 +9,28 @@ use tokio::time::Instant;
 use crate::backoff::Backoff;
 use crate::random::jittered;
 
-/// For how long others come first: at the longest enough to be no burden for anybody, and short enough that nobody waits for
-/// a server that is back.
+/// At its longest, the retries are a negligible load and a server that is back is used again within half a minute.
 const BACKOFF: Backoff = Backoff { first: Duration::from_millis(500), longest: Duration::from_secs(30) };
 
-/// When a rest is over one dial finds out; for so long others leave it alone.
+/// When the back-off ends, one dial tries the backend; for this time others still prefer another one.
 const TRIAL: Duration = Duration::from_secs(2);
 
-/// What comes of failures.
+/// The back-off of one backend or name.
 #[derive(Debug, Default)]
 pub(super) struct Ejection {
-    /// Whether there is anything to look at, so that a long list of what serves is gone through quickly.
+    /// Whether the last dial failed. An atomic beside the lock, so that a long list of healthy backends is searched
+    /// quickly.
     fails: AtomicBool,
     row: Mutex<Row>,
 }
 
-/// Failures in a row.
+/// Consecutive failures.
 #[derive(Debug, Default)]
 struct Row {
     failures: u32,
-    /// Until when others come first.
+    /// The end of the back-off.
     until: Option<Instant>,
-    /// Whether the rest was over, and a dial is finding out now.
+    /// Whether the back-off is over and one dial is trying the backend.
     on_trial: bool,
 }
 
@@ -41,17 +41,17 @@ impl Row {
 }
 
 impl Ejection {
-    /// Whether it failed when it was last tried.
+    /// Whether the last dial failed.
     pub(super) fn fails(&self) -> bool {
         self.fails.load(Ordering::Relaxed)
     }
 
-    /// Whether others come first now.
+    /// Whether the back-off is running.
     pub(super) fn holds(&self, now: Instant) -> bool {
         self.fails() && !self.row.lock().is_over(now)
     }
 
-    /// Of those who find the rest over, the first has it for itself for a moment.
+    /// Called before a dial. If the back-off is over, this dial is the trial, and [`TRIAL`] keeps others away.
     pub(super) fn begin_trial(&self, now: Instant) {
         if !self.fails() {
             return;
@@ -63,17 +63,17 @@ impl Ejection {
         }
     }
 
-    /// It works.
+    /// A dial succeeded.
     pub(super) fn end(&self) {
         if self.fails.swap(false, Ordering::Relaxed) {
             *self.row.lock() = Row::default();
         }
     }
 
-    /// It has failed.
+    /// A dial failed.
     pub(super) fn begin(&self, now: Instant) {
         let mut row = self.row.lock();
-        // Dials that were under way together count as one.
+        // Concurrent dials that fail together count as one failure.
         if row.on_trial || row.is_over(now) {
             let failures = row.failures.saturating_add(1);
             *row = Row { failures, until: Some(now + jittered(BACKOFF.wait(failures))), on_trial: false };

@@ -1,9 +1,9 @@
-//! From what a source lists to backends: a name stands for each of its addresses.
+//! From a listed endpoint to its servers and addresses.
 //!
-//! Every address that a name is known by is a [`Backend`] of its own, from the first answer that has it until the name
-//! [has left it](super::addresses). A balance chooses among the servers of the last answer, each of which is an
-//! [`Entry`]: an address is a server, except where a name has just one of each family. Those are two ways to one server
-//! (RFC 8305), as `localhost` has them: it is one entry, shown by its name, and it is down only when neither serves.
+//! Each address of a name is a [`Backend`], from the first answer with it until it is [gone](super::addresses). Each
+//! server of the last answer is an [`Entry`], the unit that a balance chooses. Every address is a server of its own,
+//! except where a name has exactly one address of each family: these are two addresses of one server (RFC 8305), as
+//! with `localhost`. That is one entry, shown by its name, and down only when both addresses fail.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -21,20 +21,19 @@ use crate::net::{Endpoint, Host};
 use crate::upstream::credentials::AuthState;
 use crate::upstream::handshake::Probe;
 
-/// One address to dial, and what dials have found out about it.
+/// An address to dial, and what is known of it from earlier dials.
 #[derive(Debug)]
 pub struct Backend {
-    /// Where it is.
     pub address: Address,
-    /// How the server tells its role.
+    /// What the server's handshake has shown: which commands it knows, whether it requires a password.
     pub probe: Probe,
-    /// What the server said to our passwords.
+    /// The passwords that the server has accepted and refused.
     pub auth_state: AuthState,
-    /// Connections and dials at this moment.
+    /// Current connections and dials.
     pub(super) active: AtomicUsize,
-    /// Whether nothing leads to it any more: no list has it, or its name has left it.
+    /// Whether it is no longer listed: its endpoint was removed, or its name no longer has the address.
     pub(super) gone: AtomicBool,
-    /// Whether it had the role that the link asks for when it was last seen.
+    /// Whether it had the required role when it was last asked.
     pub(super) has_role: AtomicBool,
     pub(super) rest: Ejection,
 }
@@ -65,32 +64,32 @@ impl Backend {
     }
 }
 
-/// An endpoint as a source lists it, and what is known of its name.
+/// An endpoint of the source, and the addresses of its name.
 #[derive(Debug)]
 pub struct Listed {
-    /// The endpoint.
     pub endpoint: Endpoint,
-    /// What comes of its name not being resolved.
+    /// The back-off of a name that can't be resolved.
     pub(super) rest: Ejection,
     name: Mutex<Name>,
 }
 
-/// What is known of a name; of an endpoint without one, its only backend.
+/// The backends of a name; of an endpoint without a name, its only backend.
 #[derive(Debug, Default)]
 struct Name {
     addresses: Addresses,
-    /// The backends at its addresses, in the order in which they became known: an answer's own order says nothing, and
-    /// many servers give another one each time.
+    /// The backends at its addresses, in the order in which they became known: the order of an answer means
+    /// nothing, and
+    /// many DNS servers rotate it.
     known: Vec<Arc<Backend>>,
-    /// Those of them that the last answer had.
+    /// Those in the last answer.
     current: Vec<Arc<Backend>>,
 }
 
-/// What an answer has changed.
+/// The effect of a DNS answer.
 pub(super) struct Change {
-    /// The addresses that the name has left.
+    /// The addresses that are gone.
     pub(super) left: Vec<IpAddr>,
-    /// Whether it is another set of backends than before.
+    /// Whether the set of current backends has changed.
     pub(super) is_another: bool,
 }
 
@@ -109,7 +108,7 @@ impl Listed {
         Arc::new(Self { endpoint, rest: Ejection::default(), name: Mutex::new(name) })
     }
 
-    /// The name to resolve before a dial, if there is one.
+    /// The name to resolve before a dial; `None` for an address or a Unix socket.
     pub fn name(&self) -> Option<&Host> {
         match &self.endpoint {
             Endpoint::Tcp(host @ (Host::Name(_) | Host::Linked { .. }), _) => Some(host),
@@ -117,7 +116,7 @@ impl Listed {
         }
     }
 
-    /// Takes in an answer of its name.
+    /// Takes in an answer for its name.
     pub(super) fn resolved(&self, answer: &Answer, now: Instant) -> Change {
         let Endpoint::Tcp(_, port) = self.endpoint else {
             return Change { left: Vec::new(), is_another: false };
@@ -132,7 +131,7 @@ impl Listed {
                 name.known.push(Backend::new(Address::Tcp((*address, port).into())));
             }
         }
-        // Of what half an answer does not tell nothing is known to have changed.
+        // An answer for one address family changes nothing in the other.
         let is_current = |backend: &&Arc<Backend>| {
             backend.address.ip().is_some_and(|ip| answer.contains(&ip) || !answer.tell_of(ip))
         };
@@ -142,19 +141,19 @@ impl Listed {
         Change { left, is_another }
     }
 
-    /// No list has it any more.
+    /// Marks its backends as gone: the source no longer lists it.
     pub(super) fn leave(&self) {
         for backend in &self.name.lock().known {
             backend.gone.store(true, Ordering::SeqCst);
         }
     }
 
-    /// Whether connections sit at one of its addresses.
+    /// Whether one of its addresses has connections.
     pub fn is_used(&self) -> bool {
         self.name.lock().known.iter().any(|backend| backend.active() > 0)
     }
 
-    /// The servers that it stands for now; one without any backend where its name has not been resolved yet.
+    /// The servers that it currently stands for; before its name is resolved, one without any backend.
     pub(super) fn entries(self: &Arc<Self>, priority: u16, weight: Option<u16>) -> Vec<Arc<Entry>> {
         let servers = servers(&self.name.lock().current);
         let siblings = servers.len();
@@ -163,7 +162,7 @@ impl Listed {
     }
 }
 
-/// The servers at these addresses.
+/// Groups addresses by server.
 fn servers(current: &[Arc<Backend>]) -> Vec<Vec<Arc<Backend>>> {
     let ipv6 = current.iter().filter(|backend| backend.is_ipv6()).count();
     if ipv6 <= 1 && current.len() - ipv6 <= 1 {
@@ -173,27 +172,26 @@ fn servers(current: &[Arc<Backend>]) -> Vec<Vec<Arc<Backend>>> {
     }
 }
 
-/// A server: what a balance chooses from.
+/// A server: the unit that a balance chooses.
 #[derive(Debug)]
 pub struct Entry {
     pub(super) listed: Arc<Listed>,
-    /// The ways to it; none while its name has not been resolved yet.
+    /// Its addresses; none before its name is resolved.
     pub backends: Vec<Arc<Backend>>,
-    /// How many servers its name stands for.
+    /// The number of servers of its name.
     pub(super) siblings: usize,
-    /// Those with the lowest number go first.
+    /// The lowest number is tried first.
     pub(super) priority: u16,
-    /// The share of its name among those of one priority; `None` where the order of the list counts.
+    /// The weight of its name among those of one priority; `None` where the order of the list decides.
     pub(super) weight: Option<u16>,
 }
 
 impl Entry {
-    /// The endpoint that stands for it.
+    /// The endpoint that it was found by.
     pub fn endpoint(&self) -> &Endpoint {
         &self.listed.endpoint
     }
 
-    /// The ways to it.
     pub fn addresses(&self) -> Vec<IpAddr> {
         self.backends.iter().filter_map(|backend| backend.address.ip()).collect()
     }
@@ -210,13 +208,13 @@ impl Entry {
         Arc::ptr_eq(&self.listed, listed)
     }
 
-    /// Whether there is a way to it that did not fail when it was last tried.
+    /// Whether one of its addresses did not fail when it was last dialled.
     pub(super) fn is_up(&self) -> bool {
         let fails = !self.backends.is_empty() && self.backends.iter().all(|backend| backend.rest.fails());
         !fails && !self.listed.rest.fails()
     }
 
-    /// Whether others come first now.
+    /// Whether it is in back-off: its name, or all of its addresses.
     pub(super) fn rests(&self, now: Instant) -> bool {
         let rests = |backend: &Arc<Backend>| backend.rest.holds(now);
         let all_rest = !self.backends.is_empty() && self.backends.iter().all(rests);
@@ -228,7 +226,7 @@ impl fmt::Display for Entry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let endpoint = &self.listed.endpoint;
         match (endpoint, self.backends.first().map(|backend| &backend.address)) {
-            // The frozen address in the variable is not the one that is dialled.
+            // Docker froze the address in the variable; show the one that is dialled.
             (Endpoint::Tcp(Host::Linked { .. }, _), Some(address)) => address.fmt(f),
             (_, Some(Address::Tcp(address))) if self.siblings > 1 => {
                 write!(f, "{endpoint} ({})", address.ip())

@@ -1,4 +1,4 @@
-//! One dial's way through the candidates.
+//! The candidates of one dial.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -11,10 +11,10 @@ use super::{Backends, List};
 use crate::failure::{Failure, Stage};
 use crate::net::resolve::Addresses;
 
-/// Candidates that one round tries at the most; those that failed rest, so that the next round has others.
+/// Candidates tried in one round at most. Those that failed are in back-off, so the next round tries others.
 const MOST_TRIES: usize = 32;
 
-/// A connection's share of a backend, from the dial to the end; `least-connections` counts them.
+/// A connection's lease of a backend, from the dial until it is dropped; counted in [`Backend::active`].
 #[derive(Debug)]
 pub struct Lease {
     entry: Arc<Entry>,
@@ -27,28 +27,27 @@ impl Lease {
         Self { entry: Arc::clone(entry), backend: Arc::clone(backend) }
     }
 
-    /// The backend.
     pub fn backend(&self) -> &Arc<Backend> {
         &self.backend
     }
 
-    /// The server that the backend is a way to.
+    /// The server that the backend is an address of.
     pub(super) fn entry(&self) -> &Arc<Entry> {
         &self.entry
     }
 
-    /// What listed it.
+    /// The endpoint that it was found by.
     pub fn listed(&self) -> &Arc<Listed> {
         &self.entry.listed
     }
 
-    /// Whether nothing leads there any more.
+    /// Whether the backend is no longer listed.
     pub(super) fn is_abandoned(&self) -> bool {
         self.backend.gone.load(Ordering::SeqCst)
     }
 }
 
-/// The server, as errors and the log name it.
+/// The server's name in errors and the log.
 impl std::fmt::Display for Lease {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         self.entry.fmt(f)
@@ -61,11 +60,11 @@ impl Drop for Lease {
     }
 }
 
-/// Candidates that a dial is done with.
+/// Candidates that are not tried again.
 #[derive(Debug, Default)]
 pub struct Done {
     backends: Vec<Arc<Backend>>,
-    /// Those that could not be resolved.
+    /// Names that could not be resolved.
     names: Vec<Arc<Listed>>,
 }
 
@@ -79,30 +78,30 @@ impl Done {
     }
 }
 
-/// What a dial does next.
+/// The next step of a dial.
 pub enum Next {
-    /// Resolves this name, and tells the round.
+    /// Resolve this name and report the result to the round.
     Resolve(Arc<Listed>),
-    /// Dials there.
     Dial(Lease),
 }
 
-/// The candidates of one dial, each of them once, and what became of them.
+/// The candidates of one dial, each tried once, and their failures.
 ///
-/// A name is resolved when its turn comes, and not before: one that nobody can resolve holds up no others. What the
-/// answer has is chosen from then, in the same turn.
+/// A name is resolved when it is chosen, not before, so that a name that can't be resolved does not delay the others.
+/// One of the servers in the answer is then tried in the same step.
 pub struct Round<'a> {
     backends: &'a Backends,
     list: List,
     turn: usize,
     given_up: &'a mut Done,
     tried: Done,
-    /// Names that have been resolved for this round.
+    /// Names resolved in this round.
     resolved: Vec<Arc<Listed>>,
-    /// The candidate whose name is resolved at this moment. Its turn it is behind that: to choose once more would give
-    /// those with the larger weights a second chance.
+    /// The candidate whose name is being resolved. It is the next to be dialled: choosing again would favour the
+    /// larger
+    /// weights twice.
     resolving: Option<Arc<Entry>>,
-    /// What each server came to.
+    /// The failure of each server.
     failures: Vec<(Arc<Entry>, Failure)>,
 }
 
@@ -120,7 +119,7 @@ impl<'a> Round<'a> {
         }
     }
 
-    /// What to do about the next candidate. Those that rest come last.
+    /// The next step; `None` when no candidate is left. Candidates in back-off come last.
     pub fn step(&mut self) -> Option<Next> {
         let entry = self.whose_turn_it_is().or_else(|| self.choose(|_| true))?;
         let listed = &entry.listed;
@@ -136,40 +135,40 @@ impl<'a> Round<'a> {
         })
     }
 
-    /// A lease at the next candidate, however old the answer of its name is.
+    /// The next candidate by the last known addresses, without resolving its name again.
     pub fn next_known(&mut self) -> Option<Lease> {
         let entry = self.choose(|_| true)?;
         self.place_at(&entry)
     }
 
-    /// A lease at the next candidate of this name.
+    /// The next candidate of the same name.
     pub fn beside(&mut self, listed: &Arc<Listed>) -> Option<Lease> {
         let entry = self.choose(|entry| entry.is_of(listed))?;
         self.place_at(&entry)
     }
 
-    /// Whether there is one.
+    /// Whether [`Self::beside`] would find one.
     pub fn has_beside(&self, listed: &Arc<Listed>) -> bool {
         self.left(|entry| entry.is_of(listed)) > 0
     }
 
-    /// How many servers there are still to try beside the one at `lease`.
+    /// The number of untried servers other than that of `lease`.
     pub fn others(&self, lease: &Lease) -> usize {
         self.left(|entry| !std::ptr::eq(entry, &raw const **lease.entry()))
     }
 
-    /// How many there are of other names.
+    /// The number of untried servers of other names.
     pub fn others_elsewhere(&self, listed: &Arc<Listed>) -> usize {
         self.left(|entry| !entry.is_of(listed))
     }
 
-    /// Takes in the answer of a name.
+    /// Takes in the addresses of a name.
     pub fn resolved(&mut self, listed: &Arc<Listed>, answer: &Addresses) {
         self.backends.resolved(listed, answer);
         self.list = self.backends.list();
     }
 
-    /// A name could not be resolved.
+    /// Reports a name that could not be resolved.
     pub fn unresolved(&mut self, listed: &Arc<Listed>, failure: Failure) {
         self.backends.unresolved(listed, &failure);
         self.tried.names.push(Arc::clone(listed));
@@ -181,7 +180,7 @@ impl<'a> Round<'a> {
         }
     }
 
-    /// No connection could be had there; another way to the same server is still to be tried.
+    /// Reports a failed connection; other addresses of the same server are still tried.
     pub fn unreachable(&mut self, lease: &Lease, failure: Failure) {
         self.backends.fails(lease, &failure);
         if !failure.is_passing() {
@@ -189,8 +188,9 @@ impl<'a> Round<'a> {
         }
         let known = self.failures.iter_mut().find(|(entry, _)| Arc::ptr_eq(entry, lease.entry()));
         match known {
-            // Of two ways the one that took all the time tells most, then the one that is worth another try: a host
-            // without IPv6 fails at once.
+            // Of two failures keep the timeout, else the one that is worth a retry: on a host without IPv6
+            // the other
+            // address fails at once and says nothing about the server.
             Some((_, known)) if known.is_timeout() => {}
             Some((_, known)) if known.is_passing() && !failure.is_passing() && !failure.is_timeout() => {}
             Some((_, known)) => *known = failure,
@@ -198,9 +198,9 @@ impl<'a> Round<'a> {
         }
     }
 
-    /// The server that was reached there does not serve, whichever way leads to it.
+    /// Reports a server that was reached but refused the handshake; its other addresses are not tried.
     pub fn refused(&mut self, lease: &Lease, failure: Failure) {
-        // Whoever waits for another password has not failed.
+        // During a password rotation the server itself has not failed.
         if !failure.is_rotation() {
             self.backends.fails(lease, &failure);
         }
@@ -213,26 +213,27 @@ impl<'a> Round<'a> {
         self.failures.push((Arc::clone(lease.entry()), failure));
     }
 
-    /// Another address took the connection while this one had not answered after so long. It may be tried again, but
-    /// others come first, for whoever dials next too.
+    /// Reports an address that lost the race for the connection, `after` this time. It may be tried again, but is
+    /// in
+    /// back-off, for later dials too.
     pub fn overtaken(&mut self, lease: &Lease, after: Duration) {
         let doing = format!("connecting to {lease}");
         self.backends.fails(lease, &Failure::TimedOut { stage: Stage::Connect, doing, after });
         self.spare(lease);
     }
 
-    /// It was not tried after all.
+    /// Makes `lease` a candidate again: it was not tried.
     pub fn spare(&mut self, lease: &Lease) {
         self.tried.backends.retain(|tried| !Arc::ptr_eq(tried, lease.backend()));
     }
 
-    /// What it came to, where nobody serves.
+    /// The failure of the whole round.
     pub fn failure(self) -> Failure {
         let failures = self.failures.into_iter().map(|(_, failure)| failure).collect();
-        Failure::of_all(failures).unwrap_or_else(|| self.backends.absence())
+        Failure::of_all(failures).unwrap_or_else(|| self.backends.no_backend())
     }
 
-    /// The candidate whose name has been resolved, or where that has other servers now one of them, unless it rests.
+    /// The candidate whose name has just been resolved, or one of its new servers; `None` if it is in back-off.
     fn whose_turn_it_is(&mut self) -> Option<Arc<Entry>> {
         let resolved = self.resolving.take()?;
         let is_there = self.list.iter().any(|entry| Arc::ptr_eq(entry, &resolved));
@@ -251,12 +252,12 @@ impl<'a> Round<'a> {
         let now = Instant::now();
         let untried: Vec<_> =
             self.list.iter().filter(|entry| is_meant(entry) && self.is_untried(entry)).collect();
-        let awake: Vec<_> = untried.iter().copied().filter(|entry| !entry.rests(now)).collect();
-        let usable = if awake.is_empty() { &untried } else { &awake };
+        let ready: Vec<_> = untried.iter().copied().filter(|entry| !entry.rests(now)).collect();
+        let usable = if ready.is_empty() { &untried } else { &ready };
         (!usable.is_empty()).then(|| Arc::clone(self.backends.balance.choose(usable, self.turn)))
     }
 
-    /// A lease of the first address that is not ejected, or else of the first.
+    /// A lease of the server's first untried address, preferring one that is not in back-off.
     fn place_at(&mut self, entry: &Arc<Entry>) -> Option<Lease> {
         let now = Instant::now();
         let untried = || entry.backends.iter().filter(|backend| self.is_fresh(backend));

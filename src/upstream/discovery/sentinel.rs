@@ -1,9 +1,9 @@
-//! The primary, or its replicas, as Redis Sentinels name them.
+//! Discovery by Redis Sentinel: the primary, or its replicas.
 //!
-//! All Sentinels are asked, and those are believed that know of the latest failover (its *epoch*): one that was cut off
-//! or has slept names a primary of the past. One that does not answer, or answers an error or a null, is passed over.
-//! What they say is asked for again when one of them announces a change, when a dial has failed, and now and then. The
-//! server's own word on its role is asked for by every dial.
+//! All Sentinels are queried, and the answers with the highest failover *epoch* are used: a Sentinel that was
+//! partitioned or suspended names a former primary. Sentinels that do not answer, or answer an error or null, are
+//! ignored. The query is repeated when a Sentinel announces a change, when a dial has failed, and at an interval. Every
+//! dial verifies the server's role itself.
 
 use std::collections::HashSet;
 use std::net::Ipv6Addr;
@@ -32,28 +32,28 @@ use crate::upstream::backends::{Backends, Listing};
 use crate::upstream::credentials::auth;
 use crate::upstream::dial::Dialler;
 
-/// How often Sentinels are asked while all is well: their announcements come by themselves.
-const EVERY: Duration = Duration::from_secs(5);
-/// How often while nobody gives an answer.
-const EVERY_IN_TROUBLE: Duration = Duration::from_secs(1);
-/// How often at the most, whatever happens.
-const SOONEST: Duration = Duration::from_millis(250);
+/// The interval of queries; announcements of a change arrive by themselves.
+const INTERVAL: Duration = Duration::from_secs(5);
+/// The interval of queries after one without a usable answer.
+const INTERVAL_AFTER_FAILURE: Duration = Duration::from_secs(1);
+/// The shortest time between two queries.
+const MIN_INTERVAL: Duration = Duration::from_millis(250);
 
-/// How long a Sentinel may take.
-const PATIENCE: Duration = Duration::from_secs(2);
-/// How long the others may take once one has answered.
-const OTHERS: Duration = Duration::from_millis(250);
+/// The timeout of a query.
+const TIMEOUT: Duration = Duration::from_secs(2);
+/// The timeout of the others once one Sentinel has answered, and of the optional `SENTINEL MASTER`.
+const OTHERS_TIMEOUT: Duration = Duration::from_millis(250);
 
-/// Between tries to listen to a Sentinel's announcements.
+/// Between attempts to subscribe to a Sentinel's announcements.
 const BACKOFF: Backoff = Backoff { first: Duration::from_millis(250), longest: Duration::from_secs(5) };
 
-/// The longest answer: the list of a primary's replicas, about 1 KiB each.
+/// The longest reply in bytes: a list of replicas has about 1 KiB for each.
 const LONGEST: usize = 1024 * 1024;
 
-/// Sentinels that a line tells of.
-const TOLD: usize = 5;
+/// Sentinels named in an error at most.
+const SHOWN: usize = 5;
 
-/// Asks and listens, for as long as the process runs.
+/// Queries and subscribes to the Sentinels. Never returns.
 pub(super) async fn follow(
     backends: &Backends,
     dialler: &Dialler,
@@ -64,10 +64,10 @@ pub(super) async fn follow(
     let none = Access::default();
     let sentinels = Sentinels::of(dialler, link, sentinels, service, &none);
     let listening = join_all(sentinels.places.iter().map(|sentinel| sentinels.listen(sentinel)));
-    join(sentinels.ask_again_and_again(backends), listening).await;
+    join(sentinels.query_repeatedly(backends), listening).await;
 }
 
-/// Asks once; an error says why no Sentinel gave an answer.
+/// Queries the Sentinels once.
 pub(super) async fn ask_once(
     dialler: &Dialler,
     link: &Link,
@@ -88,22 +88,21 @@ struct Sentinels<'a> {
     role: Role,
     places: &'a [Endpoint],
     service: &'a str,
-    /// What was heard last and has not been followed yet.
+    /// The last announcement that no query has followed yet.
     announcement: Mutex<Option<String>>,
-    heard: Notify,
+    announced: Notify,
 }
 
-/// What one Sentinel says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Answer {
     primary: Endpoint,
-    /// The number of the failover that made it so; 0 where the Sentinel does not say.
+    /// The epoch of the failover that chose this primary; 0 if the Sentinel does not say.
     epoch: u64,
-    /// The replicas that are well.
+    /// The healthy replicas.
     replicas: Vec<Endpoint>,
 }
 
-/// The answers of one time of asking, by the Sentinels' names.
+/// The answers of one query, by Sentinel.
 type Answers = Vec<(String, Result<Answer, String>)>;
 
 impl<'a> Sentinels<'a> {
@@ -123,11 +122,11 @@ impl<'a> Sentinels<'a> {
             places,
             service,
             announcement: Mutex::default(),
-            heard: Notify::new(),
+            announced: Notify::new(),
         }
     }
 
-    /// What those who are believed name, the first of them first.
+    /// The endpoints in the believed answers.
     fn endpoints(&self, believed: &[(&str, &Answer)]) -> Vec<Endpoint> {
         match self.role {
             Role::Replica => believed[0].1.replicas.clone(),
@@ -135,7 +134,7 @@ impl<'a> Sentinels<'a> {
         }
     }
 
-    async fn ask_again_and_again(&self, backends: &Backends) {
+    async fn query_repeatedly(&self, backends: &Backends) {
         let mut epoch = 0;
         loop {
             let asked = Instant::now();
@@ -148,25 +147,25 @@ impl<'a> Sentinels<'a> {
                     }
                     let endpoints = self.endpoints(&believed).into_iter();
                     backends.publish(endpoints.map(Listing::in_order).collect(), "sentinel");
-                    EVERY
+                    INTERVAL
                 }
                 Err(reason) => {
                     backends.unknown(&reason);
-                    EVERY_IN_TROUBLE
+                    INTERVAL_AFTER_FAILURE
                 }
             };
             tokio::select! {
                 () = sleep(jittered(pause)) => {}
-                () = self.heard.notified() => {}
-                () = backends.wanted() => {}
+                () = self.announced.notified() => {}
+                () = backends.refresh_requested() => {}
             }
-            sleep_until(asked + SOONEST).await;
+            sleep_until(asked + MIN_INTERVAL).await;
         }
     }
 
-    /// Asks every Sentinel, at every address of its name.
+    /// Queries every Sentinel, at every address of its name.
     async fn ask_all(&self) -> Answers {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         let mut answers = Answers::new();
         let mut asked = Vec::new();
         let resolving = self.places.iter().map(|sentinel| self.addresses(sentinel, deadline));
@@ -182,17 +181,17 @@ impl<'a> Sentinels<'a> {
         let mut until = deadline;
         while let Ok(Some((name, answer))) = timeout_at(until, asking.next()).await {
             if answer.is_ok() {
-                until = until.min(Instant::now() + OTHERS);
+                until = until.min(Instant::now() + OTHERS_TIMEOUT);
             }
             silent.remove(&name);
             answers.push((name, answer));
         }
-        // Each for itself: a majority is one of all that there are.
+        // One entry for each silent Sentinel: a majority is one of all Sentinels.
         answers.extend(silent.into_iter().map(|name| (name, Err("no answer in time".to_owned()))));
         answers
     }
 
-    /// A name may stand for several Sentinels.
+    /// The addresses of a name, each of which is a Sentinel.
     async fn addresses(&self, sentinel: &Endpoint, deadline: Instant) -> Result<Vec<Address>, String> {
         let (host, port) = match sentinel {
             Endpoint::Tcp(Host::LinkLocal(link_local), port) => {
@@ -208,7 +207,7 @@ impl<'a> Sentinels<'a> {
         Ok(addresses.iter().map(|address| Address::Tcp((*address, port).into())).collect())
     }
 
-    /// Asks a Sentinel at one of the addresses of its name.
+    /// Queries the Sentinel at one address.
     async fn ask(
         &self,
         sentinel: &Endpoint,
@@ -222,10 +221,10 @@ impl<'a> Sentinels<'a> {
             if self.role == Role::Replica {
                 commands.push(vec![b"SENTINEL", b"REPLICAS", service]);
             }
-            // Last, because its reply is not waited for as the others are.
+            // Last, because its reply is optional.
             commands.push(vec![b"SENTINEL", b"MASTER", service]);
-            conversation.say(&commands).await?;
-            let primary = match conversation.hear().await? {
+            conversation.send(&commands).await?;
+            let primary = match conversation.receive().await? {
                 BytesFrame::Null => return Err(format!("it knows no {}", self.service)),
                 BytesFrame::Error(words) => return Err(text::one_line(words.as_bytes())),
                 BytesFrame::Array(items) => match &items[..] {
@@ -237,10 +236,10 @@ impl<'a> Sentinels<'a> {
             let primary = primary.ok_or("it does not answer like a Sentinel")?;
             let replicas = match self.role {
                 Role::Master => Vec::new(),
-                Role::Replica => healthy(&conversation.hear().await?)?,
+                Role::Replica => healthy(&conversation.receive().await?)?,
             };
-            // A Sentinel that does not say how it came to its answer is believed only where nobody does.
-            let state = timeout(OTHERS, conversation.hear()).await;
+            // Without an epoch (0) an answer is used only if no Sentinel reports one.
+            let state = timeout(OTHERS_TIMEOUT, conversation.receive()).await;
             let epoch = state
                 .ok()
                 .and_then(Result::ok)
@@ -251,7 +250,7 @@ impl<'a> Sentinels<'a> {
         (address.to_string(), answer)
     }
 
-    /// Connects to a Sentinel at an address of its name, takes up TLS where the link has it, and authenticates.
+    /// Connects to a Sentinel, performs the TLS handshake if the link has TLS, and authenticates.
     async fn begin(
         &self,
         sentinel: &Endpoint,
@@ -281,8 +280,8 @@ impl<'a> Sentinels<'a> {
             None => None,
         };
         let username = username.as_ref();
-        conversation.say(&[auth(username.map(|username| username.expose()), password.expose())]).await?;
-        match conversation.hear().await? {
+        conversation.send(&[auth(username.map(|username| username.expose()), password.expose())]).await?;
+        match conversation.receive().await? {
             BytesFrame::Error(words) if !crate::upstream::handshake::wants_no_password(&words) => {
                 let words = password.mask(&text::one_line(words.as_bytes()));
                 let words = username.map_or(words.clone(), |username| username.mask(&words));
@@ -292,13 +291,13 @@ impl<'a> Sentinels<'a> {
         }
     }
 
-    /// Listens to a Sentinel's announcements, and tells of those that are about the service.
+    /// Subscribes to a Sentinel's announcements; those about the service trigger a query. Never returns.
     async fn listen(&self, sentinel: &Endpoint) {
         let mut failures = 0;
-        // Of several addresses of its name each has its turn.
+        // The addresses of a name are tried in rotation.
         let mut turn = 0_usize;
         loop {
-            if let Err(reason) = self.hear_out(sentinel, turn, &mut failures).await {
+            if let Err(reason) = self.subscribe_once(sentinel, turn, &mut failures).await {
                 tracing::debug!(target: "discovery", %sentinel, error = reason, "Sentinel subscription failed");
             }
             failures += 1;
@@ -307,42 +306,48 @@ impl<'a> Sentinels<'a> {
         }
     }
 
-    async fn hear_out(&self, sentinel: &Endpoint, turn: usize, failures: &mut u32) -> Result<(), String> {
+    async fn subscribe_once(
+        &self,
+        sentinel: &Endpoint,
+        turn: usize,
+        failures: &mut u32,
+    ) -> Result<(), String> {
         let mut subscribe: Vec<&[u8]> = vec![b"SUBSCRIBE", b"+switch-master"];
         if self.role == Role::Replica {
             subscribe.extend([&b"+slave"[..], b"+sdown", b"-sdown", b"+convert-to-slave"]);
         }
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         let subscribed = timeout_at(deadline, async {
             let addresses = self.addresses(sentinel, deadline).await?;
             let address = &addresses[turn % addresses.len()];
             let mut conversation = self.begin(sentinel, address, deadline).await?;
-            conversation.say(&[subscribe]).await?;
-            match conversation.hear().await? {
+            conversation.send(&[subscribe]).await?;
+            match conversation.receive().await? {
                 BytesFrame::Error(words) => Err(text::one_line(words.as_bytes())),
                 _ => Ok(conversation),
             }
         });
         let mut conversation = subscribed.await.unwrap_or_else(|_| Err("no answer in time".to_owned()))?;
         *failures = 0;
-        // What was announced before has not been heard.
-        self.heard.notify_one();
+        // An announcement may have been missed before the subscription.
+        self.announced.notify_one();
         loop {
-            if let BytesFrame::Array(items) = conversation.hear().await?
+            if let BytesFrame::Array(items) = conversation.receive().await?
                 && let [kind, channel, message] = &items[..]
                 && resp::text(kind) == Some("message")
                 && let (Some(channel), Some(message)) = (resp::text(channel), resp::text(message))
                 && message.split(' ').any(|word| word == self.service)
             {
                 *self.announcement.lock() = Some(format!("{channel} from Sentinel {sentinel}"));
-                self.heard.notify_one();
+                self.announced.notify_one();
             }
         }
     }
 }
 
-/// Those that know of the latest failover, the first of them first. `epoch` is that of the last answer believed: a
-/// minority does not lead back behind it.
+/// The answers with the highest epoch. `epoch` is that of the last believed answer; only a majority of all Sentinels
+/// can
+/// go back behind it.
 fn believe<'a>(
     answers: &'a Answers,
     service: &str,
@@ -361,21 +366,21 @@ fn believe<'a>(
         _ => {
             let mut reasons: Vec<_> = answers
                 .iter()
-                .take(TOLD)
+                .take(SHOWN)
                 .map(|(name, answer)| match answer {
-                    Ok(_) => format!("{name}: its answer is older than one that was had before"),
+                    Ok(_) => format!("{name}: its answer is older than an earlier one"),
                     Err(reason) => format!("{name}: {reason}"),
                 })
                 .collect();
-            if answers.len() > TOLD {
-                reasons.push(format!("and {} more", answers.len() - TOLD));
+            if answers.len() > SHOWN {
+                reasons.push(format!("and {} more", answers.len() - SHOWN));
             }
             Err(format!("no Sentinel names {service}: {}", reasons.join("; ")))
         }
     }
 }
 
-/// The replicas that are well and follow their primary.
+/// The replicas that are reachable and replicate.
 pub(crate) fn healthy(replies: &BytesFrame) -> Result<Vec<Endpoint>, String> {
     let BytesFrame::Array(replicas) = replies else {
         return Err("it does not list replicas".to_owned());
@@ -401,23 +406,22 @@ pub(crate) fn endpoint(host: Option<&BytesFrame>, port: Option<&BytesFrame>) -> 
     Some(Endpoint::Tcp(host, port))
 }
 
-/// A connection to a Sentinel.
 struct Conversation {
     stream: Stream,
     buffer: BytesMut,
 }
 
 impl Conversation {
-    async fn say(&mut self, commands: &[Vec<&[u8]>]) -> Result<(), String> {
+    async fn send(&mut self, commands: &[Vec<&[u8]>]) -> Result<(), String> {
         self.stream
             .write_all(resp::commands(commands).expose())
             .await
             .map_err(|error| text::io_error(&error))?;
-        // A stream that buffers (TLS) may still hold some of it.
+        // A TLS stream may still buffer some of it.
         self.stream.flush().await.map_err(|error| text::io_error(&error))
     }
 
-    async fn hear(&mut self) -> Result<BytesFrame, String> {
+    async fn receive(&mut self) -> Result<BytesFrame, String> {
         loop {
             match resp::value(&mut self.buffer, LONGEST) {
                 Ok(Some(value)) => return Ok(value),
@@ -460,7 +464,7 @@ mod tests {
         let mut epoch = 0;
         let dead = || Err("dead".to_owned());
         assert_eq!(believed(vec![answer(1, 3), answer(2, 4), dead()], &mut epoch).unwrap(), ["h:2"]);
-        // One that slept does not lead back, but a majority does: somebody may have begun anew.
+        // A suspended Sentinel does not lead back, but a majority does: the Sentinels may have been set up anew.
         assert_eq!(believed(vec![answer(1, 3), dead(), dead()], &mut epoch), None);
         assert_eq!(believed(vec![answer(1, 3), answer(1, 3), dead()], &mut epoch).unwrap(), ["h:1", "h:1"]);
         assert_eq!(epoch, 3);

@@ -8,13 +8,12 @@ use crate::net::Endpoint;
 use crate::net::resolve::Resolver;
 use crate::upstream::backends::{Backends, Listing};
 
-/// Records are looked up again when they run out, but no sooner than this, whatever their TTL and however many dials
-/// fail,
-const SOONEST: Duration = Duration::from_secs(1);
-/// and no later than this.
-const LATEST: Duration = Duration::from_secs(10);
+/// The shortest time between two lookups, whatever the TTL and however many dials fail.
+const MIN_INTERVAL: Duration = Duration::from_secs(1);
+/// The longest time between two lookups, whatever the TTL.
+const MAX_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Looks the records up again and again, for as long as the process runs.
+/// Looks the records up whenever their TTL ends or a dial has failed. Never returns.
 pub(super) async fn follow(backends: &Backends, resolver: &Resolver, name: &str) {
     loop {
         let asked = Instant::now();
@@ -26,16 +25,16 @@ pub(super) async fn follow(backends: &Backends, resolver: &Resolver, name: &str)
                     weight: Some(service.weight),
                 };
                 backends.publish(services.records.into_iter().map(listing).collect(), "srv_changed");
-                services.ttl.clamp(SOONEST, LATEST)
+                services.ttl.clamp(MIN_INTERVAL, MAX_INTERVAL)
             }
             Err(reason) => {
                 backends.unknown(&format!("the SRV records of {name}: {reason}"));
-                SOONEST
+                MIN_INTERVAL
             }
         };
         tokio::select! {
             () = sleep_until(asked + hold) => {}
-            () = backends.wanted() => sleep_until(asked + SOONEST).await,
+            () = backends.refresh_requested() => sleep_until(asked + MIN_INTERVAL).await,
         }
     }
 }

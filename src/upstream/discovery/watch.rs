@@ -1,6 +1,6 @@
-//! Looks after backends that connections sit at: does the name still have that address, and the server that role?
+//! Checks the backends that have connections: does the name still have the address, and the server the role?
 //!
-//! A dial finds out both too, but a link whose clients stay connected may not dial for hours.
+//! A dial checks both too, but a link whose clients stay connected may not dial for hours.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,40 +14,40 @@ use crate::random::jittered;
 use crate::upstream::LinkRuntime;
 use crate::upstream::backends::{Lease, Listed};
 
-/// How often, more or less.
-const LOOK: Duration = Duration::from_secs(2);
+/// The interval of the checks, jittered.
+const INTERVAL: Duration = Duration::from_secs(2);
 
-/// How long one look may take.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// The timeout of one check.
+const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Backends that are looked at together.
-const TOGETHER: usize = 16;
+/// Backends checked concurrently.
+const MAX_CONCURRENT_CHECKS: usize = 16;
 
-/// Looks again and again, for as long as the process runs.
+/// Checks every [`INTERVAL`]. Never returns unless there is nothing to check.
 pub(super) async fn watch(service: &LinkRuntime) {
-    // Where nobody would ever be asked to leave, and nobody is kept ready, there is nothing to look for.
+    // Without a drain (MOVE_GRACE=off) and without a pool a change has no effect.
     if service.backends.grace.is_none() && service.link.warm() == 0 {
         return;
     }
     loop {
-        sleep(jittered(LOOK)).await;
-        join(look_names_up(service), look_at_roles(service)).await;
+        sleep(jittered(INTERVAL)).await;
+        join(check_names(service), check_roles(service)).await;
     }
 }
 
-async fn look_names_up(service: &LinkRuntime) {
+async fn check_names(service: &LinkRuntime) {
     let names = service.backends.listed().into_iter();
     let used = names.filter(|listed| listed.name().is_some() && listed.is_used());
     let look_up = |listed: Arc<Listed>| async move {
-        // A name that can't be resolved now has not moved.
-        if let Ok(addresses) = service.dialler.resolve(&listed, Instant::now() + PATIENCE).await {
+        // A name that can't be resolved now keeps its addresses.
+        if let Ok(addresses) = service.dialler.resolve(&listed, Instant::now() + TIMEOUT).await {
             service.backends.resolved(&listed, &addresses);
         }
     };
-    stream::iter(used).for_each_concurrent(TOGETHER, look_up).await;
+    stream::iter(used).for_each_concurrent(MAX_CONCURRENT_CHECKS, look_up).await;
 }
 
-async fn look_at_roles(service: &LinkRuntime) {
+async fn check_roles(service: &LinkRuntime) {
     if service.link.redis.as_ref().is_none_or(|redis| redis.role.is_none()) {
         return;
     }
@@ -58,12 +58,12 @@ async fn look_at_roles(service: &LinkRuntime) {
     }
     let look = |(entry, backend)| async move {
         let lease = Lease::at(&entry, &backend);
-        let deadline = Instant::now() + PATIENCE.min(service.link.connect_timeout);
+        let deadline = Instant::now() + TIMEOUT.min(service.link.connect_timeout);
         let looked = service.dialler.ask(&service.link, &service.backends, &lease, deadline).await;
-        // One that can't be asked, or is too busy to answer, has not been demoted.
+        // A server that can't be reached, or is too busy to answer, keeps its role.
         if let Err(failure @ Failure::WrongRole { .. }) = looked {
             service.backends.fails(&lease, &failure);
         }
     };
-    stream::iter(used).for_each_concurrent(TOGETHER, look).await;
+    stream::iter(used).for_each_concurrent(MAX_CONCURRENT_CHECKS, look).await;
 }
