@@ -163,7 +163,7 @@ impl<'a> Settings<'a> {
             if let Some(variable) = variable {
                 findings.mistake(
                     variable,
-                    "it needs TLS towards the target, which is off",
+                    "there is no TLS towards the target",
                     format!("write rediss:// or tls://, or set {alias}_TLS=true, or remove {variable}"),
                 );
             }
