@@ -128,6 +128,11 @@ pub enum Failure {
         words: String,
         remedy: String,
     },
+    /// WAIT for writes that were made on another connection: this one would answer as if there were none.
+    #[error(
+        "WAIT can't tell of writes made on an earlier connection to the target, which has been exchanged since"
+    )]
+    WaitElsewhere,
     /// Every password was refused, though one was accepted before: a rotation is in progress.
     #[error("{REFUSED}: {words}")]
     Rotation {
@@ -228,6 +233,8 @@ impl Failure {
             | Self::NotRedis { stage, .. } => *stage,
             Self::Tls { .. } => Stage::Tls,
             Self::Secret(_) | Self::Rotation { .. } => Stage::Auth,
+            // What a connection is to have before it serves, as its database.
+            Self::WaitElsewhere => Stage::Select,
             Self::Full => Stage::Limit,
             Self::NotAllowed { .. } => Stage::Allow,
         }
@@ -271,6 +278,9 @@ impl Failure {
             }
             Self::NoBackend { .. } => {
                 format!("check {variable}, and that what it names can be reached from here")
+            }
+            Self::WaitElsewhere => {
+                "read what was written again: WAIT says nothing of what another connection wrote".to_owned()
             }
             Self::NoneServes { last, .. } => last.remedy(link),
             Self::Connect { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {

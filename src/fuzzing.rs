@@ -11,9 +11,10 @@ use std::os::unix::ffi::OsStringExt;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use hickory_resolver::proto::op::Message;
 use redis_protocol::resp2::types::BytesFrame;
+use redis_protocol::resp3;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{CertificateError, OtherError, RootCertStore};
 
@@ -26,8 +27,8 @@ use crate::net::Endpoint;
 use crate::net::tls::Refused;
 use crate::net::tls::certificate::{Certificate, Purpose, Summary};
 use crate::net::tls::stream::Broken;
-use crate::resp::auth::{Leading, absorb};
-use crate::resp::commands::{Commands, First, Limits, first};
+use crate::resp::commands::{Class, Commands, First, Found, NoCommand, UNLIMITED, first};
+use crate::resp::replies::{Frame, Replies};
 use crate::resp::{self, NotReply};
 use crate::secret::Secret;
 use crate::text;
@@ -86,51 +87,83 @@ pub fn replies(data: &[u8]) {
     }
 }
 
-/// Commands of a client: in whatever pieces they come, the same RESETs are found, those of the commands taken apart one by
-/// one; and what they begin with is judged once it can be, and for good.
+/// Commands of a client: in whatever pieces they come, the same are found, those of the commands taken apart one by one.
 pub fn commands(data: &[u8]) {
-    fn resets<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> Vec<usize> {
-        let mut commands = Commands::default();
-        let (mut ends, mut before) = (Vec::new(), 0);
+    fn found<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> (Vec<(usize, Class)>, bool) {
+        let (mut commands, mut found, mut before) = (Commands::default(), Vec::new(), 0);
+        let (mut kept, mut begun) = (Vec::new(), None);
         for piece in pieces {
-            let mut rest = piece;
-            while let Some(end) = commands.find_reset(rest) {
-                assert!(end > 0 && end <= rest.len(), "a RESET ends outside of the bytes");
-                ends.push(before + piece.len() - rest.len() + end);
-                rest = &rest[end..];
+            kept.extend_from_slice(piece);
+            while !kept.is_empty() {
+                let (length, ended) = match commands.find(&kept) {
+                    Err(NoCommand) => return (found, true),
+                    Ok(Found::Partial) => break,
+                    Ok(Found::Nothing(length)) => (length, None),
+                    Ok(Found::Whole(class, length)) => (length, Some(class)),
+                    Ok(Found::Begun(class)) => {
+                        begun = Some(class);
+                        (kept.len(), None)
+                    }
+                    Ok(Found::More(length, is_over)) => (length, begun.take_if(|_| is_over)),
+                };
+                assert!(length > 0 && length <= kept.len(), "a command ends outside of the bytes");
+                kept.drain(..length);
+                before += length;
+                found.extend(ended.map(|class| (before, class)));
             }
-            before += piece.len();
         }
-        ends
+        (found, false)
     }
-    let limits = Limits { arguments: i32::MAX.into(), length: i64::MAX };
     let (whole, parts) = pieces(data);
     let (mut at, mut ends) = (0, Vec::new());
-    while let First::Command(arguments, length) = first(&whole[at..], limits) {
+    while let First::Command(arguments, length) = first(&whole[at..], UNLIMITED) {
         assert!(length > 0 && at + length <= whole.len(), "a command ends outside of the bytes");
         at += length;
-        if let [name] = &arguments[..]
-            && name.eq_ignore_ascii_case(b"RESET")
-        {
+        if !arguments.is_empty() {
             ends.push(at);
         }
     }
-    assert_eq!(resets(std::iter::once(whole)), ends);
-    assert_eq!(resets(parts), ends);
+    let all = found(std::iter::once(whole));
+    assert_eq!(all.0.iter().map(|(end, _)| *end).collect::<Vec<_>>(), ends);
+    assert_eq!(found(parts), all);
+}
 
-    let judged = absorb(whole);
-    let mut length = 0;
-    for part in pieces(data).1 {
-        length += part.len();
-        let early = absorb(&whole[..length]);
-        let is_same = match (&early, &judged) {
-            // Of what is answered there may be more in what comes later.
-            (Leading::Answered(length, answers), Leading::Answered(most, all)) => {
-                length <= most && all.starts_with(answers.as_str())
+/// Replies of a server, followed and not read: in whatever pieces they come they end at the same places, which are those
+/// that a decoder finds.
+pub fn frames(data: &[u8]) {
+    fn frames<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> (Vec<(usize, Frame, Vec<u8>)>, bool) {
+        let (mut replies, mut frames, mut before) = (Replies::default(), Vec::new(), 0);
+        for piece in pieces {
+            let mut at = 0;
+            while at < piece.len() {
+                let Ok(step) = replies.follow(&piece[at..]) else { return (frames, true) };
+                assert!(
+                    step.length > 0 && at + step.length <= piece.len(),
+                    "a reply ends outside of the bytes"
+                );
+                let last = &piece[at..at + step.length];
+                at += step.length;
+                frames.extend(step.ended.map(|frame| (before + at, frame, replies.head(last).to_vec())));
             }
-            _ => early == Leading::Partial || early == judged,
-        };
-        assert!(is_same, "{early:?}, then {judged:?}");
+            before += piece.len();
+        }
+        (frames, false)
+    }
+    let (whole, parts) = pieces(data);
+    let all = frames(std::iter::once(whole));
+    assert_eq!(frames(parts), all);
+    let mut begin = 0;
+    for (end, frame, _) in &all.0 {
+        let reply = Bytes::copy_from_slice(&whole[begin..*end]);
+        // The decoder nests as deep as arrays do, and reads numbers that nothing was asked of.
+        if reply.iter().filter(|byte| b"*%~|>".contains(byte)).count() < 64
+            && let Ok(Some((decoded, length))) = resp3::decode::complete::decode_bytes(&reply)
+        {
+            assert_eq!(length, reply.len(), "{}", reply.escape_ascii());
+            let is_push = matches!(decoded, resp3::types::BytesFrame::Push { .. });
+            assert_eq!(is_push, *frame == Frame::Push, "{}", reply.escape_ascii());
+        }
+        begin = *end;
     }
 }
 
@@ -451,6 +484,7 @@ mod tests {
             for seed in (0..=u8::MAX).step_by(32) {
                 let data = [&[seed][..], &said].concat();
                 replies(&data);
+                frames(&data);
                 sentinel_replies(&data);
             }
         }
@@ -465,7 +499,12 @@ mod tests {
         }
 
         #[test]
-        fn resets_are_the_same_in_whatever_pieces_they_come(data in cut(words("fuzz/commands.dict"))) {
+        fn replies_end_at_the_same_places_in_whatever_pieces_they_come(data in cut(words("fuzz/resp.dict"))) {
+            frames(&data);
+        }
+
+        #[test]
+        fn commands_are_the_same_in_whatever_pieces_they_come(data in cut(words("fuzz/commands.dict"))) {
             commands(&data);
         }
 

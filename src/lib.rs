@@ -123,8 +123,11 @@ pub mod reference {
 #[doc(hidden)]
 pub mod timed {
     pub use crate::config::{Config, Env, ProcessArguments};
+    pub use crate::metrics::Metrics;
     pub use crate::net::Stream;
     pub use crate::relay::drain::Handle;
-    pub use crate::relay::{Limits, Relay};
+    pub use crate::relay::{Limits, Policy, Session, Tunnel};
+    pub use crate::resp::commands::{Commands, Found};
+    pub use crate::resp::replies::Replies;
     pub use crate::resp::{commands, reply};
 }

@@ -4,6 +4,8 @@
 //! exists from the start, at zero. State that is kept elsewhere (current connections, bytes, backends) is collected at
 //! each scrape: a connection counts its own bytes, which costs the relay an uncontended store.
 
+pub mod session;
+
 use std::time::Duration;
 
 use prometheus_client::collector::Collector;
@@ -15,6 +17,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
+use self::session::{Families, SessionMetrics};
 use crate::failure::Stage;
 
 /// The HTTP content type of the text format.
@@ -68,12 +71,15 @@ pub struct Metrics {
     warm_hits: Family<Labels, Counter>,
     warm_misses: Family<Labels, Counter>,
     target_changes: Family<Labels, Counter>,
+    sessions: Families,
 }
 
 impl Metrics {
     pub fn new() -> Self {
+        let mut registry = Registry::with_prefix("redis_ambassador");
         let mut metrics = Self {
-            registry: Registry::with_prefix("redis_ambassador"),
+            sessions: Families::new(&mut registry),
+            registry,
             accepted: Family::default(),
             failed: Family::default(),
             dial_seconds: Family::new_with_constructor(|| Histogram::new(DIAL_SECONDS)),
@@ -146,6 +152,7 @@ impl Metrics {
             warm_hits: counter(&self.warm_hits),
             warm_misses: counter(&self.warm_misses),
             target_changes: counter(&self.target_changes),
+            session: self.sessions.link(name),
         }
     }
 
@@ -181,6 +188,8 @@ pub struct LinkMetrics {
     warm_hits: Counter,
     warm_misses: Counter,
     target_changes: Counter,
+    /// What its sessions count.
+    pub session: SessionMetrics,
 }
 
 impl LinkMetrics {

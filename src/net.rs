@@ -33,6 +33,11 @@ use crate::net::tls::stream::TlsStream;
 pub trait Side: AsyncRead + AsyncWrite + Unpin {
     /// The pending error of the socket (`SO_ERROR`), if any.
     fn take_error(&self) -> Option<io::Error>;
+
+    /// Whether the peer is there, and has said nothing that was not read, as far as is known without reading.
+    fn is_quiet(&self) -> bool {
+        true
+    }
 }
 
 /// A resolved address to connect to.

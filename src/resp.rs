@@ -4,8 +4,9 @@
 
 pub mod auth;
 pub mod commands;
+pub mod replies;
 
-use bytes::BytesMut;
+use bytes::{Buf, BytesMut};
 use redis_protocol::resp2::decode::{decode_bytes, decode_bytes_mut};
 use redis_protocol::resp2::types::BytesFrame;
 
@@ -68,6 +69,24 @@ pub fn reply(buffer: &mut BytesMut) -> Result<Option<Reply>, NotReply> {
     }
 }
 
+/// Takes one reply of any kind off the front of `buffer`, to see whether it is good.
+pub fn outcome(buffer: &mut BytesMut) -> Result<Option<Reply>, NotReply> {
+    if buffer.first() == Some(&b'-') {
+        return reply(buffer);
+    }
+    match length(buffer)? {
+        Some(length) => {
+            buffer.advance(length);
+            Ok(Some(Reply::Good))
+        }
+        None if buffer.len() < LONGEST_OUTCOME => Ok(None),
+        None => Err(NotReply),
+    }
+}
+
+/// The longest reply to a HELLO: it lists the server's modules.
+const LONGEST_OUTCOME: usize = 256 * 1024;
+
 /// How deep arrays may lie in each other. HELLO's list of modules, with lists of arguments, is three deep; the decoder
 /// would follow a stranger's arrays until the stack ends.
 const DEEPEST: usize = 8;
@@ -89,7 +108,7 @@ pub fn value(buffer: &mut BytesMut, longest: usize) -> Result<Option<BytesFrame>
 }
 
 /// How long the reply is that `bytes` begin with, in RESP2 or RESP3, if all of it is there.
-pub fn length(bytes: &[u8]) -> Result<Option<usize>, NotReply> {
+fn length(bytes: &[u8]) -> Result<Option<usize>, NotReply> {
     extent(bytes, DEEPEST)
 }
 

@@ -50,6 +50,17 @@ impl Collector for LinkCollector {
                 ConstCounter::new(number).encode(bytes.encode_family(&labels)?)?;
             }
         }
+        let mut commands = encoder.encode_descriptor(
+            "commands",
+            "Commands of clients, where sessions follow them.",
+            None,
+            MetricType::Counter,
+        )?;
+        for service in services {
+            let labels = labels(&service.link.name, None);
+            ConstCounter::new(service.connections.moved().commands)
+                .encode(commands.encode_family(&labels)?)?;
+        }
         let mut stale = encoder.encode_descriptor(
             "secret_stale",
             "Whether the last read of a secret from its file or program failed.",

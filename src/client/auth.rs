@@ -1,9 +1,9 @@
 //! Clients that authenticate themselves: to nobody, or to the ambassador, but never to the target.
 //!
-//! `absorb` is for applications that insist on sending some password: whatever AUTH says in the beginning is answered
-//! with `+OK`, and a HELLO goes on without it. `require` lets in only who shows the link's own password ([`require`],
-//! before anything is dialled); what it has shown is then absorbed. The first command of another kind ends the looking;
-//! behind a RESET, which makes a connection as good as new, it begins again.
+//! `absorb` is for applications that insist on sending some password: whatever AUTH says is answered with `+OK`, and a
+//! HELLO goes on without it. `require` lets in only who shows the link's own password ([`require`], before anything is
+//! dialled, and again behind a RESET, which makes a connection as good as new). What a client that has been let in shows
+//! later is judged in its place among its commands ([`judged`]).
 
 use std::io;
 use std::time::Duration;
@@ -18,10 +18,11 @@ use crate::client::connection::read_some;
 use crate::config::link::Required;
 use crate::failure::Failure;
 use crate::net::Stream;
+use crate::relay::Own;
 use crate::resp;
 use crate::resp::auth::{Command, DEFAULT_USER, OK, Shown, command};
 use crate::resp::commands::{First, UNAUTHENTICATED, first};
-use crate::secret::LONGEST;
+use crate::secret::{LONGEST, Secret};
 
 const NO_AUTH: &str = "-NOAUTH Authentication required.\r\n";
 const WRONG_PASSWORD: &str = "-WRONGPASS invalid username-password pair or user is disabled.\r\n";
@@ -117,6 +118,32 @@ async fn until_shown(
         };
         answer(client, reply).await?;
     }
+}
+
+/// What becomes of a client's own AUTH or HELLO.
+pub enum Judged {
+    /// The client reads this.
+    Answer(String),
+    /// In its place the target hears this HELLO, and answers.
+    Hello(Secret),
+}
+
+/// Judges the authentication of a client that has been let in already. One that is not right leaves what was.
+pub async fn judged(own: &Own, required: Option<&Required>) -> Result<Judged, Failure> {
+    let arguments = own.arguments();
+    let is_met = async |shown: &Shown<'_>| match required {
+        Some(required) => required.is_met_by(shown).await,
+        None => Ok(true),
+    };
+    Ok(match command(&arguments) {
+        Command::Auth(shown) if is_met(&shown).await? => Judged::Answer(OK.to_owned()),
+        Command::Hello(Some(shown), kept) if is_met(&shown).await? => Judged::Hello(resp::commands(&[kept])),
+        Command::Auth(_) | Command::Hello(Some(_), _) => Judged::Answer(WRONG_PASSWORD.to_owned()),
+        Command::Hello(None, kept) => Judged::Hello(resp::commands(&[kept])),
+        Command::Wrong(words) => Judged::Answer(words),
+        // It would not have been taken for one.
+        Command::Nothing | Command::Quit | Command::Reset | Command::Other => Judged::Answer(String::new()),
+    })
 }
 
 /// Reads what is there. A buffer that grows leaves no copy behind.

@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::client::accept::Admitted;
-use crate::client::auth::require;
+use crate::client::auth::{Judged, judged, require};
 use crate::config::link::{ClientAuth, Required};
 use crate::failure::Failure;
 use crate::failure::tls::{by_client, late_refusal, slow_client};
@@ -20,11 +20,12 @@ use crate::net::tls::explain::is_no_tls;
 use crate::net::{Accepted, Client, Stream};
 use crate::random::fraction;
 use crate::relay::drain::{DrainRequest, Reason};
-use crate::relay::{End, Limits, Outcome, Party, Relay};
+use crate::relay::{Cause, End, Event, Limits, Own, Party, Policy, Restore, Session, Tunnel};
 use crate::text;
 use crate::upstream::LinkRuntime;
-use crate::upstream::backends::Backend;
+use crate::upstream::backends::Lease;
 use crate::upstream::connections::ConnectionGuard;
+use crate::upstream::handshake::Upstream;
 use crate::upstream::pool::Warm;
 
 /// How much of what a client says before its upstream is there is taken in. It has to be read to see that a client
@@ -38,14 +39,17 @@ const SILENT: Duration = Duration::from_millis(500);
 /// How often a client from which nothing more is read is looked at: often enough for the target to be spared the dial.
 const LOOK: Duration = Duration::from_millis(500);
 
+/// Before an upstream is dialled that refuses or closes again and again.
+const AGAIN: Duration = Duration::from_millis(50);
+
 /// How long a refused client may go on sending before its connection is closed for good.
 pub const LINGER: Duration = Duration::from_secs(2);
 
 impl LinkRuntime {
-    /// Serves one client: its TLS, dial, handshake, relay (again behind every RESET), one line in the log.
+    /// Serves one client: its TLS, dial, handshake, relay with all that it needs on the way, one line in the log.
     ///
     /// Every step is boxed, and what a living connection needs lies in one box of its own: an idle one carries nothing
-    /// that only a dial, a handshake or a goodbye needs.
+    /// that only a dial or a handshake needs.
     pub fn serve(
         self: Arc<Self>,
         accepted: Accepted,
@@ -57,8 +61,8 @@ impl LinkRuntime {
             let Some(mut connection) = establishing.await else { return };
             loop {
                 let following = {
-                    let outcome = poll_fn(|cx| connection.poll(cx)).await;
-                    Box::pin(connection.follow(outcome))
+                    let event = poll_fn(|cx| connection.poll(cx)).await;
+                    Box::pin(connection.follow(event))
                 };
                 match following.await {
                     Some(same) => connection = same,
@@ -102,11 +106,12 @@ impl LinkRuntime {
             None => Ok(None),
         };
         let begun = Instant::now();
+        let nothing = Restore::default();
         let upstream = match held {
             Ok(Some(warm)) => Ok(warm.serve(&self)),
             Ok(None) => tokio::select! {
                 biased;
-                upstream = self.upstream() => upstream,
+                upstream = self.upstream(&nothing) => upstream,
                 () = client_leaves(&mut stream, &mut early, self.link.redis.is_some()) => Err(Failure::ClientLeft),
             },
             Err(left) => Err(left),
@@ -124,10 +129,11 @@ impl LinkRuntime {
                     "connection opened"
                 );
                 self.backends.guard(&admitted.guard, lease);
-                let mut relay = Relay::new(early, leading, limits);
-                if let Some(redis) = &self.link.redis {
-                    relay = relay.watch(redis.minds_reset(), redis.absorbs_auth());
-                }
+                let relay = match self.policy() {
+                    None => Relay::Tunnel(Tunnel::new(early, leading, limits)),
+                    Some(policy) => Relay::Session(Session::new(early, leading, limits, policy)),
+                };
+                let upstream = Some(upstream);
                 Some(Box::new(Established {
                     service: self,
                     client,
@@ -265,6 +271,17 @@ impl LinkRuntime {
         }
     }
 
+    /// What a session is to do; none where bytes are passed on as they come.
+    fn policy(&self) -> Option<Policy> {
+        let redis = self.link.redis.as_ref().filter(|redis| redis.sessions)?;
+        Some(Policy {
+            minds_reset: redis.minds_reset(),
+            absorbs: redis.absorbs_auth(),
+            resends: redis.role.is_some() || self.backends.are_several(),
+            patience: self.link.connect_timeout,
+        })
+    }
+
     fn limits(&self) -> Limits {
         let now = Instant::now();
         Limits {
@@ -283,140 +300,216 @@ impl LinkRuntime {
     }
 }
 
+/// What a living connection does.
+#[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it lies in a box with all else that belongs to the connection"
+)]
+enum Relay {
+    Tunnel(Tunnel),
+    Session(Session),
+}
+
 /// A connection whose upstream is there.
 struct Established {
     service: Arc<LinkRuntime>,
     client: Client,
     accepted_at: Instant,
     stream: Stream,
-    upstream: Stream,
+    /// None while a session waits for its client's next command.
+    upstream: Option<Stream>,
     relay: Relay,
     admitted: Admitted,
 }
 
 /// How a connection ended.
-struct Ending {
-    outcome: Outcome,
-    /// Why there is no other upstream, where one was needed.
-    failure: Option<Failure>,
+enum Ending {
+    End(End),
+    /// It can't go on, and the client is told why.
+    Failed(Failure),
 }
 
 impl Established {
-    /// Ready when the relay has come to an end of any kind.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Outcome> {
-        let Self { stream, upstream, relay, admitted, .. } = self;
-        relay.poll_outcome(cx, stream, upstream, &admitted.guard)
+    /// Ready when the relay needs something, or has come to an end.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
+        let Self { service, stream, upstream, relay, admitted, .. } = self;
+        match (relay, upstream) {
+            (Relay::Session(session), upstream) => {
+                session.poll(cx, stream, upstream, &admitted.guard, &service.metrics.session)
+            }
+            (Relay::Tunnel(tunnel), Some(upstream)) => {
+                tunnel.poll(cx, stream, upstream, &admitted.guard).map(Event::End)
+            }
+            (Relay::Tunnel(_), None) => Poll::Ready(Event::End(End::Closed)),
+        }
     }
 
-    /// What comes of an outcome: the connection goes on, or is closed.
-    async fn follow(mut self: Box<Self>, outcome: Outcome) -> Option<Box<Self>> {
-        let ending = match outcome.end {
-            End::Cut => self.switch().await,
-            _ => Some(Ending { outcome, failure: None }),
+    /// Does what the relay needs: the connection goes on, or is closed.
+    async fn follow(mut self: Box<Self>, event: Event) -> Option<Box<Self>> {
+        let ending = match event {
+            Event::End(end) => Some(Ending::End(end)),
+            Event::Upstream(cause) => self.exchange(cause).await,
+            Event::Reset => self.greet_again().await,
+            Event::Own(own) => self.judge(&own).await,
+            Event::Wait => Some(Ending::Failed(Failure::WaitElsewhere)),
         };
         let Some(ending) = ending else { return Some(self) };
         self.close(ending).await;
         None
     }
 
-    /// Goes on behind a RESET, which has taken away the authentication that the client does not know of: with a fresh
-    /// upstream, once the old one has answered everything. Returns how the connection ended, if it did meanwhile.
-    async fn switch(&mut self) -> Option<Ending> {
+    /// Gets the session another upstream, with all that it had on the one before.
+    async fn exchange(&mut self, cause: Cause) -> Option<Ending> {
         let Self { service, client, stream, upstream, relay, admitted, .. } = self;
-        service.backends.ask_about_reset();
-        let knows_no_reset = |backend: &Backend| backend.probe.knows_no_reset();
-        if admitted.guard.backend().is_some_and(|backend| knows_no_reset(&backend)) {
-            // To a server like this it was a command like any other that it does not know.
-            relay.resume();
-            return None;
-        }
+        let Relay::Session(session) = relay else { return None };
+        let before = admitted.guard.stand();
+        let restore = session.restore();
         let dialled = tokio::select! {
-            dialled = service.upstream() => dialled,
-            outcome = relay.run(stream, upstream, &admitted.guard) => return Some(Ending { outcome, failure: None }),
+            biased;
+            dialled = another(service, &restore, session.resent_for()) => dialled,
+            () = client_leaves(stream, session.ahead(), true) => Err(Failure::ClientLeft),
+            reason = drained(&admitted.guard) => return Some(Ending::End(End::Left(reason))),
         };
-        // A client that has nothing more to say needs no other upstream.
-        if !relay.is_cut() {
-            return None;
-        }
-        if dialled.as_ref().is_ok_and(|(_, lease)| knows_no_reset(lease.backend())) {
-            relay.resume();
-            return None;
-        }
-        relay.part();
-        let outcome = relay.run(stream, upstream, &admitted.guard).await;
-        if let (End::Parted, Some(required)) = (&outcome.end, service.required()) {
-            // As new as a connection is after a RESET.
-            let limit = service.link.connect_timeout;
-            let shown = tokio::select! {
-                shown = require(stream, relay.ahead(), required, limit) => shown,
-                leave = poll_fn(|cx| admitted.guard.poll_drain(cx)) => {
-                    let outcome = Outcome { end: End::Left(leave.reason), ..outcome };
-                    return Some(Ending { outcome, failure: None });
-                }
-            };
-            if let Err(failure) = shown {
-                return Some(Ending { outcome, failure: Some(failure) });
+        let has_role = service.link.redis.as_ref().is_some_and(|redis| redis.role.is_some());
+        let is_same = |lease: &Lease| {
+            before.as_ref().is_some_and(|before| Arc::ptr_eq(before.backend(), lease.backend()))
+        };
+        match (dialled, cause) {
+            (Ok((_, lease)), Cause::Refused) if !has_role && is_same(&lease) => {
+                // It would say the same again.
+                session.refusal_stands();
+                service.backends.guard(&admitted.guard, lease);
             }
-        }
-        let dialled = match (&outcome.end, dialled) {
-            // The old one may have taken its time, longer than the target lets the fresh one idle.
-            (End::Parted, Ok((mut fresh, lease))) => match poll_fn(|cx| fresh.poll_says(cx)).now_or_never() {
-                Some(Ok(0) | Err(_)) => service.upstream().await,
-                Some(Ok(1..)) | None => Ok((fresh, lease)),
-            },
-            (_, dialled) => dialled,
-        };
-        match (outcome.end, dialled) {
-            (End::Parted, Ok((fresh, lease))) => {
+            (Ok((fresh, lease)), cause) => {
                 let (fresh, leading) = fresh.into_parts();
+                let again = session.attach(&leading, service.limits());
                 tracing::debug!(
                     target: "client",
                     link = service.link.name,
                     %client,
                     backend = %lease,
-                    "RESET: went on with a fresh upstream"
+                    cause = cause.name(),
+                    again,
+                    "session went on with another upstream"
                 );
-                *upstream = fresh;
-                relay.resume_with(&leading);
+                *upstream = Some(fresh);
+                service.metrics.session.exchanged(cause);
+                service.metrics.session.resent(again);
                 service.backends.guard(&admitted.guard, lease);
-                None
             }
-            (end, dialled) => Some(Ending { outcome: Outcome { end, ..outcome }, failure: dialled.err() }),
+            (Err(failure), Cause::Refused) if !matches!(failure, Failure::ClientLeft) => {
+                session.refusal_stands();
+                if let Some(before) = before {
+                    service.backends.guard(&admitted.guard, before);
+                }
+            }
+            (Err(failure), _) => return Some(Ending::Failed(failure)),
         }
+        None
+    }
+
+    /// Behind a RESET: the link's own handshake once more. Where the upstream does not survive that, another one takes its
+    /// place; and the client authenticates itself again, where it has to.
+    async fn greet_again(&mut self) -> Option<Ending> {
+        let Self { service, client, stream, upstream, relay, admitted, .. } = self;
+        let Relay::Session(session) = relay else { return None };
+        let LinkRuntime { link, dialler, backends, .. } = &**service;
+        let greeted = match (upstream.take(), admitted.guard.stand()) {
+            (Some(old), Some(lease)) => {
+                dialler.greet_again(link, backends, &lease, old).await.map(|upstream| (upstream, lease))
+            }
+            _ => Err(Failure::ClientLeft),
+        };
+        let greeted = match greeted {
+            Ok(greeted) => Ok(greeted),
+            Err(failure) => {
+                tracing::debug!(target: "client", link = link.name, %client, error = %failure, "handshake behind RESET failed");
+                let restore = session.restore();
+                tokio::select! {
+                    biased;
+                    dialled = another(service, &restore, None) => dialled,
+                    () = client_leaves(stream, session.ahead(), true) => Err(Failure::ClientLeft),
+                    reason = drained(&admitted.guard) => return Some(Ending::End(End::Left(reason))),
+                }
+            }
+        };
+        let (fresh, lease) = match greeted {
+            Ok(greeted) => greeted,
+            Err(failure) => return Some(Ending::Failed(failure)),
+        };
+        let (fresh, leading) = fresh.into_parts();
+        *upstream = Some(fresh);
+        backends.guard(&admitted.guard, lease);
+        if let Some(required) = service.required() {
+            // As new as a connection is after a RESET.
+            let limit = link.connect_timeout;
+            let shown = tokio::select! {
+                shown = require(stream, session.ahead(), required, limit) => shown,
+                request = poll_fn(|cx| admitted.guard.poll_drain(cx)) => {
+                    return Some(Ending::End(End::Left(request.reason)));
+                }
+            };
+            if let Err(failure) = shown {
+                return Some(Ending::Failed(failure));
+            }
+        }
+        session.greeted(&leading);
+        None
+    }
+
+    /// A client's own authentication, when it has been let in already.
+    async fn judge(&mut self, own: &Own) -> Option<Ending> {
+        let Relay::Session(session) = &mut self.relay else { return None };
+        match judged(own, self.service.required()).await {
+            Ok(Judged::Answer(answer)) => session.judged(Ok(answer.as_bytes())),
+            Ok(Judged::Hello(command)) => session.judged(Err(command.expose())),
+            Err(failure) => return Some(Ending::Failed(failure)),
+        }
+        None
     }
 
     /// One line in the log, and the end that each side is owed.
-    async fn close(self: Box<Self>, Ending { outcome, failure }: Ending) {
-        let Self { service, client, accepted_at, mut stream, mut upstream, admitted, .. } = *self;
+    async fn close(self: Box<Self>, ending: Ending) {
+        let Self { service, client, accepted_at, mut stream, upstream, admitted, relay } = *self;
+        let (moved, has_more) = match &relay {
+            Relay::Tunnel(tunnel) => (tunnel.moved(), false),
+            Relay::Session(session) => (session.moved(), session.is_ahead()),
+        };
+        drop(relay);
+        let (name, error) = match &ending {
+            Ending::End(end) => (end.name(), end.error().map(text::io_error)),
+            Ending::Failed(_) => ("failure", None),
+        };
         tracing::debug!(
             target: "client",
             link = service.link.name,
             %client,
-            to_target = outcome.to_target,
-            to_client = outcome.to_client,
+            to_target = moved.to_target,
+            to_client = moved.to_client,
             milliseconds = milliseconds(accepted_at),
-            ended_by = outcome.end.name(),
-            error = outcome.end.error().map(text::io_error),
+            ended_by = name,
+            error,
             "connection closed"
         );
-        match outcome.end {
+        match ending {
             // Both have said goodbye.
-            End::Closed => {}
-            End::Cut | End::Parted => {
+            Ending::End(End::Closed) => {}
+            Ending::Failed(failure) => {
                 drop(upstream);
-                if let Some(failure) = failure {
-                    service.reject(stream, client, &failure, LINGER).await;
-                }
+                service.reject(stream, client, &failure, LINGER).await;
+                // A drain waits for the line.
                 drop(admitted);
             }
-            End::Broken(party, error) => {
-                upstream.reset();
-                let was_served = party == Party::Client || outcome.to_client > 0;
+            Ending::End(End::Broken(party, error)) => {
+                if let Some(upstream) = upstream {
+                    upstream.reset();
+                }
+                let was_served = party == Party::Client || moved.to_client > 0;
                 let refusal = late_refusal(&error, &service.link.target.to_string(), &service.link);
                 match refusal.filter(|_| !was_served) {
                     Some(failure) if service.link.redis.is_some() => {
                         service.reject(stream, client, &failure, LINGER).await;
-                        // A drain waits for the line.
                         drop(admitted);
                     }
                     refusal => {
@@ -427,13 +520,54 @@ impl Established {
                     }
                 }
             }
-            End::Idle | End::Left(_) => {
-                for stream in [&mut stream, &mut upstream] {
+            Ending::End(End::Idle | End::Left(_)) => {
+                if let Some(mut stream) = upstream {
                     // Whoever does not take a goodbye at once is not waited for.
                     let _ = stream.shutdown().now_or_never();
                 }
+                let _ = stream.shutdown().now_or_never();
+                if has_more {
+                    // The socket holds or will hold what nobody reads any more, and would be reset.
+                    let _ = timeout(LINGER, say_and_close(&mut stream, b"")).await;
+                    drop(admitted);
+                }
             }
         }
+    }
+}
+
+/// Another upstream for a session. A server that is about to stop closes a connection in the midst of its handshake; so
+/// does one behind a balancer that knows it no more.
+async fn another(
+    service: &LinkRuntime,
+    restore: &Restore,
+    since: Option<Instant>,
+) -> Result<(Upstream, Lease), Failure> {
+    let begun = Instant::now();
+    if let Some(since) = since {
+        // What has been sent in vain just now is not sent again at once.
+        sleep(AGAIN.saturating_sub(since.elapsed())).await;
+    }
+    loop {
+        match service.upstream(restore).await {
+            Err(Failure::Closed { .. }) if begun.elapsed() + AGAIN < service.link.connect_timeout => {
+                sleep(AGAIN).await;
+            }
+            dialled => return dialled,
+        }
+    }
+}
+
+/// Ready when a drain is over, at the time when the connection is closed in any case.
+async fn drained(guard: &ConnectionGuard) -> Reason {
+    loop {
+        let leave = poll_fn(|cx| guard.poll_drain(cx)).await;
+        if leave.reason == Reason::Drain {
+            sleep_until(leave.latest).await;
+            return leave.reason;
+        }
+        // A dial leads where it leads; what is asked of its upstream then is seen to by the session.
+        std::future::pending::<()>().await;
     }
 }
 

@@ -123,6 +123,8 @@ pub struct Redis {
     pub role: Option<Role>,
     /// What a client's RESET leads to.
     pub reset: Reset,
+    /// Whether sessions know where commands and replies end, and may go on with another connection.
+    pub sessions: bool,
     /// What becomes of a client's own authentication.
     pub client_auth: ClientAuth,
     /// How many connections to keep ready.
@@ -416,6 +418,14 @@ fn reset(text: &str) -> Result<Reset, Refusal> {
         "reauth" => Ok(Reset::Reauthenticate),
         "forward" => Ok(Reset::Forward),
         _ => Err(format!("\"{text}\" is neither reauth nor forward").into()),
+    }
+}
+
+fn on_or_off(text: &str) -> Result<bool, Refusal> {
+    match word(text).as_str() {
+        "on" | "true" | "yes" | "1" => Ok(true),
+        "off" | "false" | "no" | "0" => Ok(false),
+        _ => Err(format!("\"{text}\" is neither on nor off").into()),
     }
 }
 

@@ -78,6 +78,11 @@ pub const SETTINGS: &[Setting] = &[
          without user and database afterwards",
     ),
     redis(
+        "SESSIONS",
+        "`on` (the default): clients stay when their connection to the target ends, moves or is demoted; `off`: bytes are passed on \
+         as they come, and what ends one side ends the other",
+    ),
+    redis(
         "ROLE",
         "`master` or `replica`: serve from such a backend alone; with Sentinel `master` is the default",
     ),

@@ -54,12 +54,15 @@ pub struct Moved {
     pub to_target: u64,
     /// Bytes that the client took.
     pub to_client: u64,
+    /// Commands of the client's, where they are followed.
+    pub commands: u64,
 }
 
 impl Moved {
     pub fn add(&mut self, other: Self) {
         self.to_target += other.to_target;
         self.to_client += other.to_client;
+        self.commands += other.commands;
     }
 }
 
@@ -72,6 +75,7 @@ pub struct Handle {
     /// Bytes so far, stored by the connection alone.
     to_target: AtomicU64,
     to_client: AtomicU64,
+    commands: AtomicU64,
 }
 
 impl Handle {
@@ -84,6 +88,11 @@ impl Handle {
     pub fn ask(&self, leave: DrainRequest) {
         *self.leave.lock() = Some(Box::new(leave));
         self.waker.wake();
+    }
+
+    /// The connection has done what this request asked for, and goes on; another one may follow.
+    pub fn done(&self, leave: DrainRequest) {
+        self.leave.lock().take_if(|asked| **asked == leave);
     }
 
     /// Whether it has been asked.
@@ -100,16 +109,17 @@ impl Handle {
         }
     }
 
-    /// Counts bytes that the connection has moved.
+    /// Counts what the connection has moved.
     pub fn count(&self, moved: Moved) {
         // Nobody else stores here, so that what was loaded is still true: a plain store is enough, and costs nothing.
-        let count = |counter: &AtomicU64, bytes| {
-            if bytes > 0 {
-                counter.store(counter.load(Ordering::Relaxed) + bytes, Ordering::Relaxed);
+        let count = |counter: &AtomicU64, number| {
+            if number > 0 {
+                counter.store(counter.load(Ordering::Relaxed) + number, Ordering::Relaxed);
             }
         };
         count(&self.to_target, moved.to_target);
         count(&self.to_client, moved.to_client);
+        count(&self.commands, moved.commands);
     }
 
     /// Bytes so far.
@@ -117,6 +127,7 @@ impl Handle {
         Moved {
             to_target: self.to_target.load(Ordering::Relaxed),
             to_client: self.to_client.load(Ordering::Relaxed),
+            commands: self.commands.load(Ordering::Relaxed),
         }
     }
 }

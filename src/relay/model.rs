@@ -1,15 +1,15 @@
-//! The relay on a network that is played: whatever the lines and the parties do, what it promises holds.
+//! Tunnels and sessions on a network that is played: whatever the lines and the parties do, what they promise holds.
 //!
 //! A scenario is data: what each party says, when it reads, how it leaves, and what its line does to reads and writes.
 //! The clock is paused, so a stall of minutes takes no time. The same scenarios run over TLS, with the stream that real
-//! connections use on our side of the line and on the party's, with the client's commands watched for RESET, and with
-//! its own authentication, with which they begin then, kept from the target.
-
-mod resets;
+//! connections use on our side of the line and on the party's.
 
 use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::{Arc, LazyLock};
-use std::task::Waker;
+use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use parking_lot::{Mutex, MutexGuard};
@@ -17,13 +17,16 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, split};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf, split};
 use tokio::sync::watch;
-use tokio::time::{Sleep, sleep, timeout};
+use tokio::time::{Instant, Sleep, sleep, timeout};
 
+use super::copy::LARGE_READ;
+use super::drain::{DrainRequest, Handle, Moved};
+use super::pair::LAST_WORDS;
 use super::*;
+use crate::net::Side;
 use crate::net::tls::stream::TlsStream;
-use crate::relay::drain::{DrainRequest, Handle};
 
 /// One way of a line.
 #[derive(Default)]
@@ -351,7 +354,7 @@ struct Played {
 /// More than any party says.
 const MOST: usize = 2 * 1024 * 1024;
 
-/// What parties say: from the front the client, commands of which some are RESETs; from the middle on the target.
+/// What parties say: from the front the client, from the middle on the target.
 static WORDS: LazyLock<Vec<u8>> = LazyLock::new(|| {
     let mut state = 1_u32;
     let mut byte = || {
@@ -360,85 +363,8 @@ static WORDS: LazyLock<Vec<u8>> = LazyLock::new(|| {
         state ^= state << 5;
         state.to_le_bytes()[1]
     };
-    let mut words = Vec::with_capacity(2 * MOST);
-    while words.len() < MOST {
-        let key: Vec<u8> = (0..byte()).map(|_| byte()).collect();
-        let command =
-            if key.len().is_multiple_of(16) { vec![&b"RESET"[..]] } else { vec![&b"GET"[..], &key] };
-        words.extend_from_slice(crate::resp::commands(&[command]).expose());
-    }
-    words.truncate(MOST);
-    words.extend((0..MOST).map(|_| byte()));
-    words
+    (0..2 * MOST).map(|_| byte()).collect()
 });
-
-/// So many of [`WORDS`] tell that the first command is none with which a client authenticates itself.
-const NAME_KNOWN: usize = b"*1\r\n$5\r\nRESET\r\n".len();
-
-/// A command with which a client authenticates itself, and what becomes of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Own {
-    /// It is answered in the target's place.
-    Auth,
-    /// The target hears it without the authentication, and answers.
-    Hello,
-}
-
-impl Own {
-    fn said(self) -> &'static [u8] {
-        match self {
-            Self::Auth => b"*2\r\n$4\r\nAUTH\r\n$6\r\nsecret\r\n",
-            Self::Hello => b"HELLO 3 AUTH default secret SETNAME me\r\n",
-        }
-    }
-
-    fn passed_on(self) -> &'static [u8] {
-        match self {
-            Self::Auth => b"",
-            Self::Hello => b"*4\r\n$5\r\nHELLO\r\n$1\r\n3\r\n$7\r\nSETNAME\r\n$2\r\nme\r\n",
-        }
-    }
-
-    /// What the target says to it.
-    fn replied(self) -> &'static [u8] {
-        match self {
-            Self::Auth => b"",
-            Self::Hello => b"%1\r\n$6\r\nserver\r\n$5\r\nredis\r\n",
-        }
-    }
-
-    /// What the client hears of it.
-    fn answered(self) -> &'static [u8] {
-        match self {
-            Self::Auth => b"+OK\r\n",
-            Self::Hello => self.replied(),
-        }
-    }
-}
-
-/// All that could be said and heard in a scenario. Where nothing is absorbed each hears what the other says.
-struct Lines {
-    client_says: Vec<u8>,
-    target_hears: Vec<u8>,
-    target_says: Vec<u8>,
-    client_hears: Vec<u8>,
-}
-
-impl Lines {
-    fn new(absorbed: &[Own]) -> Self {
-        let (of_client, of_target) = WORDS.split_at(MOST);
-        let line = |first: fn(Own) -> &'static [u8], then: &[u8]| {
-            let first: Vec<_> = absorbed.iter().map(|own| first(*own)).collect();
-            [&first.concat(), then].concat()
-        };
-        Self {
-            client_says: line(Own::said, of_client),
-            target_hears: line(Own::passed_on, of_client),
-            target_says: line(Own::replied, of_target),
-            client_hears: line(Own::answered, of_target),
-        }
-    }
-}
 
 /// Plays a party on its end of the line.
 async fn play<S: Side>(
@@ -505,7 +431,8 @@ async fn play<S: Side>(
 
 /// What the relay did.
 struct Relayed {
-    outcome: Outcome,
+    end: End,
+    moved: Moved,
     begun: Instant,
     ended: Instant,
     /// The counts of the client's side and of the target's.
@@ -519,53 +446,20 @@ struct Scenario {
     target: Script,
     /// When the connection is asked to go, and how long it may take, in milliseconds.
     leave: Option<(u64, u64)>,
-    /// Whether the client's commands are watched for RESET, after which the same target serves on.
-    watched: bool,
-    /// What the client says first, and is absorbed.
-    absorbed: Vec<Own>,
-}
-
-impl Scenario {
-    /// What of the client's own commands is whole in the first so many bytes that it says.
-    fn own_within(&self, said: usize) -> impl Iterator<Item = Own> {
-        let ends = self.absorbed.iter().scan(0, |end, own| {
-            *end += own.said().len();
-            Some((*own, *end))
-        });
-        ends.take_while(move |(_, end)| *end <= said).map(|(own, _)| own)
-    }
-
-    fn own_length(&self, of: fn(Own) -> &'static [u8]) -> usize {
-        self.absorbed.iter().map(|own| of(*own).len()).sum()
-    }
-
-    /// How many bytes the target is to hear of the first so many that the client says.
-    fn passed_on(&self, said: usize) -> usize {
-        let own: usize = self.own_within(said).map(|own| own.passed_on().len()).sum();
-        let others = said.saturating_sub(self.own_length(Own::said));
-        // What might become a command to be absorbed is not for the target if it never becomes one.
-        let is_known = self.absorbed.is_empty() || others >= NAME_KNOWN;
-        own + if is_known { others } else { 0 }
-    }
-
-    /// How many bytes the client is to hear that the target did not say, once it has said so many.
-    fn answers(&self, said: usize) -> usize {
-        self.own_within(said).map(|own| own.answered().len() - own.replied().len()).sum()
-    }
 }
 
 /// Relays between two sides, and ends as a connection does.
-async fn relay<C: Side, T: Side>(scenario: &Scenario, lines: &Lines, client: C, target: T) -> Relayed {
+async fn relay<C: Side, T: Side>(scenario: &Scenario, client: C, target: T) -> Relayed {
     let mut client = Counted { side: client, counts: Arc::default() };
     let mut target = Counted { side: target, counts: Arc::default() };
     let counts = (Arc::clone(&client.counts), Arc::clone(&target.counts));
     let begun = Instant::now();
     let handle = Handle::default();
-    let early = lines.client_says[..scenario.client.early].to_vec();
-    let leading = lines.target_says[..scenario.target.early].to_vec();
+    let early = WORDS[..scenario.client.early].to_vec();
+    let leading = WORDS[MOST..][..scenario.target.early].to_vec();
     let (early_length, leading_length) = (early.len(), leading.len());
-    let mut relay = Relay::new(early, leading, Limits { idle: None, idle_since: begun, lifetime: None });
-    relay = relay.watch(scenario.watched, !scenario.absorbed.is_empty());
+    let limits = Limits { idle: None, idle_since: begun, lifetime: None };
+    let mut tunnel = Tunnel::new(early, leading, limits);
     let asking = async {
         if let Some((after, grace)) = scenario.leave {
             sleep(Duration::from_millis(after)).await;
@@ -575,20 +469,11 @@ async fn relay<C: Side, T: Side>(scenario: &Scenario, lines: &Lines, client: C, 
         }
         std::future::pending::<()>().await;
     };
-    let outcome = {
-        let mut running = Box::pin(async {
-            loop {
-                let outcome = relay.run(&mut client, &mut target, &handle).await;
-                match outcome.end {
-                    End::Cut => relay.resume(),
-                    _ => return outcome,
-                }
-            }
-        });
+    let end = {
+        let mut running = Box::pin(tunnel.run(&mut client, &mut target, &handle));
         let held =
             |(from, already): (&Counts, usize), to: &Counts| (from.read + already).saturating_sub(to.written);
-        // What is absorbed is read and not written.
-        let most = LARGE_READ as usize + AHEAD + scenario.own_length(Own::said);
+        let most = LARGE_READ as usize + 16 * 1024;
         // After every turn: no more is kept than one read.
         let watched = poll_fn(|cx| {
             let polled = running.as_mut().poll(cx);
@@ -599,18 +484,25 @@ async fn relay<C: Side, T: Side>(scenario: &Scenario, lines: &Lines, client: C, 
             polled
         });
         tokio::select! {
-            outcome = timeout(Duration::from_mins(20), watched) => outcome.expect("it goes on for ever"),
+            end = timeout(Duration::from_mins(20), watched) => end.expect("it goes on for ever"),
             () = asking => unreachable!("it is pending for ever"),
         }
     };
     let ended = Instant::now();
-    if let End::Left(_) = outcome.end {
+    if let End::Left(_) = end {
         // As a connection does: whoever does not take a goodbye at once is not waited for.
         let _ = client.side.shutdown().now_or_never();
         let _ = target.side.shutdown().now_or_never();
     }
     let counts = |counts: &Mutex<Counts>| *counts.lock();
-    Relayed { outcome, begun, ended, client: counts(&client.counts), target: counts(&target.counts) }
+    Relayed {
+        end,
+        moved: tunnel.moved(),
+        begun,
+        ended,
+        client: counts(&client.counts),
+        target: counts(&target.counts),
+    }
 }
 
 /// Plays a scenario; `None` where a party left before its TLS was there.
@@ -624,12 +516,11 @@ async fn perform(scenario: &Scenario, tls: bool) -> Option<(Relayed, Played, Pla
     let (our_target, their_target) = line(&manners(&scenario.target));
     let ways = |socket: &Socket| (Arc::clone(&socket.inbound), Arc::clone(&socket.outbound));
     let (client_ways, target_ways) = (ways(&their_client), ways(&their_target));
-    let lines = Lines::new(&scenario.absorbed);
-    let client_lines = (&lines.client_says[..], &lines.client_hears[..]);
-    let target_lines = (&lines.target_says[..], &lines.target_hears[..]);
+    let (of_client, of_target) = WORDS.split_at(MOST);
+    let (client_lines, target_lines) = ((of_client, of_target), (of_target, of_client));
     if !tls {
         let (relayed, client, target) = tokio::join!(
-            relay(scenario, &lines, our_client, our_target),
+            relay(scenario, our_client, our_target),
             play(&scenario.client, client_lines, their_client, client_ways),
             play(&scenario.target, target_lines, their_target, target_ways),
         );
@@ -638,7 +529,7 @@ async fn perform(scenario: &Scenario, tls: bool) -> Option<(Relayed, Played, Pla
     let relaying = async {
         let client = handshake(our_client, server()).await?;
         let target = handshake(our_target, self::client()).await?;
-        Some(relay(scenario, &lines, client, target).await)
+        Some(relay(scenario, client, target).await)
     };
     let playing_client = async {
         let stream = handshake(their_client, self::client()).await?;
@@ -670,20 +561,18 @@ fn judge(scenario: &Scenario, tls: bool) {
     let Some((relayed, client, target)) = performed.expect("a party waits for ever") else {
         return;
     };
-    let Relayed { outcome, begun, ended, client: client_side, target: target_side } = relayed;
+    let Relayed { end, moved, begun, ended, client: client_side, target: target_side } = relayed;
     let parties = [
         (&scenario.client, &client, client_side, &scenario.target, &target, target_side),
         (&scenario.target, &target, target_side, &scenario.client, &client, client_side),
     ];
-    assert!(
-        outcome.to_target == target_side.written as u64 && outcome.to_client == client_side.written as u64
-    );
+    assert!(moved.to_target == target_side.written as u64 && moved.to_client == client_side.written as u64);
     // That it is a prefix has been seen byte by byte.
     let read = [client_side.read + scenario.client.early, target_side.read + scenario.target.early];
     assert!(read[0] <= client.said && read[1] <= target.said, "more was read than was said");
-    let due = [scenario.passed_on(read[0]), read[1] + scenario.answers(read[0])];
+    let due = read;
     assert!(target_side.written <= due[0] && client_side.written <= due[1], "more was written than is due");
-    let due_in_all = [scenario.passed_on(client.said), target.said + scenario.answers(client.said)];
+    let due_in_all = [client.said, target.said];
     assert!(target.heard <= due_in_all[0] && client.heard <= due_in_all[1], "more arrived than was said");
     for (.., side, _, _, to) in parties {
         assert!(to.ends_passed_on <= 1, "an end was passed on {} times", to.ends_passed_on);
@@ -691,7 +580,7 @@ fn judge(scenario: &Scenario, tls: bool) {
         assert!(to.ends_passed_on <= side.ends_read, "an end that nobody had sent was passed on");
     }
     let resets = [client.reset, target.reset];
-    match &outcome.end {
+    match &end {
         End::Closed => {
             for (_, played, side, ..) in parties {
                 assert!(
@@ -719,12 +608,11 @@ fn judge(scenario: &Scenario, tls: bool) {
                     Party::Client => (due_in_all[0], &target, &scenario.target),
                     Party::Target => (due_in_all[1], &client, &scenario.client),
                 };
-                // Unless they take too long, wait behind a HELLO, or the connection had to go meanwhile.
-                let may_wait = *party == Party::Client && scenario.absorbed.contains(&Own::Hello);
+                // Unless they take too long, or the connection had to go meanwhile.
                 let lines = [&scenario.client.line, &scenario.target.line];
                 let whims = lines.into_iter().flat_map(|line| line.reads.iter().chain(&line.writes));
                 let stalls = Duration::from_millis(whims.map(|whim| whim.after).sum());
-                if hears.deaf == 0 && !may_wait && scenario.leave.is_none() && stalls < LAST_WORDS {
+                if hears.deaf == 0 && scenario.leave.is_none() && stalls < LAST_WORDS {
                     assert_eq!(hearing.heard, due, "last words were lost");
                 }
                 assert!(!hearing.heard_end, "a break passed for an end");
@@ -738,10 +626,10 @@ fn judge(scenario: &Scenario, tls: bool) {
                 assert_eq!([target_side.written, client_side.written], due, "left with bytes in hand");
             }
         }
-        End::Idle | End::Cut | End::Parted => panic!("nobody asked for this: {}", outcome.end.name()),
+        End::Idle => panic!("nobody asked for this: {}", end.name()),
     }
     if resets == [None, None] && scenario.leave.is_none() {
-        assert!(matches!(outcome.end, End::Closed), "{} instead of both ends", outcome.end.name());
+        assert!(matches!(end, End::Closed), "{} instead of both ends", end.name());
     }
 }
 
@@ -818,66 +706,26 @@ fn independent() -> impl Strategy<Value = Scenario> {
                 .prop_map(|(early, acts, leaves, deaf, line)| Script { early, acts, leaves, deaf, line })
         };
     let leave = prop_oneof![3 => Just(None), 1 => (0..5000_u64, 0..5000_u64).prop_map(Some)];
-    (script(), script(), leave, any::<bool>(), absorbed()).prop_map(
-        |(client, target, leave, watched, absorbed)| {
-            let target = polite(target, &absorbed);
-            Scenario { client, target, leave, watched, absorbed }
-        },
-    )
-}
-
-fn absorbed() -> impl Strategy<Value = Vec<Own>> {
-    prop_oneof![2 => Just(Vec::new()), 1 => vec(prop_oneof![2 => Just(Own::Auth), 1 => Just(Own::Hello)], 1..6)]
-}
-
-/// Where something is absorbed, a target that answers what it hears of that, and says nothing more before it has heard
-/// a word of what follows, as Redis does.
-fn polite(target: Script, absorbed: &[Own]) -> Script {
-    if absorbed.is_empty() {
-        return target;
-    }
-    let (mut acts, mut heard) = (Vec::new(), 0);
-    for own in absorbed.iter().filter(|own| !own.replied().is_empty()) {
-        heard += own.passed_on().len();
-        acts.extend([Act::Hear(heard), Act::Say(own.replied().len())]);
-    }
-    acts.push(Act::Hear(heard + 1));
-    acts.extend(target.acts);
-    Script { early: 0, acts, ..target }
+    (script(), script(), leave).prop_map(|(client, target, leave)| Scenario { client, target, leave })
 }
 
 /// A request, its reply, and so on: nobody says anything more before all of the other's words have come.
 fn conversation() -> impl Strategy<Value = Scenario> {
     let turns = vec((length(), length()), 1..6);
-    (turns, early(), leaves(), manners(), manners(), any::<bool>(), absorbed()).prop_map(
-        |(turns, early, ends, ours, theirs, watched, absorbed)| {
-            let (mut asks, mut answers) = (Vec::new(), Vec::new());
-            let length =
-                |of: fn(Own) -> &'static [u8]| absorbed.iter().map(|own| of(*own).len()).sum::<usize>();
-            // What is absorbed has its answers before anything else is said.
-            let early = if absorbed.is_empty() { early } else { early.min(length(Own::said)) };
-            let own = length(Own::said).saturating_sub(early);
-            if own > 0 {
-                asks.push(Act::Say(own));
-            }
-            let mut answered = length(Own::answered);
+    (turns, early(), leaves(), manners(), manners()).prop_map(|(turns, early, ends, ours, theirs)| {
+        let (mut asks, mut answers) = (Vec::new(), Vec::new());
+        let (mut asked, mut answered) = (early, 0);
+        for (question, answer) in turns {
+            asked += question;
+            asks.push(Act::Say(question));
+            answers.extend([Act::Hear(asked), Act::Say(answer)]);
+            answered += answer;
             asks.push(Act::Hear(answered));
-            let mut asked = length(Own::passed_on) + if absorbed.is_empty() { early } else { 0 };
-            for (turn, (question, answer)) in turns.into_iter().enumerate() {
-                // A target that has heard a command in part only does not answer.
-                let question =
-                    if turn == 0 && !absorbed.is_empty() { question.max(NAME_KNOWN) } else { question };
-                asked += question;
-                asks.push(Act::Say(question));
-                answers.extend([Act::Hear(asked), Act::Say(answer)]);
-                answered += answer;
-                asks.push(Act::Hear(answered));
-            }
-            let script = |early, acts, leaves, line| Script { early, acts, leaves, deaf: 0, line };
-            let target = polite(script(0, answers, Leaves::WithAnEnd, theirs), &absorbed);
-            Scenario { client: script(early, asks, ends, ours), target, leave: None, watched, absorbed }
-        },
-    )
+        }
+        let script = |early, acts, leaves, line| Script { early, acts, leaves, deaf: 0, line };
+        let target = script(0, answers, Leaves::WithAnEnd, theirs);
+        Scenario { client: script(early, asks, ends, ours), target, leave: None }
+    })
 }
 
 /// As many as `PROPTEST_CASES` says, or else this many.

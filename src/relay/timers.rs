@@ -50,6 +50,8 @@ pub(super) struct Activity {
     pub(super) moved: u64,
     /// Whether the target spoke last and nothing is on its way.
     pub(super) between_commands: bool,
+    /// Where that is known exactly: whether the connection may go now.
+    pub(super) boundary: Option<bool>,
 }
 
 /// Why the clock rings.
@@ -103,6 +105,25 @@ impl Clock {
                 self.count_from(moved);
             }
         }
+    }
+
+    /// The request to go that is being waited for.
+    pub(super) fn leave(&self) -> Option<DrainRequest> {
+        self.leave
+    }
+
+    /// The request was served without an end.
+    pub(super) fn served(&mut self, moved: u64) {
+        self.leave = None;
+        self.lifetime = None;
+        self.count_from(moved);
+    }
+
+    /// From now on these limits hold.
+    pub(super) fn renew(&mut self, limits: Limits, moved: u64) {
+        self.idle = limits.idle;
+        self.lifetime = limits.lifetime;
+        self.count_from(moved);
     }
 
     /// Ends it all at that time.
@@ -201,7 +222,7 @@ impl Clock {
         match self.leave {
             Some(leave) => {
                 let quiet = self.unchanged > 0 && activity.between_commands;
-                quiet.then_some(End::Left(leave.reason))
+                activity.boundary.unwrap_or(quiet).then_some(End::Left(leave.reason))
             }
             None => (self.unchanged >= IDLE_LOOKS).then_some(End::Idle),
         }

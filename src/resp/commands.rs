@@ -1,47 +1,63 @@
-//! Where a client's commands end, and which of them is a RESET.
+//! Where a client's commands end, and what they are.
 //!
-//! RESET takes a connection's authentication away, the one that the client never knew of. So the relay has to know
-//! where one ends. [`Commands`] follows the framing as Redis does (`processMultibulkBuffer`, `processInlineBuffer` and
-//! `sdssplitargs` in its sources), in whatever pieces the bytes come: it goes over the few bytes between arguments,
-//! skips arguments by their lengths, keeps no byte and changes none. What is no command to Redis ends the watch and
-//! nothing else; Redis itself closes such a connection. [`first`] takes a stream's first command apart, for who has to
-//! know what it says.
+//! [`Commands`] follows the framing as Redis does (`processMultibulkBuffer`, `processInlineBuffer` and `sdssplitargs` in
+//! its sources). A command is found once its name is there, and where it has to be looked at once all of it is; whoever
+//! follows keeps the bytes up to then and shows them again with more. Arguments are skipped by their lengths. What is no
+//! command to Redis ends the following for good; Redis itself closes such a connection. [`first`] takes a command apart,
+//! for who has to know what it says.
+
+mod table;
 
 use std::borrow::Cow;
 
-/// What is looked for, in the letters that it is compared in.
-const RESET: &[u8; 5] = b"reset";
+use self::table::Known;
+pub use self::table::{Class, Special};
 
 /// The longest inline command that Redis takes for sure, in bytes.
 const LONGEST_LINE: u32 = 64 * 1024;
 
-/// What one client has said so far.
-#[derive(Debug)]
+/// The longest command that is looked at: a password and more. What is longer passes as one that nobody knows.
+const LONGEST_LOOK: usize = 32 * 1024;
+
+/// No name of a command is longer.
+const LONGEST_NAME: usize = 64;
+
+/// What a client's bytes begin with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Found {
+    /// A command of which there is not enough yet. Nothing is taken; it has to be shown again with more.
+    Partial,
+    /// An empty line or array, so long, to which nobody answers.
+    Nothing(usize),
+    /// A whole command, and how long it is.
+    Whole(Class, usize),
+    /// The beginning of a command: all that there is.
+    Begun(Class),
+    /// So many more bytes of a command that was begun, and whether that is all of it.
+    More(usize, bool),
+}
+
+/// What came is no command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NoCommand;
+
+/// What is left of a command whose beginning has been found.
+#[derive(Debug, Default)]
 pub struct Commands {
-    at: At,
-    /// How many letters of RESET the command has been so far.
-    matched: u8,
-    /// Whether the command has one argument, of the length of RESET.
-    may_be_reset: bool,
-    /// Digits of the number that is being read, or bytes of the line.
-    length: u32,
-    /// Arguments of the array that are still to come.
+    /// Arguments that are still to come.
     arguments: u32,
-    /// The number that is being read, or how much of an argument is still to come.
+    at: At,
+    /// Digits of the number that is being read.
+    digits: u8,
+    /// The number, or how much of an argument is still to come.
     number: u64,
 }
 
 /// What the next byte is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 enum At {
-    /// The first of a command.
-    Command,
-    /// Part of the number of arguments: the first byte, one of a negative number, another digit.
-    Count,
-    NegativeCount,
-    /// The line feed behind it.
-    CountEnd,
     /// The `$` of an argument.
+    #[default]
     Argument,
     /// Part of its length.
     Length,
@@ -50,255 +66,207 @@ enum At {
     Bytes,
     BytesReturn,
     BytesEnd,
-    /// Part of an inline command.
-    Line(Line),
-    /// Nobody looks any more.
-    Unwatched,
-}
-
-/// Where in an inline command.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Line {
-    /// Before the first argument, or between others.
-    Leading,
-    Between,
-    /// In an argument, outside of quotes, or in double or single quotes.
-    Word,
-    Double,
-    Single,
-    /// Behind a backslash.
-    DoubleEscape,
-    SingleEscape,
-    /// In the two digits of a `\x` escape; the value of the first one.
-    FirstHex,
-    SecondHex(u8),
-    /// Behind the closing quote, where only a blank may follow.
-    Closed,
-}
-
-impl Default for Commands {
-    fn default() -> Self {
-        Self { at: At::Command, matched: 0, may_be_reset: false, length: 0, arguments: 0, number: 0 }
-    }
 }
 
 impl Commands {
-    /// One that finds nothing.
-    pub fn unwatched() -> Self {
-        Self { at: At::Unwatched, ..Self::default() }
+    /// Whether no command was begun that has not ended.
+    pub fn is_between(&self) -> bool {
+        self.arguments == 0
     }
 
-    /// Follows `bytes`, which came behind all those before, up to the end of the first RESET among them. Returns where
-    /// that is; the bytes behind it are to be shown next.
-    pub fn find_reset(&mut self, bytes: &[u8]) -> Option<usize> {
+    /// Finds what comes next. `bytes` are not empty, and follow what was taken before.
+    // Inlined into the one loop that calls it for every command.
+    #[inline]
+    pub fn find(&mut self, bytes: &[u8]) -> Result<Found, NoCommand> {
+        if self.arguments == 0
+            && let Some((name, length)) = whole_array(bytes)
+            && let Known::Class(class) = table::lookup(name)
+        {
+            return Ok(Found::Whole(class, length));
+        }
+        self.find_slowly(bytes)
+    }
+
+    fn find_slowly(&mut self, bytes: &[u8]) -> Result<Found, NoCommand> {
+        if self.arguments > 0 {
+            let length = self.follow(bytes)?;
+            return Ok(Found::More(length, self.is_between()));
+        }
+        if bytes.first() != Some(&b'*') {
+            return find_line(bytes);
+        }
+        let Some((count, header)) = number(bytes, "").map_err(|_| NoCommand)? else {
+            return Ok(Found::Partial);
+        };
+        // Any negative one is a null array.
+        if count <= 0 {
+            return Ok(Found::Nothing(header));
+        }
+        if count > i64::from(i32::MAX) {
+            return Err(NoCommand);
+        }
+        let class = match class(bytes, header)? {
+            Some(class) => class,
+            None if bytes.len() < LONGEST_LOOK => return Ok(Found::Partial),
+            None => Class::Unknown,
+        };
+        self.arguments = u32::try_from(count).map_err(|_| NoCommand)?;
+        let length = header + self.follow(&bytes[header..])?;
+        if self.is_between() {
+            return Ok(Found::Whole(class, length));
+        }
+        if matches!(class, Class::Special(_)) && bytes.len() < LONGEST_LOOK {
+            *self = Self::default();
+            return Ok(Found::Partial);
+        }
+        Ok(Found::Begun(class))
+    }
+
+    /// Follows an array up to its end; returns how many bytes of it there are.
+    fn follow(&mut self, bytes: &[u8]) -> Result<usize, NoCommand> {
         let mut position = 0;
-        while let Some(&byte) = bytes.get(position) {
-            if self.at == At::Command
-                && let Some(length) = length_of_others(&bytes[position..])
+        while let Some(&byte) = bytes.get(position)
+            && self.arguments > 0
+        {
+            if self.at == At::Argument
+                && let Some((length, start)) = short_number(bytes, b'$', position)
+                && bytes.get(start + length..start + length + 2) == Some(b"\r\n")
             {
-                position += length;
+                position = start + length + 2;
+                self.arguments -= 1;
                 continue;
             }
             position += 1;
             match self.at {
-                At::Command => match byte {
-                    b'*' => self.begin_number(At::Count),
-                    byte => {
-                        self.matched = 0;
-                        self.length = 0;
-                        self.at = At::Line(Line::Leading);
-                        self.line(Line::Leading, byte);
-                    }
-                },
-                At::Count => match byte {
-                    b'-' if self.length == 0 => self.at = At::NegativeCount,
-                    b'\r' if self.length > 0 && i32::try_from(self.number).is_ok() => self.at = At::CountEnd,
-                    byte => self.digit(byte),
-                },
-                // A null array is no command at all, whatever the number.
-                At::NegativeCount => match byte {
-                    b'\r' if self.length > 0 && self.number > 0 => {
-                        self.number = 0;
-                        self.at = At::CountEnd;
-                    }
-                    byte => self.digit(byte),
-                },
-                At::CountEnd => {
-                    // Checked before to fit.
-                    self.arguments = u32::try_from(self.number).unwrap_or_default();
-                    self.may_be_reset = self.arguments == 1;
-                    let next = if self.arguments == 0 { At::Command } else { At::Argument };
-                    self.expect(byte, b'\n', next);
-                }
                 At::Argument => {
-                    self.begin_number(At::Length);
-                    self.expect(byte, b'$', At::Length);
+                    self.number = 0;
+                    self.digits = 0;
+                    self.expect(byte, b'$', At::Length)?;
                 }
                 At::Length => match byte {
-                    b'\r' if self.length > 0 => self.at = At::LengthEnd,
-                    byte => self.digit(byte),
+                    b'\r' if self.digits > 0 => self.at = At::LengthEnd,
+                    byte => self.digit(byte)?,
                 },
                 At::LengthEnd => {
-                    self.may_be_reset &= self.number == RESET.len() as u64;
-                    self.matched = 0;
                     let next = if self.number == 0 { At::BytesReturn } else { At::Bytes };
-                    self.expect(byte, b'\n', next);
+                    self.expect(byte, b'\n', next)?;
                 }
                 At::Bytes => {
-                    if self.may_be_reset {
-                        self.match_letter(byte);
-                        self.number -= 1;
-                    } else {
-                        let here = (bytes.len() - position + 1) as u64;
-                        let skipped = self.number.min(here);
-                        self.number -= skipped;
-                        // No more than there are bytes.
-                        position += usize::try_from(skipped - 1).unwrap_or_default();
-                    }
+                    let here = (bytes.len() - position + 1) as u64;
+                    let skipped = self.number.min(here);
+                    self.number -= skipped;
+                    // No more than there are bytes.
+                    position += usize::try_from(skipped - 1).unwrap_or_default();
                     if self.number == 0 {
                         self.at = At::BytesReturn;
                     }
                 }
-                At::BytesReturn => self.expect(byte, b'\r', At::BytesEnd),
+                At::BytesReturn => self.expect(byte, b'\r', At::BytesEnd)?,
                 At::BytesEnd => {
+                    self.expect(byte, b'\n', At::Argument)?;
                     self.arguments -= 1;
-                    let next = if self.arguments == 0 { At::Command } else { At::Argument };
-                    self.expect(byte, b'\n', next);
-                    if self.at == At::Command && self.may_be_reset && self.is_reset() {
-                        return Some(position);
-                    }
                 }
-                At::Line(at) => {
-                    if self.line(at, byte) {
-                        return Some(position);
-                    }
-                }
-                At::Unwatched => return None,
             }
         }
-        None
+        Ok(position)
     }
 
-    fn begin_number(&mut self, at: At) {
-        self.at = at;
-        self.number = 0;
-        self.length = 0;
-    }
-
-    /// Takes a digit of a number as Redis writes them itself: no zeros in front, and not beyond 64 bits.
-    fn digit(&mut self, byte: u8) {
-        let starts_with_zero = self.length > 0 && self.number == 0;
+    /// Takes a digit of a number as Redis writes them itself: no zeros in front, and not beyond 63 bits.
+    fn digit(&mut self, byte: u8) -> Result<(), NoCommand> {
+        let starts_with_zero = self.digits > 0 && self.number == 0;
         let number = self.number.saturating_mul(10).saturating_add(u64::from(byte.wrapping_sub(b'0')));
-        let largest = i64::MAX.unsigned_abs() + u64::from(self.at == At::NegativeCount);
-        if byte.is_ascii_digit() && !starts_with_zero && number <= largest {
-            self.number = number;
-            self.length += 1;
-        } else {
-            self.at = At::Unwatched;
+        if !byte.is_ascii_digit() || starts_with_zero || i64::try_from(number).is_err() {
+            return Err(NoCommand);
         }
+        self.number = number;
+        self.digits += 1;
+        Ok(())
     }
 
-    fn expect(&mut self, byte: u8, expected: u8, next: At) {
-        self.at = if byte == expected { next } else { At::Unwatched };
-    }
-
-    /// Takes a letter of what may be a RESET.
-    fn match_letter(&mut self, letter: u8) {
-        if RESET.get(usize::from(self.matched)) == Some(&letter.to_ascii_lowercase()) {
-            self.matched += 1;
-        } else {
-            self.mismatch();
+    fn expect(&mut self, byte: u8, expected: u8, next: At) -> Result<(), NoCommand> {
+        if byte != expected {
+            return Err(NoCommand);
         }
-    }
-
-    /// It is another command, whatever follows.
-    fn mismatch(&mut self) {
-        self.matched = u8::MAX;
-    }
-
-    fn is_reset(&self) -> bool {
-        usize::from(self.matched) == RESET.len()
-    }
-
-    /// Takes a byte of an inline command; says whether it ends a RESET.
-    fn line(&mut self, at: Line, byte: u8) -> bool {
-        self.length += 1;
-        if byte == b'\n' {
-            let is_whole = matches!(at, Line::Leading | Line::Between | Line::Word | Line::Closed);
-            self.at = if is_whole { At::Command } else { At::Unwatched };
-            return is_whole && self.is_reset();
-        }
-        // To Redis a line with a zero byte in it never ends.
-        self.at = match self.within_line(at, byte) {
-            Some(next) if byte != 0 && self.length <= LONGEST_LINE => At::Line(next),
-            _ => At::Unwatched,
-        };
-        false
-    }
-
-    /// What the next byte of an inline command is, if it still is one.
-    fn within_line(&mut self, at: Line, byte: u8) -> Option<Line> {
-        let is_blank = matches!(byte, b' ' | b'\t' | b'\r' | 0x0b | 0x0c);
-        let next = match (at, byte) {
-            (Line::Leading | Line::Between, _) if is_blank => at,
-            (Line::Word, b' ' | b'\t' | b'\r') => Line::Between,
-            (Line::Between, byte) => {
-                // It has a second argument.
-                self.mismatch();
-                return self.within_line(Line::Word, byte);
-            }
-            (Line::Leading | Line::Word, b'"') => Line::Double,
-            (Line::Leading | Line::Word, b'\'') => Line::Single,
-            (Line::Leading | Line::Word, byte) => self.letter(byte, Line::Word),
-            (Line::Double, b'"') | (Line::Single, b'\'') => Line::Closed,
-            (Line::Double, b'\\') => Line::DoubleEscape,
-            (Line::DoubleEscape, b'x') => Line::FirstHex,
-            // These stand for control characters, which are no letters of RESET, as the byte 0 is none.
-            (Line::DoubleEscape, b'n' | b'r' | b't' | b'b' | b'a') => self.letter(0, Line::Double),
-            (Line::Double | Line::DoubleEscape, byte) => self.letter(byte, Line::Double),
-            (Line::FirstHex, byte) if byte.is_ascii_hexdigit() => Line::SecondHex(hex(byte)),
-            (Line::SecondHex(first), byte) if byte.is_ascii_hexdigit() => {
-                self.letter(first << 4 | hex(byte), Line::Double)
-            }
-            // Not an escape after all, but what it looks like.
-            (Line::FirstHex | Line::SecondHex(_), byte) => {
-                self.mismatch();
-                return self.within_line(Line::Double, byte);
-            }
-            (Line::Single, b'\\') => Line::SingleEscape,
-            (Line::SingleEscape, b'\'') => self.letter(byte, Line::Single),
-            (Line::SingleEscape, byte) => {
-                self.mismatch();
-                return self.within_line(Line::Single, byte);
-            }
-            (Line::Single, byte) => self.letter(byte, Line::Single),
-            (Line::Closed, _) if is_blank => Line::Between,
-            (Line::Closed, _) => return None,
-        };
-        Some(next)
-    }
-
-    fn letter(&mut self, letter: u8, next: Line) -> Line {
-        self.match_letter(letter);
-        next
+        self.at = next;
+        Ok(())
     }
 }
 
-/// How long the command is that the bytes begin with, if all of it is there and it has several arguments: no RESET, and
-/// what nearly all commands are. Everything else is followed byte by byte.
-fn length_of_others(bytes: &[u8]) -> Option<usize> {
-    let (count, mut at) = short_number(bytes, b'*', 0)?;
-    if count < 2 {
+/// What the array is, if so much of it is there.
+fn class(bytes: &[u8], header: usize) -> Result<Option<Class>, NoCommand> {
+    let Some((name, next)) = argument(bytes, header)? else { return Ok(None) };
+    if name.len() > LONGEST_NAME {
+        return Ok(Some(Class::Unknown));
+    }
+    match table::lookup(name) {
+        Known::Class(class) => Ok(Some(class)),
+        Known::Container if bytes.starts_with(b"*1\r") => Ok(Some(Class::Other)),
+        Known::Container => {
+            Ok(argument(bytes, next)?.map(|(subcommand, _)| table::subcommand(name, subcommand)))
+        }
+    }
+}
+
+/// An inline command.
+fn find_line(bytes: &[u8]) -> Result<Found, NoCommand> {
+    let arguments = match line(bytes) {
+        Ok(First::Command(arguments, length)) => (arguments, length),
+        Ok(_) => return Ok(Found::Partial),
+        Err(_) => return Err(NoCommand),
+    };
+    let (arguments, length) = arguments;
+    let class = match &arguments[..] {
+        [] => return Ok(Found::Nothing(length)),
+        [name, rest @ ..] => match (table::lookup(name), rest.first()) {
+            (Known::Class(class), _) => class,
+            (Known::Container, Some(subcommand)) => table::subcommand(name, subcommand),
+            (Known::Container, None) => Class::Other,
+        },
+    };
+    Ok(Found::Whole(class, length))
+}
+
+/// The argument that begins there, if all of it is there, and where the next one begins.
+fn argument(bytes: &[u8], at: usize) -> Result<Option<(&[u8], usize)>, NoCommand> {
+    match bytes.get(at) {
+        None => return Ok(None),
+        Some(b'$') => {}
+        Some(_) => return Err(NoCommand),
+    }
+    let Some((length, header)) = number(&bytes[at..], "").map_err(|_| NoCommand)? else { return Ok(None) };
+    let start = at + header;
+    let length = usize::try_from(length).map_err(|_| NoCommand)?;
+    if length > LONGEST_NAME {
+        // Whatever it is, it is no name; so its beginning will do.
+        return Ok(
+            (bytes.len() > start + LONGEST_NAME).then(|| (&bytes[start..=start + LONGEST_NAME], start))
+        );
+    }
+    let Some(ending) = bytes.get(start + length..start + length + 2) else { return Ok(None) };
+    if ending != b"\r\n" {
+        return Err(NoCommand);
+    }
+    Ok(Some((&bytes[start..start + length], start + length + 2)))
+}
+
+/// The name and the length of the array of arguments that the bytes begin with, if all of it is there.
+#[inline]
+fn whole_array(bytes: &[u8]) -> Option<(&[u8], usize)> {
+    let (count, start) = short_number(bytes, b'*', 0)?;
+    let (length, start) = short_number(bytes, b'$', start)?;
+    let mut at = start + length + 2;
+    if length > LONGEST_NAME || bytes.get(at - 2..at)? != b"\r\n" {
         return None;
     }
-    for _ in 0..count {
+    let name = &bytes[start..start + length];
+    for _ in 1..count {
         let (length, start) = short_number(bytes, b'$', at)?;
         at = start + length + 2;
         if bytes.get(at - 2..at)? != b"\r\n" {
             return None;
         }
     }
-    Some(at)
+    Some((name, at))
 }
 
 /// A number of not too many digits with its line ending, and where it ends.
@@ -354,6 +322,9 @@ pub struct Limits {
 
 /// What Redis takes from clients that have not authenticated.
 pub const UNAUTHENTICATED: Limits = Limits { arguments: 10, length: 16 * 1024 };
+
+/// What Redis takes from all others, and more.
+pub const UNLIMITED: Limits = Limits { arguments: i32::MAX as i64, length: i64::MAX };
 
 /// Takes apart the first command of a stream.
 pub fn first(stream: &[u8], limits: Limits) -> First<'_> {
@@ -519,34 +490,40 @@ mod tests {
     use super::*;
     use crate::fixtures::{labelled, words};
 
-    /// The ends of all RESETs in a stream that comes in these pieces.
-    fn resets<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Vec<usize> {
-        let mut commands = Commands::default();
-        let mut ends = Vec::new();
-        let mut before = 0;
+    /// The ends of all commands in a stream that comes in these pieces, what they are, and whether it is lost.
+    fn commands<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> (Vec<(usize, Class)>, bool) {
+        let (mut commands, mut ends, mut before) = (Commands::default(), Vec::new(), 0);
+        let (mut kept, mut begun) = (Vec::new(), None);
         for piece in pieces {
-            let mut rest = piece;
-            while let Some(end) = commands.find_reset(rest) {
-                ends.push(before + piece.len() - rest.len() + end);
-                rest = &rest[end..];
+            kept.extend_from_slice(piece);
+            while !kept.is_empty() {
+                let (length, ended) = match commands.find(&kept) {
+                    Err(NoCommand) => return (ends, true),
+                    Ok(Found::Partial) => break,
+                    Ok(Found::Nothing(length)) => (length, None),
+                    Ok(Found::Whole(class, length)) => (length, Some(class)),
+                    Ok(Found::Begun(class)) => {
+                        begun = Some(class);
+                        (kept.len(), None)
+                    }
+                    Ok(Found::More(length, ended)) => (length, begun.take_if(|_| ended)),
+                };
+                assert!(length > 0 && length <= kept.len());
+                kept.drain(..length);
+                before += length;
+                ends.extend(ended.map(|class| (before, class)));
             }
-            before += piece.len();
         }
-        ends
+        (ends, false)
     }
 
-    /// The same by the parser that has the whole stream, takes commands apart and compares arguments.
+    /// The same by the parser that has the whole stream and takes commands apart.
     fn reference(stream: &[u8]) -> Vec<usize> {
         let limits = Limits { arguments: i32::MAX.into(), length: i64::MAX };
-        let mut ends = Vec::new();
-        let mut at = 0;
+        let (mut ends, mut at) = (Vec::new(), 0);
         while let First::Command(arguments, length) = first(&stream[at..], limits) {
             at += length;
-            if let [name] = &arguments[..]
-                && name.eq_ignore_ascii_case(RESET)
-            {
-                ends.push(at);
-            }
+            ends.extend((!arguments.is_empty()).then_some(at));
         }
         ends
     }
@@ -560,6 +537,8 @@ mod tests {
     fn said() -> impl Strategy<Value = Vec<u8>> {
         let argument = prop_oneof![
             Just(b"RESET".to_vec()),
+            Just(b"GET".to_vec()),
+            Just(b"config".to_vec()),
             Just(b"*1\r\n$5\r\nRESET\r\n".to_vec()),
             proptest::collection::vec(any::<u8>(), 0..40),
         ];
@@ -577,18 +556,22 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_resets_are_those_that_redis_sees_in_whatever_pieces_they_come(
+        fn commands_are_those_that_redis_sees_in_whatever_pieces_they_come(
             said in proptest::collection::vec(said(), 0..12),
             cuts in proptest::collection::vec(any::<prop::sample::Index>(), 0..8),
         ) {
             let stream = said.concat();
-            let expected = reference(&stream);
+            let (found, lost) = commands([&stream[..]]);
+            prop_assert_eq!(found.iter().map(|(end, _)| *end).collect::<Vec<_>>(), reference(&stream));
             let mut cuts: Vec<_> = cuts.iter().map(|cut| cut.index(stream.len() + 1)).collect();
             cuts.extend([0, stream.len()]);
             cuts.sort_unstable();
-            prop_assert_eq!(&resets(cuts.windows(2).map(|cut| &stream[cut[0]..cut[1]])), &expected);
-            prop_assert_eq!(&resets(stream.chunks(1)), &expected);
-            prop_assert_eq!(&resets([&stream[..]]), &expected);
+            for again in [
+                commands(cuts.windows(2).map(|cut| &stream[cut[0]..cut[1]])),
+                commands(stream.chunks(1)),
+            ] {
+                prop_assert_eq!(&again, &(found.clone(), lost));
+            }
         }
     }
 
@@ -597,7 +580,18 @@ mod tests {
         for (ends, stream) in labelled("commands/resets.txt") {
             let ends: Vec<usize> =
                 ends.split_whitespace().map(|end| end.parse().expect("a number")).collect();
-            assert_eq!(resets([&stream[..]]), ends, "{}", stream.escape_ascii());
+            let (found, _) = commands([&stream[..]]);
+            let reset = Class::Special(Special::Reset);
+            let limits = Limits { arguments: i32::MAX.into(), length: i64::MAX };
+            let mut resets = Vec::new();
+            let mut begin = 0;
+            for (end, class) in found {
+                let is_alone =
+                    matches!(first(&stream[begin..], limits), First::Command(words, _) if words.len() == 1);
+                resets.extend((class == reset && is_alone).then_some(end));
+                begin = end;
+            }
+            assert_eq!(resets, ends, "{}", stream.escape_ascii());
         }
     }
 
@@ -605,7 +599,21 @@ mod tests {
     fn a_line_without_end_is_not_followed() {
         let mut stream = vec![b'x'; LONGEST_LINE as usize + 1];
         stream.extend_from_slice(b"\nRESET\r\n");
-        assert!(resets([&stream[..]]).is_empty());
-        assert_eq!(resets([&stream[2..]]).len(), 1);
+        assert!(commands([&stream[..]]).1);
+        assert_eq!(commands([&stream[2..]]).0.len(), 2);
+    }
+
+    #[test]
+    fn a_long_command_is_found_by_its_beginning() {
+        let mut commands = Commands::default();
+        let begun = b"*3\r\n$3\r\nSET\r\n$1\r\nk";
+        assert_eq!(commands.find(begun), Ok(Found::Begun(Class::Writes)));
+        assert!(!commands.is_between());
+        assert_eq!(commands.find(b"\r\n$5\r\nval"), Ok(Found::More(9, false)));
+        assert_eq!(commands.find(b"ue\r\nPING\r\n"), Ok(Found::More(4, true)));
+        assert_eq!(commands.find(b"*2\r\n$4\r\nAUTH\r\n"), Ok(Found::Partial));
+        assert_eq!(commands.find(b"*3\r\n$6\r\nCONFIG\r\n$3\r\nG"), Ok(Found::Partial));
+        let begun = b"*3\r\n$6\r\nCONFIG\r\n$3\r\nGET\r\n";
+        assert_eq!(commands.find(begun), Ok(Found::Begun(Class::Reads)));
     }
 }

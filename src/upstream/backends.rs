@@ -293,15 +293,6 @@ impl Backends {
         }
     }
 
-    /// A client has sent RESET: the next handshake with each backend that has not been asked yet asks whether it
-    /// knows
-    /// the command.
-    pub fn ask_about_reset(&self) {
-        for backend in self.list().iter().flat_map(|entry| &entry.backends) {
-            backend.probe.ask_about_reset();
-        }
-    }
-
     /// Assigns a connection to the backend that it was dialled to.
     pub fn guard(&self, guard: &ConnectionGuard, lease: Lease) {
         let backend = Arc::clone(lease.backend());
@@ -324,7 +315,8 @@ impl Backends {
         })
     }
 
-    fn are_several(&self) -> bool {
+    /// Whether there is more than one server.
+    pub fn are_several(&self) -> bool {
         self.list.borrow().len() > 1
     }
 

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use slab::Slab;
 use tokio::sync::Notify;
 
-use super::backends::{Backend, Lease};
+use super::backends::Lease;
 use crate::relay::drain::{DrainRequest, Handle, Moved};
 
 /// The connections of one link.
@@ -115,9 +115,9 @@ impl ConnectionGuard {
         *self.connection.lease.lock() = Some(lease);
     }
 
-    /// The backend that the connection is assigned to.
-    pub fn backend(&self) -> Option<Arc<Backend>> {
-        self.connection.lease.lock().as_ref().map(|lease| Arc::clone(lease.backend()))
+    /// Takes the lease away: the connection is at no backend.
+    pub fn stand(&self) -> Option<Lease> {
+        self.connection.lease.lock().take()
     }
 }
 
@@ -161,10 +161,10 @@ mod tests {
     fn bytes_are_counted_while_a_connection_is_here_and_after_it_has_left() {
         let connections = Arc::new(Connections::default());
         let (first, second) = (connections.register(), connections.register());
-        first.count(Moved { to_target: 3, to_client: 0 });
-        second.count(Moved { to_target: 1, to_client: 7 });
-        first.count(Moved { to_target: 2, to_client: 1 });
-        let all = Moved { to_target: 6, to_client: 8 };
+        first.count(Moved { to_target: 3, ..Moved::default() });
+        second.count(Moved { to_target: 1, to_client: 7, commands: 2 });
+        first.count(Moved { to_target: 2, to_client: 1, commands: 0 });
+        let all = Moved { to_target: 6, to_client: 8, commands: 2 };
         assert_eq!(connections.moved(), all);
         drop(first);
         assert_eq!(connections.moved(), all);

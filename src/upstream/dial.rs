@@ -18,10 +18,12 @@ use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use crate::backoff::Backoff;
 use crate::config::Link;
+use crate::config::link::Redis;
 use crate::failure::tls::by_target;
 use crate::failure::{Failure, Stage};
 use crate::net::resolve::{Addresses, Resolver};
 use crate::net::{Address, Stream};
+use crate::relay::Restore;
 use crate::upstream::backends::{Backends, Done, Lease, Listed, Next, Round};
 use crate::upstream::credentials::{AuthState, Login};
 use crate::upstream::handshake::{Greeted, Handshake, Observer, Step, Upstream};
@@ -135,6 +137,14 @@ fn share(others: usize, deadline: Instant) -> Instant {
     now + deadline.saturating_duration_since(now) / parts
 }
 
+/// One dial: for what, with what to begin, and until when.
+struct Dial<'a> {
+    link: &'a Link,
+    backends: &'a Backends,
+    restore: &'a Restore,
+    deadline: Instant,
+}
+
 impl Dialler {
     /// Dials until there is an upstream, the connect timeout is over, or the target's answer is final.
     pub async fn dial(
@@ -142,16 +152,18 @@ impl Dialler {
         link: &Link,
         backends: &Backends,
         health: &Health,
+        restore: &Restore,
     ) -> Result<(Upstream, Lease), Failure> {
         let begun = Instant::now();
         let deadline = begun + link.connect_timeout;
+        let dial = Dial { link, backends, restore, deadline };
         let mut rounds = 0;
         let mut given_up = Done::default();
         let mut refusal = None;
         let mut patience_ends = None;
         loop {
             let mut changes = backends.changes();
-            let failure = match self.try_each(link, backends, &mut given_up, deadline).await {
+            let failure = match self.try_each(&dial, &mut given_up).await {
                 Ok(dialled) => {
                     health.works();
                     return Ok(dialled);
@@ -199,7 +211,8 @@ impl Dialler {
         within: Duration,
     ) -> Result<(Upstream, Lease), Failure> {
         let deadline = Instant::now() + within.min(link.connect_timeout);
-        let dialled = self.try_each(link, backends, &mut Done::default(), deadline).await;
+        let dial = Dial { link, backends, restore: &Restore::default(), deadline };
+        let dialled = self.try_each(&dial, &mut Done::default()).await;
         match &dialled {
             Ok(_) => health.works(),
             Err(failure) => {
@@ -211,13 +224,8 @@ impl Dialler {
     }
 
     /// One try at each backend, in the balance's order, until one serves. Those whose answer is final are given up.
-    async fn try_each(
-        &self,
-        link: &Link,
-        backends: &Backends,
-        given_up: &mut Done,
-        deadline: Instant,
-    ) -> Result<(Upstream, Lease), Failure> {
+    async fn try_each(&self, dial: &Dial<'_>, given_up: &mut Done) -> Result<(Upstream, Lease), Failure> {
+        let Dial { backends, deadline, .. } = *dial;
         let mut round = backends.round(given_up);
         // When the turn of the candidate began, and what its name stands for.
         let mut turn = None;
@@ -238,7 +246,7 @@ impl Dialler {
                 }
                 Next::Dial(lease) => {
                     let turn = turn.take().unwrap_or_else(|| (Instant::now(), Addresses::whole([])));
-                    let dialled = self.attempt(link, backends, &mut round, lease, turn, deadline).await?;
+                    let dialled = self.attempt(dial, &mut round, lease, turn).await?;
                     if let Some((upstream, lease)) = dialled {
                         backends.works(&lease);
                         return Ok((upstream, lease));
@@ -256,13 +264,12 @@ impl Dialler {
     /// knows what became of it; an error where no other backend could serve either.
     async fn attempt(
         &self,
-        link: &Link,
-        backends: &Backends,
+        dial: &Dial<'_>,
         round: &mut Round<'_>,
         lease: Lease,
         (begun, mut answer): (Instant, Addresses),
-        deadline: Instant,
     ) -> Result<Option<(Upstream, Lease)>, Failure> {
+        let Dial { link, backends, restore, deadline } = *dial;
         let first = Arc::clone(lease.backend());
         // Before anything is connected: a program may take its time, and no server likes to be kept waiting for a
         // password.
@@ -280,7 +287,7 @@ impl Dialler {
             self.login(link, backends, &backend.auth_state, deadline).await
         };
         let deadline = share(round.others(&lease), deadline);
-        let introduction = Introduction::to(link, &lease, begun, deadline);
+        let introduction = Introduction::to(link, &lease, begun, deadline).restoring(restore);
         match introduction.make(stream, login, &()).await.and_then(Introduced::upstream) {
             Ok(upstream) => Ok(Some((upstream, lease))),
             Err(failure) => refused(round, &lease, failure),
@@ -301,6 +308,40 @@ impl Dialler {
         let login = self.login(link, backends, &backend.auth_state, deadline).await?;
         let stream = self.connect(&lease.to_string(), &backend.address, begun, deadline).await?;
         Introduction::to(link, lease, begun, deadline).make(stream, Ok(login), &()).await?.upstream()
+    }
+
+    /// The handshake once more, with a server that has done a RESET.
+    pub async fn greet_again(
+        &self,
+        link: &Link,
+        backends: &Backends,
+        lease: &Lease,
+        stream: Stream,
+    ) -> Result<Upstream, Failure> {
+        let begun = Instant::now();
+        let deadline = begun + link.connect_timeout;
+        let Some(redis) = &link.redis else { return Ok(Upstream::of_plain_tunnel(stream)) };
+        let login = self.login(link, backends, &lease.backend().auth_state, deadline).await?;
+        Introduction::to(link, lease, begun, deadline).greet(stream, redis, login, &()).await.upstream()
+    }
+
+    /// Puts a session's state on an upstream that is ready.
+    pub async fn restore(
+        &self,
+        link: &Link,
+        lease: &Lease,
+        upstream: Upstream,
+        restore: &Restore,
+    ) -> Result<Upstream, Failure> {
+        let Some(redis) = link.redis.as_ref().filter(|_| !restore.is_empty()) else { return Ok(upstream) };
+        let begun = Instant::now();
+        let deadline = begun + link.connect_timeout;
+        let shown = lease.to_string();
+        let probe = &lease.backend().probe;
+        let (stream, leading) = upstream.into_parts();
+        let handshake = Handshake::begin(stream, &shown, link, redis, probe, &());
+        let late = late(Stage::Select, format!("the handshake with {shown}"), begun, deadline);
+        handshake.restore(leading, restore, deadline, late).await.upstream()
     }
 
     /// What to offer to a server that has said so much to our passwords. It has all the time that there is, since no
@@ -453,6 +494,8 @@ pub struct Introduction<'a> {
     shown: String,
     begun: Instant,
     deadline: Instant,
+    /// What the handshake puts on the connection.
+    restore: Option<&'a Restore>,
 }
 
 /// What comes of it.
@@ -480,7 +523,12 @@ impl Introduced<'_> {
 impl<'a> Introduction<'a> {
     /// Of what was connected to since `begun`.
     pub fn to(link: &'a Link, lease: &'a Lease, begun: Instant, deadline: Instant) -> Self {
-        Self { link, lease, shown: lease.to_string(), begun, deadline }
+        Self { link, lease, shown: lease.to_string(), begun, deadline, restore: None }
+    }
+
+    /// Of one that takes over a session.
+    fn restoring(self, restore: &'a Restore) -> Self {
+        Self { restore: Some(restore).filter(|restore| !restore.is_empty()), ..self }
     }
 
     /// Goes through all of it. A login that could not be had is told once it is needed.
@@ -497,12 +545,22 @@ impl<'a> Introduction<'a> {
         let Some(redis) = &self.link.redis else {
             return Ok(Introduced::Tunnel(stream));
         };
-        let login = login?;
+        Ok(Introduced::Redis(self.greet(stream, redis, login?, observer).await))
+    }
+
+    /// The handshake alone.
+    async fn greet<'b>(
+        &'b self,
+        stream: Stream,
+        redis: &'b Redis,
+        login: Option<Login<'b>>,
+        observer: &'b dyn Observer,
+    ) -> Greeted<'b> {
         let probe = &self.lease.backend().probe;
         let greeting = Handshake::begin(stream, &self.shown, self.link, redis, probe, observer);
         let doing = format!("the handshake with {}", self.shown);
         let late = late(Stage::Auth, doing, self.begun, self.deadline);
-        Ok(Introduced::Redis(greeting.handshake(login, self.deadline, late).await))
+        greeting.handshake(login, self.restore, self.deadline, late).await
     }
 
     /// Takes up TLS where the link has it.

@@ -3,6 +3,7 @@
 //! [`Upstream`] has no other constructors than [`Greeted::upstream`], which has seen every reply be good, and
 //! [`Upstream::of_plain_tunnel`]: relaying before authentication does not compile.
 
+use std::borrow::Cow;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
@@ -11,7 +12,6 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use futures_util::FutureExt;
-use parking_lot::{Mutex, MutexGuard};
 use redis_protocol::resp2::types::BytesFrame;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::error::Elapsed;
@@ -25,6 +25,8 @@ use crate::failure::tls::late_refusal;
 use crate::failure::{Failure, Stage};
 use crate::metrics::CredentialKind;
 use crate::net::Stream;
+use crate::relay::Restore;
+use crate::resp::commands::{First, UNLIMITED, first};
 use crate::resp::{self, Reply};
 use crate::secret::Secret;
 use crate::text;
@@ -102,19 +104,20 @@ impl Observer for () {
 /// What the handshake asked for, and so what a reply answers.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Asked {
-    Reset,
     Auth,
     Select,
     Role(Question),
     Ping,
+    /// Something that belongs to a session, which is another one without it or not.
+    Restore(bool),
 }
 
 impl Asked {
     fn stage(self) -> Stage {
         match self {
             // Whoever has no password to send is told so by the first answer.
-            Self::Reset | Self::Auth | Self::Ping => Stage::Auth,
-            Self::Select => Stage::Select,
+            Self::Auth | Self::Ping => Stage::Auth,
+            Self::Select | Self::Restore(_) => Stage::Select,
             Self::Role(_) => Stage::Role,
         }
     }
@@ -122,13 +125,13 @@ impl Asked {
     /// The command's name.
     fn name(self) -> &'static str {
         match self {
-            Self::Reset => "RESET",
             Self::Auth => "AUTH",
             Self::Select => "SELECT",
             Self::Role(Question::Hello) => "HELLO",
             Self::Role(Question::Role) => "ROLE",
             Self::Role(Question::Info) => "INFO",
             Self::Ping => "PING",
+            Self::Restore(_) => "what the session had before",
         }
     }
 }
@@ -172,26 +175,9 @@ pub struct Probe {
     /// Which question it has answered with its role. Not knowing, two are asked at once; afterwards only the one that it
     /// takes, because every refusal goes to the log of its ACLs.
     role: AtomicU8,
-    reset: Mutex<KnowsReset>,
     /// Whether it wanted no password when it was sent one.
     wants_no_password: AtomicBool,
 }
-
-/// Whether a server knows RESET, as those since 6.2 do.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-enum KnowsReset {
-    /// Nobody needs to know.
-    #[default]
-    Unasked,
-    /// The next greeting asks.
-    Asking,
-    Yes,
-    /// As it said then.
-    No(Instant),
-}
-
-/// For how long a server is believed that knows no RESET: it may be upgraded.
-const OLD_SERVER: Duration = Duration::from_mins(1);
 
 impl Probe {
     fn questions(&self) -> Vec<Question> {
@@ -208,30 +194,6 @@ impl Probe {
 
     fn learn(&self, answered: Question) {
         self.role.store(answered as u8 + 1, Ordering::Relaxed);
-    }
-
-    /// Has the next greeting ask whether the server knows RESET, unless it is known.
-    pub fn ask_about_reset(&self) {
-        let mut knows = self.reset();
-        match *knows {
-            KnowsReset::Yes => {}
-            KnowsReset::No(since) if since.elapsed() < OLD_SERVER => {}
-            _ => *knows = KnowsReset::Asking,
-        }
-    }
-
-    /// Whether somebody needs to know if the server knows RESET, and no greeting since has asked.
-    pub fn asks_about_reset(&self) -> bool {
-        *self.reset() == KnowsReset::Asking
-    }
-
-    /// Whether the server has said that it knows no RESET.
-    pub fn knows_no_reset(&self) -> bool {
-        matches!(*self.reset(), KnowsReset::No(_))
-    }
-
-    fn reset(&self) -> MutexGuard<'_, KnowsReset> {
-        self.reset.lock()
     }
 }
 
@@ -303,14 +265,36 @@ impl<'a> Handshake<'a> {
     pub async fn handshake(
         mut self,
         login: Option<Login<'_>>,
+        restore: Option<&Restore>,
         deadline: Instant,
         late: impl FnOnce(Elapsed) -> Failure,
     ) -> Greeted<'a> {
-        let done = timeout_at(deadline, self.go_through(login)).await;
+        let done = timeout_at(deadline, self.go_through(login, restore)).await;
         Greeted { done: done.map_err(late).flatten(), greeting: self }
     }
 
-    async fn go_through(&mut self, login: Option<Login<'_>>) -> Result<(), Failure> {
+    /// Puts a session's state on a connection that has been greeted.
+    pub async fn restore(
+        mut self,
+        leading: Vec<u8>,
+        restore: &Restore,
+        deadline: Instant,
+        late: impl FnOnce(Elapsed) -> Failure,
+    ) -> Greeted<'a> {
+        self.buffer.extend_from_slice(&leading);
+        let restoring: Vec<_> =
+            restore.commands().map(|(command, is_needed)| (arguments(command), is_needed)).collect();
+        let commands: Vec<_> = restoring.iter().map(|(command, _)| command.clone()).collect();
+        let asked: Vec<_> = restoring.iter().map(|(_, is_needed)| Asked::Restore(*is_needed)).collect();
+        let done = timeout_at(deadline, self.exchange(&commands, &asked)).await;
+        Greeted { done: done.map_err(late).flatten().map(drop), greeting: self }
+    }
+
+    async fn go_through(
+        &mut self,
+        login: Option<Login<'_>>,
+        restore: Option<&Restore>,
+    ) -> Result<(), Failure> {
         let (redis, probe) = (self.redis, self.probe);
         let database = redis.select().map(|number| number.to_string());
         let mut asked = Vec::with_capacity(4);
@@ -325,7 +309,11 @@ impl<'a> Handshake<'a> {
                 asked.push(Asked::Role(question));
             }
         }
-        if asked.is_empty() && login.is_none() && *probe.reset() != KnowsReset::Asking {
+        for (command, is_needed) in restore.into_iter().flat_map(Restore::commands) {
+            commands.push(arguments(command));
+            asked.push(Asked::Restore(is_needed));
+        }
+        if asked.is_empty() && login.is_none() {
             return Ok(());
         }
 
@@ -428,23 +416,17 @@ impl<'a> Handshake<'a> {
         }
     }
 
-    /// One exchange that begins with this credential, if there is one, and before it with RESET, if that is to be asked.
+    /// One exchange that begins with this credential, if there is one.
     async fn introduce(
         &mut self,
         credential: Option<Arc<Credential>>,
         commands: &[Vec<&[u8]>],
         asked: &[Asked],
     ) -> Result<Exchanged, Failure> {
-        let mut leading: Vec<(Vec<&[u8]>, Asked)> = Vec::with_capacity(2);
-        if *self.probe.reset() == KnowsReset::Asking {
-            leading.push((vec![b"RESET"], Asked::Reset));
-        }
-        if let Some(credential) = &credential {
-            self.sent.push(Arc::clone(&credential.password));
-            leading.push((credential.command(), Asked::Auth));
-        }
-        let (leading, leading_asked): (Vec<_>, Vec<_>) = leading.into_iter().unzip();
-        self.exchange(&[&leading, commands].concat(), &[&leading_asked, asked].concat()).await
+        let Some(credential) = credential else { return self.exchange(commands, asked).await };
+        self.sent.push(Arc::clone(&credential.password));
+        let commands = [&[credential.command()], commands].concat();
+        self.exchange(&commands, &[&[Asked::Auth], asked].concat()).await
     }
 
     /// Writes all commands at once and takes as many replies.
@@ -456,18 +438,12 @@ impl<'a> Handshake<'a> {
         let mut told = None;
         for asked in asked {
             match *asked {
-                Asked::Reset => {
-                    let reply = self.take(asked.stage(), &mut written, resp::reply).await?;
-                    let knows = match reply {
-                        Reply::Good => KnowsReset::Yes,
-                        Reply::Error(words) => {
-                            if !(is_not_understood(&words) || words.starts_with("NOAUTH")) {
-                                self.judge(*asked, &words)?;
-                            }
-                            KnowsReset::No(Instant::now())
-                        }
-                    };
-                    *self.probe.reset() = knows;
+                Asked::Restore(is_needed) => {
+                    match self.take(asked.stage(), &mut written, resp::outcome).await? {
+                        Reply::Error(words) if is_needed => self.judge(*asked, &words)?,
+                        // Who it is on the server's lists is told to people alone.
+                        Reply::Error(_) | Reply::Good => {}
+                    }
                 }
                 Asked::Auth | Asked::Select | Asked::Ping => {
                     match self.take(asked.stage(), &mut written, resp::reply).await? {
@@ -654,7 +630,7 @@ impl<'a> Handshake<'a> {
                     Asked::Auth => "the target knows no AUTH",
                     Asked::Select => "the target knows no SELECT",
                     Asked::Ping => "the target knows no PING",
-                    Asked::Reset | Asked::Role(_) => "the target does not know what it was asked",
+                    Asked::Role(_) | Asked::Restore(_) => "the target does not know what it was asked",
                 };
                 (what, or_no_database(asked, configured, alias))
             }
@@ -662,7 +638,11 @@ impl<'a> Handshake<'a> {
                 ("the target knows no ACL users", format!("remove {alias}_USERNAME, or use Redis 6 or later"))
             }
             _ => match asked {
-                Asked::Reset => ("the target refused RESET", "see the Redis server's own log".to_owned()),
+                Asked::Restore(_) => (
+                    "the target can't take over the session",
+                    "see whether all of the link's servers have the same version and configuration"
+                        .to_owned(),
+                ),
                 Asked::Auth => ("the target refused AUTH", format!("check {variable}")),
                 Asked::Select => (
                     "the target refused SELECT",
@@ -798,6 +778,17 @@ fn interrupted(login: Option<Login<'_>>, failure: Failure) -> Failure {
 /// Whether a server does not know a command, or does not permit it to this user.
 fn is_not_understood(words: &str) -> bool {
     words.starts_with("NOPERM") || words.starts_with("ERR") && !words.contains("max number of clients")
+}
+
+/// A command's arguments.
+fn arguments(command: &[u8]) -> Vec<&[u8]> {
+    let First::Command(arguments, _) = first(command, UNLIMITED) else { return Vec::new() };
+    let borrowed = arguments.into_iter().filter_map(|argument| match argument {
+        Cow::Borrowed(argument) => Some(argument),
+        // An array has none.
+        Cow::Owned(_) => None,
+    });
+    borrowed.collect()
 }
 
 /// What servers of all versions say to a command that they don't have, or have under another name (`rename-command`).

@@ -12,6 +12,7 @@ use crate::config::Link;
 use crate::failure::Failure;
 use crate::failure::log::FailureLog;
 use crate::metrics::LinkMetrics;
+use crate::relay::Restore;
 
 /// What all connections of one link share.
 pub struct LinkRuntime {
@@ -28,13 +29,18 @@ pub struct LinkRuntime {
 }
 
 impl LinkRuntime {
-    /// An upstream for one client: from the pool, else dialled.
-    pub async fn upstream(&self) -> Result<(Upstream, Lease), Failure> {
+    /// An upstream for one client: from the pool, else dialled. It has the state that a session had before.
+    pub async fn upstream(&self, restore: &Restore) -> Result<(Upstream, Lease), Failure> {
         if let Some(warm) = self.warm.take(self) {
-            return Ok(warm.serve(self));
+            let (upstream, lease) = warm.serve(self);
+            // One that can't take over is replaced like any other that has ended.
+            if let Ok(upstream) = self.dialler.restore(&self.link, &lease, upstream, restore).await {
+                return Ok((upstream, lease));
+            }
+        } else {
+            self.warm.missed(self);
         }
-        self.warm.missed(self);
-        let dialled = self.dialler.dial(&self.link, &self.backends, &self.health).await;
+        let dialled = self.dialler.dial(&self.link, &self.backends, &self.health, restore).await;
         if dialled.is_ok() {
             self.warm.reset_backoff();
         }

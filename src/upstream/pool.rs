@@ -96,10 +96,6 @@ impl Warm {
             Some("secret_changed")
         } else if !service.backends.lead_to(&self.lease) {
             Some("backend_changed")
-        } else if self.lease.backend().probe.asks_about_reset() {
-            // A new handshake asks the server whether it knows RESET, and the client's RESET depends on the
-            // answer.
-            Some("reset_unknown")
         } else {
             None
         }

@@ -562,11 +562,10 @@ fn a_signal_ends_the_process_at_every_stage_of_a_connections_life() {
         upstream.send(b"+OK\r\n");
         upstream
     };
-    // Behind a RESET, while another connection is dialled.
+    // Behind a RESET that is not answered.
     let mut client = ambassador.connect("resetting:6379");
     let _old = accept(&resetting);
     client.send(b"RESET\r\nPING\r\n");
-    let _fresh = resetting.accept();
     clients.push(client);
     // While the password is changed, and the other half of that is still to come.
     let before = (ambassador.connect("rotating:6379"), accept(&rotating));
@@ -687,14 +686,14 @@ fn faults_that_come_again_and_again_leave_nothing_behind() {
         ping(&mut ambassador.connect("redis:6379"));
         // In the midst of a reply, and of what a client says.
         let mut client = ambassador.connect("tears:6379");
-        client.send(b"GET a\r\n");
+        client.send(b"INCR a\r\n");
         client.expect_reset();
         let mut client = ambassador.connect("redis:6379");
         client.send(b"*2\r\n$3\r\nGET\r\n$100\r\nhalf of it");
         client.reset();
-        // Behind RESET.
+        // With a command under way.
         let mut client = ambassador.connect("dies:6379");
-        client.send(b"RESET\r\nPING\r\n");
+        client.send(b"INCR a\r\n");
         client.expect_gone();
         // At the password, the name, the connection, and TLS.
         ambassador.connect("refuses:6379").expect_refusal("refuses:6379");

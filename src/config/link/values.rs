@@ -12,7 +12,7 @@ use rustls::RootCertStore;
 use rustls::pki_types::ServerName;
 
 use super::variables::Settings;
-use super::{Access, Redis, Reset, Role, reset, role, text};
+use super::{Access, Redis, Reset, Role, on_or_off, reset, role, text};
 use super::{ClientAuth, Credentials, Memory, Required};
 use crate::config::backends_file;
 use crate::config::notation::{Refusal, duration, flag, items, unquoted, word};
@@ -135,24 +135,35 @@ impl<'a> LinkSettings<'a, '_> {
         let role = self.value("ROLE", role, "write master or replica");
         let reset = self.value("RESET", reset, "write reauth or forward");
         let reset = reset.unwrap_or(Reset::Reauthenticate);
+        let sessions = self.value("SESSIONS", on_or_off, "write on or off").unwrap_or(true);
         Some(Redis {
             credentials,
             database,
             // What a Sentinel says may be old; the server itself is asked too.
             role: role.or(asks_sentinel.then_some(Role::Master)),
             reset,
-            client_auth: self.client_auth(reset),
+            sessions,
+            client_auth: self.client_auth(reset, sessions),
             warm: self.value("WARM", warm, "write a number, such as 4").unwrap_or_default(),
             sentinel: self.sentinel_access(asks_sentinel),
         })
     }
 
     /// What becomes of a client's own authentication.
-    fn client_auth(&mut self, reset: Reset) -> ClientAuth {
+    fn client_auth(&mut self, reset: Reset, sessions: bool) -> ClientAuth {
         let password = self.one_of(&["CLIENT_PASSWORD", "CLIENT_PASSWORD_FILE"]);
         let username = self.one_of(&["CLIENT_USERNAME"]);
         let asked_for = self.variable("CLIENT_AUTH");
         let manner = self.value("CLIENT_AUTH", ClientAuthMode::parse, "write forward, absorb or require");
+        if let (Some(ClientAuthMode::Absorb | ClientAuthMode::Require), Some(variable), false) =
+            (manner, asked_for, sessions)
+        {
+            self.findings.mistake(
+                variable,
+                "with SESSIONS=off nobody looks at what clients say",
+                format!("remove the setting SESSIONS, or {variable}"),
+            );
+        }
         match (manner, asked_for) {
             (Some(ClientAuthMode::Require), Some(variable)) => {
                 if reset == Reset::Forward {

@@ -68,7 +68,7 @@ impl Named {
         let thread = thread::spawn({
             let (open, connections, stopped) =
                 (Arc::clone(&open), Arc::clone(&connections), Arc::clone(&stopped));
-            let name = format!("{name}\r\n");
+            let name = format!("+{name}\r\n");
             move || {
                 while !stopped.load(Ordering::Relaxed) {
                     let Ok((mut stream, _)) = listener.accept() else {
@@ -124,13 +124,13 @@ impl Drop for Named {
 /// The name of the server that a client is connected to.
 #[track_caller]
 pub(crate) fn whom(client: &mut Peer) -> String {
-    client.send(b"whom?");
-    client.expect_line()
+    client.send(b"whom?\n");
+    client.expect_line().split_off(1)
 }
 
 /// The name, or `None` where the connection ended.
 pub(crate) fn try_whom(client: &mut Peer) -> Option<String> {
-    client.try_send(b"whom?").ok()?;
+    client.try_send(b"whom?\n").ok()?;
     let mut line = Vec::new();
     let mut byte = [0];
     while !line.ends_with(b"\r\n") {
@@ -140,5 +140,5 @@ pub(crate) fn try_whom(client: &mut Peer) -> Option<String> {
         }
     }
     line.truncate(line.len() - 2);
-    String::from_utf8(line).ok()
+    String::from_utf8(line).ok().map(|mut line| line.split_off(1))
 }

@@ -1,0 +1,266 @@
+//! One direction of a relay: bytes from a reader to a writer, of whatever protocol.
+//!
+//! Bytes are read into one buffer a thread and written straight out; only what the writer would not take at once is
+//! kept. Nothing is read while something is kept, so that a slow writer slows the reader down.
+
+use std::cell::RefCell;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// What is read at once at first, and always by a connection whose peer does not keep up: what a slow reader pins a
+/// direction.
+const SMALL_READ: u32 = 64 * 1024;
+
+/// What is read at once by a bulk stream whose peer takes it all, and so what one pins whose peer stops all of a
+/// sudden.
+pub(super) const LARGE_READ: u32 = 256 * 1024;
+
+/// What one direction may move before others on the thread have their turn.
+const TURN: usize = 1024 * 1024;
+
+thread_local! {
+    static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; LARGE_READ as usize]);
+}
+
+/// Lends the thread's buffer.
+pub(super) fn with_buffer<T>(run: impl FnOnce(&mut [u8]) -> T) -> T {
+    BUFFER.with_borrow_mut(|buffer| run(buffer))
+}
+
+/// Which half of a direction failed.
+#[derive(Debug)]
+pub(super) enum Failed {
+    Read(io::Error),
+    Write(io::Error),
+}
+
+/// One direction.
+#[derive(Debug)]
+pub(super) struct Copy {
+    /// Bytes that the writer would not take yet, and how many of them it has taken since.
+    kept: Vec<u8>,
+    taken: usize,
+    moved: u64,
+    /// In bytes, at most [`LARGE_READ`].
+    read_size: u32,
+    phase: Phase,
+    /// Whether the writer has passed on all that it took. A stream that buffers (TLS) may not have.
+    is_flushed: bool,
+}
+
+#[derive(Debug, Clone, std::marker::Copy, PartialEq, Eq)]
+enum Phase {
+    /// Bytes flow.
+    Flowing,
+    /// The reader has ended its stream; this is still to be passed on.
+    Ending,
+    /// The reader broke; what is kept is still to be written.
+    LastWords,
+    /// Nothing is left to do.
+    Over,
+}
+
+impl Copy {
+    /// Begins with bytes that were read already.
+    pub(super) fn new(first: Vec<u8>) -> Self {
+        Self {
+            // An empty one may still hold memory.
+            kept: if first.is_empty() { Vec::new() } else { first },
+            taken: 0,
+            moved: 0,
+            read_size: SMALL_READ,
+            phase: Phase::Flowing,
+            is_flushed: true,
+        }
+    }
+
+    /// Bytes that the writer took.
+    pub(super) fn moved(&self) -> u64 {
+        self.moved
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.phase == Phase::Over
+    }
+
+    /// Whether bytes still pass, as far as it knows.
+    pub(super) fn is_flowing(&self) -> bool {
+        self.phase == Phase::Flowing
+    }
+
+    /// Whether it would tell by itself if the reader broke.
+    pub(super) fn is_reading(&self) -> bool {
+        self.phase == Phase::Flowing && self.kept.is_empty()
+    }
+
+    /// Whether all that was read has gone out.
+    pub(super) fn holds_nothing(&self) -> bool {
+        self.is_over() || self.kept.is_empty() && self.is_flushed
+    }
+
+    /// Where this turn ends.
+    pub(super) fn turn(&self) -> u64 {
+        self.moved + TURN as u64
+    }
+
+    /// Nothing more is written.
+    pub(super) fn stop(&mut self) {
+        self.kept = Vec::new();
+        self.phase = Phase::Over;
+    }
+
+    /// Nothing more is read.
+    pub(super) fn stop_reading(&mut self) {
+        self.phase = if self.holds_nothing() { Phase::Over } else { Phase::LastWords };
+    }
+
+    /// The reader has ended its stream, which is passed on behind what is kept.
+    pub(super) fn end(&mut self) {
+        if self.phase == Phase::Flowing {
+            self.phase = Phase::Ending;
+        }
+    }
+
+    /// Adds bytes behind those that are kept.
+    pub(super) fn keep(&mut self, bytes: &[u8]) {
+        if !self.is_over() {
+            self.kept.extend_from_slice(bytes);
+        }
+    }
+
+    /// Goes on with another writer, to which nothing of what was kept goes.
+    pub(super) fn begin_again(&mut self) {
+        *self = Self { moved: self.moved, ..Self::new(Vec::new()) };
+    }
+
+    /// Copies what can be copied now. Ready when the direction is over, or when one half failed.
+    pub(super) fn poll<R, W>(
+        &mut self,
+        cx: &mut Context<'_>,
+        reader: &mut R,
+        writer: &mut W,
+        buffer: &mut [u8],
+    ) -> Poll<Result<(), Failed>>
+    where
+        R: AsyncRead + Unpin,
+        W: AsyncWrite + Unpin,
+    {
+        let turn = self.turn();
+        loop {
+            ready!(self.poll_out(cx, writer))?;
+            if self.is_over() {
+                return Poll::Ready(Ok(()));
+            }
+            if self.moved >= turn {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            match self.poll_read(cx, reader, buffer) {
+                Poll::Ready(Ok(0)) => self.end(),
+                Poll::Ready(Ok(length)) => self.write(cx, writer, &buffer[..length])?,
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(Failed::Read(error))),
+                Poll::Pending => {
+                    ready!(self.poll_flush(cx, writer))?;
+                    return Poll::Pending;
+                }
+            }
+        }
+    }
+
+    /// Reads once; 0 is the end of the stream.
+    pub(super) fn poll_read<R: AsyncRead + Unpin>(
+        &self,
+        cx: &mut Context<'_>,
+        reader: &mut R,
+        buffer: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        let size = buffer.len().min(self.read_size as usize);
+        let mut read = ReadBuf::new(&mut buffer[..size]);
+        ready!(Pin::new(reader).poll_read(cx, &mut read))?;
+        Poll::Ready(Ok(read.filled().len()))
+    }
+
+    /// Writes what was kept, and the end of the stream behind it where that is due. Ready when nothing is kept any more.
+    pub(super) fn poll_out<W: AsyncWrite + Unpin>(
+        &mut self,
+        cx: &mut Context<'_>,
+        writer: &mut W,
+    ) -> Poll<Result<(), Failed>> {
+        while self.taken < self.kept.len() {
+            let rest = &self.kept[self.taken..];
+            match ready!(Pin::new(&mut *writer).poll_write(cx, rest)) {
+                Ok(0) => return Poll::Ready(Err(Failed::Write(io::ErrorKind::WriteZero.into()))),
+                Ok(n) => {
+                    self.is_flushed = false;
+                    self.taken += n;
+                    self.moved += n as u64;
+                }
+                Err(e) => return Poll::Ready(Err(Failed::Write(e))),
+            }
+        }
+        if self.taken > 0 {
+            self.kept = Vec::new();
+            self.taken = 0;
+        }
+        match self.phase {
+            Phase::Flowing | Phase::Over => return Poll::Ready(Ok(())),
+            Phase::Ending => ready!(Pin::new(writer).poll_shutdown(cx)).map_err(Failed::Write)?,
+            Phase::LastWords => ready!(self.poll_flush(cx, writer))?,
+        }
+        self.phase = Phase::Over;
+        Poll::Ready(Ok(()))
+    }
+
+    /// Lets the writer pass on what it holds back until it is told that no more comes now.
+    pub(super) fn poll_flush<W: AsyncWrite + Unpin>(
+        &mut self,
+        cx: &mut Context<'_>,
+        writer: &mut W,
+    ) -> Poll<Result<(), Failed>> {
+        if !self.is_flushed {
+            ready!(Pin::new(writer).poll_flush(cx)).map_err(Failed::Write)?;
+            self.is_flushed = true;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Writes bytes, and keeps those that the writer does not take.
+    pub(super) fn write<W: AsyncWrite + Unpin>(
+        &mut self,
+        cx: &mut Context<'_>,
+        writer: &mut W,
+        bytes: &[u8],
+    ) -> Result<(), Failed> {
+        if !self.kept.is_empty() || self.is_over() {
+            if !self.is_over() {
+                self.kept.extend_from_slice(bytes);
+            }
+            return Ok(());
+        }
+        let filled = bytes.len() == self.read_size as usize;
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            match Pin::new(&mut *writer).poll_write(cx, rest) {
+                Poll::Ready(Ok(0)) => return Err(Failed::Write(io::ErrorKind::WriteZero.into())),
+                Poll::Ready(Ok(n)) => {
+                    self.is_flushed = false;
+                    self.moved += n as u64;
+                    rest = &rest[n..];
+                }
+                Poll::Ready(Err(e)) => return Err(Failed::Write(e)),
+                Poll::Pending => {
+                    self.kept = rest.to_vec();
+                    self.read_size = SMALL_READ;
+                    return Ok(());
+                }
+            }
+        }
+        if filled {
+            self.read_size = LARGE_READ.min(self.read_size * 2);
+        }
+        Ok(())
+    }
+}

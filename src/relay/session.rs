@@ -1,0 +1,612 @@
+//! A session: a client, and the upstream that it has at the moment.
+//!
+//! Bytes pass as through a tunnel, but both directions are followed: [`Commands`] knows where commands end and what they
+//! are, [`Replies`] where replies end. So it is known what is [owed](owed) to the client, and what its commands have
+//! [left behind](state) on the connection. From that comes everything else:
+//!
+//! - Whoever wants the connection to end gets it at a boundary: nothing is owed, and no command half sent.
+//! - An upstream that ends, or has to be left, while nothing is owed is exchanged for another one with the client's next
+//!   command. Commands that only read are sent again where an upstream breaks before it has answered; what it has refused
+//!   because of a failover is sent to another one.
+//! - Behind RESET the client's next command waits until the link's own handshake has been made again.
+//! - A client's own authentication is answered in its place.
+//!
+//! The session makes no connection and reads no password: it says what it needs ([`Event`]), and its owner tells it what
+//! came of that.
+//!
+//! Where framing is lost, because one side does not speak RESP or a command makes the connection one of another kind, bytes
+//! pass as through a tunnel; such a session is never exchanged.
+
+mod ahead;
+mod commanding;
+mod owed;
+mod replying;
+pub(super) mod state;
+
+use std::borrow::Cow;
+use std::io;
+use std::pin::Pin as Pinned;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::time::{Instant, Sleep, sleep};
+
+use self::ahead::Ahead;
+use self::owed::Owed;
+use self::replying::Refusal;
+use self::state::{Pin, Restore, State};
+use super::copy::{Failed, with_buffer};
+use super::drain::{Handle, Moved, Reason};
+use super::pair::Pair;
+use super::{End, Limits, Party};
+pub use crate::metrics::session::Cause;
+use crate::metrics::session::SessionMetrics;
+use crate::net::Side;
+use crate::resp::commands::{Commands, First, UNLIMITED, first};
+use crate::resp::replies::Replies;
+
+/// How long it may take to answer.
+const ANSWER: Duration = Duration::from_secs(1);
+
+/// What a session is to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Policy {
+    /// Whether RESET takes away what the client does not know of.
+    pub minds_reset: bool,
+    /// Whether a client's own authentication is not for the target.
+    pub absorbs: bool,
+    /// Whether there may be another server for what one has refused because of a failover.
+    pub resends: bool,
+    /// For how long a command may wait for that.
+    pub patience: Duration,
+}
+
+/// What a session needs from its owner before it goes on.
+#[derive(Debug)]
+pub enum Event {
+    /// It is over.
+    End(End),
+    /// Another upstream, on which [`Session::restore`] has been done: [`Session::attach`], or where a refusal was the cause
+    /// and there is none [`Session::refusal_stands`].
+    Upstream(Cause),
+    /// The upstream has done a RESET: the link's handshake on it, then [`Session::greeted`].
+    Reset,
+    /// A judgement of the client's own AUTH or HELLO: [`Session::judged`].
+    Own(Own),
+    /// A WAIT for writes that the upstream knows nothing of. It can't be answered.
+    Wait,
+}
+
+/// A client's own AUTH or HELLO. It may hold a password, so it has no `Debug` of its own.
+pub struct Own(Ahead);
+
+impl Own {
+    /// The command's arguments.
+    pub fn arguments(&self) -> Vec<Cow<'_, [u8]>> {
+        match first(&self.0, UNLIMITED) {
+            First::Command(arguments, _) => arguments,
+            _ => Vec::new(),
+        }
+    }
+}
+
+impl std::fmt::Debug for Own {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Own(***)")
+    }
+}
+
+/// What is known of where replies end, and so of what is owed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Framing {
+    /// Everything.
+    Exact,
+    /// Where they end, but not to what they belong.
+    Uncounted,
+    /// Nothing any more.
+    Lost,
+}
+
+/// Why no further command goes to the upstream now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Hold {
+    None,
+    /// The reply to a RESET is to come.
+    Resetting,
+    /// It has come, and the owner has to do its part.
+    Greeting,
+    /// A refusal may lead to another upstream.
+    Refused,
+    /// The upstream is asked whether it is there.
+    Asking,
+    /// A client's own authentication is to be judged.
+    Judging,
+    /// A WAIT that can't be answered.
+    Waiting,
+}
+
+/// How the upstream's stream ended.
+#[derive(Debug)]
+enum TargetEnd {
+    Eof,
+    Broke(io::Error),
+}
+
+/// The state of a session.
+#[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own about the session")]
+pub struct Session {
+    pair: Pair,
+    policy: Policy,
+    commands: Commands,
+    replies: Replies,
+    owed: Owed,
+    state: State,
+    ahead: Ahead,
+    framing: Framing,
+    /// Whether the client's bytes are no commands, so that nothing can be said of them.
+    are_raw: bool,
+    hold: Hold,
+    /// Why the next upstream is another one, while there is none.
+    gone: Option<Cause>,
+    /// A command waits for an upstream, or for what is owed before it.
+    wants_upstream: bool,
+    wants_boundary: bool,
+    client_ended: bool,
+    target_end: Option<Box<TargetEnd>>,
+    heard_at: Instant,
+    /// When the command came that is under way alone.
+    asked_at: Option<Instant>,
+    /// Commands since the last count.
+    count: u32,
+    rare: Option<Box<Rare>>,
+}
+
+/// What is there only now and then.
+#[derive(Debug, Default)]
+struct Rare {
+    /// What came of a reply that may not be passed on.
+    withheld: Vec<u8>,
+    refusal: Option<Refusal>,
+    own: Option<Own>,
+    alarm: Option<Pinned<Box<Sleep>>>,
+    /// Since when commands have been sent again without any answer.
+    resent_since: Option<Instant>,
+    /// When that was the last time.
+    resent_at: Option<Instant>,
+}
+
+impl Session {
+    /// `early` is what the client has said already, `leading` what the upstream has.
+    pub fn new(early: Vec<u8>, leading: Vec<u8>, limits: Limits, policy: Policy) -> Self {
+        let mut session = Self {
+            pair: Pair::new(Vec::new(), leading, limits),
+            policy,
+            commands: Commands::default(),
+            replies: Replies::default(),
+            owed: Owed::default(),
+            state: State::default(),
+            ahead: Ahead::of(early),
+            framing: Framing::Exact,
+            are_raw: false,
+            hold: Hold::None,
+            gone: None,
+            wants_upstream: false,
+            wants_boundary: false,
+            client_ended: false,
+            target_end: None,
+            heard_at: Instant::now(),
+            asked_at: None,
+            count: 0,
+            rare: None,
+        };
+        if !session.pair.to_client.holds_nothing() {
+            session.lose("the target spoke first");
+        }
+        session
+    }
+
+    /// Bytes so far.
+    pub fn moved(&self) -> Moved {
+        self.pair.moved()
+    }
+
+    /// What has to be done on another upstream before it serves this session.
+    pub fn restore(&self) -> Restore {
+        self.state.restore()
+    }
+
+    /// What the client has said and no upstream has heard, for who reads on while the session does not.
+    pub fn ahead(&mut self) -> &mut Vec<u8> {
+        self.ahead.buffer()
+    }
+
+    /// Whether the client has said anything that no upstream has heard.
+    pub fn is_ahead(&self) -> bool {
+        !self.ahead.is_empty()
+    }
+
+    /// Since when commands have been sent again in vain.
+    pub fn resent_for(&self) -> Option<Instant> {
+        self.rare.as_ref().and_then(|rare| rare.resent_at)
+    }
+
+    /// Goes on with another upstream, which has said `leading` already. Returns how many commands are sent again.
+    pub fn attach(&mut self, leading: &[u8], lifetime: Limits) -> u32 {
+        let again = self.requeue();
+        self.pair.renew(lifetime);
+        self.begin_with(leading);
+        again
+    }
+
+    /// The refusal is the client's: there is no other upstream to be had.
+    pub fn refusal_stands(&mut self) {
+        if let Some(refusal) = self.rare.as_mut().and_then(|rare| rare.refusal.as_mut()) {
+            refusal.stands();
+        }
+    }
+
+    /// The link's handshake has been made again behind a RESET, on the same upstream or on another one.
+    pub fn greeted(&mut self, leading: &[u8]) {
+        self.hold = Hold::None;
+        self.begin_with(leading);
+    }
+
+    fn begin_with(&mut self, leading: &[u8]) {
+        self.gone = None;
+        self.wants_upstream = false;
+        self.target_end = None;
+        self.heard_at = Instant::now();
+        if !leading.is_empty() {
+            self.pair.to_client.keep(leading);
+            self.lose("the target spoke first");
+        }
+    }
+
+    /// What became of the client's own authentication: it reads this, or the upstream hears that command instead.
+    pub fn judged(&mut self, answer: Result<&[u8], &[u8]>) {
+        self.hold = Hold::None;
+        match answer {
+            Ok(answer) => self.pair.to_client.keep(answer),
+            Err(command) => self.ahead.prepend(command),
+        }
+    }
+
+    fn rare(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_default()
+    }
+
+    /// From here on bytes pass as they come.
+    fn lose(&mut self, reason: &'static str) {
+        if self.framing != Framing::Lost {
+            tracing::debug!(target: "client", reason, "session framing lost");
+        }
+        self.framing = Framing::Lost;
+        self.stop_counting();
+    }
+
+    /// From here on nobody knows to which command a reply belongs.
+    fn stop_counting(&mut self) {
+        if self.framing == Framing::Exact {
+            self.framing = Framing::Uncounted;
+        }
+        self.owed = Owed::default();
+        self.asked_at = None;
+        self.state.pin_for_good(Pin::LostFraming);
+        match self.hold {
+            Hold::Refused | Hold::Asking => self.hold = Hold::None,
+            Hold::Resetting => self.set_alarm(),
+            _ => {}
+        }
+        // What was withheld is the client's now.
+        if let Some(rare) = &mut self.rare {
+            let refused = rare.refusal.take().map(Refusal::into_bytes).unwrap_or_default();
+            let withheld = std::mem::take(&mut rare.withheld);
+            self.pair.to_client.keep(&refused);
+            self.pair.to_client.keep(&withheld);
+        }
+    }
+
+    /// Whether nothing is owed to the client and no command half sent.
+    fn is_at_boundary(&self) -> bool {
+        self.framing == Framing::Exact
+            && self.owed.is_empty()
+            && self.replies.is_between()
+            && self.commands.is_between()
+            && self.pair.to_client.holds_nothing()
+            && self.pair.to_target.holds_nothing()
+    }
+
+    /// Goes on as far as it goes now. `target` is taken away when it is to be left.
+    pub fn poll<C: Side, T: Side>(
+        &mut self,
+        cx: &mut Context<'_>,
+        client: &mut C,
+        target: &mut Option<T>,
+        handle: &Handle,
+        metrics: &SessionMetrics,
+    ) -> Poll<Event> {
+        loop {
+            if let Poll::Ready(leave) = handle.poll_drain(cx) {
+                self.pair.leave_by(leave);
+            }
+            let before = self.pair.moved();
+            with_buffer(|buffer| {
+                // The target first: what it says in this turn can't be the answer to what the client says in this turn.
+                if let Poll::Ready(Err(failed)) = self.poll_replies(cx, client, target, buffer, metrics) {
+                    self.pair.failed(failed, Party::Target, Party::Client);
+                    // What is left to be passed on may have nothing else that wakes it.
+                    cx.waker().wake_by_ref();
+                }
+                if let Poll::Ready(Err(failed)) = self.poll_commands(cx, client, target, buffer) {
+                    self.command_failed(failed, target);
+                    cx.waker().wake_by_ref();
+                }
+            });
+            self.pair.count(before, std::mem::take(&mut self.count), handle);
+            if self.pair.are_over() {
+                return Poll::Ready(Event::End(self.pair.end(End::Closed)));
+            }
+            if let Some(event) = self.decide(cx, target, handle, metrics) {
+                match event {
+                    Decided::Event(event) => return Poll::Ready(event),
+                    Decided::Again => continue,
+                }
+            }
+            let boundary = (self.framing == Framing::Exact)
+                .then(|| self.is_at_boundary() && !self.state.is_in_transaction());
+            let end =
+                ready!(self.pair.poll_clock(cx, client, target.as_ref(), !self.ahead.is_empty(), boundary));
+            match end {
+                // The boundary has come with the time.
+                End::Left(reason) if boundary == Some(true) => {
+                    if let Some(end) = self.leave(reason, target, handle, metrics) {
+                        return Poll::Ready(Event::End(end));
+                    }
+                }
+                end => {
+                    if let (End::Left(_), Some(pin)) = (&end, self.state.pin()) {
+                        metrics.pinned(pin);
+                    }
+                    return Poll::Ready(Event::End(end));
+                }
+            }
+        }
+    }
+
+    /// A half of the way to the upstream failed. Where it is the upstream's, and it owes nothing that another one could not
+    /// give, that is no news.
+    fn command_failed<T>(&mut self, failed: Failed, target: &mut Option<T>) {
+        if let Failed::Write(error) = failed {
+            if self.may_be_exchanged() {
+                self.target_end = Some(Box::new(TargetEnd::Broke(error)));
+            } else if target.is_some() {
+                self.pair.failed(Failed::Write(error), Party::Client, Party::Target);
+            }
+        } else {
+            self.pair.failed(failed, Party::Client, Party::Target);
+        }
+    }
+
+    /// What the state of things asks for, now that nothing moves by itself.
+    fn decide<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        target: &mut Option<T>,
+        handle: &Handle,
+        metrics: &SessionMetrics,
+    ) -> Option<Decided> {
+        if self.pair.is_broken() {
+            return None;
+        }
+        if self.target_end.is_some() && self.pair.to_client.holds_nothing() {
+            return self.target_ended(target, metrics);
+        }
+        if let Some(decided) = self.poll_alarm(cx, target) {
+            return Some(decided);
+        }
+        match self.hold {
+            Hold::Greeting if self.pair.to_client.holds_nothing() => {
+                return Some(Decided::Event(Event::Reset));
+            }
+            Hold::Judging => {
+                if let Some(own) = self.rare().own.take() {
+                    return Some(Decided::Event(Event::Own(own)));
+                }
+            }
+            Hold::Waiting => return Some(Decided::Event(Event::Wait)),
+            Hold::Refused => {
+                if let Some(decided) = self.refused() {
+                    return Some(decided);
+                }
+            }
+            _ => {}
+        }
+        if self.wants_boundary && self.is_at_boundary() {
+            self.wants_boundary = false;
+            return Some(Decided::Again);
+        }
+        if self.wants_upstream && target.is_none() {
+            return Some(Decided::Event(Event::Upstream(self.gone.unwrap_or(Cause::Closed))));
+        }
+        if target.is_none() && self.client_ended && self.pair.to_client.is_flowing() {
+            // Nobody wants anything any more.
+            self.pair.to_target.stop();
+            self.pair.to_client.end();
+            return Some(Decided::Again);
+        }
+        let leave = self.pair.leave()?;
+        let may_leave = self.is_at_boundary() && !self.state.is_in_transaction();
+        if !may_leave || leave.from > Instant::now() {
+            return None;
+        }
+        let end = self.leave(leave.reason, target, handle, metrics);
+        Some(end.map_or(Decided::Again, |end| Decided::Event(Event::End(end))))
+    }
+
+    /// At a boundary, somebody wants the connection to end: it does, or only its upstream is left.
+    fn leave<T>(
+        &mut self,
+        reason: Reason,
+        target: &mut Option<T>,
+        handle: &Handle,
+        metrics: &SessionMetrics,
+    ) -> Option<End> {
+        let cause = match reason {
+            Reason::Drain => return Some(self.pair.end(End::Left(reason))),
+            Reason::Moved => Cause::Moved,
+            Reason::Demoted => Cause::Demoted,
+            Reason::Lifetime => Cause::Lifetime,
+        };
+        if let Some(pin) = self.state.pin() {
+            metrics.pinned(pin);
+            return Some(self.pair.end(End::Left(reason)));
+        }
+        if let Some(leave) = self.pair.leave() {
+            handle.done(leave);
+        }
+        self.pair.served();
+        self.let_go(cause, target);
+        None
+    }
+
+    /// The upstream is none any more.
+    fn let_go<T>(&mut self, cause: Cause, target: &mut Option<T>) {
+        *target = None;
+        self.gone = Some(cause);
+        self.target_end = None;
+        self.replies = Replies::default();
+        self.commands = Commands::default();
+        self.asked_at = None;
+        self.state.leaves_upstream();
+        self.pair.to_target.begin_again();
+        if let Some(rare) = &mut self.rare {
+            rare.alarm = None;
+            rare.withheld = Vec::new();
+        }
+        if self.hold == Hold::Asking {
+            self.hold = Hold::None;
+        }
+    }
+
+    /// What has not been answered goes before what has not been sent.
+    fn requeue(&mut self) -> u32 {
+        let commands = self.owed.commands();
+        let mut unanswered = self.owed.take();
+        self.ahead.prepend(&unanswered);
+        zeroize::Zeroize::zeroize(&mut unanswered);
+        self.commands = Commands::default();
+        self.replies = Replies::default();
+        self.asked_at = None;
+        self.state.leaves_upstream();
+        self.pair.to_target.begin_again();
+        self.hold = Hold::None;
+        if let Some(rare) = &mut self.rare {
+            rare.refusal = None;
+            rare.withheld = Vec::new();
+            rare.alarm = None;
+        }
+        if commands > 0 {
+            let now = Instant::now();
+            self.rare().resent_at = Some(now);
+            self.rare().resent_since.get_or_insert(now);
+        }
+        commands
+    }
+
+    /// Whether another upstream can take the place of this one, with all that is owed.
+    fn may_be_exchanged(&self) -> bool {
+        let rare = self.rare.as_ref();
+        let seen = rare.and_then(|rare| rare.refusal.as_ref()).map_or(0, Refusal::seen);
+        let is_patient = rare
+            .and_then(|rare| rare.resent_since)
+            .is_none_or(|since| since.elapsed() < self.policy.patience);
+        // A reply of which the client has a part can't come from another one.
+        let is_whole = self.replies.is_between() || rare.is_some_and(|rare| !rare.withheld.is_empty());
+        self.framing == Framing::Exact
+            && self.state.pin().is_none()
+            && is_whole
+            && (self.owed.is_empty() && self.commands.is_between()
+                || is_patient && self.owed.may_be_repeated(seen))
+    }
+
+    /// The upstream has ended its stream, or broke.
+    fn target_ended<T>(&mut self, target: &mut Option<T>, metrics: &SessionMetrics) -> Option<Decided> {
+        let needs_none = self.client_ended && self.owed.is_empty() && self.ahead.is_empty();
+        if self.may_be_exchanged() && !needs_none {
+            if self.hold == Hold::Greeting {
+                // The handshake finds out.
+                return Some(Decided::Event(Event::Reset));
+            }
+            let again = self.requeue();
+            metrics.resent(again);
+            self.let_go(Cause::Closed, target);
+            return Some(Decided::Again);
+        }
+        if let Some(refusal) = self.rare.as_mut().and_then(|rare| rare.refusal.take()) {
+            self.hold = Hold::None;
+            self.pair.to_client.keep(&refusal.into_bytes());
+            return Some(Decided::Again);
+        }
+        if let Some(withheld) = self.rare.as_mut().map(|rare| std::mem::take(&mut rare.withheld))
+            && !withheld.is_empty()
+        {
+            self.pair.to_client.keep(&withheld);
+            return Some(Decided::Again);
+        }
+        let end = self.target_end.take()?;
+        if let Some(pin) = self.state.pin().filter(|pin| *pin != Pin::Quit) {
+            metrics.pinned(pin);
+        }
+        self.lose("the target ended its stream");
+        // Whoever waits for it waits in vain.
+        self.hold = Hold::None;
+        self.wants_boundary = false;
+        self.are_raw = true;
+        match *end {
+            TargetEnd::Eof => self.pair.to_client.end(),
+            TargetEnd::Broke(error) => {
+                self.pair.failed(Failed::Read(error), Party::Target, Party::Client);
+            }
+        }
+        Some(Decided::Again)
+    }
+
+    /// An upstream that does not answer in time.
+    fn poll_alarm<T>(&mut self, cx: &mut Context<'_>, target: &mut Option<T>) -> Option<Decided> {
+        let alarm = self.rare.as_mut()?.alarm.as_mut()?;
+        if alarm.as_mut().poll(cx).is_pending() {
+            return None;
+        }
+        self.rare().alarm = None;
+        match self.hold {
+            Hold::Asking => {
+                self.requeue();
+                self.let_go(Cause::Silent, target);
+            }
+            // Nobody knows whether the RESET has been answered.
+            Hold::Resetting if self.framing != Framing::Exact => self.hold = Hold::None,
+            // A server ends a command that blocks when its client ends its stream, and has no ear for what follows it.
+            _ if self.client_ended => {
+                self.ahead = Ahead::default();
+                self.pair.to_target.end();
+            }
+            _ => return None,
+        }
+        Some(Decided::Again)
+    }
+
+    fn set_alarm(&mut self) {
+        self.rare().alarm = Some(Box::pin(sleep(ANSWER)));
+    }
+}
+
+/// What came of a look at the state of things.
+enum Decided {
+    Event(Event),
+    /// Something has changed, so that more may move.
+    Again,
+}
+
+#[cfg(test)]
+mod tests;

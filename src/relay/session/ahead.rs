@@ -1,0 +1,68 @@
+//! What a client has said and its upstream has not heard yet. It may hold a password, so it leaves no copy behind.
+
+use std::ops::Deref;
+
+use zeroize::{Zeroize, Zeroizing};
+
+/// How much is taken in while nothing may pass. It has to be read to see that a client has left.
+pub(super) const MOST: usize = 16 * 1024;
+
+#[derive(Debug, Default)]
+pub(super) struct Ahead(Zeroizing<Vec<u8>>);
+
+impl Ahead {
+    pub(super) fn of(bytes: Vec<u8>) -> Self {
+        // An empty one may still hold memory.
+        Self(Zeroizing::new(if bytes.is_empty() { Vec::new() } else { bytes }))
+    }
+
+    /// Takes in more behind it.
+    pub(super) fn extend(&mut self, bytes: &[u8]) {
+        self.reserve(bytes.len());
+        self.0.extend_from_slice(bytes);
+    }
+
+    /// Makes room for so many bytes. A buffer that grew by itself would leave a copy behind.
+    fn reserve(&mut self, more: usize) {
+        if self.0.capacity() - self.0.len() < more {
+            let mut larger = Zeroizing::new(Vec::with_capacity(self.0.len() + more));
+            larger.extend_from_slice(&self.0);
+            self.0 = larger;
+        }
+    }
+
+    /// For who reads on while the session does not: there is room for [`MOST`] bytes.
+    pub(super) fn buffer(&mut self) -> &mut Vec<u8> {
+        self.reserve(MOST.saturating_sub(self.0.len()) + 4096);
+        &mut self.0
+    }
+
+    /// So many of the first bytes have gone where they belong.
+    pub(super) fn took(&mut self, length: usize) {
+        if length == self.0.len() {
+            // Its memory too.
+            self.0 = Zeroizing::default();
+        } else if length > 0 {
+            let left = self.0.len() - length;
+            self.0.copy_within(length.., 0);
+            self.0[left..].zeroize();
+            self.0.truncate(left);
+        }
+    }
+
+    /// Puts bytes in front of it.
+    pub(super) fn prepend(&mut self, bytes: &[u8]) {
+        let mut all = Zeroizing::new(Vec::with_capacity(bytes.len() + self.0.len()));
+        all.extend_from_slice(bytes);
+        all.extend_from_slice(&self.0);
+        self.0 = all;
+    }
+}
+
+impl Deref for Ahead {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.0
+    }
+}

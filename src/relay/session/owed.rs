@@ -1,0 +1,239 @@
+//! What is owed to a client: the replies to the commands that have gone to its upstream, in order.
+
+use std::collections::VecDeque;
+
+use crate::resp::commands::{First, UNLIMITED, first};
+
+/// So much of the commands under way is kept, to send it again.
+const KEPT: usize = 64 * 1024;
+
+/// What is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum What {
+    /// The reply to a command that changes nothing.
+    Reads,
+    /// To one that may change something: data, data that it waits for, by a script, anything.
+    Writes,
+    Blocks,
+    Runs,
+    Other,
+    /// To one that sets something on the connection, which is noted when its reply is there.
+    Sets,
+    /// To the client's RESET.
+    Reset,
+    /// Confirmations of so many channels.
+    Subscribe,
+    Unsubscribe,
+    /// To a command of ours, and nobody's: the question whether the target is there.
+    Probe,
+    /// To the command of ours behind a RESET that may not be answered.
+    Mark,
+}
+
+impl What {
+    /// Whether the command can be sent again, whatever has become of it.
+    fn may_be_repeated(self) -> bool {
+        matches!(self, Self::Reads | Self::Sets | Self::Reset | Self::Probe)
+    }
+
+    /// Whether the command is one of ours, of which nothing is kept.
+    pub(super) fn is_ours(self) -> bool {
+        matches!(self, Self::Probe | Self::Mark)
+    }
+}
+
+/// Several of one kind.
+#[derive(Debug, Clone, Copy)]
+struct Run {
+    what: What,
+    count: u32,
+}
+
+#[derive(Debug)]
+pub(super) struct Owed {
+    /// The first of them, so that one command alone needs no memory.
+    first: Option<Run>,
+    more: VecDeque<Run>,
+    /// The commands since nothing was owed, while they are not too long.
+    kept: Vec<u8>,
+    is_kept: bool,
+    /// Whether nothing of it has reached the upstream.
+    is_unsent: bool,
+    /// How many of them have been answered.
+    answered: u32,
+}
+
+impl Default for Owed {
+    fn default() -> Self {
+        Self {
+            first: None,
+            more: VecDeque::new(),
+            kept: Vec::new(),
+            is_kept: true,
+            is_unsent: false,
+            answered: 0,
+        }
+    }
+}
+
+impl Owed {
+    pub(super) fn is_empty(&self) -> bool {
+        self.first.is_none()
+    }
+
+    /// Whether one reply alone is owed.
+    pub(super) fn is_one(&self) -> bool {
+        self.more.is_empty() && self.first.is_some_and(|run| run.count == 1)
+    }
+
+    pub(super) fn push(&mut self, what: What, count: u32) {
+        // Channels of one command are confirmed together or not at all.
+        let is_alike =
+            |run: &&mut Run| run.what == what && !matches!(what, What::Subscribe | What::Unsubscribe);
+        let Some(first) = &mut self.first else {
+            self.first = Some(Run { what, count });
+            return;
+        };
+        match Some(self.more.back_mut().unwrap_or(first)).filter(is_alike) {
+            Some(run) => run.count = run.count.saturating_add(count),
+            None => self.more.push_back(Run { what, count }),
+        }
+    }
+
+    /// Keeps commands that go to the upstream, as long as there is room.
+    pub(super) fn keep(&mut self, bytes: &[u8]) {
+        if self.is_kept && self.kept.len() + bytes.len() <= KEPT {
+            self.kept.extend_from_slice(bytes);
+        } else {
+            self.kept = Vec::new();
+            self.is_kept = false;
+        }
+    }
+
+    pub(super) fn front(&self) -> Option<What> {
+        self.first.map(|run| run.what)
+    }
+
+    /// What stands behind so many others.
+    pub(super) fn nth(&self, number: usize) -> Option<What> {
+        let mut left = number;
+        self.first.iter().chain(&self.more).find_map(|run| {
+            let count = run.count as usize;
+            let is_here = left < count;
+            left = left.saturating_sub(count);
+            is_here.then_some(run.what)
+        })
+    }
+
+    /// One reply, or one confirmation, is there.
+    pub(super) fn settle(&mut self) {
+        let Some(run) = &mut self.first else { return };
+        run.count -= 1;
+        let is_command = match run.what {
+            What::Subscribe | What::Unsubscribe => run.count == 0,
+            what => !what.is_ours(),
+        };
+        if run.count == 0 {
+            self.first = self.more.pop_front();
+        }
+        self.answered += u32::from(is_command);
+        if self.first.is_none() {
+            *self = Self::default();
+        }
+    }
+
+    /// The command whose confirmations are waited for was refused.
+    pub(super) fn refuse(&mut self) {
+        if let Some(run) = &mut self.first {
+            run.count = 1;
+        }
+        self.settle();
+    }
+
+    /// The upstream was gone before it could be told any of it.
+    pub(super) fn was_not_sent(&mut self) {
+        self.is_unsent = true;
+    }
+
+    /// Whether all of it, but for the first ones, can be had from another upstream.
+    pub(super) fn may_be_repeated(&self, but: usize) -> bool {
+        let mut skipped = but;
+        self.is_kept
+            && self.first.iter().chain(&self.more).all(|run| {
+                let left = (run.count as usize).saturating_sub(skipped);
+                skipped = skipped.saturating_sub(run.count as usize);
+                left == 0 || self.is_unsent || run.what.may_be_repeated()
+            })
+    }
+
+    /// How many replies are owed to the client.
+    pub(super) fn commands(&self) -> u32 {
+        let own = self.first.iter().chain(&self.more).filter(|run| !run.what.is_ours());
+        own.map(|run| run.count).sum()
+    }
+
+    /// Whether all commands are kept.
+    pub(super) fn are_kept(&self) -> bool {
+        self.is_kept
+    }
+
+    /// Forgets all of it; returns the commands that have not been answered.
+    pub(super) fn take(&mut self) -> Vec<u8> {
+        let Self { mut kept, answered, .. } = std::mem::take(self);
+        let (mut at, mut left) = (0, answered);
+        while left > 0
+            && let First::Command(arguments, length) = first(&kept[at..], UNLIMITED)
+        {
+            left -= u32::from(!arguments.is_empty());
+            at += length;
+        }
+        kept.drain(..at);
+        kept
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_not_answered_is_taken_in_order() {
+        let mut owed = Owed::default();
+        owed.push(What::Reads, 1);
+        owed.push(What::Reads, 1);
+        owed.push(What::Sets, 1);
+        owed.keep(b"GET a\r\n\r\nGET b\r\n");
+        owed.keep(b"*2\r\n$6\r\nSELECT\r\n$1\r\n1\r\n");
+        assert_eq!((owed.commands(), owed.is_one(), owed.may_be_repeated(0)), (3, false, true));
+        owed.settle();
+        assert_eq!(owed.take(), b"\r\nGET b\r\n*2\r\n$6\r\nSELECT\r\n$1\r\n1\r\n");
+        assert!(owed.is_empty() && owed.take().is_empty());
+    }
+
+    #[test]
+    fn a_write_is_not_repeated_and_what_is_too_long_is_not_kept() {
+        let mut owed = Owed::default();
+        owed.push(What::Writes, 1);
+        owed.push(What::Reads, 1);
+        assert!(!owed.may_be_repeated(0) && owed.may_be_repeated(1));
+        assert_eq!([owed.nth(0), owed.nth(1), owed.nth(2)], [Some(What::Writes), Some(What::Reads), None]);
+        owed.settle();
+        assert!(owed.may_be_repeated(0));
+        owed.keep(&vec![b'x'; KEPT + 1]);
+        assert!(!owed.may_be_repeated(0));
+        owed.settle();
+        assert!(owed.is_empty() && owed.are_kept());
+    }
+
+    #[test]
+    fn channels_are_confirmed_one_by_one_and_refused_together() {
+        let mut owed = Owed::default();
+        owed.push(What::Subscribe, 2);
+        owed.push(What::Subscribe, 3);
+        owed.push(What::Reads, 1);
+        owed.settle();
+        owed.settle();
+        owed.refuse();
+        assert_eq!(owed.front(), Some(What::Reads));
+    }
+}

@@ -1,0 +1,462 @@
+//! A session between a client and an upstream that tests play.
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+
+use super::commanding::{NO_MAINTENANCE, SILENCE};
+use super::*;
+use crate::metrics::Metrics;
+use crate::relay::drain::DrainRequest;
+
+impl Side for DuplexStream {
+    fn take_error(&self) -> Option<io::Error> {
+        None
+    }
+}
+
+const POLICY: Policy =
+    Policy { minds_reset: true, absorbs: false, resends: true, patience: Duration::from_secs(5) };
+
+/// A session between a client and an upstream, both in the hands of a test.
+struct Played {
+    session: Session,
+    handle: Handle,
+    metrics: Metrics,
+    near: DuplexStream,
+    far: Option<DuplexStream>,
+    client: DuplexStream,
+    target: DuplexStream,
+}
+
+impl Played {
+    fn new(policy: Policy) -> Self {
+        let (client, near) = duplex(64 * 1024);
+        let (far, target) = duplex(64 * 1024);
+        let limits = Limits { idle: None, idle_since: Instant::now(), lifetime: None };
+        let session = Session::new(Vec::new(), Vec::new(), limits, policy);
+        Self {
+            session,
+            handle: Handle::default(),
+            metrics: Metrics::new(),
+            near,
+            far: Some(far),
+            client,
+            target,
+        }
+    }
+
+    /// Goes on until the session needs something, or nothing moves any more.
+    async fn run(&mut self) -> Option<Event> {
+        let metrics = self.metrics.link("redis:6379");
+        let run = std::future::poll_fn(|cx| {
+            self.session.poll(cx, &mut self.near, &mut self.far, &self.handle, &metrics.session)
+        });
+        tokio::time::timeout(Duration::from_millis(1), run).await.ok()
+    }
+
+    async fn client_says(&mut self, bytes: &[u8]) {
+        self.client.write_all(bytes).await.unwrap();
+        assert!(self.run().await.is_none());
+    }
+
+    async fn target_says(&mut self, bytes: &[u8]) {
+        self.target.write_all(bytes).await.unwrap();
+    }
+
+    async fn client_hears(&mut self, bytes: &[u8]) {
+        assert!(self.run().await.is_none());
+        let mut read = vec![0; bytes.len()];
+        let heard = tokio::time::timeout(Duration::from_millis(1), self.client.read_exact(&mut read)).await;
+        assert!(heard.is_ok(), "{} is not heard", bytes.escape_ascii());
+        assert_eq!(read.escape_ascii().to_string(), bytes.escape_ascii().to_string());
+    }
+
+    /// Without another turn of the session.
+    async fn client_hears_already(&mut self, bytes: &[u8]) {
+        let mut read = vec![0; bytes.len()];
+        self.client.read_exact(&mut read).await.unwrap();
+        assert_eq!(read, bytes);
+    }
+
+    async fn target_hears(&mut self, bytes: &[u8]) {
+        let mut read = vec![0; bytes.len()];
+        let heard = tokio::time::timeout(Duration::from_millis(1), self.target.read_exact(&mut read)).await;
+        assert!(heard.is_ok(), "{} is not heard", bytes.escape_ascii());
+        assert_eq!(read.escape_ascii().to_string(), bytes.escape_ascii().to_string());
+    }
+
+    async fn nothing_more_is_heard(&mut self) {
+        assert!(self.run().await.is_none());
+        let (mut client, mut target) = ([0], [0]);
+        let both = async {
+            tokio::select! {
+                read = self.client.read(&mut client) => read,
+                read = self.target.read(&mut target) => read,
+            }
+        };
+        assert!(tokio::time::timeout(Duration::from_millis(1), both).await.is_err());
+    }
+
+    /// Another upstream takes the place of the one before.
+    fn attach(&mut self) -> u32 {
+        let (far, target) = duplex(64 * 1024);
+        self.far = Some(far);
+        self.target = target;
+        let limits = Limits { idle: None, idle_since: Instant::now(), lifetime: None };
+        self.session.attach(b"", limits)
+    }
+
+    fn ask(&self, reason: Reason, grace: Duration) {
+        let now = Instant::now();
+        self.handle.ask(DrainRequest { reason, from: now, latest: now + grace });
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hello_is_answered_and_noted() {
+    let mut played = Played::new(POLICY);
+    played.client_says(b"HELLO 3\r\nGET a\r\n").await;
+    played.target_hears(b"HELLO 3\r\n").await;
+    played.target_says(b"%1\r\n+proto\r\n:3\r\n").await;
+    played.target_hears(b"GET a\r\n").await;
+    played.client_hears(b"%1\r\n+proto\r\n:3\r\n").await;
+    assert!(played.session.state.is_resp3);
+}
+
+const CLOSED: &str = "Upstream(Closed)";
+
+fn shown(event: Option<Event>) -> String {
+    event.map(|event| format!("{event:?}")).unwrap_or_default()
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upstream_that_ends_while_nothing_is_owed_is_exchanged_with_the_next_command() {
+    let mut played = Played::new(POLICY);
+    played.client_says(b"SELECT 4\r\nCLIENT SETNAME me\r\n").await;
+    played.target_says(b"+OK\r\n+OK\r\n").await;
+    played.client_hears(b"+OK\r\n+OK\r\n").await;
+    played.target.shutdown().await.unwrap();
+    assert!(played.run().await.is_none(), "nobody wants anything");
+    assert!(played.far.is_none());
+    played.client.write_all(b"INCR a\r\n").await.unwrap();
+    assert_eq!(shown(played.run().await), CLOSED);
+    let restore = played.session.restore();
+    let restored: Vec<_> = restore.commands().map(|(command, needed)| (command.to_vec(), needed)).collect();
+    let name = b"*3\r\n$6\r\nCLIENT\r\n$7\r\nSETNAME\r\n$2\r\nme\r\n".to_vec();
+    assert_eq!(restored, [(name, false), (b"*2\r\n$6\r\nSELECT\r\n$1\r\n4\r\n".to_vec(), true)]);
+    assert_eq!(played.attach(), 0);
+    assert!(played.run().await.is_none());
+    played.target_hears(b"INCR a\r\n").await;
+    played.target_says(b":1\r\n").await;
+    played.client_hears(b":1\r\n").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn commands_that_read_are_sent_again_and_writes_never() {
+    let mut played = Played::new(POLICY);
+    played.client_says(b"GET a\r\nGET b\r\nSELECT 1\r\n").await;
+    played.target_says(b"$1\r\na\r\n").await;
+    played.client_hears(b"$1\r\na\r\n").await;
+    played.target.shutdown().await.unwrap();
+    assert_eq!(shown(played.run().await), CLOSED);
+    played.attach();
+    assert!(played.run().await.is_none());
+    played.target_hears(b"GET b\r\nSELECT 1\r\n").await;
+    played.target_says(b"$1\r\nb\r\n+OK\r\n").await;
+    played.client_hears(b"$1\r\nb\r\n+OK\r\n").await;
+    for owed in [&b"INCR a\r\n"[..], b"GET a\r\nBLPOP a 0\r\n", b"EVAL x 0\r\n", b"PUBLISH a b\r\n"] {
+        let mut played = Played::new(POLICY);
+        played.client_says(owed).await;
+        played.target.shutdown().await.unwrap();
+        assert!(played.run().await.is_none());
+        assert!(played.far.is_some(), "{} is sent again", owed.escape_ascii());
+        assert_eq!(played.client.read(&mut [0]).await.unwrap(), 0);
+    }
+    // A reply of which the client has a part.
+    let mut played = Played::new(POLICY);
+    played.client_says(b"GET a\r\n").await;
+    played.target_says(b"$10\r\n123").await;
+    played.client_hears(b"$10\r\n123").await;
+    played.target.shutdown().await.unwrap();
+    assert!(played.run().await.is_none());
+    assert_eq!(played.client.read(&mut [0]).await.unwrap(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_pinned_ends_with_its_upstream() {
+    for (said, heard) in [
+        (&b"MULTI\r\n"[..], &b"+OK\r\n"[..]),
+        (b"WATCH a\r\n", b"+OK\r\n"),
+        (b"SUBSCRIBE a\r\n", b"*3\r\n$9\r\nsubscribe\r\n$1\r\na\r\n:1\r\n"),
+        (b"CLIENT TRACKING ON\r\n", b"+OK\r\n"),
+        (b"AUTH a b\r\n", b"+OK\r\n"),
+        (b"CLIENT REPLY OFF\r\n", b""),
+        (b"MONITOR\r\n", b"+OK\r\n"),
+        (b"HIMPORT PREPARE a\r\n", b"+OK\r\n"),
+        (b"MULTI\r\nSELECT 1\r\nEXEC\r\n", b"+OK\r\n+QUEUED\r\n*1\r\n+OK\r\n"),
+        (b"GET a\r\n", b"$1\r\na\r\n+unasked\r\n"),
+        (b"QUIT\r\n", b"+OK\r\n"),
+    ] {
+        let mut played = Played::new(POLICY);
+        played.client_says(said).await;
+        played.target_says(heard).await;
+        played.client_hears(heard).await;
+        assert!(played.session.pin().is_some(), "{}", said.escape_ascii());
+        played.target.shutdown().await.unwrap();
+        assert!(played.run().await.is_none());
+        assert_eq!(played.client.read(&mut [0]).await.unwrap(), 0, "{}", said.escape_ascii());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn pins_end_with_their_causes() {
+    for (said, heard) in [
+        (&b"WATCH a\r\nMULTI\r\nEXEC\r\n"[..], &b"+OK\r\n+OK\r\n*0\r\n"[..]),
+        (b"MULTI\r\nDISCARD\r\n", b"+OK\r\n+OK\r\n"),
+        (b"WATCH a\r\nUNWATCH\r\n", b"+OK\r\n+OK\r\n"),
+        (
+            b"SUBSCRIBE a b\r\nUNSUBSCRIBE a b\r\n",
+            b"*3\r\n$9\r\nsubscribe\r\n$1\r\na\r\n:1\r\n*3\r\n$9\r\nsubscribe\r\n$1\r\nb\r\n:2\r\n\
+              *3\r\n$11\r\nunsubscribe\r\n$1\r\na\r\n:1\r\n*3\r\n$11\r\nunsubscribe\r\n$1\r\nb\r\n:0\r\n",
+        ),
+        (b"CLIENT TRACKING ON\r\nCLIENT TRACKING OFF\r\n", b"+OK\r\n+OK\r\n"),
+        (b"AUTH a b\r\n", b"-WRONGPASS no\r\n"),
+        (b"CLIENT REPLY OFF\r\nGET a\r\nCLIENT REPLY ON\r\n", b"+OK\r\n"),
+        (b"CLIENT REPLY SKIP\r\nGET a\r\nGET b\r\n", b"$1\r\nb\r\n"),
+        (b"ASKING\r\nGET a\r\n", b"+OK\r\n$1\r\nb\r\n"),
+        (b"SUBSCRIBE\r\n", b"-ERR wrong number of arguments for 'subscribe' command\r\n"),
+    ] {
+        let mut played = Played::new(POLICY);
+        played.client_says(said).await;
+        played.target_says(heard).await;
+        played.client_hears(heard).await;
+        assert_eq!(played.session.pin(), None, "{}", said.escape_ascii());
+        assert!(played.session.is_at_boundary(), "{}", said.escape_ascii());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn subscribers_in_both_protocols_get_messages_and_their_own_replies() {
+    let mut played = Played::new(POLICY);
+    let subscribed = b"*3\r\n$9\r\nsubscribe\r\n$1\r\na\r\n:1\r\n";
+    let message = b"*3\r\n$7\r\nmessage\r\n$1\r\na\r\n$2\r\nhi\r\n";
+    played.client_says(b"SUBSCRIBE a\r\nPING\r\n").await;
+    let said = [&subscribed[..], message, b"*2\r\n$4\r\npong\r\n$0\r\n\r\n", message].concat();
+    played.target_says(&said).await;
+    played.client_hears(&said).await;
+    assert!(played.session.is_at_boundary());
+    let mut played = Played::new(POLICY);
+    played.client_says(b"HELLO 3\r\nSUBSCRIBE a\r\nPING\r\n").await;
+    let said =
+        b"%0\r\n>3\r\n$9\r\nsubscribe\r\n$1\r\na\r\n:1\r\n>3\r\n$7\r\nmessage\r\n$1\r\na\r\n$2\r\nhi\r\n+PONG\r\n";
+    played.target_says(said).await;
+    played.client_hears(said).await;
+    assert!(played.session.is_at_boundary() && played.session.state.is_subscribed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_leaves_in_the_midst_of_a_reply_or_a_transaction() {
+    let mut played = Played::new(POLICY);
+    played.client_says(b"PING\r\nBLPOP a 0\r\n").await;
+    played.target_says(b"+PONG\r\n").await;
+    played.client_hears(b"+PONG\r\n").await;
+    played.ask(Reason::Drain, Duration::from_secs(5));
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    // Nothing more goes to the upstream.
+    played.client_says(b"INCR b\r\n").await;
+    played.target_hears(b"PING\r\nBLPOP a 0\r\n").await;
+    played.target_says(b"*2\r\n$1\r\na\r\n").await;
+    played.client_hears(b"*2\r\n$1\r\na\r\n").await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    played.target_says(b"$1\r\nb\r\n").await;
+    assert_eq!(shown(played.run().await), "End(Left(Drain))");
+    played.client_hears_already(b"$1\r\nb\r\n").await;
+
+    let mut played = Played::new(POLICY);
+    played.client_says(b"MULTI\r\n").await;
+    played.target_says(b"+OK\r\n").await;
+    played.client_hears(b"+OK\r\n").await;
+    played.ask(Reason::Drain, Duration::from_secs(5));
+    played.client_says(b"INCR a\r\n").await;
+    played.target_says(b"+QUEUED\r\n").await;
+    played.client_hears(b"+QUEUED\r\n").await;
+    played.client_says(b"EXEC\r\nPING\r\n").await;
+    played.target_hears(b"MULTI\r\nINCR a\r\nEXEC\r\n").await;
+    played.target_says(b"*1\r\n:1\r\n").await;
+    assert_eq!(shown(played.run().await), "End(Left(Drain))");
+
+    // At the deadline it is over all the same.
+    let mut played = Played::new(POLICY);
+    played.client_says(b"BLPOP a 0\r\n").await;
+    played.ask(Reason::Drain, Duration::from_secs(5));
+    assert!(played.run().await.is_none());
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(shown(played.run().await), "End(Left(Drain))");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_target_that_moved_is_left_at_a_boundary_and_the_client_stays() {
+    for reason in [Reason::Moved, Reason::Demoted, Reason::Lifetime] {
+        let mut played = Played::new(POLICY);
+        played.client_says(b"GET a\r\n").await;
+        played.ask(reason, Duration::from_secs(5));
+        played.client_says(b"GET b\r\n").await;
+        played.target_hears(b"GET a\r\n").await;
+        played.target_says(b"$1\r\na\r\n").await;
+        let event = shown(played.run().await);
+        assert!(event.starts_with("Upstream("), "{event}");
+        played.attach();
+        played.client_hears(b"$1\r\na\r\n").await;
+        played.target_hears(b"GET b\r\n").await;
+        assert!(!played.handle.is_asked());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_upstream_is_asked_and_replaced() {
+    for answers in [true, false] {
+        let mut played = Played::new(POLICY);
+        tokio::time::sleep(SILENCE).await;
+        played.client_says(b"INCR a\r\n").await;
+        played.target_hears(b"*1\r\n$4\r\nPING\r\n").await;
+        if answers {
+            played.target_says(b"+PO").await;
+            assert!(played.run().await.is_none());
+            played.target_says(b"NG\r\n").await;
+            assert!(played.run().await.is_none());
+        } else {
+            tokio::time::sleep(ANSWER).await;
+            assert_eq!(shown(played.run().await), "Upstream(Silent)");
+            played.attach();
+            assert!(played.run().await.is_none());
+        }
+        played.target_hears(b"INCR a\r\n").await;
+        played.nothing_more_is_heard().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_refused_as_a_whole_goes_to_another_server() {
+    let refusal = b"-READONLY You can't write against a read only replica.\r\n";
+    let mut played = Played::new(POLICY);
+    played.client_says(b"GET x\r\nSET a 1\r\nGET a\r\nSET b 1\r\n").await;
+    played.target_says(b"$1\r\nx\r\n-READON").await;
+    played.client_hears(b"$1\r\nx\r\n").await;
+    played.target_says(&refusal[7..]).await;
+    played.target_says(b"$-1\r\n").await;
+    assert!(played.run().await.is_none(), "one reply is still to come");
+    played.target_says(refusal).await;
+    assert_eq!(shown(played.run().await), "Upstream(Refused)");
+    assert_eq!(played.attach(), 3);
+    assert!(played.run().await.is_none());
+    played.target_hears(b"SET a 1\r\nGET a\r\nSET b 1\r\n").await;
+    played.target_says(b"+OK\r\n$1\r\n1\r\n+OK\r\n").await;
+    played.client_hears(b"+OK\r\n$1\r\n1\r\n+OK\r\n").await;
+    played.nothing_more_is_heard().await;
+
+    // Where there is no other server it is told, in Redis' own words.
+    let mut played = Played::new(POLICY);
+    played.client_says(b"SET a 1\r\n").await;
+    played.target_says(refusal).await;
+    assert_eq!(shown(played.run().await), "Upstream(Refused)");
+    played.session.refusal_stands();
+    played.client_hears(refusal).await;
+    assert!(played.session.is_at_boundary());
+
+    // Not where something behind it was executed, in a transaction, or by a script.
+    for (said, heard) in [
+        (&b"SET a 1\r\nPUBLISH a b\r\n"[..], &b":1\r\n"[..]),
+        (b"SET a 1\r\nSET b 1\r\n", b"+OK\r\n"),
+        (b"EVAL x 0\r\n", b""),
+    ] {
+        let mut played = Played::new(POLICY);
+        played.client_says(said).await;
+        let said = [&refusal[..], heard].concat();
+        played.target_says(&said).await;
+        played.client_hears(&said).await;
+        assert!(played.session.is_at_boundary());
+    }
+    let mut played = Played::new(Policy { resends: false, ..POLICY });
+    played.client_says(b"SET a 1\r\n").await;
+    played.target_says(refusal).await;
+    played.client_hears(refusal).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn wait_does_not_tell_of_another_upstreams_writes() {
+    let mut played = Played::new(POLICY);
+    played.client_says(b"INCR a\r\n").await;
+    played.target_says(b":1\r\n").await;
+    played.client_hears(b":1\r\n").await;
+    played.target.shutdown().await.unwrap();
+    assert!(played.run().await.is_none());
+    played.client.write_all(b"WAIT 1 100\r\n").await.unwrap();
+    assert_eq!(shown(played.run().await), CLOSED);
+    played.attach();
+    assert_eq!(shown(played.run().await), "Wait");
+}
+
+#[tokio::test(start_paused = true)]
+async fn behind_a_reset_nothing_goes_out_before_the_handshake() {
+    let mut played = Played::new(POLICY);
+    played.client_says(b"CLIENT SETNAME me\r\nRESET\r\nPING\r\n").await;
+    played.target_hears(b"CLIENT SETNAME me\r\nRESET\r\n").await;
+    played.target_says(b"+OK\r\n+RESET\r\n").await;
+    assert_eq!(shown(played.run().await), "Reset");
+    assert!(played.session.restore().is_empty());
+    played.session.greeted(b"");
+    played.client_hears(b"+OK\r\n+RESET\r\n").await;
+    played.target_hears(b"PING\r\n").await;
+    // With the reply to it skipped, a command of ours tells; and what was lost is counted again.
+    for said in [&b"CLIENT REPLY SKIP\r\n"[..], b"CLIENT REPLY OFF\r\n", b"MONITOR\r\n"] {
+        let mut played = Played::new(POLICY);
+        played.client_says(&[said, b"RESET\r\nPING\r\n"].concat()).await;
+        let (heard, mark): (&[u8], &[u8]) = match said {
+            b"CLIENT REPLY SKIP\r\n" => (b"-NOAUTH\r\n", b"*1\r\n$5\r\nRESET\r\n*1\r\n$4\r\nPING\r\n"),
+            b"MONITOR\r\n" => (b"+OK\r\n+1 [0] \"RESET\"\r\n+RESET\r\n", b"RESET\r\n"),
+            _ => (b"+RESET\r\n", b"RESET\r\n"),
+        };
+        played.target_hears(&[said, mark].concat()).await;
+        played.target_says(heard).await;
+        assert_eq!(shown(played.run().await), "Reset", "{}", said.escape_ascii());
+        played.session.greeted(b"");
+        assert!(played.run().await.is_none());
+        played.target_hears(b"PING\r\n").await;
+        played.target_says(b"+PONG\r\n").await;
+        assert!(played.run().await.is_none());
+        assert!(played.session.is_at_boundary(), "{}", said.escape_ascii());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_not_for_an_open_server_is_answered_in_its_place() {
+    let mut played = Played::new(POLICY);
+    played.client_says(b"PING\r\nCLIENT MAINT_NOTIFICATIONS ON\r\nPING\r\n").await;
+    played.target_hears(b"PING\r\n").await;
+    played.target_says(b"+PONG\r\n").await;
+    played.client_hears(&[b"+PONG\r\n", NO_MAINTENANCE].concat()).await;
+    played.target_hears(b"PING\r\n").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_says_no_more_gets_its_answers_from_another_upstream_too() {
+    let mut played = Played::new(POLICY);
+    played.target.shutdown().await.unwrap();
+    assert!(played.run().await.is_none());
+    played.client.write_all(b"INCR a\r\n").await.unwrap();
+    played.client.shutdown().await.unwrap();
+    assert_eq!(shown(played.run().await), CLOSED);
+    played.attach();
+    assert!(played.run().await.is_none());
+    played.target_hears(b"INCR a\r\n").await;
+    assert_eq!(played.target.read(&mut [0]).await.unwrap(), 0);
+    played.target_says(b":1\r\n").await;
+    played.target.shutdown().await.unwrap();
+    assert_eq!(shown(played.run().await), "End(Closed)");
+    played.client_hears_already(b":1\r\n").await;
+    // One that leaves while there is none needs none.
+    let mut played = Played::new(POLICY);
+    played.target.shutdown().await.unwrap();
+    assert!(played.run().await.is_none());
+    played.client.shutdown().await.unwrap();
+    assert_eq!(shown(played.run().await), "End(Closed)");
+}

@@ -1,0 +1,410 @@
+//! Where a server's replies end, in RESP2 and RESP3.
+//!
+//! There is no tree and no recursion: a reply is over when as many elements have come as are due, and whatever has a
+//! length is skipped by it. A null is one element, an array of n is n more, a map twice as many, an attribute is none
+//! itself. Bytes are followed where they lie, in whatever pieces they come; none are kept but a reply's first ones.
+//! What is not RESP as servers write it ends the following, for good.
+
+use super::NotReply;
+
+/// So much of a reply's beginning is known when it is over: enough for the first word of an error, and for the kind of
+/// what a subscriber gets (`*3\r\n$12\r\npunsubscribe\r\n`).
+pub const HEAD: usize = 24;
+
+/// What one server has said so far.
+#[derive(Debug, Default)]
+pub struct Replies {
+    /// Elements that are still to come of the reply under way; 0 between replies.
+    due: u64,
+    /// The number that is being read, or how many bytes are still to be skipped.
+    number: u64,
+    at: At,
+    /// Digits of the number.
+    digits: u8,
+    /// Whether the number is the -1 of a null.
+    is_null: bool,
+    /// Whether the reply's own first byte, behind its attributes, has been read.
+    is_open: bool,
+    is_push: bool,
+    /// The beginning of a reply that came in several pieces.
+    head: [u8; HEAD],
+    head_length: u8,
+}
+
+/// What the next byte is.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum At {
+    /// The first of an element.
+    #[default]
+    Element,
+    /// Part of a line, and the line feed behind it.
+    Line,
+    LineEnd,
+    /// Part of the number of that kind of element.
+    Number(Kind),
+    NumberEnd(Kind),
+    /// Bytes that have a length, and the line ending behind them.
+    Bytes,
+    BytesReturn,
+    BytesEnd,
+}
+
+/// What a number counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Bytes,
+    Elements,
+    Pairs,
+    /// Pairs of an attribute, which is no element.
+    Attributes,
+}
+
+/// What has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Frame {
+    /// The reply to a command.
+    Reply,
+    /// What a server says of its own accord (`>`).
+    Push,
+}
+
+/// How far a server's bytes were followed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Step {
+    /// So many of them belong to one reply.
+    pub length: usize,
+    /// What ended with them.
+    pub ended: Option<Frame>,
+}
+
+impl Replies {
+    /// Whether no reply is half there.
+    pub fn is_between(&self) -> bool {
+        self.due == 0
+    }
+
+    /// The first bytes of the reply that ended last, of which `last` are the ones that the step took.
+    pub fn head<'a>(&'a self, last: &'a [u8]) -> &'a [u8] {
+        match self.head_length {
+            0 => &last[..last.len().min(HEAD)],
+            length => &self.head[..usize::from(length)],
+        }
+    }
+
+    /// Follows `bytes`, which came behind all those before, up to the end of one reply.
+    // Inlined into the one loop that calls it for every reply.
+    #[inline]
+    pub fn follow(&mut self, bytes: &[u8]) -> Result<Step, NotReply> {
+        // What most replies are: one short element, all there.
+        if self.due == 0 {
+            if let Some(length) = whole_element(bytes) {
+                self.head_length = 0;
+                return Ok(Step { length, ended: Some(Frame::Reply) });
+            }
+            if bytes.is_empty() {
+                return Ok(Step { length: 0, ended: None });
+            }
+            self.due = 1;
+            self.is_open = false;
+            self.is_push = false;
+            self.head_length = 0;
+        }
+        self.follow_elements(bytes)
+    }
+
+    fn follow_elements(&mut self, bytes: &[u8]) -> Result<Step, NotReply> {
+        let mut position = 0;
+        while self.due > 0 {
+            if self.at == At::Element && self.is_open {
+                // Most elements of most replies.
+                let mut due = self.due;
+                while due > 0
+                    && let Some(length) = whole_element(&bytes[position..])
+                {
+                    position += length;
+                    due -= 1;
+                }
+                self.due = due;
+                if due == 0 {
+                    break;
+                }
+            }
+            let Some(&byte) = bytes.get(position) else {
+                self.keep_head(bytes);
+                return Ok(Step { length: position, ended: None });
+            };
+            position += self.element(byte, &bytes[position..])?;
+        }
+        if self.head_length > 0 {
+            self.keep_head(&bytes[..position]);
+        }
+        let ended = if self.is_push { Frame::Push } else { Frame::Reply };
+        Ok(Step { length: position, ended: Some(ended) })
+    }
+
+    fn keep_head(&mut self, bytes: &[u8]) {
+        let from = usize::from(self.head_length);
+        let length = bytes.len().min(HEAD - from);
+        self.head[from..from + length].copy_from_slice(&bytes[..length]);
+        // At most HEAD.
+        self.head_length += u8::try_from(length).unwrap_or_default();
+    }
+
+    /// Goes on by at least one byte, the first of `bytes`; returns by how many.
+    fn element(&mut self, byte: u8, bytes: &[u8]) -> Result<usize, NotReply> {
+        match self.at {
+            At::Element => self.begin(byte)?,
+            At::Line => {
+                let length = bytes.iter().position(|byte| matches!(byte, b'\r' | b'\n'));
+                let Some(length) = length else { return Ok(bytes.len()) };
+                if bytes[length] == b'\n' {
+                    return Err(NotReply);
+                }
+                self.at = At::LineEnd;
+                return Ok(length + 1);
+            }
+            At::LineEnd | At::BytesEnd => {
+                expect(byte, b'\n')?;
+                self.end_element();
+            }
+            At::Number(kind) => self.digit(byte, kind)?,
+            At::NumberEnd(kind) => {
+                expect(byte, b'\n')?;
+                self.counted(kind)?;
+            }
+            At::Bytes => {
+                let length = usize::try_from(self.number).map_or(bytes.len(), |left| left.min(bytes.len()));
+                self.number -= length as u64;
+                if self.number == 0 {
+                    self.at = At::BytesReturn;
+                }
+                return Ok(length);
+            }
+            At::BytesReturn => {
+                expect(byte, b'\r')?;
+                self.at = At::BytesEnd;
+            }
+        }
+        Ok(1)
+    }
+
+    /// The first byte of an element.
+    fn begin(&mut self, byte: u8) -> Result<(), NotReply> {
+        // An attribute's own elements are due beside the one that it belongs to.
+        let is_first = !self.is_open && self.due == 1;
+        let kind = match byte {
+            b'+' | b'-' | b':' | b'_' | b'#' | b',' | b'(' => None,
+            b'$' | b'!' | b'=' => Some(Kind::Bytes),
+            b'*' | b'~' => Some(Kind::Elements),
+            b'%' => Some(Kind::Pairs),
+            b'|' => Some(Kind::Attributes),
+            b'>' if is_first => Some(Kind::Elements),
+            _ => return Err(NotReply),
+        };
+        if is_first {
+            self.is_open = byte != b'|';
+            self.is_push = byte == b'>';
+        }
+        self.number = 0;
+        self.digits = 0;
+        self.is_null = false;
+        self.at = kind.map_or(At::Line, At::Number);
+        Ok(())
+    }
+
+    /// Takes a digit of a number as servers write them: no zeros in front, -1 for a null, and not beyond 63 bits.
+    fn digit(&mut self, byte: u8, kind: Kind) -> Result<(), NotReply> {
+        match byte {
+            b'0'..=b'9' => {
+                let starts_with_zero = self.digits > 0 && self.number == 0;
+                let number =
+                    self.number.checked_mul(10).and_then(|tens| tens.checked_add(u64::from(byte - b'0')));
+                let number = number.filter(|number| i64::try_from(*number).is_ok()).ok_or(NotReply)?;
+                if starts_with_zero || self.is_null && byte != b'1' || self.is_null && self.digits > 0 {
+                    return Err(NotReply);
+                }
+                self.number = number;
+                self.digits += 1;
+            }
+            b'-' if self.digits == 0 && !self.is_null && matches!(kind, Kind::Bytes | Kind::Elements) => {
+                self.is_null = true;
+            }
+            b'\r' if self.digits > 0 => self.at = At::NumberEnd(kind),
+            _ => return Err(NotReply),
+        }
+        Ok(())
+    }
+
+    /// A number is complete.
+    fn counted(&mut self, kind: Kind) -> Result<(), NotReply> {
+        let due = match kind {
+            _ if self.is_null => {
+                self.end_element();
+                return Ok(());
+            }
+            Kind::Bytes => {
+                self.at = if self.number == 0 { At::BytesReturn } else { At::Bytes };
+                return Ok(());
+            }
+            Kind::Elements => self.number.checked_add(self.due - 1),
+            Kind::Pairs => self.number.checked_mul(2).and_then(|items| items.checked_add(self.due - 1)),
+            Kind::Attributes => self.number.checked_mul(2).and_then(|items| items.checked_add(self.due)),
+        };
+        self.due = due.ok_or(NotReply)?;
+        self.at = At::Element;
+        Ok(())
+    }
+
+    fn end_element(&mut self) {
+        self.due -= 1;
+        self.at = At::Element;
+    }
+}
+
+fn expect(byte: u8, expected: u8) -> Result<(), NotReply> {
+    if byte == expected { Ok(()) } else { Err(NotReply) }
+}
+
+/// How long the element is that the bytes begin with, if it is one of the usual kinds and lies whole in them.
+// Inlined, because one comes with every element, and a call costs as much as the element.
+#[inline]
+fn whole_element(bytes: &[u8]) -> Option<usize> {
+    let length = match bytes {
+        [b'$', one @ b'0'..=b'9', b'\r', b'\n', ..] => 4 + usize::from(one - b'0'),
+        [b'$', ten @ b'1'..=b'9', one @ b'0'..=b'9', b'\r', b'\n', ..] => {
+            5 + usize::from(ten - b'0') * 10 + usize::from(one - b'0')
+        }
+        [b'$', b'1'..=b'9', ..] => long_bulk(bytes)?,
+        [b':' | b'+', ..] => {
+            // A short line; a longer one is followed in another way.
+            let line = &bytes[..bytes.len().min(64)];
+            let end = line.iter().position(|byte| *byte < b' ')?;
+            return (bytes.get(end..end + 2)? == b"\r\n").then_some(end + 2);
+        }
+        _ => return None,
+    };
+    (bytes.get(length..length + 2)? == b"\r\n").then_some(length + 2)
+}
+
+/// Where a bulk string with a length of three digits or more ends, without its line ending.
+fn long_bulk(bytes: &[u8]) -> Option<usize> {
+    // As many as never are too much for 32 bits.
+    const DIGITS: usize = 9;
+    let mut number = 0;
+    for (index, byte) in bytes.iter().enumerate().skip(1).take(DIGITS + 1) {
+        match byte {
+            b'0'..=b'9' if index <= DIGITS => number = number * 10 + usize::from(byte - b'0'),
+            b'\r' if bytes.get(index + 1) == Some(&b'\n') => return Some(number + index + 2),
+            _ => return None,
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Where replies and pushes end in a stream that comes in these pieces, and their heads; and whether it is lost.
+    fn ends<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> (Vec<(usize, Frame, Vec<u8>)>, bool) {
+        let mut replies = Replies::default();
+        let (mut ends, mut before) = (Vec::new(), 0);
+        for piece in pieces {
+            let mut at = 0;
+            while at < piece.len() {
+                let Ok(step) = replies.follow(&piece[at..]) else { return (ends, true) };
+                let last = &piece[at..at + step.length];
+                at += step.length;
+                if let Some(frame) = step.ended {
+                    ends.push((before + at, frame, replies.head(last).to_vec()));
+                }
+            }
+            before += piece.len();
+        }
+        (ends, false)
+    }
+
+    fn assert_ends(stream: &[u8], expected: &[(usize, Frame)]) {
+        for split in 0..=stream.len() {
+            let (ends, lost) = ends([&stream[..split], &stream[split..]]);
+            let found: Vec<_> = ends.iter().map(|(end, frame, _)| (*end, *frame)).collect();
+            assert_eq!((&found[..], lost), (expected, false), "{}, split at {split}", stream.escape_ascii());
+        }
+        assert_eq!(ends(stream.chunks(1)), ends([stream]), "{}", stream.escape_ascii());
+    }
+
+    #[test]
+    fn replies_of_every_kind_end_where_they_end() {
+        for reply in [
+            &b"+OK\r\n"[..],
+            b"+\r\n",
+            b"-ERR no\r\n",
+            b":-12\r\n",
+            b"$-1\r\n",
+            b"*-1\r\n",
+            b"$0\r\n\r\n",
+            b"$7\r\n+OK\r\n:1\r\n",
+            b"*0\r\n",
+            b"*3\r\n$1\r\na\r\n$-1\r\n*2\r\n:1\r\n*0\r\n",
+            b"%2\r\n+a\r\n:1\r\n+b\r\n%1\r\n+c\r\n*1\r\n_\r\n",
+            b"~2\r\n#t\r\n,1.5\r\n",
+            b"(123456789012345678901234567890\r\n",
+            b"!5\r\nERR x\r\n",
+            b"=7\r\ntxt:abc\r\n",
+            b"|1\r\n+ttl\r\n:1\r\n*1\r\n|1\r\n+a\r\n+b\r\n:1\r\n",
+        ] {
+            assert_ends(reply, &[(reply.len(), Frame::Reply)]);
+            let twice = [reply, b">2\r\n+invalidate\r\n*1\r\n$1\r\na\r\n", reply].concat();
+            let pushed = reply.len() + 28;
+            let ends = [(reply.len(), Frame::Reply), (pushed, Frame::Push), (twice.len(), Frame::Reply)];
+            assert_ends(&twice, &ends);
+        }
+        let long = [&b"$100000\r\n"[..], &vec![b'x'; 100_000], b"\r\n"].concat();
+        assert_eq!(ends([&long[..]]).0[0].0, long.len());
+        assert_eq!(ends(long.chunks(4096)).0[0].0, long.len());
+    }
+
+    #[test]
+    fn the_beginning_is_known_in_whatever_pieces_it_came() {
+        let stream = b"*3\r\n$12\r\npunsubscribe\r\n$1\r\na\r\n:0\r\n-READONLY You can't\r\n";
+        let (whole, _) = ends([&stream[..]]);
+        assert_eq!(whole[0].2, &stream[..HEAD]);
+        assert!(whole[1].2.starts_with(b"-READONLY "));
+        assert_eq!(ends(stream.chunks(1)).0, whole);
+    }
+
+    #[test]
+    fn what_no_server_writes_is_not_followed() {
+        for stream in [
+            &b"HTTP/1.1 200 OK\r\n"[..],
+            b"\x15\x03\x01",
+            b"+OK\n",
+            b"+O\rK\r\n",
+            b"$01\r\na\r\n",
+            b"$-2\r\n",
+            b"$-11\r\n",
+            b"$--1\r\n",
+            b"$\r\n",
+            b"%-1\r\n",
+            b"$+1\r\na\r\n",
+            b"$?\r\n",
+            b"*?\r\n",
+            b"$3\r\nabcd\r\n",
+            b"$9223372036854775808\r\n",
+            b"*2\r\n*9223372036854775807\r\n*9223372036854775807\r\n*9223372036854775807\r\n",
+            b"%9223372036854775807\r\n*9223372036854775807\r\n",
+            b"*1\r\n>1\r\n:1\r\n",
+            b"-ERR two\r\nlines\r\n",
+        ] {
+            for pieces in [1, 2, stream.len()] {
+                assert!(ends(stream.chunks(pieces)).1, "{}", stream.escape_ascii());
+            }
+        }
+    }
+
+    #[test]
+    fn depth_costs_nothing() {
+        let deep = [&b"*1\r\n".repeat(100_000)[..], b":1\r\n"].concat();
+        assert_eq!(ends([&deep[..]]).0.len(), 1);
+    }
+}
