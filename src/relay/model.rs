@@ -4,6 +4,8 @@
 //! The clock is paused, so a stall of minutes takes no time. The same scenarios run over TLS, with the stream that real
 //! connections use on our side of the line and on the party's.
 
+mod sessions;
+
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::Pin;

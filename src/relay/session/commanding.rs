@@ -83,7 +83,7 @@ impl Session {
                         continue;
                     }
                 }
-                return Poll::Pending;
+                return self.poll_flush(cx, target);
             }
             if self.pair.to_target.moved() >= turn {
                 cx.waker().wake_by_ref();
@@ -94,7 +94,7 @@ impl Session {
             let room =
                 if is_held || before > MOST { MOST.saturating_sub(before) } else { buffer.len() - before };
             if room == 0 {
-                return Poll::Pending;
+                return self.poll_flush(cx, target);
             }
             // Behind what is there already, so that little is copied.
             let (front, rest) = buffer.split_at_mut(before);
@@ -105,12 +105,7 @@ impl Session {
                 }
                 Poll::Ready(Ok(length)) => before + length,
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(Failed::Read(error))),
-                Poll::Pending => {
-                    if let Some(target) = target {
-                        ready!(self.pair.to_target.poll_flush(cx, target))?;
-                    }
-                    return Poll::Pending;
-                }
+                Poll::Pending => return self.poll_flush(cx, target),
             };
             if is_held {
                 self.ahead.extend(&rest[..length - before]);
@@ -122,6 +117,18 @@ impl Session {
             self.ahead.extend(&buffer[taken..length]);
             passed?;
         }
+    }
+
+    /// Nothing more comes from the client for now.
+    fn poll_flush<T: Side>(
+        &mut self,
+        cx: &mut Context<'_>,
+        target: &mut Option<T>,
+    ) -> Poll<Result<(), Failed>> {
+        if let Some(target) = target {
+            ready!(self.pair.to_target.poll_flush(cx, target))?;
+        }
+        Poll::Pending
     }
 
     /// Whether no further command goes to this upstream, because it is to be left.

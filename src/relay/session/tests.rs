@@ -460,3 +460,19 @@ async fn a_client_that_says_no_more_gets_its_answers_from_another_upstream_too()
     played.client.shutdown().await.unwrap();
     assert_eq!(shown(played.run().await), "End(Closed)");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_ends_while_its_upstream_is_to_be_left_is_done() {
+    let mut played = Played::new(POLICY);
+    played.client_says(b"*3\r\n$3\r\nSET\r\n$1\r\na\r\n$10\r\n01234").await;
+    played.ask(Reason::Moved, Duration::from_mins(1));
+    assert!(played.run().await.is_none());
+    played.client_says(b"56789\r\n").await;
+    played.client.shutdown().await.unwrap();
+    assert!(played.run().await.is_none());
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(played.run().await.is_none());
+    played.target_says(b"+OK\r\n").await;
+    assert_eq!(shown(played.run().await), "End(Closed)");
+    played.client_hears_already(b"+OK\r\n").await;
+}
