@@ -37,9 +37,12 @@
 //! [`Upstream`](upstream::handshake::Upstream), the one type that can be relayed to. `check` makes the same dial and watches
 //! each step ([`Observer`](upstream::handshake::Observer)).
 //!
-//! The [`relay`] copies both ways, passes each end of stream on by itself, and says how it ended. Where a client sends
-//! RESET, which takes away the authentication that it does not know of, the relay stops right there and goes on with a
-//! fresh upstream. Dropping the guard is the end of a connection, whatever path led to it.
+//! The [`relay`] passes bytes both ways and each end of stream by itself. A plain tunnel is two copies. On a Redis link it
+//! is a [`Session`](relay::Session): it follows [commands](mod@resp::commands) and [replies](resp::replies) where they lie, and so
+//! knows what is owed to the client and what the client's commands have left behind. It makes no connection itself: it
+//! says what it needs ([`Event`](relay::Event)), and [`client::connection`] does it. *Another upstream* serves every upstream
+//! that ended, moved, was demoted, grew old, fell silent or refused a command because of a failover; *the handshake once more*
+//! serves RESET. Dropping the guard is the end of a connection, whatever path led to it.
 //!
 //! A link may keep some upstreams ready ([`upstream::pool`]). A client that gets one of those is waited for: until its
 //! first byte nothing has gone to the target, so that an upstream that ends meanwhile is replaced without a trace.
@@ -66,8 +69,11 @@
 //!   masked in the target's own words.
 //! - One task a connection, and nothing shared that it could spoil: a panic ends that connection alone.
 //! - Memory a connection is bounded: what is read is written at once or kept, and nothing is read while something is kept.
-//! - There is one way to end a connection from outside: its [`Handle`](relay::drain::Handle) is asked, *at your first
-//!   quiet moment, at the latest then*. The relay does not know who asked.
+//! - There is one way to end a connection from outside: its [`Handle`](relay::drain::Handle) is asked, *when nothing is
+//!   owed, at the latest then*. The relay does not know who asked. What it can't frame, and plain tunnels, go at a quiet
+//!   moment.
+//! - A write that may have been executed is never sent twice, and a session of whose state something is not known is never
+//!   put on another upstream: commands are on a list of what is known to leave nothing behind, or they pin.
 //! - TLS is a kind of stream: the relay and the handshakes know nothing of it. A TLS handshake belongs to its connection's
 //!   task and to the connect timeout, never to the accept loop. Nothing that is not verified is spoken to, unless the
 //!   configuration says so.

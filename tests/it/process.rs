@@ -32,8 +32,8 @@ const PROCESS_WIDE: [&str; 13] = [
 
 /// A finished exchange on a plain tunnel to an echo.
 fn exchange(client: &mut Peer) {
-    client.send(b"hello");
-    client.expect(b"hello");
+    client.send(b"hell\n");
+    client.expect(b"hell\n");
 }
 
 /// Whether a new connection to the link is taken and answered.
@@ -42,7 +42,7 @@ fn serves(ambassador: &Ambassador, link: &str) -> bool {
         return false;
     };
     let mut reply = [0; 5];
-    client.try_send(b"hello").is_ok() && client.read_exact(&mut reply).is_ok()
+    client.try_send(b"hell\n").is_ok() && client.read_exact(&mut reply).is_ok()
 }
 
 /// Either signal ends the process with success, long before the drain timeout, though idle connections are open.
@@ -347,7 +347,7 @@ fn as_many_clients_are_served_as_the_descriptors_carry() {
     let mut clients = Vec::new();
     let refused = loop {
         let mut client = ambassador.connect("redis:6379");
-        client.send(b"hello");
+        client.send(b"hell\n");
         let mut reply = [0; 5];
         client.read_exact(&mut reply).expect("an echo or a refusal");
         if &reply == b"-ERR " {
