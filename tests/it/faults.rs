@@ -42,7 +42,7 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    fn start(program: &str, arguments: &[&str]) -> Self {
+    pub(crate) fn start(program: &str, arguments: &[&str]) -> Self {
         let mut child = Command::new(program)
             .args(arguments)
             .stdin(Stdio::piped())
@@ -214,10 +214,10 @@ fn on_slow_lines_nothing_is_lost_and_nobody_else_waits() {
 }
 
 /// A network of its own, in which packets can be dropped. Removed when dropped.
-struct Network(String);
+pub(crate) struct Network(pub(crate) String);
 
 impl Network {
-    fn new() -> Option<Self> {
+    pub(crate) fn new() -> Option<Self> {
         if may_not("make a network namespace") || command_is_missing("ip") || command_is_missing("iptables") {
             return None;
         }
@@ -228,13 +228,13 @@ impl Network {
         Some(network)
     }
 
-    fn ip(&self, arguments: &[&str]) {
+    pub(crate) fn ip(&self, arguments: &[&str]) {
         let done = Command::new("ip").args(arguments).output().expect("ip runs");
         assert!(done.status.success(), "{}: {}", self.0, String::from_utf8_lossy(&done.stderr));
     }
 
     /// Drops all packets from and to this port, or lets them pass again.
-    fn drop_packets(&self, change: &str, port: &str) {
+    pub(crate) fn drop_packets(&self, change: &str, port: &str) {
         for side in ["--dport", "--sport"] {
             self.ip(&[
                 "netns", "exec", &self.0, "iptables", change, "INPUT", "-p", "tcp", side, port, "-j", "DROP",

@@ -24,6 +24,7 @@ mod retry;
 mod rotation;
 mod secrets;
 mod sentinel;
+mod sessions;
 mod settings;
 mod several;
 mod srv;

@@ -15,7 +15,7 @@ use crate::support::{
 };
 
 /// What shows a program another time of day; its threads all see the same.
-fn clock() -> Option<PathBuf> {
+pub(crate) fn clock() -> Option<PathBuf> {
     if command_is_missing("faketime") {
         return None;
     }

@@ -159,6 +159,26 @@ impl Peer {
         }
     }
 
+    /// A PING in either form, which is returned.
+    #[track_caller]
+    pub(crate) fn expect_ping(&mut self) -> Vec<u8> {
+        let mut ping = self.receive(1);
+        let rest = if ping == b"*" { &b"1\r\n$4\r\nPING\r\n"[..] } else { &b"ING\r\n"[..] };
+        self.expect(rest);
+        ping.extend(rest);
+        ping
+    }
+
+    /// The connection is over, cleanly or not, and nothing came before that.
+    #[track_caller]
+    pub(crate) fn expect_gone_in_silence(&mut self) {
+        let mut rest = Vec::new();
+        match self.read_to_end(&mut rest) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => panic!("the connection is still open"),
+            _ => assert!(rest.is_empty(), "{} instead of the end", show(&rest)),
+        }
+    }
+
     /// Not a byte and no end for so long.
     #[track_caller]
     pub(crate) fn expect_silence(&mut self, time: Duration) {
@@ -181,6 +201,11 @@ impl Peer {
         let start = format!("-ERR redis-ambassador: {link}: ");
         assert!(refusal.starts_with(&start), "not a refusal of {link}: {text:?}");
         refusal[start.len()..].to_owned()
+    }
+
+    /// How long to wait for bytes from now on.
+    pub(crate) fn patience(&self, time: Duration) {
+        self.0.set_read_timeout(Some(time)).expect("a read timeout");
     }
 
     /// Sends the end of the stream, and goes on receiving.

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use super::{PATIENCE, Peer, leave_out, own_address};
+use super::{PATIENCE, Peer, eventually, leave_out, own_address};
 
 /// Whether a test that needs `program` has to be left out, which it says; never in continuous integration.
 pub(crate) fn command_is_missing(program: &str) -> bool {
@@ -107,7 +107,12 @@ impl RedisServer {
 
     /// The same, for a server that tells its primary where it listens, from where it does not connect.
     pub(crate) fn start_announced(configuration: &str) -> Option<Self> {
-        Self::start_at(Version::Redis70, own_address, |address| {
+        Self::start_version_announced(Version::Redis70, configuration)
+    }
+
+    /// The same of any version.
+    pub(crate) fn start_version_announced(version: Version, configuration: &str) -> Option<Self> {
+        Self::start_at(version, own_address, |address| {
             let (ip, port) = (address.ip(), address.port());
             format!("{configuration}\nreplica-announce-ip {ip}\nreplica-announce-port {port}")
         })
@@ -180,6 +185,58 @@ impl RedisServer {
             let _ = child.kill();
             let _ = child.wait();
         }
+    }
+
+    /// Has the server end by itself, as a restart of its service does; its data are gone. Says when it had ended.
+    pub(crate) fn shut_down(&mut self, password: &str) -> Instant {
+        let mut child = self.child.take().expect("a server that runs");
+        // The answer is the end.
+        let _ = redis::cmd("SHUTDOWN").arg("NOSAVE").exec(&mut self.administrator(password));
+        let _ = child.wait();
+        Instant::now()
+    }
+
+    /// How many times the server has executed a command since it was started, as `CLIENT|KILL`.
+    pub(crate) fn calls(&self, password: &str, command: &str) -> usize {
+        let mut administrator = self.administrator(password);
+        let statistics: String =
+            redis::cmd("INFO").arg("commandstats").query(&mut administrator).expect("statistics");
+        let prefix = format!("cmdstat_{}:calls=", command.to_lowercase());
+        let line = statistics.lines().find_map(|line| line.strip_prefix(&*prefix));
+        line.and_then(|line| line.split(',').next()).map_or(0, |calls| calls.parse().expect("a number"))
+    }
+
+    /// Ends all connections of clients but the administrator's own, and waits until the other side has seen it.
+    pub(crate) fn cut(&self, password: &str) {
+        let mut administrator = self.administrator(password);
+        for kind in ["normal", "pubsub"] {
+            let mut kill = redis::cmd("CLIENT");
+            let kill = kill.arg(&["KILL", "TYPE", kind]);
+            kill.query::<usize>(&mut administrator).expect("connections that end");
+        }
+        self.wait_until_alone(&mut administrator);
+    }
+
+    /// Waits until the server has no client but this one, and all others have closed their ends too.
+    pub(crate) fn wait_until_alone(&self, administrator: &mut redis::Connection) {
+        eventually("the server is alone, and everybody knows", || {
+            let list: String = redis::cmd("CLIENT").arg("LIST").query(administrator).expect("CLIENT LIST");
+            list.lines().count() == 1 && !self.is_half_closed()
+        });
+    }
+
+    /// Whether anybody holds a connection that the server has ended (tcp in proc(5)).
+    fn is_half_closed(&self) -> bool {
+        const CLOSE_WAIT: &str = "08";
+        let SocketAddr::V4(address) = self.address else { panic!("{} is no IPv4 address", self.address) };
+        // It has the address for itself, on whatever ports it listens.
+        let server = format!("{:08X}:", u32::from_ne_bytes(address.ip().octets()));
+        let connections = fs::read_to_string("/proc/net/tcp").expect("the kernel's connections");
+        connections.lines().any(|line| {
+            let fields: Vec<_> = line.split_whitespace().collect();
+            fields.get(2).is_some_and(|remote| remote.starts_with(&server))
+                && fields.get(3) == Some(&CLOSE_WAIT)
+        })
     }
 
     /// Stops the server where it stands, or lets it go on.

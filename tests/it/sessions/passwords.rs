@@ -1,0 +1,134 @@
+//! Clients that authenticate whenever they like: some libraries do so with every request.
+
+use super::LINK;
+use crate::support::{Ambassador, Launch, Peer, RedisServer, Version, password};
+
+const WRONG: &str = "-WRONGPASS invalid username-password pair or user is disabled.";
+
+/// A server with the user `app`, and an ambassador that knows its password; clients' own are its business.
+fn real(version: Version, client_auth: &str) -> Option<(RedisServer, Ambassador, [String; 2])> {
+    let [root, secret, own] = [password(), password(), password()];
+    let configuration = format!("requirepass {root}\nuser app on >{secret} ~* &* +@all");
+    let server = RedisServer::start_version(version, &configuration)?;
+    let mut launch = Launch::redis(server.address())
+        .variable("REDIS_USERNAME", "app")
+        .variable("REDIS_AUTH", &secret)
+        .variable("REDIS_CLIENT_AUTH", client_auth);
+    if client_auth == "require" {
+        launch = launch.variable("REDIS_CLIENT_USERNAME", "worker").variable("REDIS_CLIENT_PASSWORD", &own);
+    }
+    Some((server, launch.start(), [root, own]))
+}
+
+#[track_caller]
+fn expect_app(client: &mut Peer) {
+    client.send(b"ACL WHOAMI\r\n");
+    client.expect(b"$3\r\napp\r\n");
+}
+
+/// Whatever a client shows, and how often it does: it is content, each answer is in its place, and the server hears
+/// nothing of it.
+#[test]
+fn every_auth_is_absorbed_wherever_it_comes() {
+    for version in Version::ALL {
+        let Some((server, ambassador, [root, staging])) = real(version, "absorb") else { continue };
+        let before = server.calls(&root, "auth");
+        let mut client = ambassador.connect(LINK);
+        for number in 0..5 {
+            client.send(format!("AUTH {staging}\r\nSET k {number}\r\n").as_bytes());
+            client.expect(b"+OK\r\n+OK\r\n");
+            client.send(
+                format!("GET k\r\nAUTH x {staging}\r\nBLPOP none 0.05\r\nAUTH {staging}\r\nGET k\r\n")
+                    .as_bytes(),
+            );
+            client.expect(format!("$1\r\n{number}\r\n+OK\r\n*-1\r\n+OK\r\n$1\r\n{number}\r\n").as_bytes());
+            expect_app(&mut client);
+        }
+        // One for the session; two for the administrators who asked.
+        let after = server.calls(&root, "auth");
+        assert!(after <= before + 2, "{before} became {after} at {}", version.name());
+        let mut administrator = server.administrator(&root);
+        let log: Vec<redis::Value> = redis::cmd("ACL").arg("LOG").query(&mut administrator).expect("a log");
+        assert!(log.is_empty(), "{log:?}");
+    }
+}
+
+/// With HELLO too: the server hears the rest of it.
+#[test]
+fn every_hello_with_a_password_is_absorbed_wherever_it_comes() {
+    for version in Version::ALL {
+        let Some((_server, ambassador, [_, staging])) = real(version, "absorb") else { continue };
+        let mut client = ambassador.connect(LINK);
+        client.send(b"SET k v\r\nGET none\r\n");
+        client.expect(b"+OK\r\n$-1\r\n");
+        client
+            .send(format!("HELLO 3 AUTH x {staging} SETNAME n\r\nGET none\r\nCLIENT GETNAME\r\n").as_bytes());
+        assert!(client.expect_line().starts_with('%'));
+        while client.expect_line() != "*0" {}
+        client.expect(b"_\r\n$1\r\nn\r\n");
+        expect_app(&mut client);
+        client.send(format!("HELLO 2 AUTH x {staging}\r\nGET none\r\n").as_bytes());
+        assert!(client.expect_line().starts_with('*'));
+        while client.expect_line() != "*0" {}
+        client.expect(b"$-1\r\n");
+        expect_app(&mut client);
+    }
+}
+
+/// A client that has shown the right password may show it again; a wrong one is refused, and leaves what was.
+#[test]
+fn a_required_password_may_come_again() {
+    for version in Version::ALL {
+        let Some((server, ambassador, [root, own])) = real(version, "require") else { continue };
+        let mut client = ambassador.connect(LINK);
+        for _ in 0..3 {
+            client.send(format!("AUTH worker {own}\r\nGET k\r\n").as_bytes());
+            client.expect(b"+OK\r\n$-1\r\n");
+            client.send(
+                format!("AUTH worker wrong\r\nAUTH {own}\r\nAUTH nobody {own}\r\nGET k\r\n").as_bytes(),
+            );
+            for _ in 0..3 {
+                assert_eq!(client.expect_line(), WRONG, "{}", version.name());
+            }
+            client.expect(b"$-1\r\n");
+            expect_app(&mut client);
+        }
+        let mut administrator = server.administrator(&root);
+        let log: Vec<redis::Value> = redis::cmd("ACL").arg("LOG").query(&mut administrator).expect("a log");
+        assert!(log.is_empty(), "{log:?}");
+    }
+}
+
+/// After an exchange it is still nobody's business.
+#[test]
+fn an_absorbed_password_does_not_pin_a_session() {
+    for client_auth in ["absorb", "require"] {
+        let Some((server, ambassador, [root, own])) = real(Version::Redis70, client_auth) else { return };
+        let mut client = ambassador.connect(LINK);
+        for _ in 0..3 {
+            client.send(format!("AUTH worker {own}\r\nPING\r\n").as_bytes());
+            client.expect(b"+OK\r\n+PONG\r\n");
+            server.cut(&root);
+            client.send(b"PING\r\n");
+            client.expect(b"+PONG\r\n");
+            expect_app(&mut client);
+        }
+    }
+}
+
+/// What the open-source server does not know, the ambassador does not either: a server that did would send the client past
+/// it. Answered as by the server itself.
+#[test]
+fn maintenance_notifications_are_not_to_be_had() {
+    for version in Version::ALL {
+        let Some((_server, ambassador, _)) = real(version, "absorb") else { continue };
+        let Some(plain) = RedisServer::start_version(version, "") else { continue };
+        let said = b"CLIENT MAINT_NOTIFICATIONS ON moving-endpoint-type external-ip\r\nPING\r\n";
+        let mut direct = Peer::connect(plain.address());
+        direct.send(said);
+        let mut client = ambassador.connect(LINK);
+        client.send(said);
+        assert_eq!(client.expect_line(), direct.expect_line(), "{}", version.name());
+        client.expect(b"+PONG\r\n");
+    }
+}

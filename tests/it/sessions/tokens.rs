@@ -1,0 +1,231 @@
+//! Passwords and tokens that change under open sessions.
+
+use std::fs;
+use std::io::Read as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tempfile::TempDir;
+
+use super::{LINK, PACE, append_to, read, sum};
+use crate::support::{
+    Launch, Load, Peer, RedisServer, Served, Target, Version, eventually, fixture, metric, password,
+};
+
+/// How old a token may be whose connection goes on.
+const OLDEST: Duration = Duration::from_secs(4);
+
+/// A server that ends connections whose token is too old, as Azure's do. A token is the time at which it was made, in
+/// nanoseconds.
+fn strict(ended: &Arc<AtomicUsize>) -> Served {
+    let ended = Arc::clone(ended);
+    Target::start().serve(move |mut peer| {
+        let (mut received, mut chunk) = (Vec::new(), [0; 4096]);
+        let mut made = None;
+        peer.patience(Duration::from_millis(20));
+        loop {
+            if made.is_some_and(|made| age(made) > OLDEST) {
+                ended.fetch_add(1, Ordering::Relaxed);
+                return;
+            }
+            match peer.read(&mut chunk) {
+                Ok(0) => return,
+                Ok(len) => received.extend(&chunk[..len]),
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                Err(_) => return,
+            }
+            while let Some(words) = next_command(&mut received) {
+                let reply = answer(&words, &mut made);
+                if peer.try_send(&reply).is_err() {
+                    return;
+                }
+            }
+        }
+    })
+}
+
+fn age(made: u128) -> Duration {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock").as_nanos();
+    Duration::from_nanos(u64::try_from(now.saturating_sub(made)).expect("years"))
+}
+
+fn answer(words: &[String], made: &mut Option<u128>) -> Vec<u8> {
+    let name = words[0].to_uppercase();
+    if name == "AUTH" {
+        return match words.last().and_then(|token| token.parse::<u128>().ok()) {
+            Some(token) if age(token) <= OLDEST => {
+                *made = Some(token);
+                b"+OK\r\n".to_vec()
+            }
+            _ => fixture("replies/redis-7.0/wrongpass.resp").to_vec(),
+        };
+    }
+    match (&*name, made) {
+        (_, None) => fixture("replies/redis-7.0/noauth.resp").to_vec(),
+        ("GET", _) => b"$5\r\nvalue\r\n".to_vec(),
+        ("PING", _) => b"+PONG\r\n".to_vec(),
+        ("RPUSH", _) => b":1\r\n".to_vec(),
+        _ => b"+OK\r\n".to_vec(),
+    }
+}
+
+/// Takes the next whole command, in the form that clients' libraries send.
+fn next_command(received: &mut Vec<u8>) -> Option<Vec<String>> {
+    let text = String::from_utf8_lossy(received).into_owned();
+    let mut lines = text.split_inclusive("\r\n");
+    let whole = |line: &str| line.ends_with("\r\n").then(|| line.trim_end().to_owned());
+    let count: usize = whole(lines.next()?)?.trim_start_matches('*').parse().expect("a command");
+    let mut words = Vec::new();
+    let mut len = 0;
+    for _ in 0..count {
+        whole(lines.next()?)?;
+        words.push(whole(lines.next()?)?);
+    }
+    for line in text.split_inclusive("\r\n").take(1 + 2 * count) {
+        len += line.len();
+    }
+    received.drain(..len);
+    Some(words)
+}
+
+/// No connection is ended, busy or quiet: each has a new token before the old one is too old.
+#[test]
+fn a_token_is_renewed_on_open_sessions() {
+    let ended = Arc::new(AtomicUsize::new(0));
+    let server = strict(&ended);
+    let directory = TempDir::new().expect("a temporary directory");
+    let script = directory.path().join("token");
+    let runs = directory.path().join("runs");
+    fs::write(&script, format!("date +%s%N | tee -a '{}'\n", runs.display())).expect("a script");
+    let ambassador = Launch::redis(server.address())
+        .variable("REDIS_AUTH_COMMAND", format!("/bin/sh '{}'", script.display()))
+        .variable("REDIS_AUTH_COMMAND_TTL", "3s")
+        .variable("PATH", "/usr/bin:/bin")
+        .start();
+    let mut load = Load::on(ambassador.address(LINK));
+    load.add("reader", 20, PACE, read);
+    load.add("writer", 10, PACE, append_to("writer"));
+    let mut quiet: Vec<_> = (0..10).map(|_| ambassador.connect(LINK)).collect();
+    for client in &mut quiet {
+        client.send(b"*1\r\n$4\r\nPING\r\n");
+        client.expect(b"+PONG\r\n");
+    }
+    load.goes_on();
+    // For so many lives of a token.
+    let lives = std::env::var("SESSIONS_ROUNDS").map_or(3, |rounds| rounds.parse().expect("a number"));
+    let first = fs::read_to_string(&runs).unwrap_or_default().lines().count();
+    for life in 1..=lives {
+        eventually("another token", || {
+            fs::read_to_string(&runs).unwrap_or_default().lines().count() >= first + life
+        });
+        load.goes_on();
+    }
+    for client in &mut quiet {
+        client.send(b"*1\r\n$4\r\nPING\r\n");
+        client.expect(b"+PONG\r\n");
+    }
+    load.expect_no_failure();
+    assert_eq!(ended.load(Ordering::Relaxed), 0, "connections were ended");
+    assert_eq!(server.accepted(), 40, "connections there have been");
+    assert!(reauthentications(&ambassador, "ok") >= 40.0 * (lives - 1) as f64);
+}
+
+fn reauthentications(ambassador: &crate::support::Ambassador, result: &str) -> f64 {
+    metric(ambassador.admin(), &format!("reauthentications_total{{link=\"{LINK}\",result=\"{result}\"}}"))
+}
+
+/// A server with the user `app`, whose password the returned file holds.
+fn with_user(version: Version) -> Option<(RedisServer, TempDir, Launch, String)> {
+    let (root, secret) = (password(), password());
+    let configuration = format!("requirepass {root}\nuser app on >{secret} ~* &* +@all");
+    let server = RedisServer::start_version(version, &configuration)?;
+    let directory = TempDir::new().expect("a temporary directory");
+    let file = directory.path().join("password");
+    fs::write(&file, secret).expect("a file");
+    let launch =
+        Launch::redis(server.address()).variable("REDIS_AUTH_FILE", &file).variable("REDIS_USERNAME", "app");
+    Some((server, directory, launch, root))
+}
+
+fn replace(directory: &TempDir, secret: &str) {
+    let next = directory.path().join("next");
+    fs::write(&next, secret).expect("a file");
+    fs::rename(next, directory.path().join("password")).expect("a file that is replaced");
+}
+
+fn is_served(mut client: Peer) -> bool {
+    client.try_send(b"PING\r\n").is_ok() && client.receive(7) == b"+PONG\r\n"
+}
+
+/// An ACL user's password rotates, on every server: open sessions show the new one, and nobody notices.
+#[test]
+fn a_rotated_password_is_shown_on_open_sessions_on_every_server() {
+    const CLIENTS: usize = 12;
+    for version in Version::ALL {
+        let Some((server, directory, launch, root)) = with_user(version) else { continue };
+        let ambassador = launch.start();
+        let mut load = Load::on(ambassador.address(LINK));
+        load.add("reader", CLIENTS / 2, PACE / 5, read);
+        load.add_with("?protocol=resp3", "writer", CLIENTS / 2, PACE / 5, append_to("writer"));
+        load.goes_on();
+        let mut administrator = server.administrator(&root);
+        for rotation in 1..=3 {
+            let new = password();
+            let rules = [format!(">{new}")];
+            redis::cmd("ACL").arg("SETUSER").arg("app").arg(&rules).exec(&mut administrator).expect("a user");
+            replace(&directory, &new);
+            // Whoever dials next reads the file.
+            assert!(is_served(ambassador.connect(LINK)));
+            eventually(&format!("sessions with the new password at {}", version.name()), || {
+                reauthentications(&ambassador, "ok") > (rotation * CLIENTS) as f64 - 0.5
+            });
+        }
+        load.expect_no_failure();
+        assert!(sum(&ambassador, "exchanges_total") < 0.5, "an upstream was exchanged at {}", version.name());
+        assert!(server.calls(&root, "auth") >= 4 * CLIENTS);
+    }
+}
+
+/// A file that is ahead of the server: the old authentication stands, and nobody notices.
+#[test]
+fn a_refused_password_leaves_open_sessions_as_they_were() {
+    for version in Version::ALL {
+        let Some((_server, directory, launch, _)) = with_user(version) else { continue };
+        let ambassador = launch.start();
+        let mut load = Load::on(ambassador.address(LINK));
+        load.add("reader", 5, PACE / 5, read);
+        load.add("writer", 5, PACE / 5, append_to("writer"));
+        load.goes_on();
+        replace(&directory, &password());
+        // The last good one still serves.
+        assert!(is_served(ambassador.connect(LINK)));
+        load.goes_on();
+        load.goes_on();
+        load.expect_no_failure();
+    }
+}
+
+/// `REAUTH=off` leaves open sessions alone.
+#[test]
+fn with_reauth_off_open_sessions_are_left_alone() {
+    let Some((server, directory, launch, root)) = with_user(Version::Redis70) else { return };
+    let ambassador = launch.variable("REDIS_REAUTH", "off").start();
+    let mut client = ambassador.connect(LINK);
+    client.send(b"PING\r\n");
+    client.expect(b"+PONG\r\n");
+    let new = password();
+    let rules = [format!(">{new}")];
+    redis::cmd("ACL")
+        .arg("SETUSER")
+        .arg("app")
+        .arg(&rules)
+        .exec(&mut server.administrator(&root))
+        .expect("a user");
+    replace(&directory, &new);
+    assert!(is_served(ambassador.connect(LINK)));
+    client.send(b"PING\r\n");
+    client.expect(b"+PONG\r\n");
+    client.expect_silence(Duration::from_millis(500));
+    assert!(sum(&ambassador, "reauthentications_total") < 0.5);
+}
