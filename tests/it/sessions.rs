@@ -1,5 +1,7 @@
 //! Sessions: the client stays, whatever becomes of the upstream.
 
+mod clients;
+mod differential;
 mod failover;
 mod idle;
 mod moves;

@@ -19,7 +19,7 @@ fn launch(quorum: &Quorum) -> Launch {
 
 /// Waits until all Sentinels hold the same server for the primary, which is another one than `old`.
 #[track_caller]
-fn new_primary(quorum: &Quorum, old: usize) -> usize {
+pub(super) fn new_primary(quorum: &Quorum, old: usize) -> usize {
     let mut new = old;
     eventually("all Sentinels at one", || {
         let Some(primary) = quorum.primary(0) else { return false };
@@ -32,7 +32,7 @@ fn new_primary(quorum: &Quorum, old: usize) -> usize {
 /// Waits until the server follows another one, and that one serves it: some eight seconds after the Sentinels have
 /// announced the failover they demote the old primary, and cut all its clients.
 #[track_caller]
-fn is_demoted(quorum: &Quorum, server: usize) {
+pub(super) fn is_demoted(quorum: &Quorum, server: usize) {
     eventually("the old primary is a replica", || {
         let client = format!("redis://:{}@{}/", quorum.password, quorum.servers[server].address());
         let connection = redis::Client::open(client).expect("a URL").get_connection();

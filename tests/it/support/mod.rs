@@ -28,7 +28,7 @@ pub(crate) use load::{Failure, Load, appended};
 pub(crate) use named::{Named, try_whom, whom};
 pub(crate) use peer::Peer;
 pub(crate) use redis_server::{RedisServer, Version, command_is_missing, module_is_missing};
-pub(crate) use secret::{every_byte, password, token};
+pub(crate) use secret::{every_byte, password, random, token};
 pub(crate) use sentinel::{Quorum, SERVICE, play_sentinel};
 pub(crate) use target::{BlackHole, Served, Target};
 pub(crate) use tls::{

@@ -225,6 +225,11 @@ impl RedisServer {
         });
     }
 
+    /// Waits until everybody has closed the connections that the server has ended.
+    pub(crate) fn wait_until_nobody_is_half_closed(&self) {
+        eventually("everybody knows what the server has ended", || !self.is_half_closed());
+    }
+
     /// Whether anybody holds a connection that the server has ended (tcp in proc(5)).
     fn is_half_closed(&self) -> bool {
         const CLOSE_WAIT: &str = "08";

@@ -1,0 +1,525 @@
+//! Real clients, each with an idle cut and a failover in its midst: none of them needs another connection.
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use redis::AsyncTypedCommands as _;
+
+use super::sentinel::{is_demoted, new_primary};
+use crate::support::{
+    Ambassador, Launch, Quorum, command_is_missing, eventually, get, leave_out, metric, own_address, password,
+};
+
+/// What works at the other end of a link, until it is told to pause.
+trait Client {
+    /// How many times it has done its work.
+    fn steps(&self) -> usize;
+    /// Finishes what it does, and then nothing for a while.
+    fn pause(&mut self);
+    fn go_on(&mut self);
+    /// Ends, and says what went wrong.
+    fn finish(&mut self) -> Vec<String>;
+}
+
+/// A program that speaks as `clients/harness.py` does.
+struct Program {
+    child: Child,
+    input: Option<ChildStdin>,
+    heard: Arc<Heard>,
+    reader: Option<JoinHandle<()>>,
+    errors: PathBuf,
+    _directory: tempfile::TempDir,
+}
+
+#[derive(Default)]
+struct Heard {
+    steps: AtomicUsize,
+    pauses: AtomicUsize,
+    errors: Mutex<Vec<String>>,
+}
+
+impl Program {
+    fn start(command: &mut Command) -> Self {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let errors = directory.path().join("stderr");
+        let mut child = command
+            .current_dir(clients())
+            .env("PYTHONDONTWRITEBYTECODE", "1")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(std::fs::File::create(&errors).expect("a file"))
+            .spawn()
+            .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        let heard = Arc::new(Heard::default());
+        let output = BufReader::new(child.stdout.take().expect("a pipe"));
+        let reader = thread::spawn({
+            let heard = Arc::clone(&heard);
+            move || {
+                for line in output.lines().map_while(Result::ok) {
+                    match &*line {
+                        "step" => drop(heard.steps.fetch_add(1, Ordering::Relaxed)),
+                        "idle" => drop(heard.pauses.fetch_add(1, Ordering::Relaxed)),
+                        "done" => return,
+                        _ => heard.errors.lock().unwrap_or_else(PoisonError::into_inner).push(line),
+                    }
+                }
+                heard.errors.lock().unwrap_or_else(PoisonError::into_inner).push("it ended early".to_owned());
+            }
+        });
+        let input = child.stdin.take();
+        Self { child, input, heard, reader: Some(reader), errors, _directory: directory }
+    }
+
+    fn tell(&mut self, line: &str) {
+        writeln!(self.input.as_mut().expect("a pipe"), "{line}").expect("a program that reads");
+    }
+}
+
+impl Client for Program {
+    fn steps(&self) -> usize {
+        self.heard.steps.load(Ordering::Relaxed)
+    }
+
+    fn pause(&mut self) {
+        let before = self.heard.pauses.load(Ordering::Relaxed);
+        self.tell("idle");
+        eventually("a pause", || self.heard.pauses.load(Ordering::Relaxed) > before);
+    }
+
+    fn go_on(&mut self) {
+        self.tell("load");
+    }
+
+    fn finish(&mut self) -> Vec<String> {
+        drop(self.input.take());
+        if let Some(reader) = self.reader.take() {
+            let _ = reader.join();
+        }
+        let mut wrong = self.heard.errors.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if !wrong.is_empty() {
+            let errors = std::fs::read_to_string(&self.errors).unwrap_or_default();
+            wrong.push(errors.chars().rev().take(3000).collect::<Vec<_>>().into_iter().rev().collect());
+        }
+        wrong
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A client in this process.
+struct Inside {
+    paused: Arc<AtomicBool>,
+    stopped: Arc<AtomicBool>,
+    heard: Arc<Heard>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Inside {
+    fn start(mut step: impl FnMut(usize) -> Result<(), String> + Send + 'static) -> Self {
+        let (paused, stopped, heard) =
+            (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default(), Arc::<Heard>::default());
+        let thread = thread::spawn({
+            let (paused, stopped, heard) = (Arc::clone(&paused), Arc::clone(&stopped), Arc::clone(&heard));
+            move || {
+                for number in 0.. {
+                    while paused.load(Ordering::Acquire) && !stopped.load(Ordering::Relaxed) {
+                        heard.pauses.fetch_add(1, Ordering::Relaxed);
+                        thread::sleep(Duration::from_millis(5));
+                    }
+                    if stopped.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    match step(number) {
+                        Ok(()) => drop(heard.steps.fetch_add(1, Ordering::Relaxed)),
+                        Err(error) => {
+                            heard.errors.lock().unwrap_or_else(PoisonError::into_inner).push(error);
+                        }
+                    }
+                    thread::sleep(Duration::from_millis(10));
+                }
+            }
+        });
+        Self { paused, stopped, heard, thread: Some(thread) }
+    }
+}
+
+impl Client for Inside {
+    fn steps(&self) -> usize {
+        self.heard.steps.load(Ordering::Relaxed)
+    }
+
+    fn pause(&mut self) {
+        let before = self.heard.pauses.load(Ordering::Relaxed);
+        self.paused.store(true, Ordering::Release);
+        eventually("a pause", || self.heard.pauses.load(Ordering::Relaxed) > before);
+    }
+
+    fn go_on(&mut self) {
+        self.paused.store(false, Ordering::Release);
+    }
+
+    fn finish(&mut self) -> Vec<String> {
+        self.stopped.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            thread.join().expect("a client");
+        }
+        self.heard.errors.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Drop for Inside {
+    fn drop(&mut self) {
+        self.stopped.store(true, Ordering::Relaxed);
+    }
+}
+
+fn clients() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/sessions/clients")
+}
+
+/// The Python that has the clients' libraries; `need_clients` of scripts/common has put it into the build's directory.
+fn python() -> Option<PathBuf> {
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("the build's directory");
+    let python = target.join("clients/bin/python");
+    if python.is_file() {
+        return Some(python);
+    }
+    leave_out("Python clients are not installed (see need_clients in scripts/common)");
+    None
+}
+
+/// A primary with Sentinels, and an ambassador with a link for each client.
+struct Stage {
+    quorum: Quorum,
+    ambassador: Ambassador,
+    names: Vec<&'static str>,
+}
+
+impl Stage {
+    fn start(names: &[&'static str], change: impl Fn(Launch) -> Launch) -> Option<Self> {
+        let quorum = Quorum::start(&password())?;
+        let launch = names.iter().fold(Launch::new(), |launch, name| {
+            launch
+                .variable(format!("{name}_PORT_6379_TCP"), quorum.target())
+                .variable(format!("{name}_LISTEN"), "127.0.0.1:0")
+                .variable(format!("{name}_AUTH"), &quorum.password)
+                .variable(format!("{name}_CONNECT_TIMEOUT"), "20s")
+        });
+        let ambassador = change(launch).start();
+        Some(Self { quorum, ambassador, names: names.to_vec() })
+    }
+
+    /// Host and port of a link.
+    fn place(&self, name: &str) -> [String; 2] {
+        let address = self.ambassador.address(&link(name));
+        [address.ip().to_string(), address.port().to_string()]
+    }
+
+    fn url(&self, name: &str) -> String {
+        format!("redis://{}/0", self.ambassador.address(&link(name)))
+    }
+
+    fn accepted(&self, name: &str) -> f64 {
+        metric(self.ambassador.admin(), &format!("connections_accepted_total{{link=\"{}\"}}", link(name)))
+    }
+
+    /// Ends all that is idle at the primary.
+    fn cut(&self) {
+        let primary = self.quorum.primary(0).expect("a primary");
+        let mut administrator = self.quorum.administrator(primary);
+        let ours = |administrator: &mut redis::Connection| {
+            let list: String =
+                redis::cmd("CLIENT").arg(&["LIST", "TYPE", "normal"]).query(administrator).expect("a list");
+            let ids = list
+                .lines()
+                .filter(|line| !line.contains(" cmd=client") && !line.contains(" name=sentinel-"));
+            ids.filter_map(|line| Some(line.strip_prefix("id=")?.split_once(' ')?.0.to_owned()))
+                .collect::<Vec<_>>()
+        };
+        for id in ours(&mut administrator) {
+            // It may have gone by itself.
+            let _ = redis::cmd("CLIENT").arg(&["KILL", "ID", &id]).exec(&mut administrator);
+        }
+        self.quorum.servers[primary].wait_until_nobody_is_half_closed();
+    }
+
+    /// A failover, up to the moment when the old primary has cut all who stayed.
+    fn fail_over(&self) {
+        let old = self.quorum.primary(0).expect("a primary");
+        self.quorum.fail_over();
+        new_primary(&self.quorum, old);
+        is_demoted(&self.quorum, old);
+    }
+
+    /// Works, is cut while it is idle if that is meant, fails over, and works on: nobody has an error or comes back.
+    fn play(&self, mut clients: Vec<(&'static str, Box<dyn Client>)>, cuts: bool) {
+        go_on(&clients);
+        let before: Vec<_> = self.names.iter().map(|name| self.accepted(name)).collect();
+        if cuts {
+            for (_, client) in &mut clients {
+                client.pause();
+            }
+            self.cut();
+            for (_, client) in &mut clients {
+                client.go_on();
+            }
+            go_on(&clients);
+        }
+        self.fail_over();
+        go_on(&clients);
+        let mut wrong = Vec::new();
+        for (name, client) in &mut clients {
+            for error in client.finish() {
+                wrong.push(format!("{name}: {error}"));
+            }
+        }
+        for (name, before) in self.names.iter().zip(before) {
+            let more = self.accepted(name) - before;
+            if more > 0.5 {
+                wrong.push(format!("{name} has made {more} more connections"));
+            }
+        }
+        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    }
+}
+
+fn link(name: &str) -> String {
+    format!("{}:6379", name.to_lowercase())
+}
+
+/// Waits until all have done something more.
+fn go_on(clients: &[(&'static str, Box<dyn Client>)]) {
+    let before: Vec<_> = clients.iter().map(|(_, client)| client.steps()).collect();
+    for ((name, client), before) in clients.iter().zip(before) {
+        eventually(&format!("{name} goes on"), || client.steps() >= before + 3);
+    }
+}
+
+/// redis-py with its own parsers and with hiredis, in both protocols, blocking and not.
+#[test]
+fn redis_py_notices_neither_a_cut_nor_a_failover() {
+    const NAMES: [&str; 6] = ["PLAIN2", "PLAIN3", "HIREDIS2", "HIREDIS3", "ASYNC2", "ASYNC3"];
+    let Some(python) = python() else { return };
+    let Some(stage) = Stage::start(&NAMES, |launch| launch) else { return };
+    let started = NAMES.map(|name| {
+        let protocol = &name[name.len() - 1..];
+        let mut command = Command::new(&python);
+        let command = match &name[..name.len() - 1] {
+            "PLAIN" => {
+                let parser = format!("_RESP{protocol}Parser");
+                command.arg("redis_py.py").args(stage.place(name)).args([protocol, &parser])
+            }
+            "HIREDIS" => {
+                command.arg("redis_py.py").args(stage.place(name)).args([protocol, "_HiredisParser"])
+            }
+            _ => command.arg("redis_py_async.py").args(stage.place(name)).arg(protocol),
+        };
+        (name, Box::new(Program::start(command)) as Box<dyn Client>)
+    });
+    stage.play(started.into(), true);
+}
+
+/// The `redis` crate: a shared asynchronous connection, and one that reconnects by itself and must not have to.
+#[test]
+fn the_redis_crate_notices_neither_a_cut_nor_a_failover() {
+    const NAMES: [&str; 4] = ["SHARED2", "SHARED3", "MANAGER2", "MANAGER3"];
+    let Some(stage) = Stage::start(&NAMES, |launch| launch) else { return };
+    let started = NAMES.map(|name| {
+        let options = if name.ends_with('3') { "?protocol=resp3" } else { "" };
+        let client = redis::Client::open(format!("{}{options}", stage.url(name))).expect("a URL");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let inside = if name.starts_with("SHARED") {
+            let configuration =
+                redis::AsyncConnectionConfig::new().set_response_timeout(Some(Duration::from_secs(20)));
+            let connection = client.get_multiplexed_async_connection_with_config(&configuration);
+            let connection = runtime.block_on(connection).expect("a connection");
+            Inside::start(move |number| step(&runtime, connection.clone(), name, number))
+        } else {
+            let configuration = redis::aio::ConnectionManagerConfig::new()
+                .set_number_of_retries(0)
+                .set_response_timeout(Some(Duration::from_secs(20)));
+            let connection = redis::aio::ConnectionManager::new_with_config(client, configuration);
+            let connection = runtime.block_on(connection).expect("a connection");
+            Inside::start(move |number| step(&runtime, connection.clone(), name, number))
+        };
+        (name, Box::new(inside) as Box<dyn Client>)
+    });
+    stage.play(started.into(), true);
+}
+
+/// Eight at the same time on one connection.
+fn step(
+    runtime: &tokio::runtime::Runtime,
+    connection: impl redis::aio::ConnectionLike + Clone + Send + Sync + 'static,
+    name: &str,
+    number: usize,
+) -> Result<(), String> {
+    runtime.block_on(async {
+        let tasks = (0..8).map(|task| {
+            let mut connection = connection.clone();
+            let key = format!("{name}:{task}");
+            async move {
+                connection.set(&key, number).await?;
+                let value = connection.get(&key).await?;
+                connection.rpush(format!("list:{key}"), number).await?;
+                Ok::<_, redis::RedisError>(value.as_deref() == Some(&*number.to_string()))
+            }
+        });
+        let done = futures_util::future::try_join_all(tasks).await.map_err(|error| error.to_string())?;
+        done.into_iter().all(|right| right).then_some(()).ok_or_else(|| "another number".to_owned())
+    })
+}
+
+/// valkey-glide, whose core is its own.
+#[test]
+fn valkey_glide_notices_neither_a_cut_nor_a_failover() {
+    const NAMES: [&str; 2] = ["GLIDE2", "GLIDE3"];
+    let Some(python) = python() else { return };
+    let Some(stage) = Stage::start(&NAMES, |launch| launch) else { return };
+    let started = NAMES.map(|name| {
+        let mut command = Command::new(&python);
+        command.arg("valkey_glide.py").args(stage.place(name)).arg(&name[name.len() - 1..]);
+        (name, Box::new(Program::start(&mut command)) as Box<dyn Client>)
+    });
+    stage.play(started.into(), true);
+}
+
+/// phpredis on a persistent connection, which it takes again and authenticates on with every request.
+#[test]
+fn phpredis_notices_neither_a_cut_nor_a_failover() {
+    if command_is_missing("php") {
+        return;
+    }
+    let modules = Command::new("php").arg("-m").output().expect("php runs");
+    if !String::from_utf8_lossy(&modules.stdout).lines().any(|module| module == "redis") {
+        leave_out("phpredis is not installed");
+        return;
+    }
+    let Some(stage) = Stage::start(&["PHP"], |launch| launch.variable("PHP_CLIENT_AUTH", "absorb")) else {
+        return;
+    };
+    let page = own_address();
+    let [host, port] = stage.place("PHP");
+    let _server = Server(
+        Command::new("php")
+            .args(["-S", &page.to_string()])
+            .arg(clients().join("phpredis.php"))
+            .envs([("REDIS_HOST", host), ("REDIS_PORT", port)])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("php runs"),
+    );
+    eventually("the page is there", || std::net::TcpStream::connect(page).is_ok());
+    let inside = Inside::start(move |number| {
+        let answer = get(page, &format!("/?number={number}"));
+        (answer.body == "ok").then_some(()).ok_or(answer.body)
+    });
+    stage.play(vec![("PHP", Box::new(inside))], true);
+}
+
+/// A program that needs no input. Killed when dropped.
+struct Server(Child);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Celery's worker waits for its jobs in a command that blocks for a second, over and over: a failover comes between two
+/// of them. Every job is done once.
+#[test]
+fn celery_notices_no_failover() {
+    let Some(python) = python() else { return };
+    let Some(stage) = Stage::start(&["CELERY", "PRODUCER"], |launch| launch) else { return };
+    let log = tempfile::NamedTempFile::new().expect("a file");
+    let worker = Server(
+        Command::new(&python)
+            .args(["-m", "celery", "-A", "tasks", "worker", "--pool", "solo", "--loglevel", "INFO"])
+            .args(["--without-gossip", "--without-mingle", "--without-heartbeat"])
+            .current_dir(clients())
+            .envs([("REDIS_URL", stage.url("CELERY")), ("PYTHONDONTWRITEBYTECODE", "1".to_owned())])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log.reopen().expect("a file"))
+            .spawn()
+            .expect("celery runs"),
+    );
+    let mut producer = Command::new(&python);
+    producer.arg("celery_producer.py").env("REDIS_URL", stage.url("PRODUCER"));
+    let done = |stage: &Stage| done_jobs(stage, "celery");
+    let producer = Program::start(&mut producer);
+    eventually("a job is done", || done(&stage).len() > 1);
+    play_jobs(&stage, producer, "celery", || std::fs::read_to_string(log.path()).unwrap_or_default());
+    drop(worker);
+}
+
+/// Sidekiq's does for two seconds.
+#[test]
+fn sidekiq_notices_no_failover() {
+    if command_is_missing("sidekiq") {
+        return;
+    }
+    let Some(stage) = Stage::start(&["SIDEKIQ", "PRODUCER"], |launch| launch) else { return };
+    let log = tempfile::NamedTempFile::new().expect("a file");
+    let worker = Server(
+        Command::new("sidekiq")
+            .args(["-r", "./sidekiq_jobs.rb", "-c", "2"])
+            .current_dir(clients())
+            .env("REDIS_URL", stage.url("SIDEKIQ"))
+            .stdin(Stdio::null())
+            .stdout(log.reopen().expect("a file"))
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("sidekiq runs"),
+    );
+    let mut producer = Command::new("ruby");
+    producer.arg("sidekiq_producer.rb").env("REDIS_URL", stage.url("PRODUCER"));
+    let producer = Program::start(&mut producer);
+    eventually("a job is done", || done_jobs(&stage, "sidekiq").len() > 1);
+    play_jobs(&stage, producer, "sidekiq", || std::fs::read_to_string(log.path()).unwrap_or_default());
+    drop(worker);
+}
+
+/// The numbers of the jobs that were done, in any order.
+fn done_jobs(stage: &Stage, list: &str) -> Vec<usize> {
+    let Some(primary) = stage.quorum.primary(0) else { return Vec::new() };
+    let mut administrator = stage.quorum.administrator(primary);
+    let mut jobs: Vec<usize> =
+        redis::cmd("LRANGE").arg(list).arg(&[0, -1]).query(&mut administrator).expect("a list");
+    jobs.sort_unstable();
+    jobs
+}
+
+/// Jobs are given and done across a failover; the log of who does them has nothing to say.
+fn play_jobs(stage: &Stage, producer: Program, list: &str, log: impl Fn() -> String) {
+    stage.play(vec![("PRODUCER", Box::new(producer))], false);
+    let before = done_jobs(stage, list).len();
+    eventually("the worker is through", || {
+        let now = done_jobs(stage, list);
+        thread::sleep(Duration::from_millis(200));
+        now.len() >= before && now == done_jobs(stage, list)
+    });
+    let jobs = done_jobs(stage, list);
+    assert!(jobs.windows(2).all(|pair| pair[0] < pair[1]), "a job was done twice: {jobs:?}");
+    let log = log();
+    let bad: Vec<_> = ["rror", "onnection", "retry", "Retry"]
+        .iter()
+        .flat_map(|word| log.lines().filter(move |line| line.contains(word)))
+        .filter(|line| !line.contains("Connected to"))
+        .collect();
+    assert!(bad.is_empty(), "{bad:#?}");
+}

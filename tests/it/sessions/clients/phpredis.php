@@ -1,0 +1,11 @@
+<?php
+// A page that authenticates on a persistent connection with every request, as phpredis' users do.
+$redis = new Redis();
+$redis->pconnect(getenv('REDIS_HOST'), (int) getenv('REDIS_PORT'), 20);
+if (!$redis->auth('a-password-of-staging')) {
+    die('AUTH was refused');
+}
+$redis->select(5);
+$number = $_GET['number'];
+$redis->rPush('php', $number);
+echo $redis->lIndex('php', -1) === $number ? 'ok' : 'another number';

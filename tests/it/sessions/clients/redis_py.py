@@ -1,0 +1,41 @@
+"""redis-py: HOST PORT PROTOCOL PARSER, without retries of its own."""
+
+import sys
+
+import redis
+from redis import _parsers
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from harness import work
+
+host, port, protocol, parser = sys.argv[1:]
+pool = redis.ConnectionPool(
+    host=host,
+    port=int(port),
+    db=2,
+    client_name="somebody",
+    protocol=int(protocol),
+    parser_class=getattr(_parsers, parser),
+    retry=Retry(NoBackoff(), 0),
+    decode_responses=True,
+)
+client = redis.Redis(connection_pool=pool)
+
+
+def step(number):
+    assert client.set("py", number)
+    assert client.get("py") == str(number)
+    pipeline = client.pipeline(transaction=True)
+    assert pipeline.rpush(f"py:{protocol}:{parser}", number).get("py").execute()[1] == str(number)
+    pipeline = client.pipeline(transaction=False)
+    assert len([pipeline.incr("counter") for _ in range(16)]) == 16
+    assert len(pipeline.execute()) == 16
+    client.hset("hash", mapping={"field": number})
+    assert client.hgetall("hash") == {"field": str(number)}
+    assert client.eval("return redis.call('GET', KEYS[1])", 1, "py") == str(number)
+    assert client.client_getname() == "somebody"
+    assert client.client_info()["db"] == 2
+
+
+work(step)
