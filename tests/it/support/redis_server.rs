@@ -206,14 +206,20 @@ impl RedisServer {
         line.and_then(|line| line.split(',').next()).map_or(0, |calls| calls.parse().expect("a number"))
     }
 
-    /// Ends all connections of clients but the administrator's own, and waits until the other side has seen it.
-    pub(crate) fn cut(&self, password: &str) {
+    /// Ends all connections of clients but the administrator's own, which is returned.
+    pub(crate) fn end_clients(&self, password: &str) -> redis::Connection {
         let mut administrator = self.administrator(password);
         for kind in ["normal", "pubsub"] {
             let mut kill = redis::cmd("CLIENT");
             let kill = kill.arg(&["KILL", "TYPE", kind]);
             kill.query::<usize>(&mut administrator).expect("connections that end");
         }
+        administrator
+    }
+
+    /// The same, and waits until the other side has seen it.
+    pub(crate) fn cut(&self, password: &str) {
+        let mut administrator = self.end_clients(password);
         self.wait_until_alone(&mut administrator);
     }
 
