@@ -26,16 +26,21 @@ const LINK: &str = "redis:6379";
 const PACE: Duration = Duration::from_millis(50);
 
 /// How many times the sessions of the link got another upstream for this cause.
-fn exchanges(ambassador: &Ambassador, cause: &str) -> f64 {
-    metric(ambassador.admin(), &format!("exchanges_total{{link=\"{LINK}\",cause=\"{cause}\"}}"))
+fn exchanges(ambassador: &Ambassador, cause: &str) -> usize {
+    counted(ambassador, &format!("exchanges_total{{link=\"{LINK}\",cause=\"{cause}\"}}"))
+}
+
+/// What a series has counted.
+fn counted(ambassador: &Ambassador, series: &str) -> usize {
+    format!("{:.0}", metric(ambassador.admin(), series)).parse().expect("a number of times")
 }
 
 /// The sum of all series of a metric.
-fn sum(ambassador: &Ambassador, name: &str) -> f64 {
+fn sum(ambassador: &Ambassador, name: &str) -> usize {
     let page = get(ambassador.admin(), "/metrics").body;
     let start = format!("redis_ambassador_{name}{{");
     let series = page.lines().filter(|line| line.starts_with(&start));
-    series.filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok()).sum()
+    series.filter_map(|line| line.rsplit_once(' ')?.1.parse::<usize>().ok()).sum()
 }
 
 /// How many rounds a test of failures has: `usual`, or what `SESSIONS_ROUNDS` says for the long run.

@@ -455,7 +455,7 @@ impl Twins {
         let direct = converse(self.servers[0].address(), &said, !end.is_empty(), None);
         let mut dice = Dice(seed | 1);
         let through = converse(self.ambassador.address(LINK), &said, !end.is_empty(), Some(&mut dice));
-        [without_ids(direct), without_ids(through)]
+        [without_ids(&direct), without_ids(&through)]
     }
 
     /// A shorter stream with which they still differ.
@@ -515,12 +515,11 @@ fn converse(address: SocketAddr, said: &[u8], to_the_end: bool, split: Option<&m
     while to_the_end || !heard.ends_with(LAST_HEARD) {
         match client.read(&mut chunk) {
             Ok(len @ 1..) => heard.extend(&chunk[..len]),
-            Ok(0) => break,
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
                 heard.extend(b"(and then nothing)");
                 break;
             }
-            Err(_) => break,
+            _ => break,
         }
     }
     drop(client);
@@ -529,14 +528,14 @@ fn converse(address: SocketAddr, said: &[u8], to_the_end: bool, split: Option<&m
 }
 
 /// HELLO tells the number of the connection, which differs.
-fn without_ids(heard: Vec<u8>) -> Vec<u8> {
+fn without_ids(heard: &[u8]) -> Vec<u8> {
     const ID: &[u8] = b"$2\r\nid\r\n:";
     let mut plain = Vec::with_capacity(heard.len());
-    let mut rest = &heard[..];
+    let mut rest = heard;
     while let Some(at) = rest.windows(ID.len()).position(|window| window == ID) {
-        let (head, tail) = rest.split_at(at + ID.len());
-        plain.extend(head);
-        rest = &tail[tail.iter().take_while(|byte| byte.is_ascii_digit()).count()..];
+        let (before, behind) = rest.split_at(at + ID.len());
+        plain.extend(before);
+        rest = &behind[behind.iter().take_while(|byte| byte.is_ascii_digit()).count()..];
     }
     plain.extend(rest);
     plain

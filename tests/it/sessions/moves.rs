@@ -62,7 +62,7 @@ fn move_under_load(servers: &[RedisServer; 2], ambassador: &Ambassador, begin: i
     }
     servers[0].wait_until_alone(&mut old);
     load.expect_no_failure();
-    assert!(exchanges(ambassador, "moved") > BUSY as f64 - 0.5);
+    assert!(exchanges(ambassador, "moved") >= BUSY);
 }
 
 /// How many connections a server has had, and when.
@@ -109,7 +109,7 @@ impl Arrivals {
 #[test]
 fn a_name_moves_under_hundreds_of_busy_clients() {
     let Some(servers) = two() else { return };
-    let [first, second] = servers.each_ref().map(|server| server.address());
+    let [first, second] = servers.each_ref().map(RedisServer::address);
     let dns = NameServer::start();
     dns.addresses("redis.test", &[first.ip()]);
     let ambassador = Launch::redis(format!("redis.test:{}", first.port()))
@@ -122,7 +122,7 @@ fn a_name_moves_under_hundreds_of_busy_clients() {
 #[test]
 fn a_service_record_moves_under_hundreds_of_busy_clients() {
     let Some(servers) = two() else { return };
-    let [first, second] = servers.each_ref().map(|server| server.address());
+    let [first, second] = servers.each_ref().map(RedisServer::address);
     let dns = NameServer::start();
     dns.addresses("first.test", &[first.ip()]);
     dns.addresses("second.test", &[second.ip()]);
@@ -140,7 +140,7 @@ fn a_service_record_moves_under_hundreds_of_busy_clients() {
 #[test]
 fn a_line_of_a_file_moves_under_hundreds_of_busy_clients() {
     let Some(servers) = two() else { return };
-    let [first, second] = servers.each_ref().map(|server| server.address());
+    let [first, second] = servers.each_ref().map(RedisServer::address);
     let directory = tempfile::tempdir().expect("a temporary directory");
     let path = directory.path().join("backends");
     fs::write(&path, format!("{first}\n")).expect("a file");

@@ -209,14 +209,13 @@ impl Work {
     }
 
     fn round(&self, connection: &mut Option<Connection>, number: usize) -> RedisResult<()> {
-        let connection = match connection {
-            Some(connection) => connection,
-            None => {
-                let fresh = self.client.get_connection_with_timeout(PATIENCE)?;
-                fresh.set_read_timeout(Some(PATIENCE))?;
-                self.record.connections.fetch_add(1, Ordering::Relaxed);
-                connection.insert(fresh)
-            }
+        let connection = if let Some(connection) = connection {
+            connection
+        } else {
+            let fresh = self.client.get_connection_with_timeout(PATIENCE)?;
+            fresh.set_read_timeout(Some(PATIENCE))?;
+            self.record.connections.fetch_add(1, Ordering::Relaxed);
+            connection.insert(fresh)
         };
         (self.job)(connection, self.number, number)
     }
@@ -235,8 +234,9 @@ fn lock<T>(list: &Mutex<Vec<T>>) -> MutexGuard<'_, Vec<T>> {
 pub(crate) fn appended(administrator: &mut Connection, list: &str) -> Vec<usize> {
     let numbers: Vec<usize> =
         redis::cmd("LRANGE").arg(list).arg(&[0, -1]).query(administrator).expect("a list");
-    if let Some(pair) = numbers.windows(2).find(|pair| pair[0] >= pair[1]) {
-        panic!("{list} has {} behind {}: something was executed twice, or late", pair[1], pair[0]);
+    for pair in numbers.windows(2) {
+        let [one, next] = pair else { continue };
+        assert!(one < next, "{list} has {next} behind {one}: something was executed twice, or late");
     }
     numbers
 }

@@ -21,19 +21,21 @@ pool = redis.ConnectionPool(
     decode_responses=True,
 )
 client = redis.Redis(connection_pool=pool)
+# Each has its own.
+key = f"{protocol}:{parser}"
 
 
 def step(number):
-    assert client.set("py", number)
-    assert client.get("py") == str(number)
+    assert client.set(key, number)
+    assert client.get(key) == str(number)
     pipeline = client.pipeline(transaction=True)
-    assert pipeline.rpush(f"py:{protocol}:{parser}", number).get("py").execute()[1] == str(number)
+    assert pipeline.rpush(f"list:{key}", number).get(key).execute()[1] == str(number)
     pipeline = client.pipeline(transaction=False)
     assert len([pipeline.incr("counter") for _ in range(16)]) == 16
     assert len(pipeline.execute()) == 16
-    client.hset("hash", mapping={"field": number})
-    assert client.hgetall("hash") == {"field": str(number)}
-    assert client.eval("return redis.call('GET', KEYS[1])", 1, "py") == str(number)
+    client.hset(f"hash:{key}", mapping={"field": number})
+    assert client.hgetall(f"hash:{key}") == {"field": str(number)}
+    assert client.eval("return redis.call('GET', KEYS[1])", 1, key) == str(number)
     assert client.client_getname() == "somebody"
     assert client.client_info()["db"] == 2
 

@@ -23,10 +23,10 @@ async def start():
     )
 
     async def step(number):
-        assert await client.set("py", number)
-        assert await client.get("py") == str(number)
+        assert await client.set(protocol, number)
+        assert await client.get(protocol) == str(number)
         async with client.pipeline(transaction=True) as pipeline:
-            result = await pipeline.rpush(f"async:{protocol}", number).get("py").execute()
+            result = await pipeline.rpush(f"list:{protocol}", number).get(protocol).execute()
         assert result[1] == str(number)
         assert (await client.client_info())["db"] == 3
 

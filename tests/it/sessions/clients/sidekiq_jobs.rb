@@ -10,6 +10,6 @@ class Append
   sidekiq_options retry: false
 
   def perform(number)
-    Sidekiq.redis { |redis| redis.rpush('sidekiq', number) }
+    Sidekiq.redis { |redis| redis.rpush('done:sidekiq', number) }
   end
 end

@@ -19,4 +19,4 @@ client = redis.Redis.from_url(url)
 
 @app.task
 def append(number):
-    client.rpush("celery", number)
+    client.rpush("done:celery", number)

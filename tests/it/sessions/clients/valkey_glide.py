@@ -22,9 +22,9 @@ async def start():
     )
 
     async def step(number):
-        await client.set("glide", str(number))
-        assert await client.get("glide") == str(number).encode()
-        await client.rpush(f"glide:{protocol}", [str(number)])
+        await client.set(protocol, str(number))
+        assert await client.get(protocol) == str(number).encode()
+        await client.rpush(f"list:{protocol}", [str(number)])
         assert await client.client_getname() == b"glide"
 
     return step
