@@ -1,9 +1,11 @@
 //! Sessions: the client stays, whatever becomes of the upstream.
 
+mod boundaries;
 mod clients;
 mod differential;
 mod failover;
 mod idle;
+mod lost;
 mod moves;
 mod owed;
 mod passwords;
