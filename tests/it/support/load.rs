@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use redis::{Connection, RedisResult};
 
-use super::{PATIENCE, eventually};
+use super::PATIENCE;
 
 /// What a client does in one round; it gets the number of the client and that of the round.
 type Job = dyn Fn(&mut Connection, usize, usize) -> RedisResult<()> + Send + Sync;
@@ -108,9 +108,20 @@ impl Load {
     pub(crate) fn goes_on_but_of(&self, names: &[&str]) {
         let clients: Vec<_> = self.clients.iter().filter(|client| !names.contains(&client.name)).collect();
         let before: Vec<_> = clients.iter().map(|client| client.rounds()).collect();
-        eventually("every client goes on", || {
-            clients.iter().zip(&before).all(|(client, before)| client.rounds() >= before + 2)
-        });
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let stuck: Vec<_> = clients
+                .iter()
+                .zip(&before)
+                .filter(|(client, before)| client.rounds() < *before + 2)
+                .map(|(client, _)| (client.name, lock(&client.record.failures).last().cloned()))
+                .collect();
+            if stuck.is_empty() {
+                return;
+            }
+            assert!(Instant::now() < deadline, "these clients don't go on: {stuck:#?}");
+            thread::sleep(Duration::from_millis(10));
+        }
     }
 
     /// The rounds of one of the clients of this name that were answered.
