@@ -66,7 +66,7 @@ impl Stage {
                 let next = self.directory.path().join("next");
                 fs::write(&next, address.to_string()).expect("a file");
                 fs::rename(next, self.directory.path().join("backends")).expect("a rename");
-                self.ambassador.wait_for("the backends changed");
+                self.ambassador.wait_for("backends changed");
             }
             // In the time that a reply stalls.
             Reason::Lifetime => {}

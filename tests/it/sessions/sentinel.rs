@@ -62,8 +62,9 @@ fn a_failover_costs_no_client_anything() {
     for _ in 0..rounds(1) {
         quorum.fail_over();
         let new = new_primary(&quorum, old);
-        load.goes_on_but_of(&["blocked"]);
+        eventually("nobody at the old primary", || quorum.free_clients(old) == 0);
         settled = Instant::now();
+        load.goes_on_but_of(&["blocked"]);
         is_demoted(&quorum, old);
         load.goes_on_but_of(&["blocked"]);
         old = new;

@@ -161,6 +161,19 @@ impl Quorum {
         self.servers[server].administrator(&self.password)
     }
 
+    /// Connections at a server that could be asked something now: neither a Sentinel's nor one that is blocked.
+    pub(crate) fn free_clients(&self, server: usize) -> usize {
+        let mut list = redis::cmd("CLIENT");
+        let list = list.arg(&["LIST", "TYPE", "normal"]);
+        let list: String = list.query(&mut self.administrator(server)).expect("CLIENT LIST");
+        let is_ours = |line: &&str| {
+            !line.contains(" name=sentinel-")
+                && !line.contains(" flags=b ")
+                && !line.contains(" cmd=client|list ")
+        };
+        list.lines().filter(is_ours).count()
+    }
+
     /// The process of a server.
     pub(crate) fn process(&self, server: usize) -> Process {
         let info: String =
