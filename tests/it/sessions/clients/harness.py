@@ -14,6 +14,11 @@ def say(line):
     print(line, flush=True)
 
 
+def check(value, number):
+    """A value is the number that was set, or an older one: a failover of Sentinel's loses what was set in its midst."""
+    assert 0 <= int(value) <= number, f"{value} instead of {number}"
+
+
 def work(step):
     """Calls step(number) again and again. "idle" has it pause, "load" go on, and the end of the input is the end."""
     told = {"mode": "load"}

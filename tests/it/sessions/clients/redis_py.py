@@ -7,7 +7,7 @@ from redis import _parsers
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from harness import work
+from harness import check, work
 
 host, port, protocol, parser = sys.argv[1:]
 pool = redis.ConnectionPool(
@@ -27,15 +27,15 @@ key = f"{protocol}:{parser}"
 
 def step(number):
     assert client.set(key, number)
-    assert client.get(key) == str(number)
+    check(client.get(key), number)
     pipeline = client.pipeline(transaction=True)
-    assert pipeline.rpush(f"list:{key}", number).get(key).execute()[1] == str(number)
+    check(pipeline.rpush(f"list:{key}", number).get(key).execute()[1], number)
     pipeline = client.pipeline(transaction=False)
     assert len([pipeline.incr("counter") for _ in range(16)]) == 16
     assert len(pipeline.execute()) == 16
     client.hset(f"hash:{key}", mapping={"field": number})
-    assert client.hgetall(f"hash:{key}") == {"field": str(number)}
-    assert client.eval("return redis.call('GET', KEYS[1])", 1, key) == str(number)
+    check(client.hgetall(f"hash:{key}")["field"], number)
+    check(client.eval("return redis.call('GET', KEYS[1])", 1, key), number)
     assert client.client_getname() == "somebody"
     assert client.client_info()["db"] == 2
 

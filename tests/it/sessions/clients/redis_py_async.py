@@ -6,7 +6,7 @@ import redis.asyncio as redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from harness import work_async
+from harness import check, work_async
 
 host, port, protocol = sys.argv[1:]
 
@@ -24,10 +24,10 @@ async def start():
 
     async def step(number):
         assert await client.set(protocol, number)
-        assert await client.get(protocol) == str(number)
+        check(await client.get(protocol), number)
         async with client.pipeline(transaction=True) as pipeline:
             result = await pipeline.rpush(f"list:{protocol}", number).get(protocol).execute()
-        assert result[1] == str(number)
+        check(result[1], number)
         assert (await client.client_info())["db"] == 3
 
     return step

@@ -4,7 +4,7 @@ import sys
 
 from glide import GlideClient, GlideClientConfiguration, Logger, LogLevel, NodeAddress, ProtocolVersion
 
-from harness import work_async
+from harness import check, work_async
 
 host, port, protocol = sys.argv[1:]
 Logger.set_logger_config(LogLevel.WARN)
@@ -23,7 +23,7 @@ async def start():
 
     async def step(number):
         await client.set(protocol, str(number))
-        assert await client.get(protocol) == str(number).encode()
+        check(await client.get(protocol), number)
         await client.rpush(f"list:{protocol}", [str(number)])
         assert await client.client_getname() == b"glide"
 
