@@ -1,6 +1,7 @@
 //! Real clients, each with an idle cut and a failover in its midst: none of them needs another connection.
 
 use std::io::{BufRead, BufReader, Write};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -10,10 +11,11 @@ use std::time::Duration;
 
 use redis::AsyncTypedCommands as _;
 
-use super::counted;
 use super::sentinel::{is_demoted, new_primary};
+use super::{PACE, counted};
 use crate::support::{
-    Ambassador, Launch, Quorum, command_is_missing, eventually, get, leave_out, own_address, password,
+    Ambassador, Launch, PATIENCE, Quorum, command_is_missing, eventually, get, leave_out, own_address,
+    password,
 };
 
 /// What works at the other end of a link, until it is told to pause.
@@ -146,7 +148,7 @@ impl Inside {
                             heard.errors.lock().unwrap_or_else(PoisonError::into_inner).push(error);
                         }
                     }
-                    thread::sleep(Duration::from_millis(10));
+                    thread::sleep(PACE / 2);
                 }
             }
         });
@@ -307,55 +309,89 @@ fn go_on(clients: &[(&'static str, Box<dyn Client>)]) {
 }
 
 /// redis-py with its own parsers and with hiredis, in both protocols, blocking and not.
-#[test]
-fn redis_py_notices_neither_a_cut_nor_a_failover() {
-    const NAMES: [&str; 6] = ["PLAIN2", "PLAIN3", "HIREDIS2", "HIREDIS3", "ASYNC2", "ASYNC3"];
-    let Some(python) = python() else { return };
-    let Some(stage) = Stage::start(&NAMES, |launch| launch) else { return };
-    let started = NAMES.map(|name| {
-        let protocol = &name[name.len() - 1..];
-        let mut command = Command::new(&python);
-        let command = match &name[..name.len() - 1] {
-            "PLAIN" => {
-                let parser = format!("_RESP{protocol}Parser");
-                command.arg("redis_py.py").args(stage.place(name)).args([protocol, &parser])
-            }
-            "HIREDIS" => {
-                command.arg("redis_py.py").args(stage.place(name)).args([protocol, "_HiredisParser"])
-            }
-            _ => command.arg("redis_py_async.py").args(stage.place(name)).arg(protocol),
-        };
-        (name, Box::new(Program::start(command)) as Box<dyn Client>)
-    });
-    stage.play(started.into(), true);
-}
+const REDIS_PY: [&str; 6] = ["PLAIN2", "PLAIN3", "HIREDIS2", "HIREDIS3", "ASYNC2", "ASYNC3"];
 
 /// The `redis` crate: a shared asynchronous connection, and one that reconnects by itself and must not have to.
+const REDIS_CRATE: [&str; 4] = ["SHARED2", "SHARED3", "MANAGER2", "MANAGER3"];
+
+/// valkey-glide, whose core is its own.
+const GLIDE: [&str; 2] = ["GLIDE2", "GLIDE3"];
+
+/// phpredis on a persistent connection, which it takes again and authenticates on with every request.
+const PHP: &str = "PHP";
+
+/// Clients that ask and are answered notice neither that they were cut while they were idle nor a failover.
 #[test]
-fn the_redis_crate_notices_neither_a_cut_nor_a_failover() {
-    const NAMES: [&str; 4] = ["SHARED2", "SHARED3", "MANAGER2", "MANAGER3"];
-    let Some(stage) = Stage::start(&NAMES, |launch| launch) else { return };
-    let started = NAMES.map(|name| {
-        let options = if name.ends_with('3') { "?protocol=resp3" } else { "" };
-        let client = redis::Client::open(format!("{}{options}", stage.url(name))).expect("a URL");
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-        let inside = if name.starts_with("SHARED") {
-            let configuration =
-                redis::AsyncConnectionConfig::new().set_response_timeout(Some(Duration::from_secs(20)));
-            let connection = client.get_multiplexed_async_connection_with_config(&configuration);
-            let connection = runtime.block_on(connection).expect("a connection");
-            Inside::start(move |number| step(&runtime, &connection, name, number))
-        } else {
-            let configuration = redis::aio::ConnectionManagerConfig::new()
-                .set_number_of_retries(0)
-                .set_response_timeout(Some(Duration::from_secs(20)));
-            let connection = redis::aio::ConnectionManager::new_with_config(client, configuration);
-            let connection = runtime.block_on(connection).expect("a connection");
-            Inside::start(move |number| step(&runtime, &connection, name, number))
-        };
-        (name, Box::new(inside) as Box<dyn Client>)
+fn clients_of_many_languages_notice_neither_a_cut_nor_a_failover() {
+    let python = python();
+    let has_php = has_php();
+    let mut names = REDIS_CRATE.to_vec();
+    if python.is_some() {
+        names.extend(REDIS_PY);
+        names.extend(GLIDE);
+    }
+    if has_php {
+        names.push(PHP);
+    }
+    let Some(stage) = Stage::start(&names, |launch| launch.variable("PHP_CLIENT_AUTH", "absorb")) else {
+        return;
+    };
+    let mut started: Vec<(&'static str, Box<dyn Client>)> = Vec::new();
+    for name in REDIS_CRATE {
+        started.push((name, Box::new(redis_crate(&stage, name))));
+    }
+    if let Some(python) = python {
+        for name in REDIS_PY {
+            let place = stage.place(name);
+            let mut command = Command::new(&python);
+            let (kind, protocol) = name.split_at(name.len() - 1);
+            match kind {
+                "PLAIN" => {
+                    let parser = format!("_RESP{protocol}Parser");
+                    command.arg("redis_py.py").args(place).args([protocol, &parser])
+                }
+                "HIREDIS" => command.arg("redis_py.py").args(place).args([protocol, "_HiredisParser"]),
+                _ => command.arg("redis_py_async.py").args(place).arg(protocol),
+            };
+            started.push((name, Box::new(Program::start(&mut command))));
+        }
+        for name in GLIDE {
+            let mut command = Command::new(&python);
+            command.arg("valkey_glide.py").args(stage.place(name)).arg(&name[name.len() - 1..]);
+            started.push((name, Box::new(Program::start(&mut command))));
+        }
+    }
+    let page = own_address();
+    let _server = has_php.then(|| {
+        let server = php(&stage, page);
+        let inside = Inside::start(move |number| {
+            let answer = get(page, &format!("/?number={number}"));
+            (answer.body == "ok").then_some(()).ok_or(answer.body)
+        });
+        started.push((PHP, Box::new(inside)));
+        server
     });
-    stage.play(started.into(), true);
+    stage.play(started, true);
+}
+
+/// A client of the `redis` crate.
+fn redis_crate(stage: &Stage, name: &'static str) -> Inside {
+    let options = if name.ends_with('3') { "?protocol=resp3" } else { "" };
+    let client = redis::Client::open(format!("{}{options}", stage.url(name))).expect("a URL");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    if name.starts_with("SHARED") {
+        let configuration = redis::AsyncConnectionConfig::new().set_response_timeout(Some(PATIENCE));
+        let connection = client.get_multiplexed_async_connection_with_config(&configuration);
+        let connection = runtime.block_on(connection).expect("a connection");
+        Inside::start(move |number| step(&runtime, &connection, name, number))
+    } else {
+        let configuration = redis::aio::ConnectionManagerConfig::new()
+            .set_number_of_retries(0)
+            .set_response_timeout(Some(PATIENCE));
+        let connection = redis::aio::ConnectionManager::new_with_config(client, configuration);
+        let connection = runtime.block_on(connection).expect("a connection");
+        Inside::start(move |number| step(&runtime, &connection, name, number))
+    }
 }
 
 /// Eight at the same time on one connection.
@@ -383,53 +419,32 @@ fn step(
     })
 }
 
-/// valkey-glide, whose core is its own.
-#[test]
-fn valkey_glide_notices_neither_a_cut_nor_a_failover() {
-    const NAMES: [&str; 2] = ["GLIDE2", "GLIDE3"];
-    let Some(python) = python() else { return };
-    let Some(stage) = Stage::start(&NAMES, |launch| launch) else { return };
-    let started = NAMES.map(|name| {
-        let mut command = Command::new(&python);
-        command.arg("valkey_glide.py").args(stage.place(name)).arg(&name[name.len() - 1..]);
-        (name, Box::new(Program::start(&mut command)) as Box<dyn Client>)
-    });
-    stage.play(started.into(), true);
-}
-
-/// phpredis on a persistent connection, which it takes again and authenticates on with every request.
-#[test]
-fn phpredis_notices_neither_a_cut_nor_a_failover() {
+fn has_php() -> bool {
     if command_is_missing("php") {
-        return;
+        return false;
     }
     let modules = Command::new("php").arg("-m").output().expect("php runs");
-    if !String::from_utf8_lossy(&modules.stdout).lines().any(|module| module == "redis") {
+    let found = String::from_utf8_lossy(&modules.stdout).lines().any(|module| module == "redis");
+    if !found {
         leave_out("phpredis is not installed");
-        return;
     }
-    let Some(stage) = Stage::start(&["PHP"], |launch| launch.variable("PHP_CLIENT_AUTH", "absorb")) else {
-        return;
-    };
-    let page = own_address();
-    let [host, port] = stage.place("PHP");
-    let _server = Server(
-        Command::new("php")
-            .args(["-S", &page.to_string()])
-            .arg(clients().join("phpredis.php"))
-            .envs([("REDIS_HOST", host), ("REDIS_PORT", port)])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("php runs"),
-    );
+    found
+}
+
+/// A server of `clients/phpredis.php`, which keeps its connections from one request to the next.
+fn php(stage: &Stage, page: SocketAddr) -> Server {
+    let [host, port] = stage.place(PHP);
+    let server = Command::new("php")
+        .args(["-S", &page.to_string()])
+        .arg(clients().join("phpredis.php"))
+        .envs([("REDIS_HOST", host), ("REDIS_PORT", port)])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn();
+    let server = Server(server.expect("php runs"));
     eventually("the page is there", || std::net::TcpStream::connect(page).is_ok());
-    let inside = Inside::start(move |number| {
-        let answer = get(page, &format!("/?number={number}"));
-        (answer.body == "ok").then_some(()).ok_or(answer.body)
-    });
-    stage.play(vec![("PHP", Box::new(inside))], true);
+    server
 }
 
 /// A program that needs no input. Killed when dropped.
@@ -442,87 +457,91 @@ impl Drop for Server {
     }
 }
 
-/// Celery's worker waits for its jobs in a command that blocks for a second, over and over: a failover comes between two
-/// of them. Every job is done once.
+/// Those that wait for jobs do so in a command that blocks for a second or two, over and over, which Celery and Sidekiq
+/// have: a failover comes between two of them, and jobs go on being done.
 #[test]
-fn celery_notices_no_failover() {
-    let Some(python) = python() else { return };
-    let Some(stage) = Stage::start(&["CELERY", "PRODUCER"], |launch| launch) else { return };
-    let log = tempfile::NamedTempFile::new().expect("a file");
-    let worker = Server(
-        Command::new(&python)
-            .args(["-m", "celery", "-A", "tasks", "worker", "--pool", "solo", "--loglevel", "INFO"])
-            .args(["--without-gossip", "--without-mingle", "--without-heartbeat"])
-            .current_dir(clients())
-            .envs([("REDIS_URL", stage.url("CELERY")), ("PYTHONDONTWRITEBYTECODE", "1".to_owned())])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log.reopen().expect("a file"))
-            .spawn()
-            .expect("celery runs"),
-    );
-    let mut producer = Command::new(&python);
-    producer.arg("celery_producer.py").env("REDIS_URL", stage.url("PRODUCER"));
-    let done = |stage: &Stage| done_jobs(stage, "done:celery");
-    let producer = Program::start(&mut producer);
-    eventually("a job is done", || done(&stage).len() > 1);
-    play_jobs(&stage, producer, "done:celery", || std::fs::read_to_string(log.path()).unwrap_or_default());
-    drop(worker);
-}
-
-/// Sidekiq's does for two seconds.
-#[test]
-fn sidekiq_notices_no_failover() {
-    if command_is_missing("sidekiq") {
+fn workers_notice_no_failover() {
+    let (python, has_sidekiq) = (python(), !command_is_missing("sidekiq"));
+    let mut names = Vec::new();
+    if python.is_some() {
+        names.extend(["CELERY", "CELERY_JOBS"]);
+    }
+    if has_sidekiq {
+        names.extend(["SIDEKIQ", "SIDEKIQ_JOBS"]);
+    }
+    if names.is_empty() {
         return;
     }
-    let Some(stage) = Stage::start(&["SIDEKIQ", "PRODUCER"], |launch| launch) else { return };
-    let log = tempfile::NamedTempFile::new().expect("a file");
-    let worker = Server(
-        Command::new("sidekiq")
-            .args(["-r", "./sidekiq_jobs.rb", "-c", "2"])
+    let Some(stage) = Stage::start(&names, |launch| launch) else { return };
+    let mut workers = Vec::new();
+    let mut producers: Vec<(&'static str, Box<dyn Client>)> = Vec::new();
+    if let Some(python) = python {
+        let mut worker = Command::new(&python);
+        worker.args(["-m", "celery", "-A", "tasks", "worker", "--pool", "solo", "--loglevel", "INFO"]);
+        worker.args(["--without-gossip", "--without-mingle", "--without-heartbeat"]);
+        workers.push(Worker::start(&mut worker, &stage.url("CELERY"), ["celery", "done:celery"]));
+        let mut producer = Command::new(&python);
+        producer.arg("celery_producer.py").env("REDIS_URL", stage.url("CELERY_JOBS"));
+        producers.push(("CELERY_JOBS", Box::new(Program::start(&mut producer))));
+    }
+    if has_sidekiq {
+        let mut worker = Command::new("sidekiq");
+        worker.args(["-r", "./sidekiq_jobs.rb", "-c", "2"]);
+        workers.push(Worker::start(&mut worker, &stage.url("SIDEKIQ"), ["queue:default", "done:sidekiq"]));
+        let mut producer = Command::new("ruby");
+        producer.arg("sidekiq_producer.rb").env("REDIS_URL", stage.url("SIDEKIQ_JOBS"));
+        producers.push(("SIDEKIQ_JOBS", Box::new(Program::start(&mut producer))));
+    }
+    for worker in &workers {
+        eventually("jobs are done", || length(&stage, worker.done) > 1);
+    }
+    stage.play(producers, false);
+    // What they were given is done; a failover of Sentinel's may have lost some, and may have some done again.
+    for worker in &workers {
+        worker.expect_peace(&stage);
+    }
+}
+
+/// A process that takes jobs from one list, and notes in another one that they are done.
+struct Worker {
+    _server: Server,
+    log: tempfile::NamedTempFile,
+    jobs: &'static str,
+    done: &'static str,
+}
+
+impl Worker {
+    fn start(command: &mut Command, url: &str, [jobs, done]: [&'static str; 2]) -> Self {
+        let log = tempfile::NamedTempFile::new().expect("a file");
+        let output = || log.reopen().expect("a file");
+        let server = command
             .current_dir(clients())
-            .env("REDIS_URL", stage.url("SIDEKIQ"))
+            .envs([("REDIS_URL", url), ("PYTHONDONTWRITEBYTECODE", "1")])
             .stdin(Stdio::null())
-            .stdout(log.reopen().expect("a file"))
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("sidekiq runs"),
-    );
-    let mut producer = Command::new("ruby");
-    producer.arg("sidekiq_producer.rb").env("REDIS_URL", stage.url("PRODUCER"));
-    let producer = Program::start(&mut producer);
-    eventually("a job is done", || done_jobs(&stage, "done:sidekiq").len() > 1);
-    play_jobs(&stage, producer, "done:sidekiq", || std::fs::read_to_string(log.path()).unwrap_or_default());
-    drop(worker);
+            .stdout(output())
+            .stderr(output())
+            .spawn();
+        let server = server.unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        Self { _server: Server(server), log, jobs, done }
+    }
+
+    /// It has done all that there was to do, and its log has nothing to say of connections.
+    #[track_caller]
+    fn expect_peace(&self, stage: &Stage) {
+        eventually("no job is left", || length(stage, self.jobs) == 0);
+        let log = std::fs::read_to_string(self.log.path()).expect("a log");
+        let is_bad = |line: &&str| {
+            let speaks = ["rror", "onnection", "etry"].iter().any(|word| line.contains(word));
+            // Of root, and of the beginning.
+            speaks && !line.contains("security_error") && !line.contains("Connected to")
+        };
+        let bad: Vec<_> = log.lines().filter(is_bad).collect();
+        assert!(bad.is_empty(), "{bad:#?}");
+    }
 }
 
-/// The numbers of the jobs that were done, in any order.
-fn done_jobs(stage: &Stage, list: &str) -> Vec<usize> {
-    let Some(primary) = stage.quorum.primary(0) else { return Vec::new() };
-    let mut administrator = stage.quorum.administrator(primary);
-    let mut jobs: Vec<usize> =
-        redis::cmd("LRANGE").arg(list).arg(&[0, -1]).query(&mut administrator).expect("a list");
-    jobs.sort_unstable();
-    jobs
-}
-
-/// Jobs are given and done across a failover; the log of who does them has nothing to say.
-fn play_jobs(stage: &Stage, producer: Program, list: &str, log: impl Fn() -> String) {
-    stage.play(vec![("PRODUCER", Box::new(producer))], false);
-    let before = done_jobs(stage, list).len();
-    eventually("the worker is through", || {
-        let now = done_jobs(stage, list);
-        thread::sleep(Duration::from_millis(200));
-        now.len() >= before && now == done_jobs(stage, list)
-    });
-    let jobs = done_jobs(stage, list);
-    assert!(jobs.windows(2).all(|pair| pair[0] < pair[1]), "a job was done twice: {jobs:?}");
-    let log = log();
-    let bad: Vec<_> = ["rror", "onnection", "retry", "Retry"]
-        .iter()
-        .flat_map(|word| log.lines().filter(move |line| line.contains(word)))
-        .filter(|line| !line.contains("Connected to") && !line.contains("security_error"))
-        .collect();
-    assert!(bad.is_empty(), "{bad:#?}");
+/// The length of a list at the primary.
+fn length(stage: &Stage, list: &str) -> usize {
+    let Some(primary) = stage.quorum.primary(0) else { return 0 };
+    redis::cmd("LLEN").arg(list).query(&mut stage.quorum.administrator(primary)).expect("a list")
 }

@@ -47,7 +47,7 @@ def work(step):
         except Exception as error:
             say(f"error {type(error).__name__}: {error}")
         number += 1
-        time.sleep(0.01)
+        time.sleep(0.025)
     say("done")
 
 

@@ -25,6 +25,6 @@ until mode == 'end'
     puts "error #{e.class}: #{e.message}"
   end
   number += 1
-  sleep 0.01
+  sleep 0.025
 end
 puts 'done'
