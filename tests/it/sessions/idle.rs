@@ -133,6 +133,8 @@ fn whatever_comes_first_after_a_cut_is_answered() {
     let Some(server) = RedisServer::start(&format!("requirepass {password}")) else { return };
     let ambassador = Launch::redis(server.address()).variable("REDIS_AUTH", &password).start();
     let mut client = ambassador.connect(LINK);
+    client.send(b"PING\r\n");
+    client.expect(b"+PONG\r\n");
     let value = "v".repeat(300_000);
     let large = format!("*3\r\n$3\r\nSET\r\n$1\r\na\r\n$300000\r\n{value}\r\n");
     let answer = format!("$300000\r\n{value}\r\n");
