@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::SocketAddr;
+use std::thread;
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -12,6 +13,9 @@ use crate::support::{Ambassador, Launch, Peer, Target, command};
 
 /// How long a reply stalls: longer than any quiet moment.
 const STALL: Duration = Duration::from_millis(400);
+
+/// How old a connection may grow; it leaves within the last tenth of that, and must have left a tenth later.
+const LIFETIME: Duration = Duration::from_secs(4);
 
 /// What has a session leave its upstream.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -42,8 +46,11 @@ impl Stage {
             .variable("REDIS_PORT_6379_TCP", format!("redis+file://{}", path.display()))
             .variable("REDIS_AUTH", "secret")
             .variable("REDIS_MOVE_GRACE", "5s");
-        let launch =
-            if reason == Reason::Lifetime { launch.variable("REDIS_MAX_LIFETIME", "300ms") } else { launch };
+        let launch = if reason == Reason::Lifetime {
+            launch.variable("REDIS_MAX_LIFETIME", format!("{}s", LIFETIME.as_secs()))
+        } else {
+            launch
+        };
         Self { reason, targets, directory, ambassador: change(launch).start() }
     }
 
@@ -69,7 +76,7 @@ impl Stage {
                 self.ambassador.wait_for("backends changed");
             }
             // In the time that a reply stalls.
-            Reason::Lifetime => {}
+            Reason::Lifetime => thread::sleep(LIFETIME - STALL / 2),
         }
     }
 
@@ -88,28 +95,30 @@ impl Stage {
     }
 }
 
-const REASONS: [Reason; 3] = [Reason::Drain, Reason::Move, Reason::Lifetime];
-
 /// A reply that stalls in its midst arrives whole.
 #[test]
 fn a_reply_that_stalls_arrives_whole() {
-    for reason in REASONS {
-        for [first, second] in [
+    for reason in [Reason::Drain, Reason::Move, Reason::Lifetime] {
+        let pieces = [
             ["$10\r\nhalf", "a word\r\n"],
             ["*2\r\n$1\r\na\r\n", "$1\r\nb\r\n"],
             ["%1\r\n+a\r\n", "*2\r\n:1\r\n:2\r\n"],
             ["+O", "K\r\n"],
             ["", ":1\r\n"],
             [":1\r", "\n"],
-        ] {
-            let stage = Stage::new(reason, |launch| launch);
+        ];
+        let stage = Stage::new(reason, |launch| launch);
+        let mut pairs = pieces.map(|[first, _]| {
             let mut client = stage.ambassador.connect(LINK);
             let mut upstream = stage.accept(0);
             client.send(b"HGETALL a\r\n");
             upstream.expect(b"HGETALL a\r\n");
             upstream.send(first.as_bytes());
-            stage.come_up();
-            upstream.expect_silence(STALL);
+            (client, upstream)
+        });
+        stage.come_up();
+        pairs[0].1.expect_silence(STALL);
+        for ((mut client, mut upstream), [first, second]) in pairs.into_iter().zip(pieces) {
             upstream.send(second.as_bytes());
             client.expect(format!("{first}{second}").as_bytes());
             stage.expect_left(client, upstream);
@@ -120,7 +129,7 @@ fn a_reply_that_stalls_arrives_whole() {
 /// What was asked behind what is answered already is waited for too.
 #[test]
 fn what_blocks_is_waited_for() {
-    for reason in REASONS {
+    for reason in [Reason::Drain, Reason::Move] {
         let stage = Stage::new(reason, |launch| launch);
         let mut client = stage.ambassador.connect(LINK);
         let mut upstream = stage.accept(0);
@@ -139,7 +148,7 @@ fn what_blocks_is_waited_for() {
 /// A transaction is not cut between MULTI and EXEC, nor a key that is watched forgotten.
 #[test]
 fn a_transaction_is_waited_for() {
-    for reason in REASONS {
+    for reason in [Reason::Drain, Reason::Move] {
         for begin in [&b"MULTI\r\n"[..], b"WATCH k\r\n"] {
             let stage = Stage::new(reason, |launch| launch);
             let mut client = stage.ambassador.connect(LINK);
@@ -164,7 +173,7 @@ fn a_transaction_is_waited_for() {
 /// A command that is half sent is executed, whether its first half has gone or not.
 #[test]
 fn half_a_command_is_waited_for() {
-    for reason in REASONS {
+    for reason in [Reason::Drain, Reason::Move] {
         let stage = Stage::new(reason, |launch| launch);
         let mut client = stage.ambassador.connect(LINK);
         let mut upstream = stage.accept(0);

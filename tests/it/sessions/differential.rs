@@ -236,7 +236,7 @@ const ASKED: [&[&str]; 46] = [
 ];
 
 /// What a connection remembers.
-const STATE: [&[&str]; 30] = [
+const STATE: [&[&str]; 29] = [
     &["SELECT", "0"],
     &["SELECT", "5"],
     &["SELECT", "99"],
@@ -261,7 +261,6 @@ const STATE: [&[&str]; 30] = [
     &["CLIENT", "TRACKING", "off"],
     &["CLIENT", "CACHING", "yes"],
     &["CLIENT", "CAPA", "redirect"],
-    &["CLIENT", "MAINT_NOTIFICATIONS", "ON"],
     &["CLIENT", "NONSENSE"],
     &["CLIENT", "UNBLOCK", "999999"],
     &["READONLY"],

@@ -142,10 +142,7 @@ fn whatever_comes_first_after_a_cut_is_answered() {
         ("PING\r\n", "+PONG\r\n"),
         (&*large, "+OK\r\n"),
         ("GET a\r\n", &*answer),
-        (
-            "SET b 1\r\nINCR b\r\nGET b\r\nNONSENSE\r\nINCR b\r\n",
-            "+OK\r\n:2\r\n$1\r\n2\r\n-ERR unknown command",
-        ),
+        ("SET b 1\r\nINCR b\r\nGET b\r\nINCR b\r\n", "+OK\r\n:2\r\n$1\r\n2\r\n:3\r\n"),
         ("\r\n\r\nINCR b\r\n", ":4\r\n"),
         ("BLPOP none 0.1\r\n", "*-1\r\n"),
         ("MULTI\r\nINCR b\r\nEXEC\r\n", "+OK\r\n+QUEUED\r\n*1\r\n:5\r\n"),
@@ -156,9 +153,5 @@ fn whatever_comes_first_after_a_cut_is_answered() {
         client.send(head);
         client.send(tail);
         client.expect(heard.as_bytes());
-        if heard.starts_with("+OK\r\n:2") {
-            client.expect_line();
-            client.expect(b":3\r\n");
-        }
     }
 }

@@ -77,8 +77,10 @@ fn commands_that_can_not_be_framed_are_passed_on() {
         b"*1\r\n!4\r\nPING\r\n",
         b"*99999999999999999999\r\n",
         b"*1\r\n$99999999999999999999\r\n",
+        // A name that no server would take.
+        b"*1\r\n$99999999999\r\n",
         b"*1\r\n$-1\r\n",
-        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+        b"\x16\x03\x01\x02\x00\x01\x00\"\xfc\x03\x03\n",
         b"SET \"a b\r\n",
     ] {
         let (target, ambassador) = played();

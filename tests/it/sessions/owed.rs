@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{LINK, counted};
-use crate::support::{Ambassador, Launch, Peer, Target, command};
+use crate::support::{Ambassador, Launch, Peer, RedisServer, Target, command};
 
 fn played() -> (Target, Ambassador) {
     let target = Target::start();
@@ -165,6 +165,28 @@ fn quit_ends_the_session() {
     client.expect(b"+PONG\r\n+OK\r\n");
     client.expect_end();
     target.expect_no_connection(Duration::from_millis(50));
+}
+
+/// In one write with RESET too, and on a link that has no handshake to make again.
+#[test]
+fn quit_behind_a_reset_ends_the_session() {
+    for password in ["", "secret"] {
+        let configuration = if password.is_empty() { "" } else { "requirepass secret" };
+        let Some(server) = RedisServer::start(configuration) else { return };
+        let launch = Launch::redis(server.address());
+        let launch = if password.is_empty() { launch } else { launch.variable("REDIS_AUTH", password) };
+        let ambassador = launch.start();
+        for said in
+            [&["RESET\r\nQUIT\r\n"][..], &["RESET\r\n", "QUIT\r\n"], &["PING\r\nRESET\r\nQUIT\r\nPING\r\n"]]
+        {
+            let mut client = ambassador.connect(LINK);
+            for piece in said {
+                client.send(piece.as_bytes());
+            }
+            let heard = String::from_utf8(client.expect_rest()).expect("text");
+            assert!(heard.ends_with("+RESET\r\n+OK\r\n"), "{heard}");
+        }
+    }
 }
 
 /// A client that leaves after its last command hears all that is still owed, from another upstream where need be.

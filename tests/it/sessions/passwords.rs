@@ -128,7 +128,14 @@ fn maintenance_notifications_are_not_to_be_had() {
         direct.send(said);
         let mut client = ambassador.connect(LINK);
         client.send(said);
-        assert_eq!(client.expect_line(), direct.expect_line(), "{}", version.name());
+        for line in [client.expect_line(), direct.expect_line()] {
+            // Each version has its own words.
+            assert!(
+                line.to_lowercase().starts_with("-err unknown subcommand"),
+                "{line} at {}",
+                version.name()
+            );
+        }
         client.expect(b"+PONG\r\n");
     }
 }

@@ -135,7 +135,7 @@ fn servers_of_several_versions_all_know_reset() {
 /// With replies that are left out, as the server itself leaves them out.
 #[test]
 fn a_reset_behind_replies_that_are_left_out() {
-    const SAID: [&str; 7] = [
+    const SAID: [&str; 10] = [
         "CLIENT REPLY SKIP\r\nRESET\r\nPING\r\n",
         "CLIENT REPLY OFF\r\nRESET\r\nPING\r\n",
         "CLIENT REPLY SKIP\r\nPING\r\nRESET\r\nPING\r\n",
@@ -143,6 +143,10 @@ fn a_reset_behind_replies_that_are_left_out() {
         "CLIENT REPLY OFF\r\nPING\r\nCLIENT REPLY SKIP\r\nRESET\r\nCLIENT REPLY ON\r\n",
         "PING\r\nCLIENT REPLY SKIP\r\nRESET\r\nRESET\r\nRESET\r\n",
         "CLIENT REPLY OFF\r\nRESET\r\nCLIENT REPLY SKIP\r\nRESET\r\nPING\r\n",
+        // Refused, so that they leave nothing out.
+        "CLIENT REPLY SKIP x\r\nRESET\r\nPING\r\n",
+        "SUBSCRIBE a\r\nCLIENT REPLY SKIP\r\nRESET\r\nPING\r\n",
+        "SUBSCRIBE a\r\nCLIENT REPLY OFF\r\nRESET\r\nPING\r\n",
     ];
     for version in Version::ALL {
         let Some((_server, ambassador)) = real(version) else { continue };

@@ -129,8 +129,8 @@ fn a_database_that_a_transaction_chooses_is_never_mistaken() {
         client
             .send(format!("SELECT 6\r\nSET k six\r\nSELECT 0\r\nMULTI\r\nSELECT 6\r\n{end}\r\n").as_bytes());
         client.expect(format!("+OK\r\n+OK\r\n+OK\r\n+OK\r\n+QUEUED\r\n{answer}").as_bytes());
-        server.cut(&password);
         // Somebody who would rather be safe may end the connection.
+        drop(server.end_clients(&password));
         let answer = client.try_send(b"GET k\r\n").ok().and_then(|()| try_line(&mut client));
         let expected = if key == "nil" { "$-1" } else { "$3" };
         assert!(answer.as_deref().is_none_or(|line| line == expected), "{answer:?} after {end}");
@@ -203,6 +203,20 @@ fn a_session_that_can_not_be_moved_ends_with_its_upstream() {
         client.expect(b"+PONG\r\n");
     }
     assert_eq!(sum(&ambassador, "pinned_total"), PINNED.len());
+}
+
+/// A command that the server does not know has left nothing behind.
+#[test]
+fn what_the_server_does_not_know_pins_nothing() {
+    let Some((server, ambassador, password)) = real(Version::Redis70) else { return };
+    let mut client = ambassador.connect(LINK);
+    client.send(b"NONSENSE\r\nCLIENT NONSENSE\r\n");
+    for _ in 0..2 {
+        assert!(client.expect_line().starts_with("-ERR unknown"));
+    }
+    drop(server.end_clients(&password));
+    client.send(b"PING\r\n");
+    client.expect(b"+PONG\r\n");
 }
 
 /// A client that has its keys tracked would miss what changes in the gap.
