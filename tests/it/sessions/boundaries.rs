@@ -15,7 +15,10 @@ use crate::support::{Ambassador, Launch, Peer, Target, command};
 const STALL: Duration = Duration::from_millis(400);
 
 /// How old a connection may grow; it leaves within the last tenth of that, and must have left a tenth later.
-const LIFETIME: Duration = Duration::from_secs(4);
+const LIFETIME: &str = "4s";
+
+/// A moment of that last tenth, before a stall that goes beyond it.
+const NEARLY: Duration = Duration::from_millis(3800);
 
 /// What has a session leave its upstream.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -46,11 +49,8 @@ impl Stage {
             .variable("REDIS_PORT_6379_TCP", format!("redis+file://{}", path.display()))
             .variable("REDIS_AUTH", "secret")
             .variable("REDIS_MOVE_GRACE", "5s");
-        let launch = if reason == Reason::Lifetime {
-            launch.variable("REDIS_MAX_LIFETIME", format!("{}s", LIFETIME.as_secs()))
-        } else {
-            launch
-        };
+        let launch =
+            if reason == Reason::Lifetime { launch.variable("REDIS_MAX_LIFETIME", LIFETIME) } else { launch };
         Self { reason, targets, directory, ambassador: change(launch).start() }
     }
 
@@ -76,7 +76,7 @@ impl Stage {
                 self.ambassador.wait_for("backends changed");
             }
             // In the time that a reply stalls.
-            Reason::Lifetime => thread::sleep(LIFETIME - STALL / 2),
+            Reason::Lifetime => thread::sleep(NEARLY),
         }
     }
 
