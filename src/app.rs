@@ -30,6 +30,7 @@ use crate::upstream::connections::Connections;
 use crate::upstream::dial::{Dialler, Health};
 use crate::upstream::discovery;
 use crate::upstream::pool::{self, Pool};
+use crate::upstream::reauth;
 use crate::workers::Workers;
 
 /// Time after the drain timeout for connections that end at the last moment to write their log line.
@@ -173,6 +174,8 @@ impl App {
             services.push(Arc::clone(&service));
             let followed = Arc::clone(&service);
             tokio::spawn(async move { discovery::follow(&followed).await });
+            let authenticated = Arc::clone(&service);
+            tokio::spawn(async move { reauth::run(&authenticated).await });
             let (ready, stopped_too) = (Arc::clone(&service), stopped.clone());
             tokio::spawn(async move { pool::keep(&ready, stopped_too).await });
             accepting.push(tokio::spawn(accept(

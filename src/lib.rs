@@ -37,12 +37,11 @@
 //! [`Upstream`](upstream::handshake::Upstream), the one type that can be relayed to. `check` makes the same dial and watches
 //! each step ([`Observer`](upstream::handshake::Observer)).
 //!
-//! The [`relay`] passes bytes both ways and each end of stream by itself. A plain tunnel is two copies. On a Redis link it
-//! is a [`Session`](relay::Session): it follows [commands](mod@resp::commands) and [replies](resp::replies) where they lie, and so
-//! knows what is owed to the client and what the client's commands have left behind. It makes no connection itself: it
-//! says what it needs ([`Event`](relay::Event)), and [`client::connection`] does it. *Another upstream* serves every upstream
-//! that ended, moved, was demoted, grew old, fell silent or refused a command because of a failover; *the handshake once more*
-//! serves RESET. Dropping the guard is the end of a connection, whatever path led to it.
+//! The [`relay`] copies both ways and passes each EOF on by itself. A tunnel knows no more. A session of a Redis link
+//! knows where commands and replies end, so what is owed to the client and what its connection holds; where nothing is
+//! owed its upstream is exchanged for another one: after a close, a move, a demotion, a lifetime, silence, a refusal. It
+//! says what it needs (an upstream, the handshake behind a RESET, an AUTH with another secret), and [`client::connection`]
+//! does it. Dropping the guard is the end of a connection, whatever path led to it.
 //!
 //! A link may keep some upstreams ready ([`upstream::pool`]). A client that gets one of those is waited for: until its
 //! first byte nothing has gone to the target, so that an upstream that ends meanwhile is replaced without a trace.

@@ -8,5 +8,6 @@ pub mod discovery;
 pub mod handshake;
 mod link;
 pub mod pool;
+pub mod reauth;
 
 pub use link::LinkRuntime;

@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::client::accept::Admitted;
 use crate::client::auth::{Judged, judged, require};
-use crate::config::link::{ClientAuth, Required};
+use crate::config::link::{ClientAuth, Credentials, Required};
 use crate::failure::Failure;
 use crate::failure::tls::{by_client, late_refusal, slow_client};
 use crate::net::tls::AcceptError;
@@ -21,6 +21,7 @@ use crate::net::{Accepted, Client, Stream};
 use crate::random::fraction;
 use crate::relay::drain::{DrainRequest, Reason};
 use crate::relay::{Cause, End, Event, Limits, Own, Party, Policy, Restore, Session, Tunnel};
+use crate::resp;
 use crate::text;
 use crate::upstream::LinkRuntime;
 use crate::upstream::backends::Lease;
@@ -41,6 +42,9 @@ const LOOK: Duration = Duration::from_millis(500);
 
 /// Before an upstream is dialled that refuses or closes again and again.
 const AGAIN: Duration = Duration::from_millis(50);
+
+/// Longer than any process runs.
+const NO_DEADLINE: Duration = Duration::from_hours(24 * 365 * 30);
 
 /// How long a refused client may go on sending before its connection is closed for good.
 pub const LINGER: Duration = Duration::from_secs(2);
@@ -291,10 +295,10 @@ impl LinkRuntime {
                 // Connections that came together don't have to go together: up to a tenth earlier. A tenth later
                 // it is over in any case.
                 let from = now + lifetime.mul_f64(1.0 - 0.1 * fraction());
-                (
-                    from,
-                    DrainRequest { reason: Reason::Lifetime, from, latest: now + lifetime + lifetime / 10 },
-                )
+                // A session ends nothing for it that is under way.
+                let has_session = self.link.redis.as_ref().is_some_and(|redis| redis.sessions);
+                let grace = if has_session { NO_DEADLINE } else { lifetime / 10 };
+                (from, DrainRequest { reason: Reason::Lifetime, from, latest: now + lifetime + grace })
             }),
         }
     }
@@ -350,6 +354,10 @@ impl Established {
         let ending = match event {
             Event::End(end) => Some(Ending::End(end)),
             Event::Upstream(cause) => self.exchange(cause).await,
+            Event::Reauthenticate => {
+                self.reauthenticate();
+                None
+            }
             Event::Reset => self.greet_again().await,
             Event::Own(own) => self.judge(&own).await,
             Event::Wait => Some(Ending::Failed(Failure::WaitElsewhere)),
@@ -456,6 +464,15 @@ impl Established {
         }
         session.greeted(&leading);
         None
+    }
+
+    /// Shows the upstream the link's other secret.
+    fn reauthenticate(&mut self) {
+        let credentials = self.service.link.redis.as_ref().and_then(|redis| redis.credentials.as_ref());
+        let credential = credentials.and_then(Credentials::last);
+        if let (Relay::Session(session), Some(credential)) = (&mut self.relay, credential) {
+            session.reauthenticate(resp::commands(&[credential.command()]).expose());
+        }
     }
 
     /// A client's own authentication, when it has been let in already.

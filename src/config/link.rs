@@ -125,6 +125,8 @@ pub struct Redis {
     pub reset: Reset,
     /// Whether sessions know where commands and replies end, and may go on with another connection.
     pub sessions: bool,
+    /// Whether another secret is shown on open sessions, too.
+    pub reauth: bool,
     /// What becomes of a client's own authentication.
     pub client_auth: ClientAuth,
     /// How many connections to keep ready.

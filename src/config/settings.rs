@@ -74,13 +74,18 @@ pub const SETTINGS: &[Setting] = &[
     redis("CLIENT_PASSWORD_FILE", "the file that holds it, read like `AUTH_FILE`"),
     redis(
         "RESET",
-        "`reauth` (the default): a client that sends `RESET` goes on with a fresh authenticated connection; `forward`: it stands \
-         without user and database afterwards",
+        "`reauth` (the default): after a client's `RESET` its connection is authenticated again; `forward`: it stays \
+         without user and database, as for any client of Redis",
     ),
     redis(
         "SESSIONS",
         "`on` (the default): clients stay when their connection to the target ends, moves or is demoted; `off`: bytes are passed on \
          as they come, and what ends one side ends the other",
+    ),
+    redis(
+        "REAUTH",
+        "`on` (the default): when the secret changes, open connections are authenticated again with the new one; `off`: only new \
+         ones are",
     ),
     redis(
         "ROLE",

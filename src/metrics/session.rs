@@ -100,6 +100,7 @@ pub(super) struct Families {
     exchanges: Family<Labels, Counter>,
     resent: Family<Labels, Counter>,
     pinned: Family<Labels, Counter>,
+    reauthentications: Family<Labels, Counter>,
 }
 
 impl Families {
@@ -110,6 +111,7 @@ impl Families {
             exchanges: Family::default(),
             resent: Family::default(),
             pinned: Family::default(),
+            reauthentications: Family::default(),
         };
         registry.register("errors", "Error replies, by their first word", families.errors.clone());
         registry.register(
@@ -132,6 +134,11 @@ impl Families {
             "Sessions that ended with their upstream, by what kept them there",
             families.pinned.clone(),
         );
+        registry.register(
+            "reauthentications",
+            "Open sessions that were authenticated again",
+            families.reauthentications.clone(),
+        );
         families
     }
 
@@ -148,6 +155,8 @@ impl Families {
             exchanges: Cause::ALL.map(|cause| labelled(&self.exchanges, "cause", cause.name())),
             resent: self.resent.get_or_create_owned(&of_link),
             pinned: Pin::ALL.map(|pin| labelled(&self.pinned, "reason", pin.name())),
+            reauthentications: ["ok", "refused"]
+                .map(|result| labelled(&self.reauthentications, "result", result)),
         }
     }
 }
@@ -162,6 +171,7 @@ pub struct SessionMetrics {
     exchanges: [Counter; Cause::ALL.len()],
     resent: Counter,
     pinned: [Counter; Pin::ALL.len()],
+    reauthentications: [Counter; 2],
 }
 
 impl SessionMetrics {
@@ -199,6 +209,11 @@ impl SessionMetrics {
     /// A session was lost with its upstream.
     pub fn pinned(&self, pin: Pin) {
         self.pinned[pin as usize].inc();
+    }
+
+    /// A session was authenticated again, or was not.
+    pub fn reauthenticated(&self, worked: bool) {
+        self.reauthentications[usize::from(!worked)].inc();
     }
 }
 

@@ -4,7 +4,7 @@
 //! first quiet moment, at the latest then, for this reason*. The relay looks at its own [`Handle`] and knows nothing of
 //! who asked.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 use futures_util::task::AtomicWaker;
@@ -72,6 +72,8 @@ pub struct Handle {
     /// Boxed, since most are never asked.
     leave: Mutex<Option<Box<DrainRequest>>>,
     waker: AtomicWaker,
+    /// Whether the upstream is to be authenticated again.
+    reauthenticates: AtomicBool,
     /// Bytes so far, stored by the connection alone.
     to_target: AtomicU64,
     to_client: AtomicU64,
@@ -93,6 +95,22 @@ impl Handle {
     /// The connection has done what this request asked for, and goes on; another one may follow.
     pub fn done(&self, leave: DrainRequest) {
         self.leave.lock().take_if(|asked| **asked == leave);
+    }
+
+    /// Asks for the upstream to be authenticated again, with another secret.
+    pub fn ask_for_authentication(&self) {
+        self.reauthenticates.store(true, Ordering::Relaxed);
+        self.waker.wake();
+    }
+
+    /// Whether that was asked for.
+    pub fn wants_authentication(&self) -> bool {
+        self.reauthenticates.load(Ordering::Relaxed)
+    }
+
+    /// It has been seen to.
+    pub fn forget_authentication(&self) {
+        self.reauthenticates.store(false, Ordering::Relaxed);
     }
 
     /// Whether it has been asked.

@@ -32,7 +32,7 @@ use std::time::Duration;
 use tokio::time::{Instant, Sleep, sleep};
 
 use self::ahead::Ahead;
-use self::owed::Owed;
+use self::owed::{Owed, What};
 use self::replying::Refusal;
 use self::state::{Pin, Restore, State};
 use super::copy::{Failed, with_buffer};
@@ -69,6 +69,8 @@ pub enum Event {
     /// Another upstream, on which [`Session::restore`] has been done: [`Session::attach`], or where a refusal was the cause
     /// and there is none [`Session::refusal_stands`].
     Upstream(Cause),
+    /// The upstream is to be authenticated with the link's other secret: [`Session::reauthenticate`].
+    Reauthenticate,
     /// The upstream has done a RESET: the link's handshake on it, then [`Session::greeted`].
     Reset,
     /// A judgement of the client's own AUTH or HELLO: [`Session::judged`].
@@ -272,6 +274,28 @@ impl Session {
         }
     }
 
+    /// Shows the upstream another secret, with this command. Its reply is nobody's.
+    pub fn reauthenticate(&mut self, command: &[u8]) {
+        self.owed.push(What::Reauth, 1);
+        self.pair.to_target.keep(command);
+    }
+
+    /// Whether an AUTH of ours may stand here.
+    fn may_reauthenticate(&self) -> bool {
+        let is_free = match self.state.pin() {
+            None | Some(Pin::Watch | Pin::Tracking | Pin::UnknownCommand) => true,
+            // In RESP3 commands may stand among subscriptions.
+            Some(Pin::Subscription) => self.state.is_resp3,
+            Some(_) => false,
+        };
+        is_free
+            && self.is_at_boundary()
+            && self.gone.is_none()
+            && self.hold == Hold::None
+            && self.target_end.is_none()
+            && !self.client_ended
+    }
+
     fn rare(&mut self) -> &mut Rare {
         self.rare.get_or_insert_default()
     }
@@ -364,6 +388,20 @@ impl Session {
                         return Poll::Ready(Event::End(end));
                     }
                 }
+                // What only reads is asked of another server.
+                End::Left(reason) if self.may_be_exchanged() && reason != Reason::Drain => {
+                    let cause = match reason {
+                        Reason::Demoted => Cause::Demoted,
+                        Reason::Lifetime => Cause::Lifetime,
+                        Reason::Moved | Reason::Drain => Cause::Moved,
+                    };
+                    if let Some(leave) = self.pair.leave() {
+                        handle.done(leave);
+                    }
+                    self.pair.served();
+                    metrics.resent(self.requeue());
+                    self.let_go(cause, target);
+                }
                 end => {
                     if let (End::Left(_), Some(pin)) = (&end, self.state.pin()) {
                         metrics.pinned(pin);
@@ -425,6 +463,10 @@ impl Session {
         if self.wants_boundary && self.is_at_boundary() {
             self.wants_boundary = false;
             return Some(Decided::Again);
+        }
+        if handle.wants_authentication() && target.is_some() && self.may_reauthenticate() {
+            handle.forget_authentication();
+            return Some(Decided::Event(Event::Reauthenticate));
         }
         if self.wants_upstream && target.is_none() {
             return Some(Decided::Event(Event::Upstream(self.gone.unwrap_or(Cause::Closed))));
@@ -527,7 +569,7 @@ impl Session {
             && self.state.pin().is_none()
             && is_whole
             && (self.owed.is_empty() && self.commands.is_between()
-                || is_patient && self.owed.may_be_repeated(seen))
+                || is_patient && self.owed.may_be_repeated(seen, self.commands.is_between()))
     }
 
     /// The upstream has ended its stream, or broke.

@@ -22,6 +22,12 @@ const LONGEST_LOOK: usize = 32 * 1024;
 /// No name of a command is longer.
 const LONGEST_NAME: usize = 64;
 
+/// Stands for any argument that is too long for a name.
+const NO_NAME: &[u8] = &[0; LONGEST_NAME + 1];
+
+/// Redis' own limit on an argument's bytes (`proto-max-bulk-len`), by default.
+const LONGEST_ARGUMENT: usize = 512 * 1024 * 1024;
+
 /// What a client's bytes begin with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Found {
@@ -237,10 +243,8 @@ fn argument(bytes: &[u8], at: usize) -> Result<Option<(&[u8], usize)>, NoCommand
     let start = at + header;
     let length = usize::try_from(length).map_err(|_| NoCommand)?;
     if length > LONGEST_NAME {
-        // Whatever it is, it is no name; so its beginning will do.
-        return Ok(
-            (bytes.len() > start + LONGEST_NAME).then(|| (&bytes[start..=start + LONGEST_NAME], start))
-        );
+        // Whatever it is, it is no name; and Redis refuses the longest.
+        return if length > LONGEST_ARGUMENT { Err(NoCommand) } else { Ok(Some((NO_NAME, start))) };
     }
     let Some(ending) = bytes.get(start + length..start + length + 2) else { return Ok(None) };
     if ending != b"\r\n" {

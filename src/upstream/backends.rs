@@ -40,6 +40,9 @@ use crate::upstream::connections::{ConnectionGuard, Connections};
 /// Connections drained per second at most, unless the grace period is too short for that.
 const DRAIN_RATE: f64 = 1000.0;
 
+/// Connections that are drained at once: no target minds so few that reconnect.
+const FEW: usize = 10;
+
 /// The part of the grace period over which the drain of many connections is spread. The rest leaves the last of them
 /// time to reach a quiet moment.
 const SPREAD: f64 = 0.8;
@@ -390,12 +393,14 @@ impl Changes {
     }
 }
 
-/// The drain of connection `at` of `count`: from when it ends at a quiet moment, and when it is closed in any case,
-/// both
+/// The drain of connection `at` of `count`: from when it ends at a quiet moment, and when it is closed in any case, both
 /// from now. Spread over the grace period, so that the clients do not all reconnect at once. `chance` is in [0, 1).
 fn drain_window(grace: Duration, at: usize, count: usize, chance: f64) -> (Duration, Duration) {
     let number = |count: usize| f64::from(u32::try_from(count).unwrap_or(u32::MAX));
-    let spread = grace.mul_f64(SPREAD).min(Duration::from_secs_f64(number(count) / DRAIN_RATE));
+    let spread = match count {
+        0..=FEW => Duration::ZERO,
+        _ => grace.mul_f64(SPREAD).min(Duration::from_secs_f64(number(count) / DRAIN_RATE)),
+    };
     let from = spread.mul_f64((number(at) + chance) / number(count));
     (from, grace.saturating_sub(spread.saturating_sub(from)))
 }

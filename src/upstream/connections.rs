@@ -6,10 +6,12 @@
 
 use std::ops::Deref;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use slab::Slab;
 use tokio::sync::Notify;
+use tokio::time::sleep;
 
 use super::backends::Lease;
 use crate::relay::drain::{DrainRequest, Handle, Moved};
@@ -73,6 +75,17 @@ impl Connections {
             connection.handle.ask(when(number, leaving.len()));
         }
         leaving.len()
+    }
+
+    /// Has each connection authenticate its upstream again, spread over this time.
+    pub async fn authenticate_all(&self, spread: Duration) {
+        let connections: Vec<_> =
+            self.registry.lock().connections.iter().map(|(_, connection)| Arc::clone(connection)).collect();
+        let pause = spread / u32::try_from(connections.len()).unwrap_or(u32::MAX).max(1);
+        for connection in connections {
+            connection.handle.ask_for_authentication();
+            sleep(pause).await;
+        }
     }
 
     /// The number of current connections.

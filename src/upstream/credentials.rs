@@ -156,6 +156,12 @@ impl Credentials {
         Ok(login)
     }
 
+    /// Looks at the sources, unless that was done within `age`.
+    pub async fn refresh(&self, age: Duration, metrics: &LinkMetrics) {
+        // A source that has no secret has logged that.
+        let _ = self.current(age, metrics).await;
+    }
+
     async fn current(&self, age: Duration, metrics: &LinkMetrics) -> Result<Arc<Credential>, Unavailable> {
         let before = self.last();
         let username = match &self.username {
@@ -195,7 +201,7 @@ impl Credentials {
     }
 
     /// Whether the credential can change without a restart.
-    fn can_change(&self) -> bool {
+    pub fn can_change(&self) -> bool {
         self.password.can_change()
             || self.previous.is_some()
             || self.username.as_ref().is_some_and(Source::can_change)

@@ -264,7 +264,7 @@ fn an_address_that_leaves_the_answer_is_left_by_its_own_connections_alone() {
     // Who is left alone is called by the name.
     dns.addresses(NAME, &ips(&[&third]));
     for (_, mut client) in clients {
-        client.expect_end();
+        eventually("a client at the new address", || who(&mut client) == 2);
     }
     eventually("the new address", || who(&mut ambassador.connect("redis:6379")) == 2);
     assert_eq!(series(&ambassador), [format!("{NAME}:{}", third.address().port())].into());

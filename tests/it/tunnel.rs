@@ -351,9 +351,9 @@ fn a_connection_with_bytes_in_one_direction_is_not_idle() {
 #[test]
 fn a_connection_at_its_maximum_lifetime_is_ended() {
     let target = Target::start();
-    let ambassador = Launch::redis(target.address()).variable("REDIS_MAX_LIFETIME", "300ms").start();
+    let ambassador = Launch::plain(target.address()).variable("DB_MAX_LIFETIME", "300ms").start();
     for command in [&b""[..], b"BLPOP queue 0\r\n"] {
-        let mut client = ambassador.connect("redis:6379");
+        let mut client = ambassador.connect("db:5432");
         let mut server = target.accept();
         client.send(command);
         client.expect_end();

@@ -143,6 +143,7 @@ impl<'a> LinkSettings<'a, '_> {
             role: role.or(asks_sentinel.then_some(Role::Master)),
             reset,
             sessions,
+            reauth: self.value("REAUTH", on_or_off, "write on or off").unwrap_or(true),
             client_auth: self.client_auth(reset, sessions),
             warm: self.value("WARM", warm, "write a number, such as 4").unwrap_or_default(),
             sentinel: self.sentinel_access(asks_sentinel),

@@ -129,7 +129,7 @@ async fn lead(story: &Story, mut client: Socket, targets: Vec<Socket>) -> End {
             handle.ask(DrainRequest {
                 reason: Reason::Moved,
                 from: now,
-                latest: now + Duration::from_secs(60),
+                latest: now + Duration::from_mins(1),
             });
         }
         std::future::pending::<()>().await;
@@ -147,7 +147,9 @@ async fn lead(story: &Story, mut client: Socket, targets: Vec<Socket>) -> End {
                     session.attach(b"", limits());
                 }
                 Event::Reset => session.greeted(b""),
-                Event::Own(_) | Event::Wait => unreachable!("nothing of the kind was said"),
+                Event::Own(_) | Event::Wait | Event::Reauthenticate => {
+                    unreachable!("nothing of the kind was said")
+                }
             }
         }
     };

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::ahead::{Ahead, MOST};
 use super::owed::What;
-use super::state::{Answering, Effect, Pin, Slot};
+use super::state::{Answering, Channels, Effect, Pin, Slot};
 use super::{Framing, Hold, Own, Session};
 use crate::net::Side;
 use crate::relay::copy::Failed;
@@ -52,6 +52,10 @@ impl Session {
     ) -> Poll<Result<(), Failed>> {
         let turn = self.pair.to_target.turn();
         loop {
+            if self.target_end.is_some() && self.framing == Framing::Exact {
+                // What becomes of the session is decided before it gets any more.
+                return Poll::Pending;
+            }
             if let Some(target) = target {
                 ready!(self.pair.to_target.poll_out(cx, target))?;
             }
@@ -145,7 +149,9 @@ impl Session {
         target: &mut Option<T>,
         bytes: &[u8],
     ) -> (usize, Result<(), Failed>) {
-        let (was_empty, moved) = (self.owed.is_empty(), self.pair.to_target.moved());
+        // Half a command that has gone before is as good as none.
+        let is_half = !self.commands.is_between() && self.owed.is_one();
+        let (was_empty, moved) = (self.owed.is_empty() || is_half, self.pair.to_target.moved());
         let (mut at, mut from) = (0, 0);
         while at < bytes.len() && self.hold == Hold::None {
             if self.are_raw {
@@ -160,7 +166,10 @@ impl Session {
                     continue;
                 }
                 Ok(Found::Nothing(length)) => {
-                    // Nobody answers it.
+                    // Nobody answers it; but to Redis it was the command whose reply is skipped.
+                    if self.state.answering == Answering::Skip {
+                        self.state.answering = Answering::On;
+                    }
                     from = if target.is_none() { at + length } else { from };
                     at += length;
                     continue;
@@ -239,10 +248,7 @@ impl Session {
             Class::Blocks => (What::Blocks, true),
             Class::Runs => (What::Runs, true),
             Class::Other => (What::Other, true),
-            Class::Unknown => {
-                self.state.pin_for_good(Pin::UnknownCommand);
-                (What::Other, true)
-            }
+            Class::Unknown => return self.leaves_unknown(),
             Class::Special(special) => return self.special(special, bytes, is_whole),
         };
         self.owe(what, writes);
@@ -289,6 +295,19 @@ impl Session {
         } else if self.framing == Framing::Exact {
             self.owed.push(what, 1);
         }
+    }
+
+    /// A command that may leave anything behind, unless it is refused.
+    fn leaves_unknown(&mut self) -> Admit {
+        if self.framing == Framing::Exact && self.state.answering == Answering::On && !self.state.is_in_multi
+        {
+            self.state.expect(Some(Effect::Unknown));
+            self.owe(What::Leaves, true);
+        } else {
+            self.state.pin_for_good(Pin::UnknownCommand);
+            self.owe(What::Other, true);
+        }
+        Admit::Pass
     }
 
     /// A command of which something is to be noted once its reply is there.
@@ -343,7 +362,8 @@ impl Session {
             Special::Quit => self.state.is_quitting = true,
             Special::Lasting => self.stop_counting(),
             Special::Subscribe | Special::Unsubscribe => {
-                return self.subscribes(special == Special::Subscribe, arguments.len() - 1);
+                let of = Channels::of(&arguments[0].to_ascii_lowercase());
+                return self.subscribes(special == Special::Subscribe, of, arguments.len() - 1);
             }
             Special::Asking => {
                 self.owe(What::Other, false);
@@ -422,6 +442,7 @@ impl Session {
         if !self.policy.minds_reset {
             return match self.framing {
                 Framing::Exact if self.state.answering == Answering::On => {
+                    self.state.begins_reset();
                     self.state.expect(Some(Effect::Reset));
                     self.owe(What::Sets, false);
                     Admit::Pass
@@ -468,7 +489,7 @@ impl Session {
             b"no-touch" => return self.sets(set(Slot::NoTouch, (word(2) == b"on").then(all))),
             b"capa" => return self.sets(set(Slot::Capabilities, Some(all()))),
             b"tracking" => return self.sets(Some(Effect::Tracking(word(2) != b"off"))),
-            b"reply" => return self.reply_mode(&word(2)),
+            b"reply" => return self.reply_mode(&word(2), arguments.len() == 3),
             b"maint_notifications" => return self.maintenance(),
             b"caching" => {
                 self.owe(What::Other, false);
@@ -477,21 +498,34 @@ impl Session {
             }
             b"id" | b"info" | b"list" | b"getname" | b"getredir" | b"trackinginfo" | b"help" => What::Reads,
             b"kill" | b"pause" | b"unpause" | b"unblock" => What::Other,
-            _ => {
-                self.state.pin_for_good(Pin::UnknownCommand);
-                What::Other
-            }
+            _ => return self.leaves_unknown(),
         };
         self.owe(what, false);
         Admit::Pass
     }
 
     /// CLIENT REPLY.
-    fn reply_mode(&mut self, mode: &[u8]) -> Admit {
+    fn reply_mode(&mut self, mode: &[u8], is_complete: bool) -> Admit {
+        if !is_complete {
+            // Refused, with an error.
+            self.owe(What::Other, false);
+            return Admit::Pass;
+        }
         if self.state.is_in_multi {
             // EXEC's reply does not add up any more.
             self.stop_counting();
             return Admit::Pass;
+        }
+        if self.framing == Framing::Exact && self.state.answering == Answering::On {
+            // Among subscriptions it is refused, which is known once nothing is owed.
+            if !self.is_answered() {
+                self.wants_boundary = true;
+                return Admit::Stop;
+            }
+            if self.state.is_subscribed() && !self.state.is_resp3 {
+                self.owe(What::Other, false);
+                return Admit::Pass;
+            }
         }
         match (mode, self.state.answering) {
             (b"on", _) => {
@@ -521,13 +555,22 @@ impl Session {
         Admit::Instead(b"")
     }
 
-    fn subscribes(&mut self, begins: bool, channels: usize) -> Admit {
+    fn subscribes(&mut self, begins: bool, of: Channels, channels: usize) -> Admit {
         if channels == 0 && begins {
             self.owe(What::Other, false);
             return Admit::Pass;
         }
-        // How many there are to leave is not known; and neither what comes of it in a transaction, or instead of replies.
-        if channels == 0 || self.state.is_in_multi || self.state.answering != Answering::On {
+        let channels = if channels > 0 {
+            channels
+        } else if self.framing == Framing::Exact && !self.is_answered() {
+            // How many there are is known once nothing is owed.
+            self.wants_boundary = true;
+            return Admit::Stop;
+        } else {
+            self.state.subscriptions(of).max(1)
+        };
+        // What comes of it in a transaction, or instead of replies, is not known.
+        if self.state.is_in_multi || self.state.answering != Answering::On {
             self.stop_counting();
             return Admit::Pass;
         }

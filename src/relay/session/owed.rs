@@ -19,13 +19,16 @@ pub(super) enum What {
     Other,
     /// To one that sets something on the connection, which is noted when its reply is there.
     Sets,
+    /// To one that may leave anything behind, unless it is refused.
+    Leaves,
     /// To the client's RESET.
     Reset,
     /// Confirmations of so many channels.
     Subscribe,
     Unsubscribe,
-    /// To a command of ours, and nobody's: the question whether the target is there.
+    /// To a command of ours, and nobody's: a question whether the target is there, an AUTH.
     Probe,
+    Reauth,
     /// To the command of ours behind a RESET that may not be answered.
     Mark,
 }
@@ -33,12 +36,12 @@ pub(super) enum What {
 impl What {
     /// Whether the command can be sent again, whatever has become of it.
     fn may_be_repeated(self) -> bool {
-        matches!(self, Self::Reads | Self::Sets | Self::Reset | Self::Probe)
+        matches!(self, Self::Reads | Self::Sets | Self::Reset | Self::Probe | Self::Reauth)
     }
 
     /// Whether the command is one of ours, of which nothing is kept.
     pub(super) fn is_ours(self) -> bool {
-        matches!(self, Self::Probe | Self::Mark)
+        matches!(self, Self::Probe | Self::Reauth | Self::Mark)
     }
 }
 
@@ -156,13 +159,19 @@ impl Owed {
     }
 
     /// Whether all of it, but for the first ones, can be had from another upstream.
-    pub(super) fn may_be_repeated(&self, but: usize) -> bool {
+    ///
+    /// Where the last of the commands is not whole yet, it can't have been executed.
+    pub(super) fn may_be_repeated(&self, but: usize, is_last_whole: bool) -> bool {
         let mut skipped = but;
+        let mut left = self.first.iter().chain(&self.more).map(|run| run.count as usize).sum::<usize>();
+        left -= usize::from(!is_last_whole && left > 0);
         self.is_kept
             && self.first.iter().chain(&self.more).all(|run| {
-                let left = (run.count as usize).saturating_sub(skipped);
-                skipped = skipped.saturating_sub(run.count as usize);
-                left == 0 || self.is_unsent || run.what.may_be_repeated()
+                let count = (run.count as usize).min(left);
+                left -= count;
+                let counts = count.saturating_sub(skipped);
+                skipped = skipped.saturating_sub(count);
+                counts == 0 || self.is_unsent || run.what.may_be_repeated()
             })
     }
 
@@ -204,7 +213,7 @@ mod tests {
         owed.push(What::Sets, 1);
         owed.keep(b"GET a\r\n\r\nGET b\r\n");
         owed.keep(b"*2\r\n$6\r\nSELECT\r\n$1\r\n1\r\n");
-        assert_eq!((owed.commands(), owed.is_one(), owed.may_be_repeated(0)), (3, false, true));
+        assert_eq!((owed.commands(), owed.is_one(), owed.may_be_repeated(0, true)), (3, false, true));
         owed.settle();
         assert_eq!(owed.take(), b"\r\nGET b\r\n*2\r\n$6\r\nSELECT\r\n$1\r\n1\r\n");
         assert!(owed.is_empty() && owed.take().is_empty());
@@ -215,12 +224,12 @@ mod tests {
         let mut owed = Owed::default();
         owed.push(What::Writes, 1);
         owed.push(What::Reads, 1);
-        assert!(!owed.may_be_repeated(0) && owed.may_be_repeated(1));
+        assert!(!owed.may_be_repeated(0, true) && owed.may_be_repeated(1, true));
         assert_eq!([owed.nth(0), owed.nth(1), owed.nth(2)], [Some(What::Writes), Some(What::Reads), None]);
         owed.settle();
-        assert!(owed.may_be_repeated(0));
+        assert!(owed.may_be_repeated(0, true));
         owed.keep(&vec![b'x'; KEPT + 1]);
-        assert!(!owed.may_be_repeated(0));
+        assert!(!owed.may_be_repeated(0, true));
         owed.settle();
         assert!(owed.is_empty() && owed.are_kept());
     }

@@ -5,7 +5,7 @@ use std::task::{Context, Poll, ready};
 use tokio::time::Instant;
 
 use super::owed::What;
-use super::state::Pin;
+use super::state::{Channels, Pin};
 use super::{Decided, Event, Framing, Hold, Rare, Session, TargetEnd};
 use crate::metrics::session::SessionMetrics;
 use crate::net::Side;
@@ -83,6 +83,13 @@ fn kind(head: &[u8]) -> &[u8] {
 /// What a server says to a subscriber of its own accord.
 fn is_message(kind: &[u8]) -> bool {
     matches!(kind, b"message" | b"pmessage" | b"smessage")
+}
+
+/// The number that a confirmation ends with, if all of it is there.
+fn last_number(piece: &[u8]) -> Option<usize> {
+    let line = piece.strip_suffix(b"\r\n")?;
+    let at = line.iter().rposition(|byte| *byte == b':')?;
+    std::str::from_utf8(&line[at + 1..]).ok()?.parse().ok()
 }
 
 fn is_confirmation(kind: &[u8]) -> bool {
@@ -202,7 +209,7 @@ impl Session {
             return true;
         }
         match self.owed.front() {
-            Some(What::Probe | What::Mark) => begin.first() != Some(&b'>'),
+            Some(What::Probe | What::Reauth | What::Mark) => begin.first() != Some(&b'>'),
             Some(_) => self.policy.resends && begin.first() == Some(&b'-'),
             None => false,
         }
@@ -302,6 +309,11 @@ impl Session {
                 self.rare().alarm = None;
                 return Verdict::Swallow;
             }
+            What::Reauth => {
+                self.owed.settle();
+                metrics.reauthenticated(!is_error);
+                return Verdict::Swallow;
+            }
             // Should a server answer it all the same, the mark's own reply is still to come.
             What::Mark if head.starts_with(b"+RESET\r\n") => {}
             What::Mark => {
@@ -317,7 +329,7 @@ impl Session {
                     self.was_reset();
                 }
             }
-            What::Sets => {
+            What::Sets | What::Leaves => {
                 self.owed.settle();
                 self.state.settle(!is_error);
             }
@@ -363,7 +375,7 @@ impl Session {
             self.release(&refusal);
         }
         // The one that was not refused.
-        if self.owed.front() == Some(What::Sets) {
+        if matches!(self.owed.front(), Some(What::Sets | What::Leaves)) {
             self.state.settle(head.first() != Some(&b'-'));
         }
         self.owed.settle();
@@ -397,20 +409,14 @@ impl Session {
     /// A channel was joined or left.
     fn confirmed(&mut self, kind: &[u8], piece: &[u8]) {
         let begins = matches!(kind, b"subscribe" | b"psubscribe" | b"ssubscribe");
-        let is_shard = kind.starts_with(b"ss") || kind.starts_with(b"su") && kind != b"subscribe";
         match (self.owed.front(), begins) {
-            (Some(What::Subscribe), true) => {
-                self.owed.settle();
-                self.state.subscribes(is_shard, true);
-            }
-            (Some(What::Unsubscribe), false) => {
-                self.owed.settle();
-                // Where the end came in pieces it is taken for one of several.
-                if piece.ends_with(b":0\r\n") {
-                    self.state.subscribes(is_shard, false);
-                }
-            }
+            (Some(What::Subscribe), true) | (Some(What::Unsubscribe), false) => self.owed.settle(),
             _ => {}
+        }
+        match last_number(piece) {
+            Some(total) => self.state.subscribes(Channels::of(kind), total),
+            // It came in pieces.
+            None => self.state.pin_for_good(Pin::Subscription),
         }
     }
 

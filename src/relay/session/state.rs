@@ -15,6 +15,25 @@ pub(super) enum Answering {
     Off,
 }
 
+/// What can be subscribed to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Channels {
+    Names,
+    Patterns,
+    Shards,
+}
+
+impl Channels {
+    /// By the name of a command, or of its confirmation.
+    pub(super) fn of(name: &[u8]) -> Self {
+        match name {
+            b"psubscribe" | b"punsubscribe" => Self::Patterns,
+            b"ssubscribe" | b"sunsubscribe" => Self::Shards,
+            _ => Self::Names,
+        }
+    }
+}
+
 /// What can be put on another connection, in the order in which it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Slot {
@@ -50,6 +69,8 @@ pub(super) enum Effect {
     Discard,
     Unwatch,
     Tracking(bool),
+    /// May have left anything behind.
+    Unknown,
     /// RESET, where nothing of the link's own is lost.
     Reset,
 }
@@ -74,8 +95,8 @@ impl Restore {
 pub(super) struct State {
     pub(super) answering: Answering,
     pub(super) is_resp3: bool,
-    /// Subscriptions of channels and patterns, and those of shard channels.
-    subscribed: [bool; 2],
+    /// Subscriptions: of channels, of patterns, of shard channels.
+    subscribed: [usize; 3],
     pub(super) is_in_multi: bool,
     watches: bool,
     tracks: bool,
@@ -128,12 +149,22 @@ impl State {
     }
 
     pub(super) fn is_subscribed(&self) -> bool {
-        self.subscribed != [false; 2]
+        self.subscribed != [0; 3]
     }
 
-    /// A channel was joined, or the last of its kind left; shard channels are counted apart.
-    pub(super) fn subscribes(&mut self, shard: bool, on: bool) {
-        self.subscribed[usize::from(shard)] = on;
+    /// A subscription was confirmed, with how many there are now. Those of channels and patterns are counted together.
+    pub(super) fn subscribes(&mut self, to: Channels, total: usize) {
+        let [channels, patterns, _] = self.subscribed;
+        self.subscribed[to as usize] = match to {
+            Channels::Names => total.saturating_sub(patterns),
+            Channels::Patterns => total.saturating_sub(channels),
+            Channels::Shards => total,
+        };
+    }
+
+    /// How many there are.
+    pub(super) fn subscriptions(&self, to: Channels) -> usize {
+        self.subscribed[to as usize]
     }
 
     pub(super) fn pin_for_good(&mut self, pin: Pin) {
@@ -201,7 +232,14 @@ impl State {
             Effect::Discard => self.exec(),
             Effect::Unwatch => self.watches = false,
             Effect::Tracking(on) => self.tracks = on,
-            Effect::Reset => self.reset(),
+            Effect::Unknown => self.pin_for_good(Pin::UnknownCommand),
+            Effect::Reset => {
+                // What was sent behind it holds.
+                let (is_in_multi, watches, tracks) = (self.is_in_multi, self.watches, self.tracks);
+                let (answering, is_quitting) = (self.answering, self.is_quitting);
+                self.reset();
+                *self = Self { answering, is_in_multi, watches, tracks, is_quitting, ..std::mem::take(self) };
+            }
         }
         self.shrink();
     }
@@ -226,6 +264,13 @@ impl State {
                 rare.set.shrink_to_fit();
             }
         }
+    }
+
+    /// RESET is sent, and commands behind it before it is answered.
+    pub(super) fn begins_reset(&mut self) {
+        self.is_in_multi = false;
+        self.watches = false;
+        self.tracks = false;
     }
 
     /// RESET has worked. What a client's library says of itself survives it.
