@@ -1,7 +1,7 @@
 //! A session: a client, and the upstream that it has at the moment.
 //!
 //! Bytes pass as through a tunnel, but both directions are followed: [`Commands`] knows where commands end and what they
-//! are, [`Replies`] where replies end. So it is known what is [owed](owed) to the client, and what its commands have
+//! are, [`Replies`] where replies end. So it is known what is [owed] to the client, and what its commands have
 //! [left behind](state) on the connection. From that comes everything else:
 //!
 //! - Whoever wants the connection to end gets it at a boundary: nothing is owed, and no command half sent.
