@@ -166,9 +166,10 @@ impl Session {
                     continue;
                 }
                 Ok(Found::Nothing(length)) => {
-                    // Nobody answers it; but to Redis it was the command whose reply is skipped.
+                    // Nobody answers it; but to some versions of Redis it was the command whose reply is skipped.
                     if self.state.answering == Answering::Skip {
                         self.state.answering = Answering::On;
+                        self.stop_counting();
                     }
                     from = if target.is_none() { at + length } else { from };
                     at += length;
@@ -511,21 +512,20 @@ impl Session {
             self.owe(What::Other, false);
             return Admit::Pass;
         }
+        // Among subscriptions it is refused, and behind DISCARD it is in no transaction: that is known once nothing is owed.
+        if self.framing == Framing::Exact && self.state.answering == Answering::On && !self.is_answered() {
+            self.wants_boundary = true;
+            return Admit::Stop;
+        }
         if self.state.is_in_multi {
             // EXEC's reply does not add up any more.
             self.stop_counting();
             return Admit::Pass;
         }
-        if self.framing == Framing::Exact && self.state.answering == Answering::On {
-            // Among subscriptions it is refused, which is known once nothing is owed.
-            if !self.is_answered() {
-                self.wants_boundary = true;
-                return Admit::Stop;
-            }
-            if self.state.is_subscribed() && !self.state.is_resp3 {
-                self.owe(What::Other, false);
-                return Admit::Pass;
-            }
+        let is_refused = self.state.is_subscribed() && !self.state.is_resp3;
+        if self.framing == Framing::Exact && self.state.answering == Answering::On && is_refused {
+            self.owe(What::Other, false);
+            return Admit::Pass;
         }
         match (mode, self.state.answering) {
             (b"on", _) => {
@@ -559,6 +559,10 @@ impl Session {
         if channels == 0 && begins {
             self.owe(What::Other, false);
             return Admit::Pass;
+        }
+        if self.framing == Framing::Exact && self.state.is_in_multi && !self.is_answered() {
+            self.wants_boundary = true;
+            return Admit::Stop;
         }
         let channels = if channels > 0 {
             channels

@@ -554,11 +554,15 @@ fn difference(direct: &[u8], through: &[u8]) -> String {
 
 /// Asks both the same, many times.
 fn compare(version: Version, password: String, all: bool, launch: impl FnOnce(Launch) -> Launch) {
+    let has_password = !password.is_empty();
     let Some(twins) = Twins::start(version, password, launch) else { return };
     let known = Known::of(&twins.servers[0], all);
     let seed_of_all = std::env::var("SESSIONS_SEED").ok().and_then(|seed| seed.parse().ok());
-    for _ in 0..rounds(8) {
-        let seed = seed_of_all.unwrap_or_else(random);
+    // The same streams each time; in the long run others.
+    let is_long = std::env::var_os("SESSIONS_ROUNDS").is_some();
+    for round in 1..=rounds(8) {
+        let usual = || if is_long { random() } else { u64::try_from(round).expect("a number") << 20 };
+        let seed = seed_of_all.unwrap_or_else(usual);
         let mut dice = Dice(seed | 1);
         let len = 1 + dice.below(200);
         let stream = known.stream(&mut dice, len);
@@ -566,6 +570,11 @@ fn compare(version: Version, password: String, all: bool, launch: impl FnOnce(La
         let [direct, through] = twins.ask(&stream, end, seed);
         // Redis 8 hears nothing of a protocol error that comes while it blocks, in the same packet.
         if direct == through || direct.ends_with(NOTHING) {
+            continue;
+        }
+        // A server with a password ends a client that sends RESET while more than 1 KiB of replies waits for it; and one
+        // that gives up for a protocol error may reset the connection before its last replies have passed.
+        if direct.starts_with(&through) && (has_password || !end.is_empty()) {
             continue;
         }
         let shorter = twins.shrink(&stream, end, seed);
