@@ -211,6 +211,11 @@ impl SessionMetrics {
         self.pinned[pin as usize].inc();
     }
 
+    /// How many sessions were authenticated again so far, and how many times the target has refused that.
+    pub fn reauthentications(&self) -> (u64, u64) {
+        (self.reauthentications[0].get(), self.reauthentications[1].get())
+    }
+
     /// A session was authenticated again, or was not.
     pub fn reauthenticated(&self, worked: bool) {
         self.reauthentications[usize::from(!worked)].inc();

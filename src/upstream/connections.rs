@@ -5,13 +5,11 @@
 //! one backend can be drained.
 
 use std::ops::Deref;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 use slab::Slab;
 use tokio::sync::Notify;
-use tokio::time::sleep;
 
 use super::backends::Lease;
 use crate::relay::drain::{DrainRequest, Handle, Moved};
@@ -77,15 +75,10 @@ impl Connections {
         leaving.len()
     }
 
-    /// Has each connection authenticate its upstream again, spread over this time.
-    pub async fn authenticate_all(&self, spread: Duration) {
-        let connections: Vec<_> =
-            self.registry.lock().connections.iter().map(|(_, connection)| Arc::clone(connection)).collect();
-        let pause = spread / u32::try_from(connections.len()).unwrap_or(u32::MAX).max(1);
-        for connection in connections {
-            connection.handle.ask_for_authentication();
-            sleep(pause).await;
-        }
+    /// The current connections, to be asked one after the other. One that ends meanwhile gives its lease back at once.
+    pub fn all(&self) -> Vec<Reference> {
+        let registry = self.registry.lock();
+        registry.connections.iter().map(|(_, connection)| Reference(Arc::downgrade(connection))).collect()
     }
 
     /// The number of current connections.
@@ -149,6 +142,18 @@ impl Drop for ConnectionGuard {
         registry.moved_before.add(self.connection.handle.moved());
         if registry.connections.is_empty() {
             self.connections.wait_idle.notify_waiters();
+        }
+    }
+}
+
+/// A connection that may have ended.
+pub struct Reference(Weak<Registered>);
+
+impl Reference {
+    /// Asks for its upstream to be authenticated again, with another secret.
+    pub fn ask_for_authentication(&self) {
+        if let Some(connection) = self.0.upgrade() {
+            connection.handle.ask_for_authentication();
         }
     }
 }

@@ -525,3 +525,40 @@ fn a_file_that_is_gone_for_a_moment_serves_when_it_is_back() {
     expect_service(held);
     eventually("the file's last reader to be content", || file.exists());
 }
+
+/// One open session finds out whether the new password is accepted already; only then the others are sent it. So a file
+/// that is ahead of its server costs one refusal, and not one for each session.
+#[test]
+fn open_sessions_are_authenticated_once_the_new_password_is_accepted() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let file = directory.path().join("password");
+    fs::write(&file, "old").expect("a file");
+    let target = Target::start();
+    let ambassador = Launch::redis(target.address()).variable("REDIS_AUTH_FILE", &file).start();
+    let auth = |password: &str| command(&[b"AUTH", password.as_bytes()]);
+    let ping = |client: &mut Peer, upstream: &mut Peer| {
+        client.send(b"PING\r\n");
+        upstream.expect(b"PING\r\n");
+        upstream.send(b"+PONG\r\n");
+        client.expect(b"+PONG\r\n");
+    };
+    let connect = || {
+        let mut client = ambassador.connect(LINK);
+        let mut upstream = target.accept();
+        upstream.expect(&auth("old"));
+        upstream.send(b"+OK\r\n");
+        ping(&mut client, &mut upstream);
+        (client, upstream)
+    };
+    let (mut first, mut second) = (connect(), connect());
+    fs::write(&file, "new").expect("a file");
+    first.1.expect(&auth("new"));
+    first.1.send(fixture(WRONG));
+    second.1.expect_silence(Duration::from_millis(300));
+    ping(&mut first.0, &mut first.1);
+    first.1.expect(&auth("new"));
+    first.1.send(b"+OK\r\n");
+    second.1.expect(&auth("new"));
+    second.1.send(b"+OK\r\n");
+    ping(&mut second.0, &mut second.1);
+}
