@@ -9,6 +9,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use zeroize::Zeroizing;
 
 /// What is read at once at first, and always by a connection whose peer does not keep up: what a slow reader pins a
 /// direction.
@@ -41,7 +42,8 @@ pub(super) enum Failed {
 #[derive(Debug)]
 pub(super) struct Copy {
     /// Bytes that the writer would not take yet, and how many of them it has taken since.
-    kept: Vec<u8>,
+    /// An AUTH of ours may be among them.
+    kept: Zeroizing<Vec<u8>>,
     taken: usize,
     moved: u64,
     /// In bytes, at most [`LARGE_READ`].
@@ -68,7 +70,7 @@ impl Copy {
     pub(super) fn new(first: Vec<u8>) -> Self {
         Self {
             // An empty one may still hold memory.
-            kept: if first.is_empty() { Vec::new() } else { first },
+            kept: Zeroizing::new(if first.is_empty() { Vec::new() } else { first }),
             taken: 0,
             moved: 0,
             read_size: SMALL_READ,
@@ -108,7 +110,7 @@ impl Copy {
 
     /// Nothing more is written.
     pub(super) fn stop(&mut self) {
-        self.kept = Vec::new();
+        self.kept = Zeroizing::default();
         self.phase = Phase::Over;
     }
 
@@ -202,7 +204,7 @@ impl Copy {
             }
         }
         if self.taken > 0 {
-            self.kept = Vec::new();
+            self.kept = Zeroizing::default();
             self.taken = 0;
         }
         match self.phase {
@@ -252,7 +254,7 @@ impl Copy {
                 }
                 Poll::Ready(Err(e)) => return Err(Failed::Write(e)),
                 Poll::Pending => {
-                    self.kept = rest.to_vec();
+                    self.kept = Zeroizing::new(rest.to_vec());
                     self.read_size = SMALL_READ;
                     return Ok(());
                 }
