@@ -132,7 +132,7 @@ impl LinkRuntime {
                     milliseconds = milliseconds(accepted_at),
                     "connection opened"
                 );
-                self.backends.guard(&admitted.guard, lease);
+                self.backends.assign(&admitted.guard, lease);
                 let relay = match self.policy() {
                     None => Relay::Tunnel(Tunnel::new(early, leading, limits)),
                     Some(policy) => Relay::Session(Session::new(early, leading, limits, policy)),
@@ -292,8 +292,8 @@ impl LinkRuntime {
             idle: self.link.idle_timeout,
             idle_since: now,
             lifetime: self.link.max_lifetime.map(|lifetime| {
-                // Connections that came together don't have to go together: up to a tenth earlier. A tenth later
-                // it is over in any case.
+                // Connections that came together don't have to go together: up to a tenth earlier. A tunnel is over a
+                // tenth later in any case.
                 let from = now + lifetime.mul_f64(1.0 - 0.1 * fraction());
                 // A session ends nothing for it that is under way.
                 let has_session = self.link.redis.as_ref().is_some_and(|redis| redis.sessions);
@@ -371,7 +371,7 @@ impl Established {
     async fn exchange(&mut self, cause: Cause) -> Option<Ending> {
         let Self { service, client, stream, upstream, relay, admitted, .. } = self;
         let Relay::Session(session) = relay else { return None };
-        let before = admitted.guard.stand();
+        let before = admitted.guard.release();
         let restore = session.restore();
         let dialled = tokio::select! {
             biased;
@@ -387,7 +387,7 @@ impl Established {
             (Ok((_, lease)), Cause::Refused) if !has_role && is_same(&lease) => {
                 // It would say the same again.
                 session.refusal_stands();
-                service.backends.guard(&admitted.guard, lease);
+                service.backends.assign(&admitted.guard, lease);
             }
             (Ok((fresh, lease)), cause) => {
                 let (fresh, leading) = fresh.into_parts();
@@ -404,12 +404,12 @@ impl Established {
                 *upstream = Some(fresh);
                 service.metrics.session.exchanged(cause);
                 service.metrics.session.resent(again);
-                service.backends.guard(&admitted.guard, lease);
+                service.backends.assign(&admitted.guard, lease);
             }
             (Err(failure), Cause::Refused) if !matches!(failure, Failure::ClientLeft) => {
                 session.refusal_stands();
                 if let Some(before) = before {
-                    service.backends.guard(&admitted.guard, before);
+                    service.backends.assign(&admitted.guard, before);
                 }
             }
             (Err(failure), _) => return Some(Ending::Failed(failure)),
@@ -423,7 +423,7 @@ impl Established {
         let Self { service, client, stream, upstream, relay, admitted, .. } = self;
         let Relay::Session(session) = relay else { return None };
         let LinkRuntime { link, dialler, backends, .. } = &**service;
-        let greeted = match (upstream.take(), admitted.guard.stand()) {
+        let greeted = match (upstream.take(), admitted.guard.release()) {
             (Some(old), Some(lease)) => {
                 dialler.greet_again(link, backends, &lease, old).await.map(|upstream| (upstream, lease))
             }
@@ -448,7 +448,7 @@ impl Established {
         };
         let (fresh, leading) = fresh.into_parts();
         *upstream = Some(fresh);
-        backends.guard(&admitted.guard, lease);
+        backends.assign(&admitted.guard, lease);
         if let Some(required) = service.required() {
             // As new as a connection is after a RESET.
             let limit = link.connect_timeout;

@@ -297,9 +297,9 @@ impl Backends {
     }
 
     /// Assigns a connection to the backend that it was dialled to.
-    pub fn guard(&self, guard: &ConnectionGuard, lease: Lease) {
+    pub fn assign(&self, guard: &ConnectionGuard, lease: Lease) {
         let backend = Arc::clone(lease.backend());
-        guard.sit(lease);
+        guard.assign(lease);
         // A backend removed during the dial: the drain then did not include this connection.
         if backend.gone.load(Ordering::SeqCst) {
             self.ask(Reason::Moved, Lease::is_abandoned);

@@ -98,11 +98,11 @@ impl Connections {
     pub async fn wait_idle(&self) {
         loop {
             // Subscribed before the check, so that the end of the last connection is not missed.
-            let wait_idle = self.wait_idle.notified();
+            let idle = self.wait_idle.notified();
             if self.registry.lock().connections.is_empty() {
                 return;
             }
-            wait_idle.await;
+            idle.await;
         }
     }
 }
@@ -117,12 +117,12 @@ pub struct ConnectionGuard {
 
 impl ConnectionGuard {
     /// Assigns the connection to a backend; releases the one before.
-    pub fn sit(&self, lease: Lease) {
+    pub fn assign(&self, lease: Lease) {
         *self.connection.lease.lock() = Some(lease);
     }
 
     /// Takes the lease away: the connection is at no backend.
-    pub fn stand(&self) -> Option<Lease> {
+    pub fn release(&self) -> Option<Lease> {
         self.connection.lease.lock().take()
     }
 }
