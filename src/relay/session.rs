@@ -534,9 +534,8 @@ impl Session {
     /// What has not been answered goes before what has not been sent.
     fn requeue(&mut self) -> u32 {
         let commands = self.owed.commands();
-        let mut unanswered = self.owed.take();
+        let unanswered = self.owed.take();
         self.ahead.prepend(&unanswered);
-        zeroize::Zeroize::zeroize(&mut unanswered);
         self.commands = Commands::default();
         self.replies = Replies::default();
         self.asked_at = None;

@@ -1,4 +1,5 @@
-//! What a client has said and its upstream has not heard yet. It may hold a password, so it leaves no copy behind.
+//! Bytes of a client that are kept: what its upstream has not heard yet, and what it has not answered. They may hold a
+//! password, so they leave no copy behind.
 
 use std::ops::Deref;
 
@@ -25,7 +26,7 @@ impl Ahead {
     /// Makes room for so many bytes. A buffer that grew by itself would leave a copy behind.
     fn reserve(&mut self, more: usize) {
         if self.0.capacity() - self.0.len() < more {
-            let mut larger = Zeroizing::new(Vec::with_capacity(self.0.len() + more));
+            let mut larger = Zeroizing::new(Vec::with_capacity((self.0.len() + more).max(2 * self.0.len())));
             larger.extend_from_slice(&self.0);
             self.0 = larger;
         }

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use super::ahead::Ahead;
 use crate::resp::commands::{First, UNLIMITED, first};
 
 /// So much of the commands under way is kept, to send it again.
@@ -58,7 +59,7 @@ pub(super) struct Owed {
     first: Option<Run>,
     more: VecDeque<Run>,
     /// The commands since nothing was owed, while they are not too long.
-    kept: Vec<u8>,
+    kept: Ahead,
     is_kept: bool,
     /// Whether nothing of it has reached the upstream.
     is_unsent: bool,
@@ -71,7 +72,7 @@ impl Default for Owed {
         Self {
             first: None,
             more: VecDeque::new(),
-            kept: Vec::new(),
+            kept: Ahead::default(),
             is_kept: true,
             is_unsent: false,
             answered: 0,
@@ -106,9 +107,9 @@ impl Owed {
     /// Keeps commands that go to the upstream, as long as there is room.
     pub(super) fn keep(&mut self, bytes: &[u8]) {
         if self.is_kept && self.kept.len() + bytes.len() <= KEPT {
-            self.kept.extend_from_slice(bytes);
+            self.kept.extend(bytes);
         } else {
-            self.kept = Vec::new();
+            self.kept = Ahead::default();
             self.is_kept = false;
         }
     }
@@ -187,7 +188,7 @@ impl Owed {
     }
 
     /// Forgets all of it; returns the commands that have not been answered.
-    pub(super) fn take(&mut self) -> Vec<u8> {
+    pub(super) fn take(&mut self) -> Ahead {
         let Self { mut kept, answered, .. } = std::mem::take(self);
         let (mut at, mut left) = (0, answered);
         while left > 0
@@ -196,7 +197,7 @@ impl Owed {
             left -= u32::from(!arguments.is_empty());
             at += length;
         }
-        kept.drain(..at);
+        kept.took(at);
         kept
     }
 }
@@ -215,7 +216,7 @@ mod tests {
         owed.keep(b"*2\r\n$6\r\nSELECT\r\n$1\r\n1\r\n");
         assert_eq!((owed.commands(), owed.is_one(), owed.may_be_repeated(0, true)), (3, false, true));
         owed.settle();
-        assert_eq!(owed.take(), b"\r\nGET b\r\n*2\r\n$6\r\nSELECT\r\n$1\r\n1\r\n");
+        assert_eq!(*owed.take(), *b"\r\nGET b\r\n*2\r\n$6\r\nSELECT\r\n$1\r\n1\r\n");
         assert!(owed.is_empty() && owed.take().is_empty());
     }
 
