@@ -25,8 +25,8 @@ pub const DIRECT_RESUMED: &str = "direct, resuming";
 pub const OURS: &str = "redis-ambassador";
 /// Ours without connections kept ready.
 pub const COLD: &str = "WARM=0";
-/// Ours that does not watch for RESET.
-pub const UNWATCHED: &str = "RESET=forward";
+/// Ours that does not follow where commands and replies end.
+pub const UNFRAMED: &str = "SESSIONS=off";
 pub const HAPROXY: &str = "HAProxy";
 pub const NGINX: &str = "nginx";
 pub const SOCAT: &str = "socat";
@@ -97,10 +97,12 @@ pub struct Peers {
     /// Every program.
     pub programs: Vec<Arc<Proxy>>,
     pub plain: Vec<Peer>,
+    /// The same, and ours without sessions, where that makes a difference.
+    pub redis: Vec<Peer>,
     pub tls: Vec<Peer>,
     pub warm: Vec<Peer>,
     /// The ambassador with itself.
-    pub reset: Vec<Peer>,
+    pub sessions: Vec<Peer>,
 }
 
 impl Peers {
@@ -133,14 +135,21 @@ impl Peers {
         let ours_with =
             |name, settings| Peer { name, reach: Reach::Through { proxy: Arc::clone(&ours), settings } };
         let direct = |name, sessions| Peer { name, reach: Reach::Direct(sessions) };
-        Ok(Self {
-            plain: vec![
+        let plain = || {
+            vec![
                 through(&ours),
                 through(&haproxy),
                 through(&nginx),
                 through(&socat),
                 direct(DIRECT, Sessions::Fresh),
-            ],
+            ]
+        };
+        let unframed = || ours_with(UNFRAMED, &[("SESSIONS", "off")]);
+        let mut redis = plain();
+        redis.insert(1, unframed());
+        Ok(Self {
+            plain: plain(),
+            redis,
             tls: vec![through(&ours), through(&haproxy), through(&stunnel)],
             warm: vec![
                 ours_with(OURS, &[("WARM", "8")]),
@@ -148,7 +157,7 @@ impl Peers {
                 direct(DIRECT, Sessions::Fresh),
                 direct(DIRECT_RESUMED, Sessions::Resumed),
             ],
-            reset: vec![ours_with(OURS, &[]), ours_with(UNWATCHED, &[("RESET", "forward")])],
+            sessions: vec![through(&ours), unframed()],
             programs: vec![ours, haproxy, nginx, socat, stunnel],
         })
     }

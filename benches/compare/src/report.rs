@@ -11,11 +11,10 @@ use serde::Serialize;
 use crate::Bench;
 use crate::charts::{self, Bars, Lines};
 use crate::goals::{self, Bound, Goal};
-use crate::load::requests::Operation;
 use crate::machine::Machine;
 use crate::peers::{DIRECT, OURS};
 use crate::samples::{Better, Metric, Results, Summary, count, number};
-use crate::workloads::requests::{Case, LARGE, MANY, SMALL};
+use crate::workloads::requests::{Case, LARGE, SMALL};
 use crate::workloads::{self, Workload, growth, warm};
 
 #[derive(Serialize)]
@@ -301,8 +300,7 @@ impl Report<'_> {
         ] {
             let mut panels = Vec::new();
             for value in [SMALL, LARGE[0], LARGE[1]] {
-                for operation in Operation::ALL {
-                    let case = Case { operation, value, connections: MANY, pipeline: 1 };
+                for case in Case::simple(value) {
                     panels.push(self.bars("requests", &case.to_string(), metric));
                 }
             }
@@ -461,7 +459,7 @@ released, and measures, for about twenty minutes on two cores.
 | --- | --- | --- |
 | `BENCH_ROUNDS` | 5 | how often everything is measured |
 | `BENCH_SECONDS` | 0.5 | for how long, each cell of a round |
-| `BENCH_ONLY` | all | some of `requests,redis-benchmark,short,idle,bulk,growth,tls,warm,reset,startup` |
+| `BENCH_ONLY` | all | some of `requests,redis-benchmark,short,idle,bulk,growth,tls,warm,sessions,startup` |
 | `BENCH_IMAGE` | `redis-ambassador:bench` | the image to be weighed |
 
 Every run leaves the figures of all its rounds (`results.json`) and the logs of

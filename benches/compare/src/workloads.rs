@@ -5,7 +5,7 @@ pub mod growth;
 pub mod idle;
 mod redis_benchmark;
 pub mod requests;
-pub mod reset;
+pub mod sessions;
 pub mod short;
 pub mod startup;
 pub mod tls;
@@ -40,7 +40,7 @@ pub const ALL: &[Workload] = &[
     growth::WORKLOAD,
     tls::WORKLOAD,
     warm::WORKLOAD,
-    reset::WORKLOAD,
+    sessions::WORKLOAD,
     startup::WORKLOAD,
 ];
 

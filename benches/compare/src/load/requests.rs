@@ -1,6 +1,7 @@
 //! Requests over connections that stay open: one thread, one epoll, the next batch as soon as the last is
 //! answered.
 
+use std::fmt;
 use std::io::{ErrorKind, Read, Write};
 use std::time::{Duration, Instant};
 
@@ -14,15 +15,79 @@ use super::{Conversation, Latencies, PATIENCE, encode};
 pub enum Operation {
     Get,
     Set,
+    /// So many elements of a list.
+    Lrange(usize),
+    /// A hash of so many fields.
+    Hgetall(usize),
 }
 
 impl Operation {
-    pub const ALL: [Self; 2] = [Self::Get, Self::Set];
+    /// Those of a single value.
+    pub const SIMPLE: [Self; 2] = [Self::Get, Self::Set];
+    /// Those whose replies have many parts.
+    pub const NESTED: [Self; 3] = [Self::Lrange(100), Self::Lrange(600), Self::Hgetall(50)];
+}
 
-    pub fn name(self) -> &'static str {
+impl fmt::Display for Operation {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Get => "GET",
-            Self::Set => "SET",
+            Self::Get => write!(formatter, "GET"),
+            Self::Set => write!(formatter, "SET"),
+            Self::Lrange(number) => write!(formatter, "LRANGE {number} ×"),
+            Self::Hgetall(number) => write!(formatter, "HGETALL {number} ×"),
+        }
+    }
+}
+
+/// An operation, and what is known of its reply.
+pub struct Request {
+    /// Gives the key what the operation expects there, however often it is sent.
+    pub preparation: Vec<Vec<u8>>,
+    bytes: Vec<u8>,
+    reply_length: usize,
+    reply_start: u8,
+}
+
+impl Request {
+    /// With values of that size, under a key of its own.
+    pub fn new(operation: Operation, size: usize) -> Self {
+        let value = vec![b'x'; size];
+        let bulk = |length: usize| format!("${length}\r\n\r\n").len() + length;
+        let array = |length: usize| format!("*{length}\r\n").len();
+        let command = |arguments: &[&[u8]]| arguments.iter().map(|argument| argument.to_vec()).collect();
+        match operation {
+            Operation::Get | Operation::Set => {
+                let key = format!("value:{size}").into_bytes();
+                let (bytes, reply_length, reply_start) = match operation {
+                    Operation::Get => (encode(&[b"GET", &key]), bulk(size), b'$'),
+                    _ => (encode(&[b"SET", &key, &value]), b"+OK\r\n".len(), b'+'),
+                };
+                let preparation = command(&[b"SET", &key, &value]);
+                Self { preparation, bytes, reply_length, reply_start }
+            }
+            Operation::Lrange(number) => {
+                let key = format!("list:{number}:{size}").into_bytes();
+                let mut preparation = command(&[b"RPUSH", &key]);
+                preparation.resize(2 + number, value);
+                Self {
+                    preparation,
+                    bytes: encode(&[b"LRANGE", &key, b"0", (number - 1).to_string().as_bytes()]),
+                    reply_length: array(number) + number * bulk(size),
+                    reply_start: b'*',
+                }
+            }
+            Operation::Hgetall(number) => {
+                let key = format!("hash:{number}:{size}").into_bytes();
+                let field = |index| format!("field:{index:04}").into_bytes();
+                let mut preparation: Vec<_> = command(&[b"HSET", &key]);
+                preparation.extend((0..number).flat_map(|index| [field(index), value.clone()]));
+                Self {
+                    preparation,
+                    bytes: encode(&[b"HGETALL", &key]),
+                    reply_length: array(2 * number) + number * (bulk(field(0).len()) + bulk(size)),
+                    reply_start: b'*',
+                }
+            }
         }
     }
 }
@@ -31,6 +96,7 @@ impl Operation {
 ///
 /// Their number and length is known beforehand, so that replies are counted, not parsed: the generator should
 /// cost little.
+#[derive(Clone)]
 pub struct Batch {
     bytes: Vec<u8>,
     requests: usize,
@@ -39,19 +105,12 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// The key must hold a value of that size before it is asked for.
-    pub fn new(operation: Operation, key: &[u8], value: &[u8], pipeline: usize) -> Self {
-        let (request, reply_length, reply_start) = match operation {
-            Operation::Get => {
-                (encode(&[b"GET", key]), format!("${}\r\n\r\n", value.len()).len() + value.len(), b'$')
-            }
-            Operation::Set => (encode(&[b"SET", key, value]), b"+OK\r\n".len(), b'+'),
-        };
+    pub fn new(request: &Request, pipeline: usize) -> Self {
         Self {
-            bytes: request.repeat(pipeline),
+            bytes: request.bytes.repeat(pipeline),
             requests: pipeline,
-            reply_length: reply_length * pipeline,
-            reply_start,
+            reply_length: request.reply_length * pipeline,
+            reply_start: request.reply_start,
         }
     }
 }

@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use super::{Workload, in_turn, open_many, requests};
 use crate::Bench;
-use crate::load::requests::{Batch, Generator, Operation};
+use crate::load::requests::{Batch, Generator};
 use crate::peers::{HAPROXY, Peer, Route};
 use crate::samples::{Cell, Metric, Results, count};
 
@@ -30,10 +30,11 @@ pub fn case(number: usize) -> String {
 
 fn run(bench: &Bench, results: &mut Results) -> Result<()> {
     let proxies = bench.proxies();
-    bench.redis.command(&[b"SET", KEY, VALUE])?;
+    let [get, _] = requests::Case::simple(requests::SMALL);
+    let batch = get.batch(&bench.redis)?;
     for round in bench.rounds() {
         for peer in in_turn(&proxies, round) {
-            if let Err(error) = measure(bench, peer, round, results) {
+            if let Err(error) = measure(bench, peer, &batch, round, results) {
                 let cell = Cell { workload: WORKLOAD.name, case: "growing", peer: peer.name, round };
                 results.record(&cell, Err(error));
             }
@@ -43,14 +44,10 @@ fn run(bench: &Bench, results: &mut Results) -> Result<()> {
     Ok(())
 }
 
-const KEY: &[u8] = b"value:growth";
-const VALUE: &[u8] = &[b'x'; requests::SMALL];
-
-fn measure(bench: &Bench, peer: &Peer, round: usize, results: &mut Results) -> Result<()> {
+fn measure(bench: &Bench, peer: &Peer, batch: &Batch, round: usize, results: &mut Results) -> Result<()> {
     let duration = bench.settings.duration;
     let running = peer.start(Route::to(bench.redis.target()))?;
-    let mut generator =
-        Generator::new(open_many(&running, requests::MANY)?, Batch::new(Operation::Get, KEY, VALUE, 1))?;
+    let mut generator = Generator::new(open_many(&running, requests::MANY)?, batch.clone())?;
     let mut silent = Vec::new();
     for number in sizes(bench.capacity) {
         silent.extend(open_many(&running, number - silent.len())?);

@@ -19,7 +19,7 @@ pub const WORKLOAD: Workload = Workload {
 };
 
 fn run(bench: &Bench, results: &mut Results) -> Result<()> {
-    let proxies = bench.proxies();
+    let proxies: Vec<_> = bench.peers.redis.iter().filter(|peer| peer.is_proxy()).collect();
     for round in bench.rounds() {
         for peer in in_turn(&proxies, round) {
             for number in sizes(bench.capacity) {

@@ -29,10 +29,9 @@ fn run(bench: &Bench, results: &mut Results) -> Result<()> {
     bench.redis.command(&[b"SET", b"key:__rand_int__", &[b'x'; requests::SMALL]])?;
     let requests = (REQUESTS_A_SECOND * bench.settings.duration.as_secs_f64()).max(1_000.0);
     for round in bench.rounds() {
-        for operation in Operation::ALL {
+        for operation in Operation::SIMPLE {
             for peer in in_turn(&peers, round) {
-                let case =
-                    format!("{} {} B, {} connections", operation.name(), requests::SMALL, requests::MANY);
+                let case = format!("{operation} {} B, {} connections", requests::SMALL, requests::MANY);
                 let cell = Cell { workload: WORKLOAD.name, case: &case, peer: peer.name, round };
                 results.record(&cell, measure(peer, operation, requests));
                 bench.redis.wait_until_quiet()?;
@@ -54,7 +53,7 @@ fn measure(peer: &Running, operation: Operation, requests: f64) -> Result<Vec<(M
             "-n",
             &format!("{requests:.0}"),
         ])
-        .args(["-t", &operation.name().to_lowercase(), "--csv"]);
+        .args(["-t", &operation.to_string().to_lowercase(), "--csv"]);
     if let Some(password) = &peer.credentials.password {
         // It has no other way to be told; the password is made for this run alone.
         command.args(["-a", password]);
@@ -62,7 +61,7 @@ fn measure(peer: &Running, operation: Operation, requests: f64) -> Result<Vec<(M
     let output = command.output().context("redis-benchmark")?;
     let text = String::from_utf8_lossy(&output.stdout);
     // "test","rps","avg_latency_ms","min_latency_ms","p50_latency_ms","p95_latency_ms","p99_latency_ms","max_latency_ms"
-    let line = text.lines().find(|line| line.starts_with(&format!("\"{}\"", operation.name())));
+    let line = text.lines().find(|line| line.starts_with(&format!("\"{operation}\"")));
     let line = line.with_context(|| format!("redis-benchmark said {}", text.trim()))?;
     let columns: Vec<f64> =
         line.split(',').skip(1).filter_map(|column| column.trim_matches('"').parse().ok()).collect();

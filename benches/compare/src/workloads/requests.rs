@@ -7,18 +7,19 @@ use anyhow::Result;
 
 use super::{Workload, bytes, connections, in_turn, open_many, start_all};
 use crate::Bench;
-use crate::load::requests::{Batch, Generator, Operation};
-use crate::peers::{HAPROXY, Route, Running};
+use crate::load::requests::{Batch, Generator, Operation, Request};
+use crate::peers::{HAPROXY, Route, Running, UNFRAMED};
 use crate::samples::{Cell, Metric, Results};
+use crate::targets::Redis;
 
 pub const WORKLOAD: Workload = Workload {
     name: "requests",
     title: "Requests",
-    text: "GET and SET of one key over connections that stay open. With a pipeline of 16 a connection \
-           sends 16 requests at once and waits for the 16 replies; latency is that of such a batch. A cell \
+    text: "GET and SET of one key over connections that stay open, and replies of many parts: LRANGE of a \
+           list, HGETALL of a hash. With a pipeline of 16 a connection sends 16 requests at once and waits for the 16 replies; latency is that of such a batch. A cell \
            lasts until there were a hundred of them, where its time does not suffice.",
     metrics: &[Metric::RequestRate, Metric::Median, Metric::P99, Metric::RequestCpu],
-    against: &[HAPROXY],
+    against: &[HAPROXY, UNFRAMED],
     run,
 };
 
@@ -39,13 +40,7 @@ pub struct Case {
 
 impl fmt::Display for Case {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            formatter,
-            "{} {}, {}",
-            self.operation.name(),
-            bytes(self.value),
-            connections(self.connections)
-        )?;
+        write!(formatter, "{} {}, {}", self.operation, bytes(self.value), connections(self.connections))?;
         if self.pipeline > 1 { write!(formatter, ", pipeline {}", self.pipeline) } else { Ok(()) }
     }
 }
@@ -56,7 +51,7 @@ impl Case {
         for value in [SMALL, LARGE[0], LARGE[1]] {
             for connections in [1, MANY] {
                 for pipeline in [1, 16] {
-                    all.extend(Operation::ALL.map(|operation| Self {
+                    all.extend(Operation::SIMPLE.map(|operation| Self {
                         operation,
                         value,
                         connections,
@@ -65,20 +60,41 @@ impl Case {
                 }
             }
         }
+        all.extend(Self::nested());
         all
+    }
+
+    /// Many connections that each ask for one simple value of that size at a time.
+    pub fn simple(value: usize) -> [Self; 2] {
+        Operation::SIMPLE.map(|operation| Self { operation, value, connections: MANY, pipeline: 1 })
+    }
+
+    /// The same for replies of many small parts.
+    pub fn nested() -> [Self; 3] {
+        Operation::NESTED.map(|operation| Self { operation, value: SMALL, connections: MANY, pipeline: 1 })
+    }
+
+    pub fn is_simple(&self) -> bool {
+        Operation::SIMPLE.contains(&self.operation)
+    }
+
+    /// What is sent at once, once the key holds what it asks for.
+    pub fn batch(&self, redis: &Redis) -> Result<Batch> {
+        let request = Request::new(self.operation, self.value);
+        let preparation: Vec<_> = request.preparation.iter().map(Vec::as_slice).collect();
+        redis.command(&preparation)?;
+        Ok(Batch::new(&request, self.pipeline))
     }
 }
 
 fn run(bench: &Bench, results: &mut Results) -> Result<()> {
     let route = Route::to(bench.redis.target());
-    let peers = start_all(&bench.peers.plain, route, WORKLOAD.name, results);
+    let peers = start_all(&bench.peers.redis, route, WORKLOAD.name, results);
     for round in bench.rounds() {
         for case in Case::all() {
-            let key = format!("value:{}", case.value);
-            let value = vec![b'x'; case.value];
-            bench.redis.command(&[b"SET", key.as_bytes(), &value])?;
+            let batch = case.batch(&bench.redis)?;
             for peer in in_turn(&peers, round) {
-                let figures = measure(peer, &case, key.as_bytes(), &value, bench.settings.duration);
+                let figures = measure(peer, &batch, case.connections, bench.settings.duration);
                 let cell = Cell { workload: WORKLOAD.name, case: &case.to_string(), peer: peer.name, round };
                 results.record(&cell, figures);
                 bench.redis.wait_until_quiet()?;
@@ -90,13 +106,11 @@ fn run(bench: &Bench, results: &mut Results) -> Result<()> {
 
 pub fn measure(
     peer: &Running,
-    case: &Case,
-    key: &[u8],
-    value: &[u8],
+    batch: &Batch,
+    connections: usize,
     duration: Duration,
 ) -> Result<Vec<(Metric, f64)>> {
-    let batch = Batch::new(case.operation, key, value, case.pipeline);
-    let mut generator = Generator::new(open_many(peer, case.connections)?, batch)?;
+    let mut generator = Generator::new(open_many(peer, connections)?, batch.clone())?;
     // Lets buffers grow and the processor settle; not counted.
     generator.run(duration / 5, 0)?;
     let before = peer.settled_cpu_time()?;

@@ -5,10 +5,9 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use super::requests::{self, Case, LARGE, MANY, SMALL};
+use super::requests::{self, Case, LARGE, SMALL};
 use super::{Workload, connections, idle, in_turn, short, start_all};
 use crate::Bench;
-use crate::load::requests::Operation;
 use crate::load::tls::{Sessions, credulous};
 use crate::load::{self, Credentials};
 use crate::peers::{HAPROXY, Route, Running, STUNNEL};
@@ -63,9 +62,7 @@ impl fmt::Display for Side {
 const IDLE: usize = 1_000;
 
 fn all_requests() -> impl Iterator<Item = Case> {
-    [SMALL, LARGE[0]].into_iter().flat_map(|value| {
-        Operation::ALL.map(|operation| Case { operation, value, connections: MANY, pipeline: 1 })
-    })
+    [SMALL, LARGE[0]].into_iter().flat_map(Case::simple)
 }
 
 pub fn request_case(side: Side, case: &Case) -> String {
@@ -135,11 +132,9 @@ fn requests_of_round(
     results: &mut Results,
 ) -> Result<()> {
     for case in all_requests() {
-        let key = format!("value:{}", case.value);
-        let value = vec![b'x'; case.value];
-        bench.redis.command(&[b"SET", key.as_bytes(), &value])?;
+        let batch = case.batch(&bench.redis)?;
         for peer in in_turn(peers, round) {
-            let figures = requests::measure(peer, &case, key.as_bytes(), &value, bench.settings.duration);
+            let figures = requests::measure(peer, &batch, case.connections, bench.settings.duration);
             let case = request_case(side, &case);
             let cell = Cell { workload: WORKLOAD.name, case: &case, peer: peer.name, round };
             results.record(&cell, figures);

@@ -1,46 +1,40 @@
-//! What it costs to watch for RESET.
+//! What a session costs.
 
 use std::time::Duration;
 
 use anyhow::Result;
 
-use super::requests::{self, Case, LARGE, MANY, SMALL};
+use super::requests::{self, Case, LARGE, SMALL};
 use super::{Workload, open_many, start_all};
 use crate::Bench;
-use crate::load::requests::{Batch, Generator, Operation};
-use crate::peers::{OURS, Route, Running, UNWATCHED};
+use crate::load::requests::{Batch, Generator};
+use crate::peers::{OURS, Route, Running, UNFRAMED};
 use crate::samples::{Cell, Metric, Results};
 
 pub const WORKLOAD: Workload = Workload {
-    name: "reset",
-    title: "Watching for RESET",
-    text: "redis-ambassador as it is, which watches the commands of a client for RESET, beside itself with \
-           `RESET=forward`, which does not. In every round each is loaded four times, in the order of A B B A A B B \
+    name: "sessions",
+    title: "Sessions",
+    text: "redis-ambassador as it is, which follows where commands and replies end, beside itself with \
+           `SESSIONS=off`, which does not. In every round each is loaded four times, in the order of A B B A A B B \
            A; the difference is too small for anything coarser.",
     metrics: &[Metric::RequestCpu, Metric::RequestRate],
-    against: &[UNWATCHED],
+    against: &[UNFRAMED],
     run,
 };
 
 /// How often a round measures each of them.
 const TURNS: usize = 4;
 
-pub fn cases(value: usize) -> [Case; 2] {
-    Operation::ALL.map(|operation| Case { operation, value, connections: MANY, pipeline: 1 })
-}
-
 fn run(bench: &Bench, results: &mut Results) -> Result<()> {
     let route = Route::to(bench.redis.target());
-    let peers = start_all(&bench.peers.reset, route, WORKLOAD.name, results);
+    let peers = start_all(&bench.peers.sessions, route, WORKLOAD.name, results);
     for round in bench.rounds() {
-        for case in [SMALL, LARGE[0]].into_iter().flat_map(cases) {
-            let key = format!("value:{}", case.value);
-            let value = vec![b'x'; case.value];
-            bench.redis.command(&[b"SET", key.as_bytes(), &value])?;
-            let batch = || Batch::new(case.operation, key.as_bytes(), &value, case.pipeline);
+        let simple = [SMALL, LARGE[0]].into_iter().flat_map(Case::simple);
+        for case in simple.chain(Case::nested()) {
+            let batch = case.batch(&bench.redis)?;
             let name = case.to_string();
             let cell = |peer| Cell { workload: WORKLOAD.name, case: &name, peer, round };
-            match measure(&peers, batch, case.connections, round, bench.settings.duration) {
+            match measure(&peers, &batch, case.connections, round, bench.settings.duration) {
                 Ok(loaded) => {
                     for one in loaded {
                         results.record(&cell(one.peer.name), Ok(one.figures()));
@@ -84,14 +78,15 @@ impl<'a> Loaded<'a> {
     }
 }
 
-fn measure(
-    peers: &[Running],
-    batch: impl Fn() -> Batch,
+fn measure<'a>(
+    peers: &'a [Running],
+    batch: &Batch,
     connections: usize,
     round: usize,
     duration: Duration,
-) -> Result<Vec<Loaded<'_>>> {
-    let loaded: Result<Vec<_>> = peers.iter().map(|peer| Loaded::new(peer, connections, batch())).collect();
+) -> Result<Vec<Loaded<'a>>> {
+    let loaded: Result<Vec<_>> =
+        peers.iter().map(|peer| Loaded::new(peer, connections, batch.clone())).collect();
     let mut loaded = loaded?;
     for one in &mut loaded {
         one.generator.run(duration / 5, 0)?;
