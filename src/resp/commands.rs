@@ -80,6 +80,11 @@ impl Commands {
         self.arguments == 0
     }
 
+    /// So many bytes are still to come of it at the least.
+    pub fn rest(&self) -> usize {
+        if self.at == At::Bytes { usize::try_from(self.number).unwrap_or(usize::MAX) } else { 0 }
+    }
+
     /// Finds what comes next. `bytes` are not empty, and follow what was taken before.
     // Inlined into the one loop that calls it for every command.
     #[inline]

@@ -137,28 +137,28 @@ impl Replies {
     /// Skips elements that lie whole in the bytes, as most of most replies do; returns how many are still due.
     fn skip_whole(&mut self, bytes: &[u8], position: &mut usize) -> u64 {
         let (mut at, mut due) = (*position, self.due);
-        while due > 0 {
-            // One look at what a short header takes at the most, in place of one for each of its bytes.
-            let length = match bytes.get(at..at + 5) {
-                Some(&[b'$', one @ b'0'..=b'9', b'\r', b'\n', _]) => 4 + usize::from(one - b'0'),
-                Some(&[b'$', ten @ b'1'..=b'9', one @ b'0'..=b'9', b'\r', b'\n']) => {
-                    5 + usize::from(ten - b'0') * 10 + usize::from(one - b'0')
-                }
-                _ => match whole_element(&bytes[at..]) {
-                    Some(length) => {
-                        at += length;
-                        due -= 1;
-                        continue;
-                    }
-                    None => break,
-                },
-            };
-            let end = at + length;
-            if bytes.get(end..end + 2) != Some(b"\r\n") {
-                break;
-            }
-            at = end + 2;
+        // Elements to measure before the next look for a pattern: after one that did not hold some more.
+        let mut until_look = 2;
+        let mut before = None;
+        while due > 0
+            && let Some(length) = whole_element(&bytes[at..])
+        {
+            let like = if until_look <= 2 { Like::of(bytes, at, length) } else { None };
+            at += length;
             due -= 1;
+            until_look -= 1;
+            if until_look > 0 {
+                before = like;
+                continue;
+            }
+            let begin = due;
+            if let (Some(one), Some(other)) = (before, like) {
+                while due >= 2 && one.is_at(bytes, at) && other.is_at(bytes, at + one.length) {
+                    at += one.length + other.length;
+                    due -= 2;
+                }
+            }
+            until_look = if due < begin { 2 } else { 16 };
         }
         (*position, self.due) = (at, due);
         due
@@ -283,6 +283,40 @@ impl Replies {
     }
 }
 
+/// What a bulk string of a certain length looks like.
+///
+/// Elements of one length stand in rows in most replies, or two lengths take turns, as fields and values do. A string
+/// that has the same header as one before is as long, so that the processor need not wait for a number to know where the
+/// next begins.
+#[derive(Clone, Copy)]
+struct Like {
+    /// The header, and which of eight bytes belong to it.
+    header: u64,
+    mask: u64,
+    /// Of all of it, in bytes.
+    length: usize,
+}
+
+impl Like {
+    /// Of an element that lies there, if it is a string with a short header.
+    #[inline]
+    fn of(bytes: &[u8], at: usize, length: usize) -> Option<Self> {
+        let begin = bytes.get(at..)?.first_chunk::<8>()?;
+        let end = begin.iter().position(|byte| *byte == b'\n')?;
+        let mask = u64::MAX >> (56 - 8 * end);
+        let header = u64::from_le_bytes(*begin) & mask;
+        (begin[0] == b'$').then_some(Self { header, mask, length })
+    }
+
+    /// Whether another one lies there, whole.
+    #[inline]
+    fn is_at(self, bytes: &[u8], at: usize) -> bool {
+        let Some(element) = bytes.get(at..at + self.length.max(8)) else { return false };
+        let begin = element.first_chunk().map_or(0, |begin| u64::from_le_bytes(*begin));
+        begin & self.mask == self.header && element[self.length - 2..self.length] == *b"\r\n"
+    }
+}
+
 fn expect(byte: u8, expected: u8) -> Result<(), NotReply> {
     if byte == expected { Ok(()) } else { Err(NotReply) }
 }
@@ -380,6 +414,14 @@ mod tests {
             let pushed = reply.len() + 28;
             let ends = [(reply.len(), Frame::Reply), (pushed, Frame::Push), (twice.len(), Frame::Reply)];
             assert_ends(&twice, &ends);
+        }
+        // Rows of one length, of two that take turns, and of ever other ones.
+        let rows: [fn(usize) -> usize; 4] =
+            [|_| 3, |index| [12, 0][index % 2], |index| index % 13, |index| index / 7];
+        for row in rows {
+            let strings = (0..60).map(|index| format!("${}\r\n{}\r\n", row(index), "\n".repeat(row(index))));
+            let reply = format!("*60\r\n{}", strings.collect::<String>());
+            assert_ends(reply.as_bytes(), &[(reply.len(), Frame::Reply)]);
         }
         let long = [&b"$100000\r\n"[..], &vec![b'x'; 100_000], b"\r\n"].concat();
         assert_eq!(ends([&long[..]]).0[0].0, long.len());

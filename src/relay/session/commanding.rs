@@ -222,7 +222,7 @@ impl Session {
     ) -> Result<(), Failed> {
         let Some(target) = target.as_mut().filter(|_| !bytes.is_empty()) else { return Ok(()) };
         if self.framing == Framing::Exact {
-            self.owed.keep(bytes);
+            self.owed.keep(bytes, self.commands.rest());
         }
         self.pair.to_target.write(cx, target, bytes)
     }

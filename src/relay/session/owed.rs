@@ -104,9 +104,9 @@ impl Owed {
         }
     }
 
-    /// Keeps commands that go to the upstream, as long as there is room.
-    pub(super) fn keep(&mut self, bytes: &[u8]) {
-        if self.is_kept && self.kept.len() + bytes.len() <= KEPT {
+    /// Keeps commands that go to the upstream, as long as there is room for all of them: so many bytes are still to come.
+    pub(super) fn keep(&mut self, bytes: &[u8], rest: usize) {
+        if self.is_kept && (self.kept.len() + bytes.len()).saturating_add(rest) <= KEPT {
             self.kept.extend(bytes);
         } else {
             self.kept = Ahead::default();
@@ -212,8 +212,8 @@ mod tests {
         owed.push(What::Reads, 1);
         owed.push(What::Reads, 1);
         owed.push(What::Sets, 1);
-        owed.keep(b"GET a\r\n\r\nGET b\r\n");
-        owed.keep(b"*2\r\n$6\r\nSELECT\r\n$1\r\n1\r\n");
+        owed.keep(b"GET a\r\n\r\nGET b\r\n", 0);
+        owed.keep(b"*2\r\n$6\r\nSELECT\r\n$1\r\n1\r\n", 0);
         assert_eq!((owed.commands(), owed.is_one(), owed.may_be_repeated(0, true)), (3, false, true));
         owed.settle();
         assert_eq!(*owed.take(), *b"\r\nGET b\r\n*2\r\n$6\r\nSELECT\r\n$1\r\n1\r\n");
@@ -229,7 +229,7 @@ mod tests {
         assert_eq!([owed.nth(0), owed.nth(1), owed.nth(2)], [Some(What::Writes), Some(What::Reads), None]);
         owed.settle();
         assert!(owed.may_be_repeated(0, true));
-        owed.keep(&vec![b'x'; KEPT + 1]);
+        owed.keep(&vec![b'x'; KEPT + 1], 0);
         assert!(!owed.may_be_repeated(0, true));
         owed.settle();
         assert!(owed.is_empty() && owed.are_kept());
