@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -53,15 +54,15 @@ impl LinkRuntime {
     /// Serves one client: its TLS, dial, handshake, relay with all that it needs on the way, one line in the log.
     ///
     /// Every step is boxed, and what a living connection needs lies in one box of its own: an idle one carries nothing
-    /// that only a dial or a handshake needs.
+    /// that only a dial or a handshake needs. All of it together is boxed too: the runtime rounds a task up to 128 bytes.
     pub fn serve(
         self: Arc<Self>,
         accepted: Accepted,
         client: Client,
         admitted: Admitted,
-    ) -> impl Future<Output = ()> + Send {
+    ) -> Pin<Box<impl Future<Output = ()> + Send>> {
         let establishing = Box::pin(self.establish(accepted, client, admitted));
-        async move {
+        Box::pin(async move {
             let Some(mut connection) = establishing.await else { return };
             loop {
                 let following = {
@@ -73,7 +74,7 @@ impl LinkRuntime {
                     None => return,
                 }
             }
-        }
+        })
     }
 
     /// Everything up to the moment when bytes may pass. A client that can't be served has been told so.

@@ -41,16 +41,21 @@ pub(super) enum Failed {
 /// One direction.
 #[derive(Debug)]
 pub(super) struct Copy {
-    /// Bytes that the writer would not take yet, and how many of them it has taken since.
-    /// An AUTH of ours may be among them.
-    kept: Zeroizing<Vec<u8>>,
-    taken: usize,
+    /// What the writer would not take yet; seldom anything.
+    kept: Option<Box<Kept>>,
     moved: u64,
     /// In bytes, at most [`LARGE_READ`].
     read_size: u32,
     phase: Phase,
     /// Whether the writer has passed on all that it took. A stream that buffers (TLS) may not have.
     is_flushed: bool,
+}
+
+/// Bytes that the writer would not take, and how many of them it has taken since. An AUTH of ours may be among them.
+#[derive(Debug, Default)]
+struct Kept {
+    bytes: Zeroizing<Vec<u8>>,
+    taken: usize,
 }
 
 #[derive(Debug, Clone, std::marker::Copy, PartialEq, Eq)]
@@ -69,9 +74,7 @@ impl Copy {
     /// Begins with bytes that were read already.
     pub(super) fn new(first: Vec<u8>) -> Self {
         Self {
-            // An empty one may still hold memory.
-            kept: Zeroizing::new(if first.is_empty() { Vec::new() } else { first }),
-            taken: 0,
+            kept: (!first.is_empty()).then(|| Box::new(Kept { bytes: Zeroizing::new(first), taken: 0 })),
             moved: 0,
             read_size: SMALL_READ,
             phase: Phase::Flowing,
@@ -95,12 +98,12 @@ impl Copy {
 
     /// Whether it would tell by itself if the reader broke.
     pub(super) fn is_reading(&self) -> bool {
-        self.phase == Phase::Flowing && self.kept.is_empty()
+        self.phase == Phase::Flowing && self.kept.is_none()
     }
 
     /// Whether all that was read has gone out.
     pub(super) fn holds_nothing(&self) -> bool {
-        self.is_over() || self.kept.is_empty() && self.is_flushed
+        self.is_over() || self.kept.is_none() && self.is_flushed
     }
 
     /// Where this turn ends.
@@ -110,7 +113,7 @@ impl Copy {
 
     /// Nothing more is written.
     pub(super) fn stop(&mut self) {
-        self.kept = Zeroizing::default();
+        self.kept = None;
         self.phase = Phase::Over;
     }
 
@@ -128,8 +131,8 @@ impl Copy {
 
     /// Adds bytes behind those that are kept.
     pub(super) fn keep(&mut self, bytes: &[u8]) {
-        if !self.is_over() {
-            self.kept.extend_from_slice(bytes);
+        if !self.is_over() && !bytes.is_empty() {
+            self.kept.get_or_insert_default().bytes.extend_from_slice(bytes);
         }
     }
 
@@ -191,21 +194,19 @@ impl Copy {
         cx: &mut Context<'_>,
         writer: &mut W,
     ) -> Poll<Result<(), Failed>> {
-        while self.taken < self.kept.len() {
-            let rest = &self.kept[self.taken..];
-            match ready!(Pin::new(&mut *writer).poll_write(cx, rest)) {
+        while let Some(kept) = &mut self.kept {
+            match ready!(Pin::new(&mut *writer).poll_write(cx, &kept.bytes[kept.taken..])) {
                 Ok(0) => return Poll::Ready(Err(Failed::Write(io::ErrorKind::WriteZero.into()))),
                 Ok(n) => {
                     self.is_flushed = false;
-                    self.taken += n;
+                    kept.taken += n;
                     self.moved += n as u64;
+                    if kept.taken == kept.bytes.len() {
+                        self.kept = None;
+                    }
                 }
                 Err(e) => return Poll::Ready(Err(Failed::Write(e))),
             }
-        }
-        if self.taken > 0 {
-            self.kept = Zeroizing::default();
-            self.taken = 0;
         }
         match self.phase {
             Phase::Flowing | Phase::Over => return Poll::Ready(Ok(())),
@@ -236,10 +237,8 @@ impl Copy {
         writer: &mut W,
         bytes: &[u8],
     ) -> Result<(), Failed> {
-        if !self.kept.is_empty() || self.is_over() {
-            if !self.is_over() {
-                self.kept.extend_from_slice(bytes);
-            }
+        if self.kept.is_some() || self.is_over() {
+            self.keep(bytes);
             return Ok(());
         }
         let filled = bytes.len() == self.read_size as usize;
@@ -254,7 +253,7 @@ impl Copy {
                 }
                 Poll::Ready(Err(e)) => return Err(Failed::Write(e)),
                 Poll::Pending => {
-                    self.kept = Zeroizing::new(rest.to_vec());
+                    self.keep(rest);
                     self.read_size = SMALL_READ;
                     return Ok(());
                 }

@@ -156,9 +156,9 @@ pub struct Session {
     wants_boundary: bool,
     client_ended: bool,
     target_end: Option<Box<TargetEnd>>,
-    heard_at: Instant,
-    /// When the command came that is under way alone.
-    asked_at: Option<Instant>,
+    /// When the upstream was heard last; while one command alone is under way and [timed](Self::is_timed), when that came.
+    last_at: Instant,
+    is_timed: bool,
     /// Commands since the last count.
     count: u32,
     rare: Option<Box<Rare>>,
@@ -197,8 +197,8 @@ impl Session {
             wants_boundary: false,
             client_ended: false,
             target_end: None,
-            heard_at: Instant::now(),
-            asked_at: None,
+            last_at: Instant::now(),
+            is_timed: false,
             count: 0,
             rare: None,
         };
@@ -258,7 +258,7 @@ impl Session {
         self.gone = None;
         self.wants_upstream = false;
         self.target_end = None;
-        self.heard_at = Instant::now();
+        self.last_at = Instant::now();
         if !leading.is_empty() {
             self.pair.to_client.keep(leading);
             self.lose("the target spoke first");
@@ -315,7 +315,7 @@ impl Session {
             self.framing = Framing::Uncounted;
         }
         self.owed = Owed::default();
-        self.asked_at = None;
+        self.is_timed = false;
         self.state.pin_for_good(Pin::LostFraming);
         match self.hold {
             Hold::Refused | Hold::Asking => self.hold = Hold::None,
@@ -519,7 +519,7 @@ impl Session {
         self.target_end = None;
         self.replies = Replies::default();
         self.commands = Commands::default();
-        self.asked_at = None;
+        self.is_timed = false;
         self.state.leaves_upstream();
         self.pair.to_target.begin_again();
         if let Some(rare) = &mut self.rare {
@@ -538,7 +538,7 @@ impl Session {
         self.ahead.prepend(&unanswered);
         self.commands = Commands::default();
         self.replies = Replies::default();
-        self.asked_at = None;
+        self.is_timed = false;
         self.state.leaves_upstream();
         self.pair.to_target.begin_again();
         self.hold = Hold::None;

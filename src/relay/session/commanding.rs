@@ -269,7 +269,7 @@ impl Session {
             return is_own;
         };
         let now = Instant::now();
-        let silence = now.saturating_duration_since(self.heard_at);
+        let silence = now.saturating_duration_since(self.last_at);
         if silence >= SILENCE && self.state.pin().is_none() {
             self.hold = Hold::Asking;
             self.owed.push(What::Probe, 1);
@@ -281,7 +281,8 @@ impl Session {
         if silence >= PAUSE && !stream.is_quiet() {
             return false;
         }
-        self.asked_at = Some(now);
+        self.last_at = now;
+        self.is_timed = true;
         true
     }
 
@@ -565,7 +566,7 @@ impl Session {
             return Admit::Stop;
         }
         let channels = if channels > 0 {
-            channels
+            u32::try_from(channels).unwrap_or(u32::MAX)
         } else if self.framing == Framing::Exact && !self.is_answered() {
             // How many there are is known once nothing is owed.
             self.wants_boundary = true;
@@ -581,7 +582,7 @@ impl Session {
         self.state.passes(false, false);
         if self.framing == Framing::Exact {
             let what = if begins { What::Subscribe } else { What::Unsubscribe };
-            self.owed.push(what, u32::try_from(channels).unwrap_or(u32::MAX));
+            self.owed.push(what, channels);
         }
         Admit::Pass
     }

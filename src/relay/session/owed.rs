@@ -57,7 +57,7 @@ struct Run {
 pub(super) struct Owed {
     /// The first of them, so that one command alone needs no memory.
     first: Option<Run>,
-    more: VecDeque<Run>,
+    more: Option<Box<VecDeque<Run>>>,
     /// The commands since nothing was owed, while they are not too long.
     kept: Ahead,
     is_kept: bool,
@@ -69,14 +69,7 @@ pub(super) struct Owed {
 
 impl Default for Owed {
     fn default() -> Self {
-        Self {
-            first: None,
-            more: VecDeque::new(),
-            kept: Ahead::default(),
-            is_kept: true,
-            is_unsent: false,
-            answered: 0,
-        }
+        Self { first: None, more: None, kept: Ahead::default(), is_kept: true, is_unsent: false, answered: 0 }
     }
 }
 
@@ -87,7 +80,7 @@ impl Owed {
 
     /// Whether one reply alone is owed.
     pub(super) fn is_one(&self) -> bool {
-        self.more.is_empty() && self.first.is_some_and(|run| run.count == 1)
+        self.more.is_none() && self.first.is_some_and(|run| run.count == 1)
     }
 
     pub(super) fn push(&mut self, what: What, count: u32) {
@@ -98,9 +91,10 @@ impl Owed {
             self.first = Some(Run { what, count });
             return;
         };
-        match Some(self.more.back_mut().unwrap_or(first)).filter(is_alike) {
+        let last = self.more.as_mut().and_then(|more| more.back_mut()).unwrap_or(first);
+        match Some(last).filter(is_alike) {
             Some(run) => run.count = run.count.saturating_add(count),
-            None => self.more.push_back(Run { what, count }),
+            None => self.more.get_or_insert_default().push_back(Run { what, count }),
         }
     }
 
@@ -114,6 +108,10 @@ impl Owed {
         }
     }
 
+    fn runs(&self) -> impl Iterator<Item = &Run> {
+        self.first.iter().chain(self.more.iter().flat_map(|more| more.iter()))
+    }
+
     pub(super) fn front(&self) -> Option<What> {
         self.first.map(|run| run.what)
     }
@@ -121,7 +119,7 @@ impl Owed {
     /// What stands behind so many others.
     pub(super) fn nth(&self, number: usize) -> Option<What> {
         let mut left = number;
-        self.first.iter().chain(&self.more).find_map(|run| {
+        self.runs().find_map(|run| {
             let count = run.count as usize;
             let is_here = left < count;
             left = left.saturating_sub(count);
@@ -138,7 +136,8 @@ impl Owed {
             what => !what.is_ours(),
         };
         if run.count == 0 {
-            self.first = self.more.pop_front();
+            self.first = self.more.as_mut().and_then(|more| more.pop_front());
+            self.more.take_if(|more| more.is_empty());
         }
         self.answered += u32::from(is_command);
         if self.first.is_none() {
@@ -164,10 +163,10 @@ impl Owed {
     /// Where the last of the commands is not whole yet, it can't have been executed.
     pub(super) fn may_be_repeated(&self, but: usize, is_last_whole: bool) -> bool {
         let mut skipped = but;
-        let mut left = self.first.iter().chain(&self.more).map(|run| run.count as usize).sum::<usize>();
+        let mut left = self.runs().map(|run| run.count as usize).sum::<usize>();
         left -= usize::from(!is_last_whole && left > 0);
         self.is_kept
-            && self.first.iter().chain(&self.more).all(|run| {
+            && self.runs().all(|run| {
                 let count = (run.count as usize).min(left);
                 left -= count;
                 let counts = count.saturating_sub(skipped);
@@ -178,7 +177,7 @@ impl Owed {
 
     /// How many replies are owed to the client.
     pub(super) fn commands(&self) -> u32 {
-        let own = self.first.iter().chain(&self.more).filter(|run| !run.what.is_ours());
+        let own = self.runs().filter(|run| !run.what.is_ours());
         own.map(|run| run.count).sum()
     }
 

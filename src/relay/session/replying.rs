@@ -86,7 +86,7 @@ fn is_message(kind: &[u8]) -> bool {
 }
 
 /// The number that a confirmation ends with, if all of it is there.
-fn last_number(piece: &[u8]) -> Option<usize> {
+fn last_number(piece: &[u8]) -> Option<u32> {
     let line = piece.strip_suffix(b"\r\n")?;
     let at = line.iter().rposition(|byte| *byte == b':')?;
     std::str::from_utf8(&line[at + 1..]).ok()?.parse().ok()
@@ -149,12 +149,10 @@ impl Session {
         metrics: &SessionMetrics,
     ) -> Result<(), Failed> {
         let now = Instant::now();
-        self.heard_at = now;
-        if let Some(asked) = self.asked_at.take()
-            && self.owed.is_one()
-        {
-            metrics.answered(now.saturating_duration_since(asked));
+        if std::mem::take(&mut self.is_timed) && self.owed.is_one() {
+            metrics.answered(now.saturating_duration_since(self.last_at));
         }
+        self.last_at = now;
         let (mut at, mut from) = (0, 0);
         while at < bytes.len() && self.framing != Framing::Lost {
             let was_between = self.replies.is_between();

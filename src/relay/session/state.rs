@@ -96,7 +96,7 @@ pub(super) struct State {
     pub(super) answering: Answering,
     pub(super) is_resp3: bool,
     /// Subscriptions: of channels, of patterns, of shard channels.
-    subscribed: [usize; 3],
+    subscribed: [u32; 3],
     pub(super) is_in_multi: bool,
     watches: bool,
     tracks: bool,
@@ -153,7 +153,7 @@ impl State {
     }
 
     /// A subscription was confirmed, with how many there are now. Those of channels and patterns are counted together.
-    pub(super) fn subscribes(&mut self, to: Channels, total: usize) {
+    pub(super) fn subscribes(&mut self, to: Channels, total: u32) {
         let [channels, patterns, _] = self.subscribed;
         self.subscribed[to as usize] = match to {
             Channels::Names => total.saturating_sub(patterns),
@@ -163,7 +163,7 @@ impl State {
     }
 
     /// How many there are.
-    pub(super) fn subscriptions(&self, to: Channels) -> usize {
+    pub(super) fn subscriptions(&self, to: Channels) -> u32 {
         self.subscribed[to as usize]
     }
 
