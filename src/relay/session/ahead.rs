@@ -1,20 +1,29 @@
 //! Bytes of a client that are kept: what its upstream has not heard yet, and what it has not answered. They may hold a
 //! password, so they leave no copy behind.
 
+use std::cell::RefCell;
 use std::ops::Deref;
 
-use zeroize::{Zeroize, Zeroizing};
+use zeroize::Zeroize;
 
 /// How much is taken in while nothing may pass. It has to be read to see that a client has left.
 pub(super) const MOST: usize = 16 * 1024;
 
+/// A buffer of this size serves most commands, and is used again; so many of them wait for that on each thread.
+const SMALL: usize = 256;
+const SPARE: usize = 64;
+
+thread_local! {
+    static SPARES: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+}
+
 #[derive(Debug, Default)]
-pub(super) struct Ahead(Zeroizing<Vec<u8>>);
+pub(super) struct Ahead(Vec<u8>);
 
 impl Ahead {
     pub(super) fn of(bytes: Vec<u8>) -> Self {
         // An empty one may still hold memory.
-        Self(Zeroizing::new(if bytes.is_empty() { Vec::new() } else { bytes }))
+        Self(if bytes.is_empty() { Vec::new() } else { bytes })
     }
 
     /// Takes in more behind it.
@@ -25,11 +34,14 @@ impl Ahead {
 
     /// Makes room for so many bytes. A buffer that grew by itself would leave a copy behind.
     fn reserve(&mut self, more: usize) {
-        if self.0.capacity() - self.0.len() < more {
-            let mut larger = Zeroizing::new(Vec::with_capacity((self.0.len() + more).max(2 * self.0.len())));
-            larger.extend_from_slice(&self.0);
-            self.0 = larger;
+        if self.0.capacity() - self.0.len() >= more {
+            return;
         }
+        let size = (self.0.len() + more).max(2 * self.0.len());
+        let spare = if size <= SMALL { SPARES.with_borrow_mut(Vec::pop) } else { None };
+        let mut larger = spare.unwrap_or_else(|| Vec::with_capacity(size.max(SMALL)));
+        larger.extend_from_slice(&self.0);
+        *self = Self(larger);
     }
 
     /// For who reads on while the session does not: there is room for [`MOST`] bytes.
@@ -42,7 +54,7 @@ impl Ahead {
     pub(super) fn took(&mut self, length: usize) {
         if length == self.0.len() {
             // Its memory too.
-            self.0 = Zeroizing::default();
+            *self = Self::default();
         } else if length > 0 {
             let left = self.0.len() - length;
             self.0.copy_within(length.., 0);
@@ -53,10 +65,11 @@ impl Ahead {
 
     /// Puts bytes in front of it.
     pub(super) fn prepend(&mut self, bytes: &[u8]) {
-        let mut all = Zeroizing::new(Vec::with_capacity(bytes.len() + self.0.len()));
-        all.extend_from_slice(bytes);
-        all.extend_from_slice(&self.0);
-        self.0 = all;
+        let mut all = Self::default();
+        all.reserve(bytes.len() + self.0.len());
+        all.0.extend_from_slice(bytes);
+        all.0.extend_from_slice(&self.0);
+        *self = all;
     }
 }
 
@@ -65,5 +78,22 @@ impl Deref for Ahead {
 
     fn deref(&self) -> &[u8] {
         &self.0
+    }
+}
+
+impl Drop for Ahead {
+    fn drop(&mut self) {
+        self.0.as_mut_slice().zeroize();
+        if self.0.capacity() == SMALL {
+            let mut buffer = std::mem::take(&mut self.0);
+            buffer.clear();
+            // Behind the thread's end there is nobody to use it again.
+            let _ = SPARES.try_with(|spares| {
+                let mut spares = spares.borrow_mut();
+                if spares.len() < SPARE {
+                    spares.push(buffer);
+                }
+            });
+        }
     }
 }
