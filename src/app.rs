@@ -29,6 +29,7 @@ use crate::upstream::backends::Backends;
 use crate::upstream::connections::Connections;
 use crate::upstream::dial::{Dialler, Health};
 use crate::upstream::discovery;
+use crate::upstream::loops::Unanswered;
 use crate::upstream::pool::{self, Pool};
 use crate::upstream::reauth;
 use crate::workers::Workers;
@@ -75,12 +76,8 @@ impl App {
         // Before the listeners: a signal may be sent as soon as the process is visible.
         let signals = Signals::listen().map_err(|error| StartErrors::missing("signals", error))?;
         tokio::spawn(programs::adopt().map_err(|error| StartErrors::missing("signals", error))?);
-        let dialler = Arc::new(Dialler {
-            resolver: Resolver::new(config.process.dns.as_deref()),
-            keepalive: config.process.keepalive,
-        });
         let mut metrics = Metrics::new();
-        let mut bound = Vec::new();
+        let mut listening = Vec::new();
         let mut errors = Vec::new();
         let warm = config.links.iter().map(Link::warm).fold(0, usize::saturating_add);
         if !descriptors.carry(warm) {
@@ -93,21 +90,7 @@ impl App {
         }
         for link in config.links {
             match Listener::bind(&link.listen, config.process.keepalive) {
-                Ok(listener) => {
-                    let connections = Arc::default();
-                    let metrics = Arc::new(metrics.link(&link.name));
-                    let service = Arc::new(LinkRuntime {
-                        backends: Backends::of(&link, Arc::clone(&connections), Arc::clone(&metrics)),
-                        dialler: Arc::clone(&dialler),
-                        health: Health::default(),
-                        warm: Pool::of(&link),
-                        reports: FailureLog::of(&link),
-                        connections,
-                        metrics,
-                        link,
-                    });
-                    bound.push((listener, service));
-                }
+                Ok(listener) => listening.push((listener, link)),
                 Err(of_link) => errors.extend(of_link.into_iter().map(|(address, error)| {
                     let remedy = bind_remedy(&link, &address, &error);
                     (format!("{address} ({})", link.variable), error, remedy)
@@ -125,6 +108,28 @@ impl App {
             };
             listener.map_err(error).ok()
         });
+        let dialler = Arc::new(Dialler {
+            resolver: Resolver::new(config.process.dns.as_deref()),
+            keepalive: config.process.keepalive,
+            listening: listening.iter().flat_map(|(listener, _)| listener.addresses()).collect(),
+            unanswered: Unanswered::default(),
+        });
+        let mut bound = Vec::new();
+        for (listener, link) in listening {
+            let connections = Arc::default();
+            let metrics = Arc::new(metrics.link(&link.name));
+            let service = Arc::new(LinkRuntime {
+                backends: Backends::of(&link, Arc::clone(&connections), Arc::clone(&metrics)),
+                dialler: Arc::clone(&dialler),
+                health: Health::default(),
+                warm: Pool::of(&link),
+                reports: FailureLog::of(&link),
+                connections,
+                metrics,
+                link,
+            });
+            bound.push((listener, service));
+        }
         let services = bound.iter().map(|(_, service)| Arc::clone(service)).collect();
         metrics.register(Box::new(LinkCollector(services)));
         if !errors.is_empty() {

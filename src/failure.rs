@@ -17,6 +17,12 @@ use crate::text;
 /// The message of a refused password, shared by the client's error, the log and `check`.
 pub const REFUSED: &str = "the target refused the password";
 
+/// How an ambassador's own errors begin.
+pub const OWN_WORDS: &str = "ERR redis-ambassador: ";
+
+/// What stands before the words of another ambassador.
+pub const OF_AMBASSADOR: &str = " is an ambassador too, which says: ";
+
 /// The step of a connection's life that failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
@@ -111,6 +117,23 @@ pub enum Failure {
         endpoint: String,
         /// A probable cause, or empty.
         hint: &'static str,
+    },
+    /// The address is one where this process listens.
+    #[error("{endpoint} is this ambassador itself")]
+    Itself { endpoint: String },
+    /// The client's host does not answer this process, maybe because it waits for this very client to be served.
+    #[error(
+        "{host}, from where this connection comes, has not answered ours for {}, as if the two led to each other",
+        humantime::format_duration(*.after)
+    )]
+    LeadsBack { host: IpAddr, after: Duration },
+    /// The target is an ambassador that can't serve.
+    #[error("{endpoint}{OF_AMBASSADOR}{words}")]
+    Ambassador {
+        stage: Stage,
+        endpoint: String,
+        /// What it says, masked.
+        words: String,
     },
     /// TLS failed, on either side.
     #[error("{what}")]
@@ -224,11 +247,14 @@ impl Failure {
             Self::Resolve { .. } | Self::NoBackend { .. } => Stage::Resolve,
             Self::WrongRole { .. } => Stage::Role,
             Self::NoneServes { last, .. } => last.stage(),
-            Self::Connect { .. } | Self::ClientLeft => Stage::Connect,
+            Self::Connect { .. } | Self::Itself { .. } | Self::LeadsBack { .. } | Self::ClientLeft => {
+                Stage::Connect
+            }
             Self::ClientQuit | Self::NotAuthenticated { .. } => Stage::ClientAuth,
             Self::TimedOut { stage, .. }
             | Self::Broken { stage, .. }
             | Self::Closed { stage, .. }
+            | Self::Ambassador { stage, .. }
             | Self::Refused { stage, .. }
             | Self::NotRedis { stage, .. } => *stage,
             Self::Tls { .. } => Stage::Tls,
@@ -289,6 +315,15 @@ impl Failure {
             Self::Connect { .. } => {
                 format!("check that the target of {variable} is running and listening")
             }
+            Self::Itself { .. } => format!(
+                "let {variable} name the Redis server itself; where its name is that of this container too, rename one of the two"
+            ),
+            Self::LeadsBack { .. } => format!(
+                "see whether the target of {variable} is an ambassador that leads back here; if it is a Redis server, it is overloaded"
+            ),
+            Self::Ambassador { endpoint, .. } => format!(
+                "see the log of the ambassador at {endpoint}; if it leads back here, let one of the two name the Redis server itself"
+            ),
             Self::TimedOut { stage, .. } => match stage {
                 Stage::Resolve => {
                     "check the name servers, those in AMBASSADOR_DNS or else in /etc/resolv.conf".to_owned()
@@ -345,7 +380,7 @@ impl Failure {
             Self::Full => format!("-ERR {self}\r\n"),
             Self::ClientQuit => "+OK\r\n".to_owned(),
             Self::NotAuthenticated { line: Some(words), .. } => words.clone(),
-            _ => format!("-ERR redis-ambassador: {link}: {self}\r\n"),
+            _ => format!("-{OWN_WORDS}{link}: {self}\r\n"),
         }
     }
 }

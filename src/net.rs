@@ -92,6 +92,17 @@ impl Stream {
         Ok(Self::Tcp(stream))
     }
 
+    /// The addresses of a TCP connection: this end's and the other one's. An IPv4 address is one, however it was dialled.
+    pub fn ends(&self) -> Option<(SocketAddr, SocketAddr)> {
+        let stream = match self {
+            Self::Tcp(stream) => stream,
+            Self::Unix(_) => return None,
+            Self::Tls(stream) => return stream.ends(),
+        };
+        let canonical = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
+        Some((canonical(stream.local_addr().ok()?), canonical(stream.peer_addr().ok()?)))
+    }
+
     /// Moves it to the current runtime.
     pub fn into_this_runtime(self) -> io::Result<Self> {
         match self {

@@ -7,6 +7,7 @@ pub mod dial;
 pub mod discovery;
 pub mod handshake;
 mod link;
+pub mod loops;
 pub mod pool;
 pub mod reauth;
 

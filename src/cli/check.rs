@@ -21,9 +21,11 @@ use super::Format;
 use crate::config::{Config, Link};
 use crate::failure::Failure;
 use crate::metrics::Metrics;
+use crate::net::ListenAddress;
 use crate::net::resolve::Resolver;
 use crate::upstream::dial::Dialler;
 use crate::upstream::discovery;
+use crate::upstream::loops::Unanswered;
 
 /// Backends of one link that are looked at; who has more wants a sample, not a flood.
 const MOST_BACKENDS: usize = 32;
@@ -54,6 +56,11 @@ impl Report {
         let dialler = Dialler {
             resolver: Resolver::new(config.process.dns.as_deref()),
             keepalive: config.process.keepalive,
+            listening: {
+                let addresses = config.links.iter().flat_map(|link| &link.listen.addresses);
+                addresses.flat_map(ListenAddress::dialled).collect()
+            },
+            unanswered: Unanswered::default(),
         };
         let mut findings: Vec<_> = config.warnings.iter().map(Finding::of_configuration).collect();
         let mut links = Vec::new();

@@ -28,6 +28,7 @@ use crate::upstream::LinkRuntime;
 use crate::upstream::backends::Lease;
 use crate::upstream::connections::ConnectionGuard;
 use crate::upstream::handshake::Upstream;
+use crate::upstream::loops;
 use crate::upstream::pool::Warm;
 
 /// How much of what a client says before its upstream is there is taken in. It has to be read to see that a client
@@ -112,11 +113,15 @@ impl LinkRuntime {
         };
         let begun = Instant::now();
         let nothing = Restore::default();
+        let host = self.link.redis.as_ref().and_then(|_| loops::host(&stream));
         let upstream = match held {
             Ok(Some(warm)) => Ok(warm.serve(&self)),
             Ok(None) => tokio::select! {
                 biased;
-                upstream = self.upstream(&nothing) => upstream,
+                upstream = async {
+                    self.dialler.unanswered.wait(host, self.link.connect_timeout / 2).await?;
+                    self.upstream(&nothing).await
+                } => upstream,
                 () = client_leaves(&mut stream, &mut early, self.link.redis.is_some()) => Err(Failure::ClientLeft),
             },
             Err(left) => Err(left),

@@ -1,9 +1,10 @@
 //! Configured addresses: endpoints to dial, and addresses to listen on.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
+use super::Address;
 use super::link_local::LinkLocal;
 
 /// The host of a target.
@@ -97,6 +98,25 @@ impl fmt::Display for ListenAddress {
         match self {
             Self::Tcp(interface, port) => write!(f, "{interface}:{port}"),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+impl ListenAddress {
+    /// What a client dials; none where the system chooses the port.
+    pub fn dialled(&self) -> Vec<Address> {
+        let at = |address: IpAddr, port| Address::Tcp(SocketAddr::new(address, port));
+        match self {
+            Self::Tcp(_, 0) => Vec::new(),
+            Self::Tcp(Interface::All, port) => vec![at(Ipv6Addr::UNSPECIFIED.into(), *port)],
+            Self::Tcp(Interface::Localhost, port) => {
+                vec![at(Ipv4Addr::LOCALHOST.into(), *port), at(Ipv6Addr::LOCALHOST.into(), *port)]
+            }
+            Self::Tcp(Interface::Address(address), port) => vec![at(*address, *port)],
+            Self::Tcp(Interface::LinkLocal(address), port) => {
+                vec![Address::LinkLocal(address.clone(), *port)]
+            }
+            Self::Unix(path) => vec![Address::Unix(path.clone())],
         }
     }
 }

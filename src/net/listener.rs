@@ -16,7 +16,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::net::{TcpStream, UnixStream};
 
 use super::socket_file::{self, SocketFile};
-use super::{Client, Stream, at, set_options, zone_index};
+use super::{Address, Client, Stream, at, set_options, zone_index};
 use crate::net::{Interface, Listen, ListenAddress};
 
 /// The bound sockets of one link or of the admin endpoint.
@@ -65,6 +65,14 @@ impl Listener {
     /// The bound addresses, separated by commas.
     pub fn address(&self) -> String {
         self.sockets.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+    }
+
+    /// The same, one by one.
+    pub fn addresses(&self) -> impl Iterator<Item = Address> {
+        self.sockets.iter().filter_map(|bound| match &bound.file {
+            Some(file) => Some(Address::Unix(file.path().to_owned())),
+            None => bound.socket.get_ref().local_addr().ok()?.as_socket().map(Address::Tcp),
+        })
     }
 
     /// The number of sockets.

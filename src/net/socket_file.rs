@@ -40,6 +40,12 @@ fn identity(file: &Metadata) -> (u64, u64) {
     (file.dev(), file.ino())
 }
 
+impl SocketFile {
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
 /// Listens at `path`. Replaces the socket of a process that no longer listens, and no other file.
 pub(super) fn bind(path: &Path, mode: Option<u32>, backlog: i32) -> io::Result<(Socket, SocketFile)> {
     // Locked until the socket listens: of two processes that start at the same time, the second must not take the file

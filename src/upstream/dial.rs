@@ -27,6 +27,7 @@ use crate::relay::Restore;
 use crate::upstream::backends::{Backends, Done, Lease, Listed, Next, Round};
 use crate::upstream::credentials::{AuthState, Login};
 use crate::upstream::handshake::{Greeted, Handshake, Observer, Step, Upstream};
+use crate::upstream::loops::{Listening, Unanswered};
 
 /// Before a target is tried again: at the longest enough to spare a starting server, and too short for anybody to notice.
 const BACKOFF: Backoff = Backoff { first: Duration::from_millis(25), longest: Duration::from_millis(250) };
@@ -121,6 +122,10 @@ pub struct Dialler {
     pub resolver: Resolver,
     /// When TCP probes a silent target.
     pub keepalive: Option<Duration>,
+    /// Where this process itself is reached.
+    pub listening: Listening,
+    /// Handshakes that have not been answered.
+    pub unanswered: Unanswered,
 }
 
 /// Of the time that is left, a backend has at most this part while there are others to try: a dial that hangs must not
@@ -288,6 +293,7 @@ impl Dialler {
         };
         let deadline = share(round.others(&lease), deadline);
         let introduction = Introduction::to(link, &lease, begun, deadline).restoring(restore);
+        let _asked = link.redis.is_some().then(|| self.unanswered.begin(&stream));
         match introduction.make(stream, login, &()).await.and_then(Introduced::upstream) {
             Ok(upstream) => Ok(Some((upstream, lease))),
             Err(failure) => refused(round, &lease, failure),
@@ -470,6 +476,9 @@ impl Dialler {
         begun: Instant,
         deadline: Instant,
     ) -> Result<Stream, Failure> {
+        if self.listening.has(address) {
+            return Err(Failure::Itself { endpoint: shown.to_owned() });
+        }
         timeout_at(deadline, Stream::connect(address, self.keepalive))
             .await
             .map_err(late(Stage::Connect, format!("connecting to {shown}"), begun, deadline))?

@@ -20,9 +20,9 @@ use tokio::time::{Instant, timeout_at};
 use crate::config::Link;
 use crate::config::link::Credential;
 use crate::config::link::{Redis, Role};
-use crate::failure::REFUSED;
 use crate::failure::tls::late_refusal;
 use crate::failure::{Failure, Stage};
+use crate::failure::{OF_AMBASSADOR, OWN_WORDS, REFUSED};
 use crate::metrics::CredentialKind;
 use crate::net::Stream;
 use crate::relay::Restore;
@@ -586,6 +586,9 @@ impl<'a> Handshake<'a> {
             }
             return Ok(());
         }
+        if let Some(failure) = self.of_ambassador(asked.stage(), words) {
+            return Err(failure);
+        }
         let alias = &self.link.alias;
         let credentials = self.redis.credentials.as_ref();
         let variable = credentials.map_or(&self.link.variable, |credentials| &credentials.variable);
@@ -658,6 +661,15 @@ impl<'a> Handshake<'a> {
             },
         };
         Err(Failure::Refused { stage: asked.stage(), what, words: self.mask(words.as_bytes()), remedy })
+    }
+
+    /// The target is an ambassador that can't serve, if it says so. Of what that has from a third one, only the last words
+    /// count.
+    fn of_ambassador(&self, stage: Stage, words: &str) -> Option<Failure> {
+        let words = words.strip_prefix(OWN_WORDS)?;
+        let words = words.rsplit(OF_AMBASSADOR).next().unwrap_or(words);
+        let words = self.mask(words.as_bytes());
+        Some(Failure::Ambassador { stage, endpoint: self.endpoint.to_owned(), words })
     }
 
     fn not_redis(&self, stage: Stage, bytes: &[u8]) -> Failure {
@@ -806,7 +818,7 @@ fn or_no_database(asked: Asked, remedy: String, alias: &str) -> String {
 
 /// What servers before and since 6.0 say to a password that is not theirs.
 fn is_wrong_password(words: &str) -> bool {
-    words.starts_with("WRONGPASS") || words.contains("invalid password")
+    words.starts_with("WRONGPASS") || words.contains("invalid password") && !words.starts_with(OWN_WORDS)
 }
 
 /// What servers before and since 6.0 say to `AUTH password` where the default user has none.

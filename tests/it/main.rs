@@ -15,6 +15,7 @@ mod health;
 mod links;
 mod listening;
 mod logs;
+mod loops;
 mod moving;
 mod names;
 mod process;

@@ -6,6 +6,7 @@
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io::{self, IoSlice, Read, Write};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -59,6 +60,11 @@ impl TlsStream {
     /// Makes the socket one of the current runtime.
     pub fn into_this_runtime(self) -> io::Result<Self> {
         Ok(Self { socket: self.socket.into_this_runtime()?, ..self })
+    }
+
+    /// The addresses of both ends.
+    pub fn ends(&self) -> Option<(SocketAddr, SocketAddr)> {
+        self.socket.ends()
     }
 
     /// Whether the peer is there, and has said nothing that was not read. Records that are no bytes of the peer's own

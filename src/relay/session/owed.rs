@@ -57,6 +57,7 @@ struct Run {
 pub(super) struct Owed {
     /// The first of them, so that one command alone needs no memory.
     first: Option<Run>,
+    #[expect(clippy::box_collection, reason = "an idle session has none, and a box is small")]
     more: Option<Box<VecDeque<Run>>>,
     /// The commands since nothing was owed, while they are not too long.
     kept: Ahead,
