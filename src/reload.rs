@@ -43,6 +43,16 @@ pub struct Failure {
 }
 
 impl Failure {
+    /// A file that was replaced on the host, while what is mounted here goes on to be the old one.
+    fn of_replaced(path: &Path) -> Self {
+        Self {
+            reason: format!("{} was replaced, and the old file is still mounted here", path.display()),
+            remedy: Some(
+                "restart the container, or mount the file's directory instead of the file".to_owned(),
+            ),
+        }
+    }
+
     fn of_file_system() -> Self {
         Self {
             reason: "the file system does not answer".to_owned(),
@@ -234,6 +244,14 @@ impl Files {
         if stamps.is_some() && stamps == self.read_at {
             return self.failure.clone().map_or(Ok(None), Err);
         }
+        let mut read = || match read() {
+            // Nothing can change in it any more.
+            Ok(None) => match self.paths.iter().find(|path| has_no_name(path)) {
+                Some(replaced) => Err(Failure::of_replaced(replaced)),
+                None => Ok(None),
+            },
+            found => found,
+        };
         let mut found = read();
         for _ in 1..READS {
             // The value that is in force, or a failure that has been told: there is nothing to wait for.
@@ -255,6 +273,11 @@ impl Files {
     fn stamps(&self) -> Option<Vec<Stamp>> {
         self.paths.iter().map(|path| Stamp::of(path)).collect()
     }
+}
+
+/// Whether the file has no name left, which only a mount of it can still lead to.
+fn has_no_name(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|data| data.nlink() == 0)
 }
 
 /// What changes whenever a file does: which file it is (a rename, a link that was turned), its size, its times.

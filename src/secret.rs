@@ -23,6 +23,7 @@ use zeroize::Zeroizing;
 
 use self::command::{CommandError, SecretCommand};
 pub use self::file::{FileError, OptionalSecretFile, SecretFile};
+use crate::reload::Failure;
 
 /// The longest password that a Redis server reads: its limit in bytes for a bulk string before authentication.
 pub const LONGEST: usize = 16 * 1024;
@@ -125,9 +126,16 @@ impl Source {
     pub fn is_stale(&self) -> bool {
         match self {
             Self::Variable(_) | Self::Url(_) => false,
-            Self::File(file) => file.is_stale(),
+            Self::File(file) => file.failure().is_some(),
             Self::Command(command) => command.is_failing(),
         }
+    }
+
+    /// What helps a file that gives no new value, and why it gives none.
+    pub fn remedy(&self) -> Option<String> {
+        let Self::File(file) = self else { return None };
+        let Failure { reason, remedy } = file.failure()?;
+        Some(format!("{}: {reason}", remedy?))
     }
 
     /// The kind of source, as `links` and the log show it.

@@ -37,9 +37,9 @@ impl SecretFile {
         &self.path
     }
 
-    /// Whether it can't be read, so that the last value that could be serves on.
-    pub(super) fn is_stale(&self) -> bool {
-        self.value.failure().is_some()
+    /// Why it gives no new value, so that the last one serves on, if that is so.
+    pub(super) fn failure(&self) -> Option<Failure> {
+        self.value.failure()
     }
 
     /// The value as of now, or as of a look that is at most so old.

@@ -220,6 +220,7 @@ impl Credentials {
         let is_stuck = record.stuck.is_some_and(|since| since.elapsed() >= LONGEST_HOLD);
         let is_held = record.rotation.is_some() && !is_stuck;
         let remedy = match hint {
+            _ if let Some(remedy) = self.password.remedy() => remedy,
             Some(hint) => format!(
                 "remove what is around the password: {variable} has {hint}, and without it the password is accepted"
             ),

@@ -12,7 +12,8 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::support::{
-    Ambassador, Launch, Peer, RedisServer, Target, command, eventually, fixture, lines, password, replace,
+    Ambassador, Launch, Peer, RedisServer, Target, command, eventually, fixture, lines, metric, password,
+    replace,
 };
 
 const LINK: &str = "redis:6379";
@@ -561,4 +562,40 @@ fn open_sessions_are_authenticated_once_the_new_password_is_accepted() {
     second.1.expect(&auth("new"));
     second.1.send(b"+OK\r\n");
     ping(&mut second.0, &mut second.1);
+}
+
+/// Where the file alone is mounted and is replaced on the host, the container keeps the old one: told in the log, to the
+/// client's operator with what helps, in the metric, and by `check`.
+#[test]
+fn a_file_that_was_replaced_under_its_mount_is_told() {
+    let [old, new] = [password(), password()];
+    let Some(redis) = RedisServer::start(&format!("requirepass {old}")) else { return };
+    let directory = TempDir::new().expect("a temporary directory");
+    let file = directory.path().join("redis");
+    fs::write(&file, &old).expect("a file");
+    // Any file that is there already can be mounted over.
+    let place = "/etc/hostname";
+    let ambassador =
+        launch(&redis, Path::new(place)).mount(&file, place).variable("REDIS_CONNECT_TIMEOUT", "1s").start();
+    expect_service(ambassador.connect("redis:6379"));
+    set_password(&mut redis.administrator(&old), &new);
+    let next = directory.path().join("next");
+    fs::write(&next, &new).expect("a file");
+    fs::rename(next, &file).expect("a rename");
+    let mut client = ambassador.connect("redis:6379");
+    client.send(b"PING\r\n");
+    client.expect_refusal("redis:6379");
+    let told = ambassador.wait_for("secret reload failed; keeping the last value");
+    let remedy = "restart the container, or mount the file's directory instead of the file";
+    assert_eq!(told["error"], format!("{place} was replaced, and the old file is still mounted here"));
+    assert_eq!(told["remedy"], remedy);
+    let failed = ambassador.wait_for("connection failed");
+    assert!(failed["remedy"].as_str().is_some_and(|said| said.starts_with(remedy)), "{failed}");
+    assert!((metric(ambassador.admin(), "secret_stale{link=\"redis:6379\"}") - 1.0).abs() < f64::EPSILON);
+    let checked = launch(&redis, Path::new(place))
+        .argument("check")
+        .under(&["nsenter", "--mount", "--target", &ambassador.id().to_string(), "--"])
+        .finish();
+    assert_eq!(checked.code, Some(1));
+    assert!(checked.stdout.contains(remedy), "{}", checked.stdout);
 }
