@@ -71,6 +71,21 @@ impl Ahead {
         all.0.extend_from_slice(&self.0);
         *self = all;
     }
+
+    /// For what is no secret: gives the memory back as it is.
+    pub(super) fn release(&mut self) {
+        let mut buffer = std::mem::take(&mut self.0);
+        if buffer.capacity() == SMALL {
+            buffer.clear();
+            // Behind the thread's end there is nobody to use it again.
+            let _ = SPARES.try_with(|spares| {
+                let mut spares = spares.borrow_mut();
+                if spares.len() < SPARE {
+                    spares.push(buffer);
+                }
+            });
+        }
+    }
 }
 
 impl Deref for Ahead {
@@ -83,17 +98,10 @@ impl Deref for Ahead {
 
 impl Drop for Ahead {
     fn drop(&mut self) {
-        self.0.as_mut_slice().zeroize();
-        if self.0.capacity() == SMALL {
-            let mut buffer = std::mem::take(&mut self.0);
-            buffer.clear();
-            // Behind the thread's end there is nobody to use it again.
-            let _ = SPARES.try_with(|spares| {
-                let mut spares = spares.borrow_mut();
-                if spares.len() < SPARE {
-                    spares.push(buffer);
-                }
-            });
+        // Most are empty, and to zero nothing takes some processors longer than a few bytes.
+        if !self.0.is_empty() {
+            self.0.as_mut_slice().zeroize();
         }
+        self.release();
     }
 }

@@ -40,6 +40,11 @@ impl What {
         matches!(self, Self::Reads | Self::Sets | Self::Reset | Self::Probe | Self::Reauth)
     }
 
+    /// Whether the command is about data alone.
+    fn is_of_data(self) -> bool {
+        matches!(self, Self::Reads | Self::Writes | Self::Blocks)
+    }
+
     /// Whether the command is one of ours, of which nothing is kept.
     pub(super) fn is_ours(self) -> bool {
         matches!(self, Self::Probe | Self::Reauth | Self::Mark)
@@ -62,6 +67,8 @@ pub(super) struct Owed {
     /// The commands since nothing was owed, while they are not too long.
     kept: Ahead,
     is_kept: bool,
+    /// Whether one of them may hold a password.
+    is_secret: bool,
     /// Whether nothing of it has reached the upstream.
     is_unsent: bool,
     /// How many of them have been answered.
@@ -70,7 +77,15 @@ pub(super) struct Owed {
 
 impl Default for Owed {
     fn default() -> Self {
-        Self { first: None, more: None, kept: Ahead::default(), is_kept: true, is_unsent: false, answered: 0 }
+        Self {
+            first: None,
+            more: None,
+            kept: Ahead::default(),
+            is_kept: true,
+            is_secret: false,
+            is_unsent: false,
+            answered: 0,
+        }
     }
 }
 
@@ -85,6 +100,7 @@ impl Owed {
     }
 
     pub(super) fn push(&mut self, what: What, count: u32) {
+        self.is_secret |= !what.is_of_data();
         // Channels of one command are confirmed together or not at all.
         let is_alike =
             |run: &&mut Run| run.what == what && !matches!(what, What::Subscribe | What::Unsubscribe);
@@ -142,6 +158,9 @@ impl Owed {
         }
         self.answered += u32::from(is_command);
         if self.first.is_none() {
+            if !self.is_secret {
+                self.kept.release();
+            }
             *self = Self::default();
         }
     }

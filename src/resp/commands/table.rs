@@ -61,7 +61,7 @@ const READS: &str = "bitcount bitfield_ro bitpos clusterscan dbsize digest dump 
 const WRITES: &str = "append bitfield bitop copy decr decrby del delex delifeq expire expireat flushall flushdb geoadd \
      georadius georadiusbymember geosearchstore getdel getex getset hdel hexpire hexpireat hgetdel hgetex \
      hincrby hincrbyfloat hmset hpersist hpexpire hpexpireat hset hsetex hsetnx incr incrby incrbyfloat \
-     linsert lmove lmpop lpop lpush lpushx lrem lset ltrim migrate move mset msetex msetnx persist pexpire \
+     linsert lmove lmpop lpop lpush lpushx lrem lset ltrim move mset msetex msetnx persist pexpire \
      pexpireat pfadd pfdebug pfmerge psetex rename renamenx restore restore-asking rpop rpoplpush rpush \
      rpushx sadd sdiffstore set setbit setex setnx setrange sinterstore smove sort spop srem sunionstore \
      swapdb unlink vadd vrem vsetattr xack xackdel xadd xautoclaim xclaim xdel xdelex xgroup xsetid xtrim \
@@ -73,7 +73,7 @@ const BLOCKS: &str = "blmove blmovem blmpop blpop brpop brpoplpush bzmpop bzpopm
 
 /// They change the server or tell others something, and leave nothing behind on the connection.
 const OTHERS: &str =
-    "bgrewriteaof bgsave failover pfselftest publish replicaof save shutdown slaveof spublish";
+    "bgrewriteaof bgsave failover migrate pfselftest publish replicaof save shutdown slaveof spublish";
 
 /// They run scripts.
 const RUNS: &str = "eval evalsha fcall";
