@@ -151,14 +151,15 @@ impl Replies {
                 before = like;
                 continue;
             }
-            let begin = due;
+            until_look = 16;
             if let (Some(one), Some(other)) = (before, like) {
-                while due >= 2 && one.is_at(bytes, at) && other.is_at(bytes, at + one.length) {
-                    at += one.length + other.length;
-                    due -= 2;
+                let pairs = one.alternates(&other, &bytes[at..], due / 2);
+                at += pairs * (one.length + other.length);
+                due -= 2 * pairs as u64;
+                if pairs > 0 {
+                    until_look = 2;
                 }
             }
-            until_look = if due < begin { 2 } else { 16 };
         }
         (*position, self.due) = (at, due);
         due
@@ -308,12 +309,25 @@ impl Like {
         (begin[0] == b'$').then_some(Self { header, mask, length })
     }
 
-    /// Whether another one lies there, whole.
-    #[inline]
-    fn is_at(self, bytes: &[u8], at: usize) -> bool {
-        let Some(element) = bytes.get(at..at + self.length.max(8)) else { return false };
-        let begin = element.first_chunk().map_or(0, |begin| u64::from_le_bytes(*begin));
-        begin & self.mask == self.header && element[self.length - 2..self.length] == *b"\r\n"
+    /// How often, and at most so often, the bytes go on with two like this one and the other.
+    // Not inlined, so that all of it stays in registers.
+    #[inline(never)]
+    fn alternates(&self, other: &Self, bytes: &[u8], most: u64) -> usize {
+        let (middle, length) = (self.length, self.length + other.length);
+        let reach = length.max(middle + 8);
+        let header = |bytes: &[u8]| bytes.first_chunk().map_or(0, |header| u64::from_le_bytes(*header));
+        let (mut rest, mut pairs) = (bytes, 0);
+        while (pairs as u64) < most
+            && let Some(pair) = rest.get(..reach)
+            && header(pair) & self.mask == self.header
+            && header(&pair[middle..]) & other.mask == other.header
+            && pair[middle - 2..middle] == *b"\r\n"
+            && pair[length - 2..length] == *b"\r\n"
+        {
+            rest = &rest[length..];
+            pairs += 1;
+        }
+        pairs
     }
 }
 
