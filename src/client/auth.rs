@@ -135,6 +135,12 @@ pub async fn judged(own: &Own, required: Option<&Required>) -> Result<Judged, Fa
         Some(required) => required.is_met_by(shown).await,
         None => Ok(true),
     };
+    if arguments.is_empty() {
+        return Err(Failure::NotAuthenticated {
+            reason: "its AUTH is too long".to_owned(),
+            line: Some("-ERR Protocol error: invalid bulk length\r\n".to_owned()),
+        });
+    }
     Ok(match command(&arguments) {
         Command::Auth(shown) if is_met(&shown).await? => Judged::Answer(OK.to_owned()),
         Command::Hello(Some(shown), kept) if is_met(&shown).await? => Judged::Hello(resp::commands(&[kept])),

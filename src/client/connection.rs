@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::client::accept::Admitted;
 use crate::client::auth::{Judged, judged, require};
-use crate::config::link::{ClientAuth, Credentials, Required};
+use crate::config::link::{self, ClientAuth, Credentials, Required};
 use crate::failure::Failure;
 use crate::failure::tls::{by_client, late_refusal, slow_client};
 use crate::net::tls::AcceptError;
@@ -21,7 +21,7 @@ use crate::net::tls::explain::is_no_tls;
 use crate::net::{Accepted, Client, Stream};
 use crate::random::fraction;
 use crate::relay::drain::{DrainRequest, Reason};
-use crate::relay::{Cause, End, Event, Limits, Own, Party, Policy, Restore, Session, Tunnel};
+use crate::relay::{Cause, End, Event, Limits, Own, Party, Policy, Reset, Restore, Session, Tunnel};
 use crate::resp;
 use crate::text;
 use crate::upstream::LinkRuntime;
@@ -285,7 +285,11 @@ impl LinkRuntime {
     fn policy(&self) -> Option<Policy> {
         let redis = self.link.redis.as_ref().filter(|redis| redis.sessions)?;
         Some(Policy {
-            minds_reset: redis.minds_reset(),
+            reset: match redis.reset {
+                _ if !redis.loses_by_reset() => Reset::Harmless,
+                link::Reset::Reauthenticate => Reset::Renews,
+                link::Reset::Forward => Reset::Strips,
+            },
             absorbs: redis.absorbs_auth(),
             resends: redis.role.is_some() || self.backends.are_several(),
             patience: self.link.connect_timeout,

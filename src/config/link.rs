@@ -143,9 +143,8 @@ impl Redis {
     }
 
     /// Whether a RESET would take away what a client does not know of, or have it authenticate to who does not expect it.
-    pub fn minds_reset(&self) -> bool {
-        let has_something = self.credentials.is_some() || self.select().is_some() || self.absorbs_auth();
-        self.reset == Reset::Reauthenticate && has_something
+    pub fn loses_by_reset(&self) -> bool {
+        self.credentials.is_some() || self.select().is_some() || self.absorbs_auth()
     }
 
     /// Where its users and passwords come from, those that clients have to show among them.

@@ -51,14 +51,24 @@ const ANSWER: Duration = Duration::from_secs(1);
 /// What a session is to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Policy {
-    /// Whether RESET takes away what the client does not know of.
-    pub minds_reset: bool,
+    pub reset: Reset,
     /// Whether a client's own authentication is not for the target.
     pub absorbs: bool,
     /// Whether there may be another server for what one has refused because of a failover.
     pub resends: bool,
     /// For how long a command may wait for that.
     pub patience: Duration,
+}
+
+/// What becomes of a client's RESET.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reset {
+    /// It takes away nothing that the client does not know of.
+    Harmless,
+    /// What it takes away is put back by the link's handshake.
+    Renews,
+    /// What it takes away is the client's matter from then on.
+    Strips,
 }
 
 /// What a session needs from its owner before it goes on.

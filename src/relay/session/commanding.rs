@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::ahead::{Ahead, MOST};
 use super::owed::What;
 use super::state::{Answering, Channels, Effect, Pin, Slot};
-use super::{Framing, Hold, Own, Session};
+use super::{Framing, Hold, Own, Reset, Session};
 use crate::net::Side;
 use crate::relay::copy::Failed;
 use crate::resp;
@@ -27,9 +27,6 @@ const PING: &[u8] = b"*1\r\n$4\r\nPING\r\n";
 /// What a server that expects a command in a place where it may not be left out is given instead of a client's AUTH; its
 /// reply is the same but for its kind.
 const INSTEAD: &[u8] = b"*2\r\n$4\r\nPING\r\n$2\r\nOK\r\n";
-/// As a server without it answers.
-pub(super) const NO_MAINTENANCE: &[u8] =
-    b"-ERR unknown subcommand 'MAINT_NOTIFICATIONS'. Try CLIENT HELP.\r\n";
 
 /// What is to be done with a command.
 enum Admit {
@@ -38,7 +35,7 @@ enum Admit {
     /// Not now.
     Stop,
     /// Something else goes to the upstream in its place; nothing, maybe.
-    Instead(&'static [u8]),
+    Instead(Cow<'static, [u8]>),
 }
 
 impl Session {
@@ -95,8 +92,7 @@ impl Session {
             }
             let is_held =
                 self.hold != Hold::None || self.wants_boundary || self.wants_upstream || self.is_leaving();
-            let room =
-                if is_held || before > MOST { MOST.saturating_sub(before) } else { buffer.len() - before };
+            let room = if is_held { MOST.saturating_sub(before) } else { buffer.len() - before };
             if room == 0 {
                 return self.poll_flush(cx, target);
             }
@@ -198,7 +194,7 @@ impl Session {
             };
             self.count += 1;
             if let Some(other) = instead {
-                for bytes in [&bytes[from..at], other] {
+                for bytes in [&bytes[from..at], &other] {
                     if let Err(failed) = self.write(cx, target, bytes) {
                         return (at + length, Err(failed));
                     }
@@ -315,8 +311,7 @@ impl Session {
     /// A command of which something is to be noted once its reply is there.
     fn sets(&mut self, effect: Option<Effect>) -> Admit {
         if self.state.is_in_multi {
-            // Nobody knows whether it will be executed.
-            self.state.pin_for_good(Pin::Transaction);
+            self.state.queues();
             self.owe(What::Other, false);
         } else if self.framing == Framing::Exact && self.state.answering == Answering::On {
             self.state.expect(effect);
@@ -333,6 +328,9 @@ impl Session {
         let First::Command(arguments, _) = first(bytes, UNLIMITED) else {
             // So long that it was not waited for.
             debug_assert!(!is_whole);
+            if matches!(special, Special::Auth | Special::Hello) && self.policy.absorbs {
+                return self.awaits_judgement(&[]);
+            }
             self.state.pin_for_good(Pin::UnknownCommand);
             self.owe(What::Other, true);
             return Admit::Pass;
@@ -412,27 +410,32 @@ impl Session {
             return self.sets(effect);
         }
         match self.state.answering {
-            Answering::Off => return Admit::Instead(b""),
+            Answering::Off => return Admit::Instead(Cow::default()),
             Answering::Skip => {
                 self.owe(What::Other, false);
-                return Admit::Instead(PING);
+                return Admit::Instead(PING.into());
             }
             Answering::On => {}
         }
         if self.state.is_in_multi {
             self.owe(What::Other, false);
-            return Admit::Instead(INSTEAD);
+            return Admit::Instead(INSTEAD.into());
         }
+        self.awaits_judgement(bytes)
+    }
+
+    /// The client's own authentication is judged in its place among the replies, as far as that is known. What is too long
+    /// to be looked at is shown as nothing.
+    fn awaits_judgement(&mut self, bytes: &[u8]) -> Admit {
         if self.framing == Framing::Exact && !self.is_answered() {
             self.wants_boundary = true;
             return Admit::Stop;
         }
-        // In its place among the replies, as far as that is known.
         self.hold = Hold::Judging;
         let mut own = Ahead::default();
         own.extend(bytes);
         self.rare().own = Some(Own(own));
-        Admit::Instead(b"")
+        Admit::Instead(Cow::default())
     }
 
     /// Whether what is said to the client now comes behind all replies to what it has said.
@@ -441,11 +444,12 @@ impl Session {
     }
 
     fn resets(&mut self) -> Admit {
-        if !self.policy.minds_reset {
+        if self.policy.reset != Reset::Renews {
             return match self.framing {
                 Framing::Exact if self.state.answering == Answering::On => {
                     self.state.begins_reset();
-                    self.state.expect(Some(Effect::Reset));
+                    self.state
+                        .expect(Some(Effect::Reset { is_harmless: self.policy.reset == Reset::Harmless }));
                     self.owe(What::Sets, false);
                     Admit::Pass
                 }
@@ -461,7 +465,7 @@ impl Session {
                 // No version of Redis answers it then; the command behind it tells that it has been executed.
                 self.state.answering = Answering::On;
                 self.owed.push(What::Mark, 1);
-                return Admit::Instead(RESET_AND_PING);
+                return Admit::Instead(RESET_AND_PING.into());
             }
             (Framing::Exact, Answering::On) => self.owed.push(What::Reset, 1),
             _ => self.set_alarm(),
@@ -492,7 +496,12 @@ impl Session {
             b"capa" => return self.sets(set(Slot::Capabilities, Some(all()))),
             b"tracking" => return self.sets(Some(Effect::Tracking(word(2) != b"off"))),
             b"reply" => return self.reply_mode(&word(2), arguments.len() == 3),
-            b"maint_notifications" => return self.maintenance(),
+            b"maint_notifications" => {
+                // What only a client that dials the target itself has any use for. Without what it asks for every server refuses it,
+                // in its own words.
+                self.owe(What::Other, false);
+                return Admit::Instead(encoded(arguments[..2].iter().map(|word| &**word).collect()).into());
+            }
             b"caching" => {
                 self.owe(What::Other, false);
                 self.state.passes(false, true);
@@ -540,20 +549,6 @@ impl Session {
             _ => self.owe(What::Other, false),
         }
         Admit::Pass
-    }
-
-    /// What only a client that dials the target itself has any use for.
-    fn maintenance(&mut self) -> Admit {
-        if self.state.is_in_multi || self.state.answering != Answering::On {
-            self.owe(What::Other, false);
-            return Admit::Instead(b"*2\r\n$6\r\nCLIENT\r\n$19\r\nMAINT-NOTIFICATIONS\r\n");
-        }
-        if self.framing == Framing::Exact && !self.is_answered() {
-            self.wants_boundary = true;
-            return Admit::Stop;
-        }
-        self.pair.to_client.keep(NO_MAINTENANCE);
-        Admit::Instead(b"")
     }
 
     fn subscribes(&mut self, begins: bool, of: Channels, channels: usize) -> Admit {

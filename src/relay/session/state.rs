@@ -71,8 +71,10 @@ pub(super) enum Effect {
     Tracking(bool),
     /// May have left anything behind.
     Unknown,
-    /// RESET, where nothing of the link's own is lost.
-    Reset,
+    /// RESET, where no handshake follows; whether nothing of the link's own is lost.
+    Reset {
+        is_harmless: bool,
+    },
 }
 
 /// Commands that put a session's state on another connection.
@@ -98,6 +100,8 @@ pub(super) struct State {
     /// Subscriptions: of channels, of patterns, of shard channels.
     subscribed: [u32; 3],
     pub(super) is_in_multi: bool,
+    /// Whether something is queued there that leaves something behind.
+    has_queued: bool,
     watches: bool,
     tracks: bool,
     /// What lasts until RESET.
@@ -176,7 +180,16 @@ impl State {
         self.watches = true;
     }
 
+    /// A command that leaves something behind is queued.
+    pub(super) fn queues(&mut self) {
+        self.has_queued = true;
+    }
+
+    /// A transaction is over. Of what was executed in it nobody knows what it has left behind.
     pub(super) fn exec(&mut self) {
+        if std::mem::take(&mut self.has_queued) {
+            self.pin_for_good(Pin::Transaction);
+        }
         self.is_in_multi = false;
         self.watches = false;
     }
@@ -229,16 +242,23 @@ impl State {
                 }
             }
             Effect::Auth => self.pin_for_good(Pin::OwnAuth),
-            Effect::Discard => self.exec(),
+            Effect::Discard => {
+                self.has_queued = false;
+                self.exec();
+            }
             Effect::Unwatch => self.watches = false,
             Effect::Tracking(on) => self.tracks = on,
             Effect::Unknown => self.pin_for_good(Pin::UnknownCommand),
-            Effect::Reset => {
+            Effect::Reset { is_harmless } => {
                 // What was sent behind it holds.
                 let (is_in_multi, watches, tracks) = (self.is_in_multi, self.watches, self.tracks);
                 let (answering, is_quitting) = (self.answering, self.is_quitting);
                 self.reset();
                 *self = Self { answering, is_in_multi, watches, tracks, is_quitting, ..std::mem::take(self) };
+                if !is_harmless {
+                    // As whom it goes on no handshake of ours could tell.
+                    self.pin_for_good(Pin::OwnAuth);
+                }
             }
         }
         self.shrink();

@@ -1,7 +1,9 @@
 //! Clients that authenticate whenever they like: some libraries do so with every request.
 
+use std::time::Duration;
+
 use super::LINK;
-use crate::support::{Ambassador, Launch, Peer, RedisServer, Version, password};
+use crate::support::{Ambassador, Launch, Peer, RedisServer, Target, Version, command, password};
 
 const WRONG: &str = "-WRONGPASS invalid username-password pair or user is disabled.";
 
@@ -128,14 +130,65 @@ fn maintenance_notifications_are_not_to_be_had() {
         direct.send(said);
         let mut client = ambassador.connect(LINK);
         client.send(said);
-        for line in [client.expect_line(), direct.expect_line()] {
-            // Each version has its own words.
-            assert!(
-                line.to_lowercase().starts_with("-err unknown subcommand"),
-                "{line} at {}",
-                version.name()
-            );
-        }
+        // Each version has its own words.
+        let line = direct.expect_line();
+        assert!(line.to_lowercase().starts_with("-err unknown subcommand"), "{line} at {}", version.name());
+        assert_eq!(client.expect_line(), line, "{}", version.name());
         client.expect(b"+PONG\r\n");
+        let said = b"MULTI\r\nCLIENT maint_notifications\r\nEXEC\r\n";
+        direct.expect(b"+PONG\r\n");
+        direct.send(said);
+        client.send(said);
+        for _ in 0..3 {
+            assert_eq!(client.expect_line(), direct.expect_line(), "{}", version.name());
+        }
     }
+}
+
+/// A password that is longer than anybody would look at does not reach the server either, in whatever pieces it comes.
+#[test]
+fn no_part_of_an_endless_password_reaches_the_server() {
+    for client_auth in ["absorb", "require"] {
+        let target = Target::start();
+        let mut launch = Launch::redis(target.address()).variable("REDIS_CLIENT_AUTH", client_auth);
+        let own = password();
+        if client_auth == "require" {
+            launch = launch.variable("REDIS_CLIENT_PASSWORD", &own);
+        }
+        let ambassador = launch.start();
+        for name in ["AUTH", "HELLO"] {
+            let mut client = ambassador.connect(LINK);
+            if client_auth == "require" {
+                client.send(format!("AUTH {own}\r\n").as_bytes());
+                client.expect(b"+OK\r\n");
+            }
+            let mut server = target.accept();
+            client.send(b"PING\r\n");
+            server.expect(b"PING\r\n");
+            let said = command(&[name.as_bytes(), &vec![b'x'; 100_000]]);
+            let (begin, rest) = said.split_at(20_000);
+            client.send(begin);
+            server.send(b"+PONG\r\n");
+            client.expect(b"+PONG\r\n");
+            // It may be closed before all of it was said.
+            let _ = client.try_send(rest);
+            client.expect(b"-ERR Protocol error: invalid bulk length\r\n");
+            server.expect_gone_in_silence();
+        }
+    }
+}
+
+/// Long ones that Redis takes are taken, in whatever pieces they come.
+#[test]
+fn a_long_token_may_come_in_pieces() {
+    let Some((_server, ambassador, _)) = real(Version::Redis70, "absorb") else { return };
+    let mut client = ambassador.connect(LINK);
+    let said = command(&[b"AUTH", b"user", &vec![b'x'; 25_000]]);
+    for split in [1, 100, 16_000, 17_000, 20_000, 25_000] {
+        client.send(&said[..split]);
+        client.expect_silence(Duration::from_millis(20));
+        client.send(&said[split..]);
+        client.expect(b"+OK\r\n");
+    }
+    expect_app(&mut client);
 }
