@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use super::{LINK, append_to, check_lists, read, rounds, work};
-use crate::support::{Ambassador, Failure, Launch, Load, Quorum, eventually, password};
+use crate::support::{Ambassador, Failure, Launch, Load, PATIENCE, Quorum, eventually, password};
 
 const EACH: usize = 3;
 const QUICK: Duration = Duration::from_millis(10);
@@ -20,13 +20,16 @@ fn launch(quorum: &Quorum) -> Launch {
 /// Waits until all Sentinels hold the same server for the primary, which is another one than `old`.
 #[track_caller]
 pub(super) fn new_primary(quorum: &Quorum, old: usize) -> usize {
-    let mut new = old;
-    eventually("all Sentinels at one", || {
-        let Some(primary) = quorum.primary(0) else { return false };
-        new = primary;
-        new != old && (1..3).all(|sentinel| quorum.primary(sentinel) == Some(new))
-    });
-    new
+    // An election that came to nothing is repeated after twice the time of a failover, and may come to nothing again.
+    let deadline = Instant::now() + 4 * PATIENCE;
+    loop {
+        let said: Vec<_> = (0..3).map(|sentinel| quorum.primary(sentinel)).collect();
+        match said[0] {
+            Some(new) if new != old && said.iter().all(|primary| *primary == Some(new)) => return new,
+            _ => assert!(Instant::now() < deadline, "the Sentinels say {said:?}, and it was {old}"),
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }
 
 /// Waits until the server follows another one, and that one serves it: some eight seconds after the Sentinels have
