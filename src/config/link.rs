@@ -1,6 +1,7 @@
 //! From variables to links: which names make one, which are passed over, and which settings go where.
 
 mod credentials;
+mod lookalikes;
 mod values;
 mod variables;
 
@@ -12,6 +13,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 pub use self::credentials::{ClientAuth, Credential, Credentials, Memory, Required};
+use self::lookalikes::{Lookalike, lookalikes};
 use self::values::LinkSettings;
 use self::variables::{Settings, secret_variables};
 use super::notation::{
@@ -262,6 +264,7 @@ pub(super) fn parse(env: &Env, process: &Process, findings: &mut Diagnostics) ->
         drafts.into_iter().map(|draft| draft.finish(&settings, process, findings)).collect();
     warn_of_unused_names(env, &links, &taken, process, findings);
     refuse_clashes(&links, findings);
+    let lookalikes = lookalikes(env);
     if taken.is_empty() && !aliases.is_empty() && process.aliases.is_some() {
         let aliases: Vec<_> = aliases.into_iter().map(str::to_lowercase).collect();
         findings.mistake(
@@ -269,13 +272,23 @@ pub(super) fn parse(env: &Env, process: &Process, findings: &mut Diagnostics) ->
             "it names none of the links that are set, so there is nothing to listen on",
             format!("name some of them: AMBASSADOR_LINKS={}", aliases.join(",")),
         );
-    } else if taken.is_empty() {
+    } else if taken.is_empty() && lookalikes.is_empty() {
         findings.mistake(
             "<ALIAS>_PORT_<PORT>_TCP",
             "no link is set, so there is nothing to listen on",
             "name a target, for example: -e REDIS_PORT_6379_TCP=tcp://redis.example.com:6379 \
              -e REDIS_AUTH_FILE=/run/secrets/redis",
         );
+    }
+    for Lookalike { variable, reason, remedy, meant } in lookalikes {
+        match meant {
+            _ if taken.is_empty() => findings.mistake(variable, reason, remedy),
+            Some(meant) => {
+                findings.warning(variable, format!("nothing reads this variable; did you mean {meant}?"));
+            }
+            // It may be for others.
+            None => {}
+        }
     }
     links
 }

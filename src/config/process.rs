@@ -382,12 +382,25 @@ fn log_filter(text: &str) -> Result<Targets, Refusal> {
     })
 }
 
+/// What other programs call the same thing.
+fn called_otherwise(name: &str) -> Option<&'static str> {
+    Some(match name.strip_prefix("AMBASSADOR_")? {
+        "LOG_LEVEL" | "LOGLEVEL" | "LOGGING" | "DEBUG" | "VERBOSE" => "AMBASSADOR_LOG",
+        "PORT" | "HOST" | "LISTEN" | "ADDRESS" => "AMBASSADOR_BIND",
+        "ADMIN_PORT" | "METRICS" | "METRICS_PORT" => "AMBASSADOR_ADMIN",
+        "TIMEOUT" => "AMBASSADOR_CONNECT_TIMEOUT",
+        "MAX_CLIENTS" | "MAXCLIENTS" => "AMBASSADOR_MAX_CONNECTIONS",
+        "WORKERS" => "AMBASSADOR_THREADS",
+        _ => return None,
+    })
+}
+
 /// A slip in a process-wide name would otherwise be a setting that is silently not applied.
 fn warn_of_near_misses(env: &Env, findings: &mut Diagnostics) {
     let known = || SETTINGS.iter().map(|setting| setting.variable);
     for name in env.names().filter(|name| name.starts_with("AMBASSADOR_")) {
         if !known().any(|known| known == name)
-            && let Some(meant) = nearest(name, known())
+            && let Some(meant) = called_otherwise(name).or_else(|| nearest(name, known()))
         {
             findings.warning(name, format!("nothing reads this variable; did you mean {meant}?"));
         }

@@ -158,8 +158,10 @@ pub fn setting(name: &str) -> Option<&'static Setting> {
 pub fn near_miss(name: &str) -> Option<&'static str> {
     // What other images call the same thing.
     match name {
-        "PASSWORD" | "PASS" | "REQUIREPASS" => return Some("AUTH"),
-        "PASSWORD_FILE" | "PASS_FILE" | "SECRET_FILE" => return Some("AUTH_FILE"),
+        "PASSWORD" | "PASS" | "PASSWD" | "PWD" | "REQUIREPASS" => return Some("AUTH"),
+        "PASSWORD_FILE" | "PASS_FILE" | "PASSWD_FILE" | "PWD_FILE" | "SECRET_FILE" => {
+            return Some("AUTH_FILE");
+        }
         "USER" => return Some("USERNAME"),
         "USER_FILE" => return Some("USERNAME_FILE"),
         "DATABASE" => return Some("DB"),

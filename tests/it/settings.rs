@@ -560,3 +560,93 @@ fn a_limit_of_the_link_wins_over_the_one_of_the_process() {
         client.try_send(b"x").is_ok() && std::io::Read::read_exact(&mut client, &mut reply).is_ok()
     });
 }
+
+/// What was meant for a link and is none is shown with what it should be, in the user's own values, and no secret.
+#[test]
+fn a_variable_that_was_meant_for_a_link_is_told_what_it_should_be() {
+    for (variables, variable, remedy) in [
+        (
+            &[("REDIS_PORT_6379_TPC", "tcp://a:1")][..],
+            "REDIS_PORT_6379_TPC",
+            "write REDIS_PORT_6379_TCP=tcp://a:1",
+        ),
+        (&[("REDIS_PORT_TCP", "tcp://a:6380")], "REDIS_PORT_TCP", "write REDIS_PORT_6380_TCP=tcp://a:6380"),
+        (&[("REDIS_6379_TCP", "tcp://a:1")], "REDIS_6379_TCP", "write REDIS_PORT_6379_TCP=tcp://a:1"),
+        (
+            &[("REDIS_PORT_637O_TCP", "tcp://a:1")],
+            "REDIS_PORT_637O_TCP",
+            "write REDIS_PORT_6370_TCP=tcp://a:1",
+        ),
+        (
+            &[("REDIS_PORT_637O_TCP", "tcp://a:6379")],
+            "REDIS_PORT_637O_TCP",
+            "write REDIS_PORT_6379_TCP=tcp://a:6379",
+        ),
+        (
+            &[("redis_port_6379_tcp", "tcp://a:1")],
+            "redis_port_6379_tcp",
+            "write REDIS_PORT_6379_TCP=tcp://a:1",
+        ),
+        (
+            &[("MY-REDIS_PORT_6379_TCP", "tcp://a:1")],
+            "MY-REDIS_PORT_6379_TCP",
+            "write MY_REDIS_PORT_6379_TCP=tcp://a:1",
+        ),
+        (
+            &[("REDIS_URL", "redis://app:hush@cache/2")],
+            "REDIS_URL",
+            "write REDIS_PORT_6379_TCP=redis://****@cache:6379/2, with what stands there now in the place of ****",
+        ),
+        (&[("REDIS_HOST", "cache")], "REDIS_HOST", "write REDIS_PORT_6379_TCP=tcp://cache:6379"),
+        (
+            &[("REDIS_HOST", "cache"), ("REDIS_PORT", "6380")],
+            "REDIS_HOST",
+            "write REDIS_PORT_6380_TCP=tcp://cache:6380",
+        ),
+        (&[("REDIS_PORT", "tcp://a:6379")], "REDIS_PORT", "write REDIS_PORT_6379_TCP=tcp://a:6379"),
+        (
+            &[("REDIS_NAME", "/app/redis")],
+            "REDIS_NAME",
+            "start that container with --expose 6379, or write REDIS_PORT_6379_TCP=tcp://redis:6379",
+        ),
+        (
+            &[("REDIS_PORT_6379_TCP", "\"tcp://a:1")],
+            "REDIS_PORT_6379_TCP",
+            "write REDIS_PORT_6379_TCP=tcp://a:1",
+        ),
+    ] {
+        let finished = launch(variables).argument("links").finish();
+        assert_eq!(finished.code, Some(2), "{variable}");
+        let remedies = finished.stderr.lines().filter_map(|line| line.strip_prefix("  remedy: "));
+        assert_eq!(remedies.collect::<Vec<_>>(), [remedy], "{variable}: {}", finished.stderr);
+        assert!(finished.stderr.contains(&format!("\n{variable}: ")), "{}", finished.stderr);
+        assert!(!finished.stderr.contains("hush"), "{}", finished.stderr);
+    }
+    // What others have a use for is none of our business, beside a link in any case.
+    for (name, value) in
+        [("PIP_URL", "https://example.com/x"), ("HOSTNAME", "abc"), ("DOCKER_HOST", "unix:///x")]
+    {
+        let said = launch(&[(name, value)]).argument("links").finish().stderr;
+        assert!(!said.contains(name), "{said}");
+    }
+    let beside = [REDIS, ("REDIS_URL", "redis://cache"), ("REDIS_NAME", "/app/redis"), ("OTHER_HOST", "x")];
+    assert_eq!(warnings(&wiring(&beside)), "[]");
+    let slip = [REDIS, ("CACHE_PORT_6380_TPC", "tcp://b:1")];
+    assert!(warnings(&wiring(&slip)).contains("did you mean CACHE_PORT_6380_TCP?"));
+}
+
+/// What other programs call the same thing is told too.
+#[test]
+fn names_of_other_programs_are_told_what_they_are_called_here() {
+    for (written, meant) in [
+        ("REDIS_PWD", "REDIS_AUTH"),
+        ("REDIS_PASSWD_FILE", "REDIS_AUTH_FILE"),
+        ("AMBASSADOR_LOG_LEVEL", "AMBASSADOR_LOG"),
+        ("AMBASSADOR_PORT", "AMBASSADOR_BIND"),
+        ("AMBASSADOR_MAX_CLIENTS", "AMBASSADOR_MAX_CONNECTIONS"),
+        ("AMBASSADOR_METRICS_PORT", "AMBASSADOR_ADMIN"),
+    ] {
+        let warnings = warnings(&wiring(&[REDIS, (written, "x")]));
+        assert!(warnings.contains(&format!("did you mean {meant}?")), "{written}: {warnings}");
+    }
+}
