@@ -260,7 +260,8 @@ impl Credentials {
                 ),
             };
         }
-        let password = format!("check {variable}: is it this target's password, and complete?");
+        let looks = self.password.last().map(|password| looks(&password)).unwrap_or_default();
+        let password = format!("check {variable}{looks}: is it this target's password, and complete?");
         match user {
             _ if !knows_users => password,
             Some(user) => format!(
@@ -559,6 +560,31 @@ fn trimmed(password: &[u8]) -> &[u8] {
     quoted(b"\"").or_else(|| quoted(b"'")).unwrap_or(password)
 }
 
+/// What a password looks like, for who wonders whether it is the one that was meant; no byte of it.
+fn looks(password: &Secret) -> String {
+    let bytes = password.expose();
+    let is_hex = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_hexdigit);
+    let is_escaped =
+        bytes.windows(3).any(|three| three[0] == b'%' && is_hex(three.get(1)) && is_hex(three.get(2)));
+    let is_base64 = bytes.len().is_multiple_of(4)
+        && bytes.ends_with(b"=")
+        && bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || b"+/-_=".contains(byte));
+    let kind = if matches!(bytes, [0xff, 0xfe, ..] | [0xfe, 0xff, ..]) || bytes.contains(&0) {
+        " that look like UTF-16, where Redis compares UTF-8"
+    } else if is_base64 {
+        " that look like base64, which is not decoded"
+    } else if is_escaped {
+        " with a %XX, which is decoded in a URL alone"
+    } else if !bytes.is_ascii() {
+        " with characters beyond ASCII"
+    } else if bytes.iter().any(u8::is_ascii_whitespace) {
+        " with white space in their midst"
+    } else {
+        ""
+    };
+    format!(" (it gives {} bytes{kind})", bytes.len())
+}
+
 /// The length of a password and the white space or quotes around it; `None` if there are none.
 fn surroundings(password: &Secret) -> Option<String> {
     let bytes = password.expose();
@@ -589,6 +615,21 @@ mod tests {
     use crate::config::link::Memory;
     use crate::metrics::Metrics;
     use crate::secret::{OptionalSecretFile, SecretFile};
+
+    #[test]
+    fn what_a_password_looks_like_is_told_without_it() {
+        for (password, shown) in [
+            (&b"hunter2"[..], "7 bytes)"),
+            (b"\xff\xfeh\0u\0", "6 bytes that look like UTF-16, where Redis compares UTF-8)"),
+            (b"aHVudGVyMg==", "12 bytes that look like base64, which is not decoded)"),
+            (b"hun%74er2", "9 bytes with a %XX, which is decoded in a URL alone)"),
+            ("h\u{fc}nter".as_bytes(), "7 bytes with characters beyond ASCII)"),
+            (b"hun ter", "7 bytes with white space in their midst)"),
+            (b"100%sure", "8 bytes)"),
+        ] {
+            assert_eq!(looks(&Secret::new(password.to_vec())), format!(" (it gives {shown}"));
+        }
+    }
 
     #[test]
     fn what_is_around_a_password_is_told_without_it() {

@@ -274,18 +274,23 @@ fn what_may_be_behind_a_refused_password_is_told() {
     // Misspelt, and disabled.
     for user in ["ap", "gone"] {
         let shown = format!("\"{user}\" spelt right, and enabled there (ACL GETUSER {user})");
-        let remedies = ["check REDIS_AUTH:", "And REDIS_USERNAME", &shown];
+        let remedies = ["check REDIS_AUTH (it gives ", "And REDIS_USERNAME", &shown];
         expect_remedy(|| launch().variable("REDIS_USERNAME", user), &refused, &remedies);
     }
     // The user "default", which is meant where none is named.
-    let remedies = ["check REDIS_AUTH:", "ACL LIST has \"user default off\", set REDIS_USERNAME to the user"];
+    let remedies =
+        ["check REDIS_AUTH (it gives ", "ACL LIST has \"user default off\", set REDIS_USERNAME to the user"];
     expect_remedy(launch, &refused, &remedies);
     let of_port = || Launch::redis(address).variable("REDIS_PORT_6379_AUTH", &secret);
-    expect_remedy(of_port, &refused, &["check REDIS_PORT_6379_AUTH:", "set REDIS_PORT_6379_USERNAME"]);
+    expect_remedy(
+        of_port,
+        &refused,
+        &["check REDIS_PORT_6379_AUTH (it gives ", "set REDIS_PORT_6379_USERNAME"],
+    );
     // The user of the URL.
     let url =
         || Launch::redis(address).variable("REDIS_PORT_6379_TCP", format!("redis://ap:{secret}@{address}"));
-    let remedies = ["check REDIS_PORT_6379_TCP:", "And REDIS_PORT_6379_TCP: is \"ap\" spelt right"];
+    let remedies = ["check REDIS_PORT_6379_TCP (it gives ", "And REDIS_PORT_6379_TCP: is \"ap\" spelt right"];
     expect_remedy(url, &refused, &remedies);
     // Written right it serves.
     let ambassador = launch().variable("REDIS_USERNAME", "app").start();
