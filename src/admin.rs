@@ -1,10 +1,12 @@
-//! The admin endpoint: liveness, readiness, the state of links, and metrics.
+//! The admin endpoint: liveness, readiness, the state of links, metrics, and a page for people.
 //!
 //! HTTP for infrequent probes and scrapes: one request a connection, each connection limited in time and size. At the
 //! limit of connections the oldest is closed, so that slow clients can't lock others out. Nothing here shows a secret
 //! or the environment.
 
 mod collector;
+mod history;
+mod page;
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -14,7 +16,10 @@ use std::time::Duration;
 
 use futures_util::stream::{self, StreamExt};
 use hyper::body::Incoming;
-use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use hyper::header::{
+    ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, REFERRER_POLICY,
+    X_CONTENT_TYPE_OPTIONS,
+};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
@@ -24,6 +29,8 @@ use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep, timeout};
 
 pub use self::collector::LinkCollector;
+use self::history::History;
+pub use self::history::keep;
 use crate::metrics::{self, Metrics};
 use crate::net::{Accepted, Listener};
 use crate::upstream::LinkRuntime;
@@ -48,7 +55,7 @@ const LONGEST_HEAD: usize = 8 * 1024;
 /// The pause after a failed accept: where descriptors are exhausted, connections have to end first.
 const PAUSE: Duration = Duration::from_millis(100);
 
-const PATHS: &str = "/livez, /readyz, /links, /links?dial and /metrics";
+const PATHS: &str = "/, /livez, /readyz, /links, /links?dial and /metrics";
 
 /// The state that the endpoint serves.
 pub struct Admin {
@@ -56,6 +63,7 @@ pub struct Admin {
     links: Vec<(String, Arc<LinkRuntime>)>,
     metrics: Metrics,
     draining: AtomicBool,
+    history: History,
     /// When `/links?dial` last dialled the links; locked while it does.
     dialled: Arc<Mutex<Option<Instant>>>,
 }
@@ -116,7 +124,13 @@ fn plain(status: StatusCode, words: &str) -> Answer {
 
 impl Admin {
     pub fn new(links: Vec<(String, Arc<LinkRuntime>)>, metrics: Metrics) -> Self {
-        Self { links, metrics, draining: AtomicBool::new(false), dialled: Arc::default() }
+        Self {
+            links,
+            metrics,
+            draining: AtomicBool::new(false),
+            history: History::default(),
+            dialled: Arc::default(),
+        }
     }
 
     /// Makes `/readyz` fail from now on.
@@ -135,6 +149,7 @@ impl Admin {
             return answer;
         }
         match (request.uri().path(), request.uri().query()) {
+            ("/", _) => self.page(),
             ("/livez", _) => plain(StatusCode::OK, "alive"),
             // Independent of targets: replacing this process would not repair one.
             ("/readyz", _) if self.is_ready() => plain(StatusCode::OK, "ready"),
@@ -148,6 +163,21 @@ impl Admin {
             }
             _ => plain(StatusCode::NOT_FOUND, &format!("not found; the paths are {PATHS}")),
         }
+    }
+
+    /// The page for people.
+    fn page(&self) -> Answer {
+        let (page, policy) = page::page(self);
+        let mut answer = answer(StatusCode::OK, "text/html; charset=utf-8", page);
+        let headers = answer.headers_mut();
+        for (name, value) in [
+            (CONTENT_SECURITY_POLICY, HeaderValue::from_str(&policy).ok()),
+            (X_CONTENT_TYPE_OPTIONS, Some(HeaderValue::from_static("nosniff"))),
+            (REFERRER_POLICY, Some(HeaderValue::from_static("no-referrer"))),
+        ] {
+            headers.extend(value.map(|value| (name, value)));
+        }
+        answer
     }
 
     fn links(&self) -> Answer {

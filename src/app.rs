@@ -193,6 +193,7 @@ impl App {
         }
         if let Some(listener) = self.admin {
             tracing::info!(target: "process", listen = listener.address(), "admin endpoint");
+            tokio::spawn(admin::keep(Arc::clone(&admin)));
             tokio::spawn(admin::serve(listener, Arc::clone(&admin), self.descriptors.admin()));
         }
         tracing::info!(target: "process", links = services.len(), "ready");

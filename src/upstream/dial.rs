@@ -60,6 +60,8 @@ pub struct Health(Mutex<Known>);
 struct Known {
     failing_since: Option<Instant>,
     last: Option<(Instant, Option<DialFailure>)>,
+    /// Since when all have ended like the last one.
+    since: Option<Instant>,
 }
 
 /// How a dial ended.
@@ -69,6 +71,9 @@ pub struct DialState {
     pub worked: bool,
     /// How long ago that was.
     pub seconds_ago: f64,
+    /// For how long all have ended so, well or not.
+    #[serde(default)]
+    pub since_seconds: f64,
     /// What failed.
     #[serde(flatten)]
     pub failure: Option<DialFailure>,
@@ -85,9 +90,20 @@ pub struct DialFailure {
     pub remedy: String,
 }
 
+impl Known {
+    fn ended(&mut self, failure: Option<DialFailure>) {
+        let now = Instant::now();
+        let is_as_before = self.last.as_ref().is_some_and(|(_, last)| last.is_none() == failure.is_none());
+        self.since = self.since.filter(|_| is_as_before).or(Some(now));
+        self.last = Some((now, failure));
+    }
+}
+
 impl Health {
     fn works(&self) {
-        *self.lock() = Known { failing_since: None, last: Some((Instant::now(), None)) };
+        let mut known = self.lock();
+        known.failing_since = None;
+        known.ended(None);
     }
 
     /// Notes what a dial, or one try of it, came to.
@@ -97,7 +113,7 @@ impl Health {
             error: failure.to_string(),
             remedy: failure.remedy(link),
         };
-        self.lock().last = Some((Instant::now(), Some(told)));
+        self.lock().ended(Some(told));
     }
 
     /// Returns since when there have been nothing but failures, of which this is one.
@@ -107,8 +123,14 @@ impl Health {
 
     /// How the last dial ended, if there was any.
     pub fn last_dial(&self) -> Option<DialState> {
-        let (at, failure) = self.lock().last.clone()?;
-        Some(DialState { worked: failure.is_none(), seconds_ago: at.elapsed().as_secs_f64(), failure })
+        let Known { last, since, .. } = &*self.lock();
+        let (at, failure) = last.clone()?;
+        Some(DialState {
+            worked: failure.is_none(),
+            seconds_ago: at.elapsed().as_secs_f64(),
+            since_seconds: since.map_or(0.0, |since| since.elapsed().as_secs_f64()),
+            failure,
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, Known> {
