@@ -37,6 +37,9 @@ use crate::workers::Workers;
 /// Time after the drain timeout for connections that end at the last moment to write their log line.
 const LAST_MOMENT: Duration = Duration::from_millis(100);
 
+/// So long before the timeout those are counted that it is going to cut.
+const COUNT_BEFORE: Duration = Duration::from_millis(10);
+
 /// The process with its listeners bound.
 pub struct App {
     bound: Vec<(Listener, Arc<LinkRuntime>)>,
@@ -202,24 +205,28 @@ impl App {
         let connections = || services.iter().map(|service| service.connections.count()).sum::<usize>();
         admin.drain();
         tracing::info!(target: "process", signal, connections = connections(), "draining");
-        tokio::select! {
-            () = drain(&self.process, &stop, accepting, &services) => {}
-            signal = self.signals.next() => tracing::info!(target: "process", signal, "drain ended by a second signal"),
-        }
+        let cut = tokio::select! {
+            cut = drain(&self.process, &stop, accepting, &services) => cut,
+            signal = self.signals.next() => {
+                tracing::info!(target: "process", signal, "drain ended by a second signal");
+                connections()
+            }
+        };
         for service in &services {
             service.reports.tell_all();
         }
-        tracing::info!(target: "process", connections_cut = connections(), "stopped");
+        tracing::info!(target: "process", connections_cut = cut, "stopped");
     }
 }
 
-/// Accepts for the drain delay, closes the listeners, drains every connection, and waits for them until the timeout.
+/// Accepts for the drain delay, closes the listeners, drains every connection, and waits for them until the timeout. Returns how
+/// many were still there then.
 async fn drain(
     process: &Process,
     stop: &watch::Sender<bool>,
     accepting: Vec<tokio::task::JoinHandle<()>>,
     services: &[Arc<LinkRuntime>],
-) {
+) -> usize {
     sleep(process.drain_delay).await;
     // It fails where no accept loop has a receiver any more.
     let _ = stop.send(true);
@@ -230,8 +237,15 @@ async fn drain(
     for room in &rooms {
         room.drain_all(leave);
     }
-    // Connections left after the timeout are closed by the end of the process.
-    let _ = timeout_at(leave.latest + LAST_MOMENT, join_all(rooms.iter().map(|room| room.wait_idle()))).await;
+    let idle = || join_all(rooms.iter().map(|room| room.wait_idle()));
+    // Those that are left end by themselves at the timeout, and have to be counted before.
+    if timeout_at(leave.latest - COUNT_BEFORE, idle()).await.is_ok() {
+        return 0;
+    }
+    let cut = rooms.iter().map(|room| room.count()).sum();
+    // What is left after that is closed by the end of the process.
+    let _ = timeout_at(leave.latest + LAST_MOMENT, idle()).await;
+    cut
 }
 
 /// The log line of a link at start: listener, target, user and source of the secret.

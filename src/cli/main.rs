@@ -96,7 +96,7 @@ fn runtime() -> Result<Runtime, StartErrors> {
 }
 
 fn run(config: Config, descriptors: Descriptors) -> Result<(), Box<dyn Error>> {
-    log::start(config.process.log.clone(), config.process.log_format);
+    log::start(&config.process.log, config.process.log_format);
     for ignored in &config.ignored {
         tracing::info!(target: "config", variable = ignored.variable, reason = ignored.reason, "variable ignored");
     }

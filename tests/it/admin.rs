@@ -59,7 +59,7 @@ fn probes_are_answered() {
 fn what_is_not_there_says_what_is() {
     let (_target, ambassador) = echo();
     let admin = ambassador.admin();
-    for path in ["/", "/metric", "/livez/", "/readyz/x", "/../etc/passwd", "/links/redis:6379"] {
+    for path in ["/index.html", "/metric", "/livez/", "/readyz/x", "/../etc/passwd", "/links/redis:6379"] {
         let answer = get(admin, path);
         assert_eq!(answer.status, 404, "{path}: {answer:?}");
         for there in ["/livez", "/readyz", "/links", "/metrics"] {

@@ -7,7 +7,7 @@ use std::thread;
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::support::{Ambassador, Launch, Target, lines, metric, own_address, password};
+use crate::support::{Ambassador, Launch, Peer, Target, lines, metric, own_address, password};
 
 /// The lines with this message that the ambassador has printed by its end.
 fn lines_by_the_end(ambassador: Ambassador, message: &str) -> Vec<Value> {
@@ -181,4 +181,38 @@ fn a_drain_is_told_from_its_beginning_to_its_end() {
     let draining = find("draining");
     assert_eq!((&draining["signal"], &draining["connections"]), (&"SIGTERM".into(), &1.into()), "{draining}");
     assert_eq!(find("stopped")["connections_cut"], 0);
+}
+
+/// Connections that the drain timeout ends are counted as cut.
+#[test]
+fn what_the_drain_timeout_cuts_is_counted() {
+    let target = Target::start();
+    let ambassador = Launch::redis(target.address()).variable("AMBASSADOR_DRAIN_TIMEOUT", "300ms").start();
+    let mut client = ambassador.connect("redis:6379");
+    client.send(b"BLPOP none 0\r\n");
+    target.accept().expect(b"BLPOP none 0\r\n");
+    ambassador.signal(Signal::TERM);
+    let printed = lines(&ambassador.finish().stderr);
+    let stopped = printed.iter().find(|line| line["message"] == "stopped").expect("an end");
+    assert_eq!(stopped["connections_cut"], 1, "{printed:?}");
+}
+
+/// In the log as text a value with blanks is in quotation marks, so that fields can be told apart.
+#[test]
+fn values_with_blanks_are_quoted_in_text() {
+    let [nobody, listen] = [own_address(), own_address()];
+    let ambassador = Launch::plain(nobody)
+        .variable("DB_LISTEN", listen.to_string())
+        .variable("DB_CONNECT_TIMEOUT", "1s")
+        .variable("AMBASSADOR_LOG_FORMAT", "text")
+        .start();
+    Peer::connect(listen).expect_gone();
+    ambassador.signal(Signal::TERM);
+    let printed = ambassador.finish().stderr;
+    let failed = printed.lines().find(|line| line.contains("connection failed")).expect("a failure");
+    assert!(
+        failed.contains(&format!(" error=\"can't connect to {nobody}: Connection refused\" remedy=\"")),
+        "{failed}"
+    );
+    assert!(failed.contains(" link=\"db:5432\" client=127.0.0.1:"), "{failed}");
 }
