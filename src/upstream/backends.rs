@@ -28,7 +28,7 @@ pub use listed::{Backend, Entry, Listed};
 pub use round::{Done, Lease, Next, Round};
 
 use crate::config::Link;
-use crate::config::link::Balance;
+use crate::config::link::{Balance, Role};
 use crate::failure::Failure;
 use crate::metrics::LinkMetrics;
 use crate::net::Endpoint;
@@ -89,6 +89,8 @@ fn list(rows: &[Row]) -> List {
 pub struct Backends {
     link: String,
     balance: Balance,
+    /// The role that a backend must have.
+    role: Option<Role>,
     pub(super) grace: Option<Duration>,
     connections: Arc<Connections>,
     pub metrics: Arc<LinkMetrics>,
@@ -123,6 +125,7 @@ impl Backends {
         Self {
             link: link.name.clone(),
             balance: link.balance,
+            role: link.redis.as_ref().and_then(|redis| redis.role),
             grace: link.move_grace,
             connections,
             metrics,
@@ -150,6 +153,8 @@ impl Backends {
         let state = |entry: &Arc<Entry>| BackendState {
             backend: entry.to_string(),
             up: entry.is_up(),
+            role: self.role.filter(|_| entry.has_role()).map(|role| role.to_string()),
+            connections: entry.active(),
             wants_no_password: entry.backends.iter().any(|backend| backend.probe.wants_no_password()),
         };
         self.list().iter().map(state).collect()
@@ -378,6 +383,11 @@ pub struct BackendState {
     pub backend: String,
     /// Whether the last dial succeeded, or there was none yet.
     pub up: bool,
+    /// `master` or `replica`, where the link asks for one and the backend had it when it was last asked.
+    pub role: Option<String>,
+    /// Current connections to it, those kept ready and dials among them.
+    #[serde(default)]
+    pub connections: usize,
     /// Whether it answered the last AUTH that it requires no password.
     pub wants_no_password: bool,
 }

@@ -214,6 +214,11 @@ impl Entry {
         !fails && !self.listed.rest.fails()
     }
 
+    /// Whether one of its addresses had the required role when it was last asked.
+    pub(super) fn has_role(&self) -> bool {
+        self.backends.iter().any(|backend| backend.has_role.load(Ordering::Relaxed))
+    }
+
     /// Whether it is in back-off: its name, or all of its addresses.
     pub(super) fn rests(&self, now: Instant) -> bool {
         let rests = |backend: &Arc<Backend>| backend.rest.holds(now);
