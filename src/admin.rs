@@ -134,7 +134,7 @@ impl LinkState {
 fn warnings(service: &LinkRuntime, backends: &[BackendState], works: bool) -> Vec<String> {
     let count = |holds: fn(&BackendState) -> bool| backends.iter().filter(|backend| holds(backend)).count();
     let all = backends.len();
-    let (down, open) = (count(|backend| !backend.up), count(|backend| backend.wants_no_password));
+    let (down, open) = (count(BackendState::is_down), count(|backend| backend.wants_no_password));
     let sources = service.link.redis.as_ref().into_iter().flat_map(|redis| redis.sources());
     let is_stale = sources.into_iter().any(Source::is_stale);
     let down = (works && down > 0)

@@ -16,8 +16,8 @@ const TEMPLATE: &str = include_str!("page.html");
 /// What the page may do: its own style, its own script, and ask where it came from. The words are the hashes of the two,
 /// which a test holds.
 pub(super) const POLICY: &str = "default-src 'none'; \
-     script-src 'sha256-ZPG+yn62RZoXf+9Ux0FWO9hbF677Pysk554IH/wrmNY='; \
-     style-src 'sha256-swFwgQv5tDc3a2iPjl+1KGGk1M2HWCXT+BPm8OQr394='; \
+     script-src 'sha256-0EqY9fnzTdMHBkcjQWTWPy5iTt/ifAdQY+wqoCoOv/Q='; \
+     style-src 'sha256-Sk7zL953oSHuK9wuwClkaJgiNg57p0FcXhgyIdGam34='; \
      connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// So many backends are listed in the open.
@@ -75,23 +75,23 @@ fn row(rows: &mut String, link: &LinkState, sample: &Sample, hour: Events) -> st
     let since = link.last_dial.as_ref().map(|dial| format!("for {}", long(dial.since_seconds)));
     let pill = match &*link.state {
         "unknown" => "not dialled yet",
-        "degraded" => "works, but",
+        "degraded" => "warning",
         other => other,
     };
     let name = escaped(&link.link);
+    let is_redis = link.kind == "redis";
     write!(
         rows,
         "<tbody role=\"rowgroup\" data-link=\"{name}\" class=\"{state}\"><tr role=\"row\">\
-         <th scope=\"row\" role=\"rowheader\"><span class=\"name\">{name}</span><span class=\"kind\">{kind}</span>\
-         <small>listens on <code>{listen}</code></small></th>\
+         <th scope=\"row\" role=\"rowheader\"><span class=\"name\">{name}</span>\
+         <small>{kind} on <code>{listen}</code></small></th>\
          <td role=\"cell\" data-label=\"Leads to\"><code>{target}</code><div class=\"backends\">",
         state = escaped(&link.state),
-        kind = escaped(&link.kind),
-        listen = escaped(&link.listen),
-        target = escaped(&link.target),
+        kind = if is_redis { "Redis" } else { "a tunnel" },
+        listen = breakable(&link.listen),
+        target = breakable(&link.target),
     )?;
     backends(rows, &link.backends)?;
-    let is_redis = link.kind == "redis";
     let figure = |figure: f32| if is_redis { short(figure) } else { "–".to_owned() };
     let (rate, chart) = if is_redis { (RATE, CHART) } else { ("", "") };
     write!(
@@ -134,13 +134,13 @@ fn row(rows: &mut String, link: &LinkState, sample: &Sample, hour: Events) -> st
 }
 
 /// What the script draws in.
-const CHART: &str = "<svg class=\"chart\" viewBox=\"0 0 120 32\" preserveAspectRatio=\"none\" role=\"img\" \
+const CHART: &str = "<small class=\"most\"></small><svg class=\"chart empty\" viewBox=\"0 0 120 32\" preserveAspectRatio=\"none\" role=\"img\" \
      aria-label=\"Latency of ten minutes: drawn by a script\"><path class=\"area\"/><path class=\"line\"/><path class=\"at\"/></svg>";
 const RATE: &str = "<svg class=\"rate\" viewBox=\"0 0 120 16\" preserveAspectRatio=\"none\" aria-hidden=\"true\">\
      <path class=\"line\"/></svg>";
 
 fn backends(rows: &mut String, backends: &[BackendState]) -> std::fmt::Result {
-    let down = backends.iter().filter(|backend| !backend.up).count();
+    let down = backends.iter().filter(|backend| backend.is_down()).count();
     let are_many = backends.len() > OPEN;
     if are_many {
         let down = if down > 0 { format!(", {down} down") } else { String::new() };
@@ -148,16 +148,18 @@ fn backends(rows: &mut String, backends: &[BackendState]) -> std::fmt::Result {
     }
     rows.push_str("<ul>");
     for backend in backends {
-        let class = if backend.up { "" } else { " class=\"down\"" };
-        let role = backend.role.as_ref().map(|role| format!(" {}", escaped(role)));
-        let connections = count(backend.connections, "connection");
-        let down = if backend.up { "" } else { " · its last dial failed" };
-        write!(
-            rows,
-            "<li{class}><code>{}</code><span class=\"soft\">{} · {connections}{down}</span></li>",
-            escaped(&backend.backend),
-            role.unwrap_or_default(),
-        )?;
+        let (class, told) = match &backend.role {
+            _ if backend.is_down() => (" class=\"down\"", " · failed when last dialled".to_owned()),
+            _ if backend.has_other_role() => (" class=\"other\"", " · has another role".to_owned()),
+            Some(role) => ("", format!(" · {}", escaped(role))),
+            None => ("", String::new()),
+        };
+        let connections = match backend.connections {
+            0 => String::new(),
+            number => format!(" · {}", count(number, "connection")),
+        };
+        let name = escaped(&backend.backend);
+        write!(rows, "<li{class}><code>{name}</code><span class=\"soft\">{told}{connections}</span></li>")?;
     }
     rows.push_str(if are_many { "</ul></details>" } else { "</ul>" });
     Ok(())
@@ -166,7 +168,7 @@ fn backends(rows: &mut String, backends: &[BackendState]) -> std::fmt::Result {
 fn latency(sample: &Sample) -> String {
     match (sample.p50, sample.p99) {
         (Some(p50), Some(p99)) => format!("p50 {} · p99 {}", time(p50), time(p99)),
-        _ => "no command just now".to_owned(),
+        _ => "no command".to_owned(),
     }
 }
 
@@ -226,6 +228,11 @@ fn long(seconds: f64) -> String {
         3_600..172_800 => format!("{} h", seconds / 3_600),
         _ => format!("{} days", seconds / 86_400),
     }
+}
+
+/// A list of addresses, which may be broken behind a comma.
+fn breakable(text: &str) -> String {
+    escaped(text).replace(',', ",<wbr>")
 }
 
 /// Text as HTML, within an attribute too.

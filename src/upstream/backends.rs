@@ -50,6 +50,9 @@ const SPREAD: f64 = 0.8;
 /// Backends named in one log line at most.
 const SHOWN: usize = 8;
 
+/// What a backend has that has not the role that the link asks for.
+const OTHER_ROLE: &str = "other";
+
 /// The current servers, in the order of the source.
 type List = Arc<[Arc<Entry>]>;
 
@@ -153,7 +156,9 @@ impl Backends {
         let state = |entry: &Arc<Entry>| BackendState {
             backend: entry.to_string(),
             up: entry.is_up(),
-            role: self.role.filter(|_| entry.has_role()).map(|role| role.to_string()),
+            role: self.role.and_then(|role| {
+                entry.has_role().map(|has_it| if has_it { role.to_string() } else { OTHER_ROLE.to_owned() })
+            }),
             connections: entry.active(),
             wants_no_password: entry.backends.iter().any(|backend| backend.probe.wants_no_password()),
         };
@@ -216,6 +221,7 @@ impl Backends {
     pub fn works(&self, lease: &Lease) {
         let was_up = lease.entry().is_up();
         lease.backend().has_role.store(true, Ordering::Relaxed);
+        lease.backend().has_other_role.store(false, Ordering::Relaxed);
         lease.backend().rest.end();
         if !was_up && self.are_several() {
             tracing::info!(target: "backends", link = self.link, backend = %lease, "backend recovered");
@@ -229,6 +235,7 @@ impl Backends {
         let was_up = entry.is_up();
         lease.backend().rest.begin(Instant::now());
         if let Failure::WrongRole { .. } = failure {
+            lease.backend().has_other_role.store(true, Ordering::Relaxed);
             let connections = self.ask(Reason::Demoted, |lease| entry.has(lease.backend()));
             let had_role = |backend: &Arc<Backend>| backend.has_role.swap(false, Ordering::Relaxed);
             if entry.backends.iter().filter(|backend| had_role(backend)).count() > 0 {
@@ -383,13 +390,24 @@ pub struct BackendState {
     pub backend: String,
     /// Whether the last dial succeeded, or there was none yet.
     pub up: bool,
-    /// `master` or `replica`, where the link asks for one and the backend had it when it was last asked.
+    /// Where the link asks for a role: `master` or `replica` if the backend had it when it was last asked, else `other`.
     pub role: Option<String>,
     /// Current connections to it, those kept ready and dials among them.
     #[serde(default)]
     pub connections: usize,
     /// Whether it answered the last AUTH that it requires no password.
     pub wants_no_password: bool,
+}
+
+impl BackendState {
+    /// Whether it can't be dialled. One that has another role than the link asks for has answered.
+    pub fn is_down(&self) -> bool {
+        !self.up && !self.has_other_role()
+    }
+
+    pub fn has_other_role(&self) -> bool {
+        self.role.as_deref() == Some(OTHER_ROLE)
+    }
 }
 
 /// A subscription to new lists of backends.

@@ -18,6 +18,7 @@ mod logs;
 mod loops;
 mod moving;
 mod names;
+mod page;
 mod process;
 mod redis;
 mod reset;
