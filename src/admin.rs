@@ -18,7 +18,7 @@ use futures_util::stream::{self, StreamExt};
 use hyper::body::Incoming;
 use hyper::header::{
     ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, REFERRER_POLICY,
-    X_CONTENT_TYPE_OPTIONS,
+    X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
 };
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -33,6 +33,7 @@ use self::history::History;
 pub use self::history::keep;
 use crate::metrics::{self, Metrics};
 use crate::net::{Accepted, Listener};
+use crate::secret::Source;
 use crate::upstream::LinkRuntime;
 use crate::upstream::backends::BackendState;
 use crate::upstream::dial::DialState;
@@ -55,7 +56,7 @@ const LONGEST_HEAD: usize = 8 * 1024;
 /// The pause after a failed accept: where descriptors are exhausted, connections have to end first.
 const PAUSE: Duration = Duration::from_millis(100);
 
-const PATHS: &str = "/, /livez, /readyz, /links, /links?dial and /metrics";
+const PATHS: &str = "/, /livez, /readyz, /links, /links?dial, /history and /metrics";
 
 /// The state that the endpoint serves.
 pub struct Admin {
@@ -88,6 +89,15 @@ pub struct LinkState {
     pub target: String,
     /// Current clients.
     pub connections: usize,
+    /// Current connections to the target, those kept ready among them.
+    #[serde(default)]
+    pub upstreams: usize,
+    /// All in one word: `works`, `degraded`, `fails`, or `unknown` before the first dial.
+    #[serde(default)]
+    pub state: String,
+    /// What should be looked at though it works, each with what to do.
+    #[serde(default)]
+    pub warnings: Vec<String>,
     pub backends: Vec<BackendState>,
     /// The result of the last dial; `None` before the first.
     pub last_dial: Option<DialState>,
@@ -95,16 +105,49 @@ pub struct LinkState {
 
 impl LinkState {
     fn of(listen: &str, service: &LinkRuntime) -> Self {
+        let last_dial = service.health.last_dial();
+        let backends = service.backends.states();
+        let works = last_dial.as_ref().is_none_or(|dial| dial.worked);
+        let warnings = warnings(service, &backends, works);
+        let state = match (&last_dial, works) {
+            (_, false) => "fails",
+            _ if !warnings.is_empty() => "degraded",
+            (None, true) => "unknown",
+            (Some(_), true) => "works",
+        };
         Self {
             link: service.link.name.clone(),
             listen: listen.to_owned(),
             kind: if service.link.redis.is_some() { "redis" } else { "tcp" }.to_owned(),
             target: service.link.target.to_string(),
             connections: service.connections.count(),
-            backends: service.backends.states(),
-            last_dial: service.health.last_dial(),
+            upstreams: service.connections.upstreams() + service.metrics.warm_connections(),
+            state: state.to_owned(),
+            warnings,
+            backends,
+            last_dial,
         }
     }
+}
+
+/// What should be looked at in a link. Where it fails, its failure says what is the matter with the backends.
+fn warnings(service: &LinkRuntime, backends: &[BackendState], works: bool) -> Vec<String> {
+    let count = |holds: fn(&BackendState) -> bool| backends.iter().filter(|backend| holds(backend)).count();
+    let all = backends.len();
+    let (down, open) = (count(BackendState::is_down), count(|backend| backend.wants_no_password));
+    let sources = service.link.redis.as_ref().into_iter().flat_map(|redis| redis.sources());
+    let is_stale = sources.into_iter().any(Source::is_stale);
+    let down = (works && down > 0)
+        .then(|| format!("{down} of {all} backends failed when last dialled; each is tried again by itself"));
+    let open = (open > 0).then(|| {
+        format!("{open} of {all} backends want no password: check that it is the right server, and protected")
+    });
+    let stale = is_stale.then(|| {
+        "a secret can't be read: the last value serves on, and is lost by a restart; the log names its file or \
+         program"
+            .to_owned()
+    });
+    [down, open, stale].into_iter().flatten().collect()
 }
 
 type Answer = Response<String>;
@@ -114,7 +157,14 @@ fn answer(status: StatusCode, content_type: &'static str, body: String) -> Answe
     *answer.status_mut() = status;
     let headers = answer.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    for (name, value) in [
+        (CACHE_CONTROL, "no-store"),
+        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (REFERRER_POLICY, "no-referrer"),
+        (X_FRAME_OPTIONS, "DENY"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
     answer
 }
 
@@ -122,13 +172,21 @@ fn plain(status: StatusCode, words: &str) -> Answer {
     answer(status, "text/plain; charset=utf-8", format!("{words}\n"))
 }
 
+/// It fails only for maps with keys other than strings.
+fn json(text: serde_json::Result<String>) -> Answer {
+    match text {
+        Ok(json) => answer(StatusCode::OK, "application/json", json + "\n"),
+        Err(error) => plain(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
+    }
+}
+
 impl Admin {
     pub fn new(links: Vec<(String, Arc<LinkRuntime>)>, metrics: Metrics) -> Self {
         Self {
+            history: History::of(&links),
             links,
             metrics,
             draining: AtomicBool::new(false),
-            history: History::default(),
             dialled: Arc::default(),
         }
     }
@@ -161,32 +219,32 @@ impl Admin {
                 }
                 self.links()
             }
+            ("/history", query) => self.history(query),
             _ => plain(StatusCode::NOT_FOUND, &format!("not found; the paths are {PATHS}")),
         }
     }
 
+    fn states(&self) -> Vec<LinkState> {
+        self.links.iter().map(|(listen, service)| LinkState::of(listen, service)).collect()
+    }
+
     /// The page for people.
     fn page(&self) -> Answer {
-        let (page, policy) = page::page(self);
+        let page = page::page(self.is_ready(), self.states(), &self.history.last());
         let mut answer = answer(StatusCode::OK, "text/html; charset=utf-8", page);
-        let headers = answer.headers_mut();
-        for (name, value) in [
-            (CONTENT_SECURITY_POLICY, HeaderValue::from_str(&policy).ok()),
-            (X_CONTENT_TYPE_OPTIONS, Some(HeaderValue::from_static("nosniff"))),
-            (REFERRER_POLICY, Some(HeaderValue::from_static("no-referrer"))),
-        ] {
-            headers.extend(value.map(|value| (name, value)));
-        }
+        answer.headers_mut().insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(page::POLICY));
         answer
     }
 
+    /// The last ten minutes, or what came after so many samples: `after=17`.
+    fn history(&self, query: Option<&str>) -> Answer {
+        let after = query.and_then(|query| query.strip_prefix("after=")?.parse().ok());
+        let names = self.links.iter().map(|(_, service)| service.link.name.clone());
+        json(serde_json::to_string(&self.history.report(names, after.unwrap_or(0))))
+    }
+
     fn links(&self) -> Answer {
-        let links = self.links.iter().map(|(listen, service)| LinkState::of(listen, service)).collect();
-        match serde_json::to_string_pretty(&Links { ready: self.is_ready(), links }) {
-            Ok(json) => answer(StatusCode::OK, "application/json", json + "\n"),
-            // Fails only for maps with keys other than strings.
-            Err(error) => plain(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
-        }
+        json(serde_json::to_string_pretty(&Links { ready: self.is_ready(), links: self.states() }))
     }
 
     /// Dials every link once, unless that has just been done; the results are in the links' health.

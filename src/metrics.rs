@@ -5,6 +5,7 @@
 //! each scrape: a connection counts its own bytes, which costs the relay an uncontended store.
 
 pub mod session;
+pub mod times;
 
 use std::time::Duration;
 
@@ -13,11 +14,11 @@ use prometheus_client::encoding::prometheus_text;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
 use self::session::{Families, SessionMetrics};
+use self::times::Times;
 use crate::failure::Stage;
 
 /// The HTTP content type of the text format.
@@ -64,7 +65,7 @@ pub struct Metrics {
     registry: Registry,
     accepted: Family<Labels, Counter>,
     failed: Family<Labels, Counter>,
-    dial_seconds: Family<Labels, Histogram, fn() -> Histogram>,
+    dial_seconds: Family<Labels, Times, fn() -> Times>,
     secrets_used: Family<Labels, Counter>,
     secret_reloads: Family<Labels, Counter>,
     warm: Family<Labels, Gauge>,
@@ -82,7 +83,7 @@ impl Metrics {
             registry,
             accepted: Family::default(),
             failed: Family::default(),
-            dial_seconds: Family::new_with_constructor(|| Histogram::new(DIAL_SECONDS)),
+            dial_seconds: Family::new_with_constructor(|| Times::new(&DIAL_SECONDS)),
             secrets_used: Family::default(),
             secret_reloads: Family::default(),
             warm: Family::default(),
@@ -181,7 +182,7 @@ impl Default for Metrics {
 pub struct LinkMetrics {
     accepted: Counter,
     failed: [Counter; Stage::ALL.len()],
-    dial_seconds: Histogram,
+    dial_seconds: Times,
     secrets_used: [Counter; CredentialKind::ALL.len()],
     secret_reloads: Counter,
     warm: Gauge,
@@ -205,7 +206,7 @@ impl LinkMetrics {
 
     /// A client has got its upstream, after this time.
     pub fn dialled(&self, time: Duration) {
-        self.dial_seconds.observe(time.as_secs_f64());
+        self.dial_seconds.observe(time);
     }
 
     /// The target accepted a secret.
@@ -224,6 +225,11 @@ impl LinkMetrics {
         WarmConnection(self.warm.clone())
     }
 
+    /// How many connections are ready.
+    pub fn warm_connections(&self) -> usize {
+        usize::try_from(self.warm.get()).unwrap_or_default()
+    }
+
     /// A client has got a ready connection.
     pub fn warm_hit(&self) {
         self.warm_hits.inc();
@@ -232,6 +238,16 @@ impl LinkMetrics {
     /// No connection was ready for a client, though the link has a pool.
     pub fn warm_miss(&self) {
         self.warm_misses.inc();
+    }
+
+    /// How many times the value of a secret has changed so far.
+    pub fn secret_reloads(&self) -> u64 {
+        self.secret_reloads.get()
+    }
+
+    /// How many times the backends have changed so far.
+    pub fn target_changes(&self) -> u64 {
+        self.target_changes.get()
     }
 
     /// The list of backends, an address or a role has changed.

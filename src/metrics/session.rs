@@ -6,9 +6,9 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
+use super::times::Times;
 use super::{Labels, labels};
 
 /// Upper bounds of the time to a command's reply in seconds: from a server on the same host to one that blocks.
@@ -96,7 +96,7 @@ impl Pin {
 #[derive(Debug)]
 pub(super) struct Families {
     errors: Family<Labels, Counter>,
-    command_seconds: Family<Labels, Histogram, fn() -> Histogram>,
+    command_seconds: Family<Labels, Times, fn() -> Times>,
     exchanges: Family<Labels, Counter>,
     resent: Family<Labels, Counter>,
     pinned: Family<Labels, Counter>,
@@ -107,7 +107,7 @@ impl Families {
     pub(super) fn new(registry: &mut Registry) -> Self {
         let families = Self {
             errors: Family::default(),
-            command_seconds: Family::new_with_constructor(|| Histogram::new(COMMAND_SECONDS)),
+            command_seconds: Family::new_with_constructor(|| Times::new(&COMMAND_SECONDS)),
             exchanges: Family::default(),
             resent: Family::default(),
             pinned: Family::default(),
@@ -167,7 +167,8 @@ pub struct SessionMetrics {
     link: String,
     errors: Mutex<HashMap<String, Counter>>,
     all_errors: Family<Labels, Counter>,
-    command_seconds: Histogram,
+    /// The times to a reply.
+    pub command_seconds: Times,
     exchanges: [Counter; Cause::ALL.len()],
     resent: Counter,
     pinned: [Counter; Pin::ALL.len()],
@@ -191,9 +192,19 @@ impl SessionMetrics {
         counter.inc();
     }
 
+    /// How many errors the target has answered so far.
+    pub fn errors(&self) -> u64 {
+        self.errors.lock().values().map(Counter::get).sum()
+    }
+
+    /// How many times a session has gone on with another upstream so far.
+    pub fn exchanges(&self) -> u64 {
+        self.exchanges.iter().map(Counter::get).sum()
+    }
+
     /// The reply to a command began after this time.
     pub fn answered(&self, time: Duration) {
-        self.command_seconds.observe(time.as_secs_f64());
+        self.command_seconds.observe(time);
     }
 
     /// A session goes on with another upstream.

@@ -28,7 +28,7 @@ pub use listed::{Backend, Entry, Listed};
 pub use round::{Done, Lease, Next, Round};
 
 use crate::config::Link;
-use crate::config::link::Balance;
+use crate::config::link::{Balance, Role};
 use crate::failure::Failure;
 use crate::metrics::LinkMetrics;
 use crate::net::Endpoint;
@@ -49,6 +49,9 @@ const SPREAD: f64 = 0.8;
 
 /// Backends named in one log line at most.
 const SHOWN: usize = 8;
+
+/// What a backend has that has not the role that the link asks for.
+const OTHER_ROLE: &str = "other";
 
 /// The current servers, in the order of the source.
 type List = Arc<[Arc<Entry>]>;
@@ -89,6 +92,8 @@ fn list(rows: &[Row]) -> List {
 pub struct Backends {
     link: String,
     balance: Balance,
+    /// The role that a backend must have.
+    role: Option<Role>,
     pub(super) grace: Option<Duration>,
     connections: Arc<Connections>,
     pub metrics: Arc<LinkMetrics>,
@@ -123,6 +128,7 @@ impl Backends {
         Self {
             link: link.name.clone(),
             balance: link.balance,
+            role: link.redis.as_ref().and_then(|redis| redis.role),
             grace: link.move_grace,
             connections,
             metrics,
@@ -150,6 +156,10 @@ impl Backends {
         let state = |entry: &Arc<Entry>| BackendState {
             backend: entry.to_string(),
             up: entry.is_up(),
+            role: self.role.and_then(|role| {
+                entry.has_role().map(|has_it| if has_it { role.to_string() } else { OTHER_ROLE.to_owned() })
+            }),
+            connections: entry.active(),
             wants_no_password: entry.backends.iter().any(|backend| backend.probe.wants_no_password()),
         };
         self.list().iter().map(state).collect()
@@ -211,6 +221,7 @@ impl Backends {
     pub fn works(&self, lease: &Lease) {
         let was_up = lease.entry().is_up();
         lease.backend().has_role.store(true, Ordering::Relaxed);
+        lease.backend().has_other_role.store(false, Ordering::Relaxed);
         lease.backend().rest.end();
         if !was_up && self.are_several() {
             tracing::info!(target: "backends", link = self.link, backend = %lease, "backend recovered");
@@ -224,6 +235,7 @@ impl Backends {
         let was_up = entry.is_up();
         lease.backend().rest.begin(Instant::now());
         if let Failure::WrongRole { .. } = failure {
+            lease.backend().has_other_role.store(true, Ordering::Relaxed);
             let connections = self.ask(Reason::Demoted, |lease| entry.has(lease.backend()));
             let had_role = |backend: &Arc<Backend>| backend.has_role.swap(false, Ordering::Relaxed);
             if entry.backends.iter().filter(|backend| had_role(backend)).count() > 0 {
@@ -378,8 +390,24 @@ pub struct BackendState {
     pub backend: String,
     /// Whether the last dial succeeded, or there was none yet.
     pub up: bool,
+    /// Where the link asks for a role: `master` or `replica` if the backend had it when it was last asked, else `other`.
+    pub role: Option<String>,
+    /// Current connections to it, those kept ready and dials among them.
+    #[serde(default)]
+    pub connections: usize,
     /// Whether it answered the last AUTH that it requires no password.
     pub wants_no_password: bool,
+}
+
+impl BackendState {
+    /// Whether it can't be dialled. One that has another role than the link asks for has answered.
+    pub fn is_down(&self) -> bool {
+        !self.up && !self.has_other_role()
+    }
+
+    pub fn has_other_role(&self) -> bool {
+        self.role.as_deref() == Some(OTHER_ROLE)
+    }
 }
 
 /// A subscription to new lists of backends.

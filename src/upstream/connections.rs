@@ -86,6 +86,12 @@ impl Connections {
         self.registry.lock().connections.len()
     }
 
+    /// The number of current connections that have an upstream.
+    pub fn upstreams(&self) -> usize {
+        let registry = self.registry.lock();
+        registry.connections.iter().filter(|(_, connection)| connection.lease.lock().is_some()).count()
+    }
+
     /// Bytes forwarded by all connections, current and ended.
     pub fn moved(&self) -> Moved {
         let registry = self.registry.lock();

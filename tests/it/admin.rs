@@ -43,6 +43,8 @@ fn probes_are_answered() {
         ("/livez", "text/plain; charset=utf-8"),
         ("/readyz", "text/plain; charset=utf-8"),
         ("/links", "application/json"),
+        ("/history", "application/json"),
+        ("/", "text/html; charset=utf-8"),
         ("/metrics", "text/plain; version=0.0.4; charset=utf-8"),
     ] {
         let answer = get(ambassador.admin(), path);
@@ -62,7 +64,7 @@ fn what_is_not_there_says_what_is() {
     for path in ["/index.html", "/metric", "/livez/", "/readyz/x", "/../etc/passwd", "/links/redis:6379"] {
         let answer = get(admin, path);
         assert_eq!(answer.status, 404, "{path}: {answer:?}");
-        for there in ["/livez", "/readyz", "/links", "/metrics"] {
+        for there in ["/,", "/livez", "/readyz", "/links", "/history", "/metrics"] {
             assert!(answer.body.contains(there), "{path}: {answer:?}");
         }
     }

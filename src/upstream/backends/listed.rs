@@ -35,6 +35,8 @@ pub struct Backend {
     pub(super) gone: AtomicBool,
     /// Whether it had the required role when it was last asked.
     pub(super) has_role: AtomicBool,
+    /// Whether it had another one.
+    pub(super) has_other_role: AtomicBool,
     pub(super) rest: Ejection,
 }
 
@@ -47,6 +49,7 @@ impl Backend {
             active: AtomicUsize::new(0),
             gone: AtomicBool::new(false),
             has_role: AtomicBool::new(false),
+            has_other_role: AtomicBool::new(false),
             rest: Ejection::default(),
         })
     }
@@ -212,6 +215,15 @@ impl Entry {
     pub(super) fn is_up(&self) -> bool {
         let fails = !self.backends.is_empty() && self.backends.iter().all(|backend| backend.rest.fails());
         !fails && !self.listed.rest.fails()
+    }
+
+    /// Whether it had the required role when it was last asked, at one of its addresses; `None` before.
+    pub(super) fn has_role(&self) -> Option<bool> {
+        let any = |of: fn(&Backend) -> &AtomicBool| {
+            self.backends.iter().any(|backend| of(backend).load(Ordering::Relaxed))
+        };
+        let has_other_role = any(|backend| &backend.has_other_role);
+        any(|backend| &backend.has_role).then_some(true).or(has_other_role.then_some(false))
     }
 
     /// Whether it is in back-off: its name, or all of its addresses.

@@ -2,6 +2,7 @@
 //! passwords that are looked for in everything the ambassador ever printed.
 
 mod ambassador;
+mod browser;
 mod dns;
 mod fixture;
 mod http;
@@ -21,6 +22,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 pub(crate) use ambassador::{Ambassador, Finished, Launch, another_user, lines};
+pub(crate) use browser::Browser;
 pub(crate) use dns::{Dnsmasq, Manner, NameServer};
 pub(crate) use fixture::{error_in, every_answer, fixture, fixture_text, unknown_command};
 pub(crate) use http::{get, metric, request};
