@@ -31,6 +31,7 @@ use tokio::time::{Instant, sleep, timeout};
 pub use self::collector::LinkCollector;
 use self::history::History;
 pub use self::history::keep;
+use crate::config::link::Redis;
 use crate::metrics::{self, Metrics};
 use crate::net::{Accepted, Listener};
 use crate::secret::Source;
@@ -135,7 +136,7 @@ fn warnings(service: &LinkRuntime, backends: &[BackendState], works: bool) -> Ve
     let count = |holds: fn(&BackendState) -> bool| backends.iter().filter(|backend| holds(backend)).count();
     let all = backends.len();
     let (down, open) = (count(BackendState::is_down), count(|backend| backend.wants_no_password));
-    let sources = service.link.redis.as_ref().into_iter().flat_map(|redis| redis.sources());
+    let sources = service.link.redis.as_ref().into_iter().flat_map(Redis::sources);
     let is_stale = sources.into_iter().any(Source::is_stale);
     let down = (works && down > 0)
         .then(|| format!("{down} of {all} backends failed when last dialled; each is tried again by itself"));

@@ -20,22 +20,22 @@ struct Counts {
     /// Upper bounds in seconds, in ascending order.
     bounds: &'static [f64],
     /// One for each bound, and one for what is longer.
-    counts: Box<[AtomicU64]>,
+    buckets: Box<[AtomicU64]>,
     nanoseconds: AtomicU64,
 }
 
 impl Times {
     /// Nothing observed yet.
     pub fn new(bounds: &'static [f64]) -> Self {
-        let counts = (0..=bounds.len()).map(|_| AtomicU64::new(0)).collect();
-        Self(Arc::new(Counts { bounds, counts, nanoseconds: AtomicU64::new(0) }))
+        let buckets = (0..=bounds.len()).map(|_| AtomicU64::new(0)).collect();
+        Self(Arc::new(Counts { bounds, buckets, nanoseconds: AtomicU64::new(0) }))
     }
 
     /// Counts a time.
     pub fn observe(&self, time: Duration) {
         let seconds = time.as_secs_f64();
         let bucket = self.0.bounds.iter().take_while(|bound| seconds > **bound).count();
-        self.0.counts[bucket].fetch_add(1, Ordering::Relaxed);
+        self.0.buckets[bucket].fetch_add(1, Ordering::Relaxed);
         let nanoseconds = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         self.0.nanoseconds.fetch_add(nanoseconds, Ordering::Relaxed);
     }
@@ -47,7 +47,7 @@ impl Times {
 
     /// How many times were in each bucket so far; the last one has no bound.
     pub fn counts(&self) -> Vec<u64> {
-        self.0.counts.iter().map(|count| count.load(Ordering::Relaxed)).collect()
+        self.0.buckets.iter().map(|count| count.load(Ordering::Relaxed)).collect()
     }
 }
 

@@ -355,7 +355,7 @@ fn the_page_fits_every_window() {
             assert_eq!(light, !is_dark, "{number} links");
             assert_eq!(browser.value("document.querySelectorAll('tbody').length"), number);
             // A screen reader is told of a table, whatever it looks like.
-            let tree = browser.call("Accessibility.getFullAXTree", json!({}));
+            let tree = browser.call("Accessibility.getFullAXTree", &json!({}));
             let roles = |role: &str| {
                 let nodes = tree["nodes"].as_array().expect("nodes").iter();
                 nodes.filter(|node| node["role"]["value"] == role && node["ignored"] != true).count()
@@ -380,12 +380,12 @@ fn the_page_fits_every_window() {
             assert_eq!(choose(&mut browser, ""), 1);
         }
         browser.expect_no_complaint();
-        browser.call("Emulation.setScriptExecutionDisabled", json!({ "value": true }));
+        browser.call("Emulation.setScriptExecutionDisabled", &json!({ "value": true }));
         browser.open(&url(&ambassador));
-        let text = browser.call("DOM.getDocument", json!({}))["root"]["nodeId"].clone();
-        let html = browser.call("DOM.getOuterHTML", json!({ "nodeId": text }))["outerHTML"].to_string();
+        let text = browser.call("DOM.getDocument", &json!({}))["root"]["nodeId"].clone();
+        let html = browser.call("DOM.getOuterHTML", &json!({ "nodeId": text }))["outerHTML"].to_string();
         assert!(html.contains("as of this moment") && html.contains("works"), "{html}");
-        browser.call("Emulation.setScriptExecutionDisabled", json!({ "value": false }));
+        browser.call("Emulation.setScriptExecutionDisabled", &json!({ "value": false }));
         browser.expect_no_complaint();
     }
     // It does complain: of what the policy forbids.

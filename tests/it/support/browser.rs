@@ -1,4 +1,4 @@
-//! Chromium without a window, spoken to over a pair of pipes (its DevTools protocol).
+//! Chromium without a window, spoken to over a pair of pipes (its `DevTools` protocol).
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -66,19 +66,19 @@ impl Browser {
             loaded: 0,
             _profile: profile,
         };
-        let page = browser.call("Target.createTarget", json!({ "url": "about:blank" }));
+        let page = browser.call("Target.createTarget", &json!({ "url": "about:blank" }));
         let attached =
-            browser.call("Target.attachToTarget", json!({ "targetId": page["targetId"], "flatten": true }));
+            browser.call("Target.attachToTarget", &json!({ "targetId": page["targetId"], "flatten": true }));
         browser.session = attached["sessionId"].as_str().map(str::to_owned);
         for domain in ["Page", "Runtime", "Log", "Network"] {
-            browser.call(&format!("{domain}.enable"), json!({}));
+            browser.call(&format!("{domain}.enable"), &json!({}));
         }
         Some(browser)
     }
 
     /// A call of the protocol, and its result.
     #[track_caller]
-    pub(crate) fn call(&mut self, method: &str, parameters: Value) -> Value {
+    pub(crate) fn call(&mut self, method: &str, parameters: &Value) -> Value {
         self.number += 1;
         let mut call = json!({ "id": self.number, "method": method, "params": parameters });
         if let Some(session) = &self.session {
@@ -104,8 +104,9 @@ impl Browser {
         let about = &told["params"];
         match told["method"].as_str() {
             Some("Page.loadEventFired") => self.loaded += 1,
-            Some("Runtime.exceptionThrown") => self.complaints.push(about.to_string()),
-            Some("Runtime.consoleAPICalled") => self.complaints.push(about.to_string()),
+            Some("Runtime.exceptionThrown" | "Runtime.consoleAPICalled") => {
+                self.complaints.push(about.to_string());
+            }
             // What violates the policy, and what can't be loaded.
             Some("Log.entryAdded") => self.complaints.push(about["entry"].to_string()),
             _ => {}
@@ -117,7 +118,7 @@ impl Browser {
     #[track_caller]
     pub(crate) fn open(&mut self, url: &str) {
         let before = self.loaded;
-        let went = self.call("Page.navigate", json!({ "url": url }));
+        let went = self.call("Page.navigate", &json!({ "url": url }));
         assert!(went["errorText"].is_null(), "{url}: {went}");
         let deadline = Instant::now() + PATIENCE;
         while self.loaded == before {
@@ -128,17 +129,17 @@ impl Browser {
     /// How large the window is, and whether its user likes it dark.
     pub(crate) fn look(&mut self, width: u32, is_dark: bool) {
         let size = json!({ "width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 600 });
-        self.call("Emulation.setDeviceMetricsOverride", size);
+        self.call("Emulation.setDeviceMetricsOverride", &size);
         let scheme = if is_dark { "dark" } else { "light" };
         let feature = json!([{ "name": "prefers-color-scheme", "value": scheme }]);
-        self.call("Emulation.setEmulatedMedia", json!({ "features": feature }));
+        self.call("Emulation.setEmulatedMedia", &json!({ "features": feature }));
     }
 
     /// The value of an expression in the page.
     #[track_caller]
     pub(crate) fn value(&mut self, expression: &str) -> Value {
         let asked = json!({ "expression": expression, "returnByValue": true, "awaitPromise": true });
-        let told = self.call("Runtime.evaluate", asked);
+        let told = self.call("Runtime.evaluate", &asked);
         assert!(told["exceptionDetails"].is_null(), "{expression}: {told}");
         told["result"]["value"].clone()
     }
