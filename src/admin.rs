@@ -7,6 +7,7 @@
 mod collector;
 mod history;
 mod page;
+mod process;
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -14,6 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use futures_util::stream::{self, StreamExt};
 use hyper::body::Incoming;
 use hyper::header::{
@@ -31,6 +33,7 @@ use tokio::time::{Instant, sleep, timeout};
 pub use self::collector::LinkCollector;
 use self::history::History;
 pub use self::history::keep;
+pub use self::process::ProcessCollector;
 use crate::config::link::Redis;
 use crate::metrics::{self, Metrics};
 use crate::net::{Accepted, Listener};
@@ -213,7 +216,10 @@ impl Admin {
             // Independent of targets: replacing this process would not repair one.
             ("/readyz", _) if self.is_ready() => plain(StatusCode::OK, "ready"),
             ("/readyz", _) => plain(StatusCode::SERVICE_UNAVAILABLE, "draining"),
-            ("/metrics", _) => answer(StatusCode::OK, metrics::CONTENT_TYPE, self.metrics.text()),
+            ("/metrics", _) => {
+                self.reread_certificates().await;
+                answer(StatusCode::OK, metrics::CONTENT_TYPE, self.metrics.text())
+            }
             ("/links", query) => {
                 if query == Some("dial") {
                     self.dial_every_link().await;
@@ -223,6 +229,22 @@ impl Admin {
             ("/history", query) => self.history(query),
             _ => plain(StatusCode::NOT_FOUND, &format!("not found; the paths are {PATHS}")),
         }
+    }
+
+    /// So that their ends are told as the next connection finds them.
+    async fn reread_certificates(&self) {
+        let reread = |(_, service): &(_, Arc<LinkRuntime>)| {
+            let service = Arc::clone(service);
+            async move {
+                if let Some(tls) = &service.link.tls {
+                    tls.reread().await;
+                }
+                if let Some(tls) = &service.link.listen_tls {
+                    tls.reread().await;
+                }
+            }
+        };
+        join_all(self.links.iter().map(reread)).await;
     }
 
     fn states(&self) -> Vec<LinkState> {

@@ -11,7 +11,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, sleep, timeout_at};
 
-use crate::admin::{self, Admin, LinkCollector};
+use crate::admin::{self, Admin, LinkCollector, ProcessCollector};
 use crate::client::accept::{Admission, accept};
 use crate::config::{Config, Link, Process};
 use crate::descriptors::{self, Descriptors};
@@ -133,8 +133,7 @@ impl App {
             });
             bound.push((listener, service));
         }
-        let services = bound.iter().map(|(_, service)| Arc::clone(service)).collect();
-        metrics.register(Box::new(LinkCollector(services)));
+        metrics.register_of_process(Box::new(ProcessCollector::new()));
         if !errors.is_empty() {
             return Err(StartErrors(errors));
         }
@@ -156,8 +155,10 @@ impl App {
         let warm = self.bound.iter().map(|(_, service)| service.link.warm()).sum();
         let of_links = self.bound.iter().map(|(listener, _)| listener);
         let listeners = of_links.chain(&self.admin).map(Listener::sockets).sum();
-        let process_limit =
-            Arc::new(Semaphore::new(self.descriptors.connections(self.workers.count(), listeners, warm)));
+        let limit = self.descriptors.connections(self.workers.count(), listeners, warm);
+        let process_limit = Arc::new(Semaphore::new(limit));
+        let links = self.bound.iter().map(|(_, service)| Arc::clone(service)).collect();
+        self.metrics.register(Box::new(LinkCollector { links, limit }));
         let refusals = Arc::new(Semaphore::new(self.descriptors.refusals()));
         let (stop, stopped) = watch::channel(false);
         let links = self.bound.iter().map(|(listener, service)| (listener.address(), Arc::clone(service)));

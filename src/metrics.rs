@@ -59,6 +59,11 @@ pub fn labels(link: &str, more: Option<(&'static str, &str)>) -> Labels {
     [("link", link.to_owned())].into_iter().chain(more).collect()
 }
 
+/// Where names get our own prefix.
+fn own(registry: &mut Registry) -> &mut Registry {
+    registry.sub_registry_with_prefix("redis_ambassador")
+}
+
 /// The registry, and the families of all links.
 #[derive(Debug)]
 pub struct Metrics {
@@ -77,10 +82,11 @@ pub struct Metrics {
 
 impl Metrics {
     pub fn new() -> Self {
-        let mut registry = Registry::with_prefix("redis_ambassador");
+        let mut all = Registry::default();
+        let registry = own(&mut all);
         let mut metrics = Self {
-            sessions: Families::new(&mut registry),
-            registry,
+            sessions: Families::new(registry),
+            registry: all,
             accepted: Family::default(),
             failed: Family::default(),
             dial_seconds: Family::new_with_constructor(|| Times::new(&DIAL_SECONDS)),
@@ -92,7 +98,7 @@ impl Metrics {
             target_changes: Family::default(),
         };
         // The library adds the full stop to the help text, and `_total` to a counter's name.
-        let registry = &mut metrics.registry;
+        let registry = own(&mut metrics.registry);
         let version = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
         registry.register("build", "The version of this program", version);
         registry.register(
@@ -159,6 +165,11 @@ impl Metrics {
 
     /// Adds a collector, which is called at every scrape.
     pub fn register(&mut self, collector: Box<dyn Collector>) {
+        own(&mut self.registry).register_collector(collector);
+    }
+
+    /// The same for what every process has, which goes by the names that are known for that.
+    pub fn register_of_process(&mut self, collector: Box<dyn Collector>) {
         self.registry.register_collector(collector);
     }
 

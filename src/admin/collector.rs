@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::UNIX_EPOCH;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
@@ -10,23 +11,28 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 
 use crate::metrics::labels;
+use crate::net::tls::{Acceptor, Connector};
 use crate::secret::Source;
 use crate::upstream::LinkRuntime;
 use crate::upstream::backends::BackendState;
 
 /// The links whose state is collected.
 #[derive(Clone)]
-pub struct LinkCollector(pub Vec<Arc<LinkRuntime>>);
+pub struct LinkCollector {
+    pub links: Vec<Arc<LinkRuntime>>,
+    /// How many connections they may have together.
+    pub limit: usize,
+}
 
 impl fmt::Debug for LinkCollector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.0.iter().map(|service| &service.link.name)).finish()
+        f.debug_list().entries(self.links.iter().map(|service| &service.link.name)).finish()
     }
 }
 
 impl Collector for LinkCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let Self(services) = self;
+        let Self { links: services, limit } = self;
         let mut active = encoder.encode_descriptor(
             "connections_active",
             "Current connections of clients.",
@@ -37,6 +43,24 @@ impl Collector for LinkCollector {
             let number = i64::try_from(service.connections.count()).unwrap_or(i64::MAX);
             ConstGauge::new(number).encode(active.encode_family(&labels(&service.link.name, None))?)?;
         }
+        let mut most = encoder.encode_descriptor(
+            "connections_limit",
+            "Connections of clients that are possible at a time.",
+            None,
+            MetricType::Gauge,
+        )?;
+        for service in services {
+            let of_link = service.link.max_connections.map_or(*limit, |of_link| of_link.min(*limit));
+            let number = i64::try_from(of_link).unwrap_or(i64::MAX);
+            ConstGauge::new(number).encode(most.encode_family(&labels(&service.link.name, None))?)?;
+        }
+        let all = encoder.encode_descriptor(
+            "connections_capacity",
+            "Connections of clients that the limit on file descriptors carries, those of all links together.",
+            None,
+            MetricType::Gauge,
+        )?;
+        ConstGauge::new(i64::try_from(*limit).unwrap_or(i64::MAX)).encode(all)?;
         let mut bytes = encoder.encode_descriptor(
             "bytes",
             "Bytes forwarded, by direction.",
@@ -72,6 +96,28 @@ impl Collector for LinkCollector {
             let is_stale = redis.is_some_and(|redis| redis.sources().any(Source::is_stale));
             let number = ConstGauge::new(i64::from(is_stale));
             number.encode(stale.encode_family(&labels(&service.link.name, None))?)?;
+        }
+        let mut ends = encoder.encode_descriptor(
+            "certificate_not_after_timestamp_seconds",
+            "The end of a certificate: the `listener`'s for clients, the `client`'s for the target, the `server`'s that \
+             the target showed last.",
+            None,
+            MetricType::Gauge,
+        )?;
+        for service in services {
+            let (target, clients) = (service.link.tls.as_ref(), service.link.listen_tls.as_ref());
+            for (certificate, end) in [
+                ("listener", clients.and_then(Acceptor::own_ends)),
+                ("client", target.and_then(Connector::own_ends)),
+                ("server", target.and_then(Connector::target_ends)),
+            ] {
+                let since = end.and_then(|end| end.duration_since(UNIX_EPOCH).ok());
+                let Some(seconds) = since.and_then(|since| i64::try_from(since.as_secs()).ok()) else {
+                    continue;
+                };
+                let labels = labels(&service.link.name, Some(("certificate", certificate)));
+                ConstGauge::new(seconds).encode(ends.encode_family(&labels)?)?;
+            }
         }
         let mut gauge = |name, help, holds: fn(&BackendState) -> bool| {
             let mut gauge = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;

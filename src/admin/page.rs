@@ -16,8 +16,8 @@ const TEMPLATE: &str = include_str!("page.html");
 /// What the page may do: its own style, its own script, and ask where it came from. The words are the hashes of the two,
 /// which a test holds.
 pub(super) const POLICY: &str = "default-src 'none'; \
-     script-src 'sha256-0EqY9fnzTdMHBkcjQWTWPy5iTt/ifAdQY+wqoCoOv/Q='; \
-     style-src 'sha256-Sk7zL953oSHuK9wuwClkaJgiNg57p0FcXhgyIdGam34='; \
+     script-src 'sha256-mYELP/AbJUYRywO9an9tIk1Cn/mFJaa49GTlNK4hCXQ='; \
+     style-src 'sha256-39bsToXIq2J3MvYB1xZtqdXk8e//86XgO+v8QedBPlU='; \
      connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// So many backends are listed in the open.
@@ -87,7 +87,7 @@ fn row(rows: &mut String, link: &LinkState, sample: &Sample, hour: Events) -> st
          <small>{kind} on <code>{listen}</code></small></th>\
          <td role=\"cell\" data-label=\"Leads to\"><code>{target}</code><div class=\"backends\">",
         state = escaped(&link.state),
-        kind = if is_redis { "Redis" } else { "a tunnel" },
+        kind = if is_redis { "Redis" } else { "Tunnel" },
         listen = breakable(&link.listen),
         target = breakable(&link.target),
     )?;
@@ -149,7 +149,7 @@ fn backends(rows: &mut String, backends: &[BackendState]) -> std::fmt::Result {
     rows.push_str("<ul>");
     for backend in backends {
         let (class, told) = match &backend.role {
-            _ if backend.is_down() => (" class=\"down\"", " · failed when last dialled".to_owned()),
+            _ if backend.is_down() => (" class=\"down\"", " · down".to_owned()),
             _ if backend.has_other_role() => (" class=\"other\"", " · has another role".to_owned()),
             Some(role) => ("", format!(" · {}", escaped(role))),
             None => ("", String::new()),

@@ -57,10 +57,10 @@ impl TypedMetric for Times {
 
 impl EncodeMetric for Times {
     fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
-        // The library's word for no bound.
-        let bounds = self.0.bounds.iter().copied().chain([f64::MAX]);
-        let buckets: Vec<_> = bounds.zip(self.counts()).collect();
-        let count = buckets.iter().map(|(_, count)| count).sum();
+        let counts = self.counts();
+        let count = counts.iter().sum();
+        // The library adds the bucket without a bound.
+        let buckets: Vec<_> = self.0.bounds.iter().copied().zip(counts).collect();
         let sum = Duration::from_nanos(self.0.nanoseconds.load(Ordering::Relaxed)).as_secs_f64();
         encoder.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)
     }
@@ -97,5 +97,6 @@ mod tests {
         ] {
             assert!(text.lines().any(|told| told == line), "{line}: {text}");
         }
+        assert_eq!(text.matches("_bucket").count(), 3, "{text}");
     }
 }

@@ -16,7 +16,9 @@ use std::io::{self, Read};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
+use std::time::SystemTime;
 
+use parking_lot::Mutex;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::ServerCertVerifier;
 use rustls::client::verify_server_cert_signed_by_trust_anchor;
@@ -156,6 +158,8 @@ pub fn system_authorities() -> Result<Arc<RootCertStore>, String> {
 pub struct Connector {
     config: Reloading<Made<Arc<ClientConfig>>>,
     server_name: Option<ServerName<'static>>,
+    /// The end of the certificate that the target has shown last.
+    target_ends: Mutex<Option<SystemTime>>,
     /// The files, for remedies.
     pub files: Files,
     /// What of the target's certificate is verified.
@@ -174,7 +178,7 @@ impl Connector {
         let verification = trust.verification;
         let make = move |material: Material| client_config(material, &trust).map(Arc::new);
         let config = reloading(link, "to the target", files.clone(), make)?;
-        Ok(Self { config, server_name, files, verification })
+        Ok(Self { config, server_name, target_ends: Mutex::default(), files, verification })
     }
 
     /// Makes a TLS stream of a fresh socket.
@@ -190,6 +194,9 @@ impl Connector {
             stream.send_alert().await;
             return Err(error);
         }
+        if !stream.is_resumed() {
+            *self.target_ends.lock() = stream.peer_certificates().first().and_then(ends);
+        }
         tracing::trace!(target: "tls", resumed = stream.is_resumed(), "TLS handshake with the target completed");
         Ok(Stream::Tls(Box::new(stream)))
     }
@@ -202,6 +209,21 @@ impl fmt::Debug for Connector {
 }
 
 impl Connector {
+    /// Looks whether the files have changed.
+    pub async fn reread(&self) {
+        self.config.current().await;
+    }
+
+    /// The end of the certificate that is shown to the target.
+    pub fn own_ends(&self) -> Option<SystemTime> {
+        self.config.last().ends
+    }
+
+    /// The end of the certificate that the target has shown last.
+    pub fn target_ends(&self) -> Option<SystemTime> {
+        *self.target_ends.lock()
+    }
+
     /// The authority that vouches for this chain, as its certificate describes it; of several of one name the one that
     /// does so for the longest time.
     pub fn authority_of(&self, chain: &[CertificateDer<'_>]) -> Option<Summary> {
@@ -270,6 +292,16 @@ impl Acceptor {
     pub fn new(link: String, files: Files) -> Result<Self, Unusable> {
         let listening = reloading(link, "for clients", files.clone(), listening)?;
         Ok(Self { listening, files })
+    }
+
+    /// Looks whether the files have changed.
+    pub async fn reread(&self) {
+        self.listening.current().await;
+    }
+
+    /// The end of the certificate that is shown to clients.
+    pub fn own_ends(&self) -> Option<SystemTime> {
+        self.listening.last().ends
     }
 
     /// Makes a TLS stream of a client's socket.
@@ -555,6 +587,8 @@ fn of_another(
 /// What files make.
 struct Made<T> {
     config: T,
+    /// The end of the certificate that this side shows.
+    ends: Option<SystemTime>,
     /// Of the files' bytes. The same bytes make nothing new, which would end the sessions that can be resumed.
     hash: u64,
 }
@@ -572,14 +606,14 @@ fn reloading<T: Send + Sync + 'static>(
     };
     let paths: Vec<_> = files.paths().map(|(_, path)| path.to_path_buf()).collect();
     let read = files.read()?;
-    let first = Made { config: made(&files, &read, &make)?, hash: hash(&read) };
+    let first = made(&files, &read, hash(&read), &make)?;
     let look = move |last: &Made<T>| {
         let read = files.read()?;
         let hash = hash(&read);
         if hash == last.hash {
             return Ok(None);
         }
-        Ok(Some(Made { config: made(&files, &read, &make)?, hash }))
+        Ok(Some(made(&files, &read, hash, &make)?))
     };
     let shown: Vec<_> = paths.iter().map(|path| path.display().to_string()).collect();
     let shown = shown.join(",");
@@ -603,14 +637,23 @@ fn reloading<T: Send + Sync + 'static>(
 fn made<T>(
     files: &Files,
     read: &[Contents],
+    hash: u64,
     make: &impl Fn(Material) -> Result<T, String>,
-) -> Result<T, Unusable> {
-    make(Material::parse(read)?).map_err(|reason| {
+) -> Result<Made<T>, Unusable> {
+    let material = Material::parse(read)?;
+    let ends = material.identity.as_ref().and_then(|identity| ends(identity.cert.first()?));
+    let config = make(material).map_err(|reason| {
         let part = files.paths().next().map_or(Part::Authorities, |(part, _)| part);
         let remedy = part.wanted().remedy().to_owned();
         match files.paths().next() {
             Some((_, path)) => Unusable::new(part, path, reason, remedy),
             None => Unusable { part, reason, remedy },
         }
-    })
+    })?;
+    Ok(Made { config, ends, hash })
+}
+
+/// The end of a certificate's time.
+fn ends(certificate: &CertificateDer<'_>) -> Option<SystemTime> {
+    Certificate::read(certificate)?.ends
 }

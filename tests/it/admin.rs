@@ -5,11 +5,12 @@ use std::net::{SocketAddr, TcpListener};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use rcgen::{KeyPair, date_time_ymd};
 use rustix::process::Signal;
 
 use crate::support::{
-    Ambassador, Launch, Peer, RedisServer, Served, Target, command_is_missing, eventually, fixture,
-    fixture_text, get, metric, noise, own_address, password, request,
+    Ambassador, Authority, Launch, Peer, RedisServer, Served, Target, TlsPeer, command_is_missing,
+    eventually, fixture, fixture_text, get, metric, noise, own_address, password, request,
 };
 
 /// The plain tunnel `db:5432` to an echo.
@@ -187,6 +188,83 @@ fn promtool_finds_nothing_to_mend() {
     let output = promtool.wait_with_output().expect("promtool ends");
     let said = String::from_utf8_lossy(&output.stderr) + String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success() && said.trim().is_empty(), "{said}\n{metrics}");
+}
+
+/// What every process has goes by the names that Prometheus' own clients use, and is what the kernel says.
+#[test]
+fn memory_descriptors_and_processor_time_are_told() {
+    let (_target, ambassador) = echo();
+    let told = |name: &str| {
+        let metrics = get(ambassador.admin(), "/metrics").body;
+        let value = metrics.lines().find_map(|line| line.strip_prefix(&format!("process_{name} ")));
+        value.unwrap_or_else(|| panic!("no {name}:\n{metrics}")).parse::<f64>().expect("a number")
+    };
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64();
+    assert!((now - 60.0..now + 1.0).contains(&told("start_time_seconds")));
+    let memory = f64::from(u32::try_from(ambassador.memory()).unwrap());
+    assert!((memory * 0.8..memory * 1.2).contains(&told("resident_memory_bytes")));
+    assert!(told("cpu_seconds_total") > 0.0);
+    let open = told("open_fds");
+    assert!(open > 5.0 && open < told("max_fds"), "{open}");
+    let crowd: Vec<_> = (0..20).map(|_| ambassador.connect("db:5432")).collect();
+    eventually("two more descriptors for each client", || told("open_fds") >= open + 40.0);
+    drop(crowd);
+    eventually("they are given back", || told("open_fds") <= open + 2.0);
+}
+
+/// How many clients may come: those that the link is set to, at most those that descriptors carry.
+#[test]
+fn limits_are_told() {
+    let target = Target::start().echo();
+    let ambassador = Launch::plain(target.address())
+        .redis_link("REDIS", own_address())
+        .variable("REDIS_MAX_CONNECTIONS", "17")
+        .descriptors(500, 500)
+        .start();
+    let told = |series: &str| metric(ambassador.admin(), series);
+    assert!((told("connections_limit{link=\"redis:6379\"}") - 17.0).abs() < 0.5);
+    let capacity = told("connections_capacity");
+    assert!((50.0..250.0).contains(&capacity), "{capacity}");
+    assert!((told("connections_limit{link=\"db:5432\"}") - capacity).abs() < 0.5);
+}
+
+/// The ends of certificates are told: of ours on either side, also of a file that was replaced while nobody connects, and
+/// of the one that the target showed last.
+#[test]
+fn the_ends_of_certificates_are_told() {
+    const DAY: f64 = 86_400.0;
+    let authority = Authority::new("Test CA");
+    let issue = |names: &[&str], year: i32| {
+        authority.issue_with(names, &KeyPair::generate().unwrap(), |params| {
+            params.not_after = date_time_ymd(year, 1, 1);
+        })
+    };
+    let (listener, client, server) = (issue(&["l"], 2061), issue(&["c"], 2062), issue(&["127.0.0.1"], 2063));
+    let config = authority.server(&server, true, rustls::ALL_VERSIONS);
+    let target = Target::start().serve(move |peer| drop(TlsPeer::accept(peer, &config)));
+    let ambassador = Launch::new()
+        .variable("DB_PORT_5432_TCP", format!("tls://{}", target.address()))
+        .variable("DB_LISTEN", "127.0.0.1:0")
+        .variable("DB_TLS_CA_FILE", authority.file())
+        .listen_tls("DB", &listener)
+        .tls_identity("DB", &client)
+        .start();
+    let told = |certificate: &str| {
+        let series = format!(
+            "redis_ambassador_certificate_not_after_timestamp_seconds{{link=\"db:5432\",certificate=\"{certificate}\"}} "
+        );
+        let metrics = get(ambassador.admin(), "/metrics").body;
+        metrics.lines().find_map(|line| line.strip_prefix(&series)?.parse::<f64>().ok())
+    };
+    let is = |certificate: &str, year: i32| {
+        let end = Duration::try_from(date_time_ymd(year, 1, 1) - date_time_ymd(1970, 1, 1)).unwrap();
+        told(certificate).is_some_and(|told| (told - end.as_secs_f64()).abs() < DAY)
+    };
+    assert!(is("listener", 2061) && is("client", 2062) && told("server").is_none());
+    issue(&["l"], 2064).replace(&listener);
+    eventually("the new file's end", || is("listener", 2064));
+    get(ambassador.admin(), "/links?dial");
+    eventually("the target's certificate", || is("server", 2063));
 }
 
 /// Every series is there before anything has happened, so that a rate can be told from the first event on.

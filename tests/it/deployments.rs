@@ -67,7 +67,7 @@ fn dashboard_and_alerts_know_the_metrics() {
         for name in used {
             assert!(known.contains(&name), "{path}: there is no redis_ambassador_{name}");
         }
-        for label in ["stage", "which", "direction"] {
+        for label in ["stage", "which", "direction", "reason", "result", "cause"] {
             for value in text.split(&format!("{label}=")).skip(1) {
                 let value = value.trim_start_matches(['\\', '"']);
                 let value = value.split(['\\', '"']).next().expect("a value");

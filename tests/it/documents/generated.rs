@@ -12,7 +12,7 @@ use redis_ambassador::reference::{
 
 use super::markdown::{Page, top, wrapped};
 use super::read;
-use crate::support::{Launch, Target, get};
+use crate::support::{Authority, Launch, Target, get};
 
 #[test]
 fn what_is_generated_is_up_to_date() {
@@ -125,7 +125,9 @@ fn commands() -> String {
 /// As a running ambassador tells them.
 fn metrics() -> String {
     let target = Target::start().echo();
-    let ambassador = Launch::redis(target.address()).start();
+    let authority = Authority::new("CA");
+    let launch = Launch::redis(target.address()).listen_tls("REDIS", &authority.issue(&["localhost"]));
+    let ambassador = launch.start();
     let text = get(ambassador.admin(), "/metrics").body;
     let mut help = BTreeMap::new();
     let mut kinds = BTreeMap::new();
@@ -150,7 +152,9 @@ fn metrics() -> String {
         // Those of a histogram's buckets are its own business.
         let labels: Vec<_> = labels.filter(|(label, _)| **label != "le").map(label).collect();
         let name_and_kind = format!("`{}` ({})", name.trim_start_matches("redis_ambassador_"), kinds[name]);
-        wrapped("- ", &format!("{name_and_kind}: {words} Labels: {}.", labels.join(", ")))
+        let labels =
+            if labels.is_empty() { String::new() } else { format!(" Labels: {}.", labels.join(", ")) };
+        wrapped("- ", &format!("{name_and_kind}: {words}{labels}"))
     });
     lines.collect()
 }
@@ -158,7 +162,7 @@ fn metrics() -> String {
 /// A label, with its values where they are always the same ones.
 fn label((name, values): (&&str, &BTreeSet<&str>)) -> String {
     match *name {
-        "link" | "backend" | "version" => format!("`{name}`"),
+        "link" | "backend" | "certificate" | "version" => format!("`{name}`"),
         name => format!("`{name}` ({})", code(values)),
     }
 }
