@@ -19,6 +19,9 @@ const LONGEST_LINE: u32 = 64 * 1024;
 /// The longest command that is looked at: a password and more. What is longer passes as one that nobody knows.
 const LONGEST_LOOK: usize = 32 * 1024;
 
+/// The most arguments that every version of Redis takes. Some refuse more before there is a name, so it is not waited for.
+const MANY_ARGUMENTS: i64 = 1024 * 1024;
+
 /// No name of a command is longer.
 const LONGEST_NAME: usize = 64;
 
@@ -118,7 +121,7 @@ impl Commands {
         }
         let class = match class(bytes, header)? {
             Some(class) => class,
-            None if bytes.len() < LONGEST_LOOK => return Ok(Found::Partial),
+            None if bytes.len() < LONGEST_LOOK && count <= MANY_ARGUMENTS => return Ok(Found::Partial),
             None => Class::Unknown,
         };
         self.arguments = u32::try_from(count).map_err(|_| NoCommand)?;

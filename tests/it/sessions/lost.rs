@@ -76,6 +76,8 @@ fn commands_that_can_not_be_framed_are_passed_on() {
         &b"*x\r\n"[..],
         b"*1\r\n!4\r\nPING\r\n",
         b"*99999999999999999999\r\n",
+        // Servers before Redis 7.0 refuse it at once.
+        b"*20000000\r\n",
         b"*1\r\n$99999999999999999999\r\n",
         // A name that no server would take.
         b"*1\r\n$99999999999\r\n",
