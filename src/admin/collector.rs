@@ -30,6 +30,38 @@ impl fmt::Debug for LinkCollector {
     }
 }
 
+impl LinkCollector {
+    /// What has passed.
+    fn encode_moved(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let Self { links: services, .. } = self;
+        let mut bytes = encoder.encode_descriptor(
+            "bytes",
+            "Bytes forwarded, by direction.",
+            None,
+            MetricType::Counter,
+        )?;
+        for service in services {
+            let moved = service.connections.moved();
+            for (direction, number) in [("to_target", moved.to_target), ("to_client", moved.to_client)] {
+                let labels = labels(&service.link.name, Some(("direction", direction)));
+                ConstCounter::new(number).encode(bytes.encode_family(&labels)?)?;
+            }
+        }
+        let mut commands = encoder.encode_descriptor(
+            "commands",
+            "Commands of clients, where sessions follow them.",
+            None,
+            MetricType::Counter,
+        )?;
+        for service in services {
+            let labels = labels(&service.link.name, None);
+            ConstCounter::new(service.connections.moved().commands)
+                .encode(commands.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+}
+
 impl Collector for LinkCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let Self { links: services, limit } = self;
@@ -61,30 +93,7 @@ impl Collector for LinkCollector {
             MetricType::Gauge,
         )?;
         ConstGauge::new(i64::try_from(*limit).unwrap_or(i64::MAX)).encode(all)?;
-        let mut bytes = encoder.encode_descriptor(
-            "bytes",
-            "Bytes forwarded, by direction.",
-            None,
-            MetricType::Counter,
-        )?;
-        for service in services {
-            let moved = service.connections.moved();
-            for (direction, number) in [("to_target", moved.to_target), ("to_client", moved.to_client)] {
-                let labels = labels(&service.link.name, Some(("direction", direction)));
-                ConstCounter::new(number).encode(bytes.encode_family(&labels)?)?;
-            }
-        }
-        let mut commands = encoder.encode_descriptor(
-            "commands",
-            "Commands of clients, where sessions follow them.",
-            None,
-            MetricType::Counter,
-        )?;
-        for service in services {
-            let labels = labels(&service.link.name, None);
-            ConstCounter::new(service.connections.moved().commands)
-                .encode(commands.encode_family(&labels)?)?;
-        }
+        self.encode_moved(&mut encoder)?;
         let mut stale = encoder.encode_descriptor(
             "secret_stale",
             "Whether the last read of a secret from its file or program failed.",

@@ -92,7 +92,7 @@ impl Session {
             }
             let is_held =
                 self.hold != Hold::None || self.wants_boundary || self.wants_upstream || self.is_leaving();
-            let room = if is_held { MOST.saturating_sub(before) } else { buffer.len() - before };
+            let room = (if is_held { MOST } else { buffer.len() }).saturating_sub(before);
             if room == 0 {
                 return self.poll_flush(cx, target);
             }
