@@ -287,6 +287,7 @@ impl Session {
     fn owe(&mut self, what: What, writes: bool) {
         self.state.passes(writes, false);
         if self.state.answering != Answering::On {
+            self.owed.keeps_nothing();
             if self.state.answering == Answering::Skip {
                 self.state.answering = Answering::On;
             }
@@ -541,6 +542,10 @@ impl Session {
             (b"on", _) => {
                 self.state.answering = Answering::On;
                 self.owe(What::Other, false);
+            }
+            (b"off" | b"skip", _) if self.state.answering == Answering::On => {
+                self.owed.keeps_nothing();
+                self.state.answering = if mode == b"off" { Answering::Off } else { Answering::Skip };
             }
             (b"off", _) => self.state.answering = Answering::Off,
             // The one behind it is skipped too.

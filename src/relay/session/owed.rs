@@ -125,6 +125,12 @@ impl Owed {
         }
     }
 
+    /// A command goes out that is never answered: nobody could tell later whether it was executed.
+    pub(super) fn keeps_nothing(&mut self) {
+        self.kept = Ahead::default();
+        self.is_kept = false;
+    }
+
     fn runs(&self) -> impl Iterator<Item = &Run> {
         self.first.iter().chain(self.more.iter().flat_map(|more| more.iter()))
     }
