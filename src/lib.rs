@@ -131,7 +131,7 @@ pub mod timed {
     pub use crate::metrics::Metrics;
     pub use crate::net::Stream;
     pub use crate::relay::drain::Handle;
-    pub use crate::relay::{Limits, Policy, Session, Tunnel};
+    pub use crate::relay::{Limits, Policy, Reset, Session, Tunnel};
     pub use crate::resp::commands::{Commands, Found};
     pub use crate::resp::replies::Replies;
     pub use crate::resp::{commands, reply};

@@ -9,8 +9,8 @@ use std::time::Duration;
 use bytes::BytesMut;
 use divan::{Bencher, black_box, counter::BytesCount};
 use redis_ambassador::timed::{
-    self, Commands, Config, Env, Handle, Limits, Metrics, Policy, ProcessArguments, Replies, Session, Stream,
-    Tunnel,
+    self, Commands, Config, Env, Handle, Limits, Metrics, Policy, ProcessArguments, Replies, Reset, Session,
+    Stream, Tunnel,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -174,8 +174,12 @@ fn relayed(runtime: &Runtime, session: bool) -> (UnixStream, UnixStream) {
                 let _ = Tunnel::new(Vec::new(), Vec::new(), limits).run(&mut near, &mut far, &handle).await;
                 return;
             }
-            let policy =
-                Policy { minds_reset: true, absorbs: false, resends: true, patience: Duration::from_secs(5) };
+            let policy = Policy {
+                reset: Reset::Renews,
+                absorbs: false,
+                resends: true,
+                patience: Duration::from_secs(5),
+            };
             let mut session = Session::new(Vec::new(), Vec::new(), limits, policy);
             let metrics = Metrics::new().link("redis:6379");
             let mut far = Some(far);
