@@ -122,7 +122,7 @@ impl LinkRuntime {
                     self.dialler.unanswered.wait(host, self.link.connect_timeout / 2).await?;
                     self.upstream(&nothing).await
                 } => upstream,
-                () = client_leaves(&mut stream, &mut early, self.link.redis.is_some()) => Err(Failure::ClientLeft),
+                () = client_leaves(&mut stream, &mut early, self.link.redis.is_some(), false) => Err(Failure::ClientLeft),
             },
             Err(left) => Err(left),
         };
@@ -383,10 +383,11 @@ impl Established {
         let Relay::Session(session) = relay else { return None };
         let before = admitted.guard.release();
         let restore = session.restore();
+        let is_waited_for = session.is_waited_for();
         let dialled = tokio::select! {
             biased;
-            dialled = another(service, &restore, session.resent_for()) => dialled,
-            () = client_leaves(stream, session.ahead(), true) => Err(Failure::ClientLeft),
+            dialled = another(service, &restore, session.resent_at()) => dialled,
+            () = client_leaves(stream, session.ahead(), true, is_waited_for) => Err(Failure::ClientLeft),
             reason = drained(&admitted.guard) => return Some(Ending::End(End::Left(reason))),
         };
         let has_role = service.link.redis.as_ref().is_some_and(|redis| redis.role.is_some());
@@ -401,7 +402,7 @@ impl Established {
             }
             (Ok((fresh, lease)), cause) => {
                 let (fresh, leading) = fresh.into_parts();
-                let again = session.attach(&leading, service.limits());
+                let again = session.attach(&leading, service.limits(), &admitted.guard);
                 tracing::debug!(
                     target: "client",
                     link = service.link.name,
@@ -430,49 +431,47 @@ impl Established {
     /// Behind a RESET: the link's own handshake once more. Where the upstream does not survive that, another one takes its
     /// place; and the client authenticates itself again, where it has to.
     async fn greet_again(&mut self) -> Option<Ending> {
-        let Self { service, client, stream, upstream, relay, admitted, .. } = self;
-        let Relay::Session(session) = relay else { return None };
-        let LinkRuntime { link, dialler, backends, .. } = &**service;
-        let greeted = match (upstream.take(), admitted.guard.release()) {
+        let LinkRuntime { link, dialler, backends, .. } = &*self.service;
+        let guard = &self.admitted.guard;
+        let greeted = match (self.upstream.take(), guard.release()) {
             (Some(old), Some(lease)) => {
                 dialler.greet_again(link, backends, &lease, old).await.map(|upstream| (upstream, lease))
             }
             _ => Err(Failure::ClientLeft),
         };
-        let greeted = match greeted {
-            Ok(greeted) => Ok(greeted),
-            Err(failure) => {
-                tracing::debug!(target: "client", link = link.name, %client, error = %failure, "handshake behind RESET failed");
-                let restore = session.restore();
-                tokio::select! {
-                    biased;
-                    dialled = another(service, &restore, None) => dialled,
-                    () = client_leaves(stream, session.ahead(), true) => Err(Failure::ClientLeft),
-                    reason = drained(&admitted.guard) => return Some(Ending::End(End::Left(reason))),
+        let leading = match greeted {
+            Ok((upstream, lease)) => {
+                let (upstream, leading) = upstream.into_parts();
+                self.upstream = Some(upstream);
+                backends.assign(guard, lease);
+                Some(leading)
+            }
+            Err(error) => {
+                let (link, client) = (&link.name, self.client);
+                tracing::debug!(target: "client", link, %client, %error, "handshake behind RESET failed");
+                let ending = self.exchange(Cause::Closed).await;
+                if ending.is_some() {
+                    return ending;
                 }
+                None
             }
         };
-        let (fresh, lease) = match greeted {
-            Ok(greeted) => greeted,
-            Err(failure) => return Some(Ending::Failed(failure)),
-        };
-        let (fresh, leading) = fresh.into_parts();
-        *upstream = Some(fresh);
-        backends.assign(&admitted.guard, lease);
+        let Self { service, stream, relay, admitted, .. } = self;
+        let Relay::Session(session) = relay else { return None };
         if let Some(required) = service.required() {
             // As new as a connection is after a RESET.
-            let limit = link.connect_timeout;
+            let limit = service.link.connect_timeout;
             let shown = tokio::select! {
                 shown = require(stream, session.ahead(), required, limit) => shown,
-                request = poll_fn(|cx| admitted.guard.poll_drain(cx)) => {
-                    return Some(Ending::End(End::Left(request.reason)));
-                }
+                drain = asked_to_drain(&admitted.guard) => return Some(Ending::End(End::Left(drain.reason))),
             };
             if let Err(failure) = shown {
                 return Some(Ending::Failed(failure));
             }
         }
-        session.greeted(&leading);
+        if let Some(leading) = leading {
+            session.greeted(&leading);
+        }
         None
     }
 
@@ -587,15 +586,19 @@ async fn another(
 
 /// Ready when a drain is over, at the time when the connection is closed in any case.
 async fn drained(guard: &ConnectionGuard) -> Reason {
-    loop {
-        let leave = poll_fn(|cx| guard.poll_drain(cx)).await;
-        if leave.reason == Reason::Drain {
-            sleep_until(leave.latest).await;
-            return leave.reason;
-        }
-        // A dial leads where it leads; what is asked of its upstream then is seen to by the session.
-        std::future::pending::<()>().await;
-    }
+    let drain = asked_to_drain(guard).await;
+    sleep_until(drain.latest).await;
+    drain.reason
+}
+
+/// Ready when the process is to end. Where a dial leads what else is asked of a connection does not matter: the session
+/// sees to it.
+async fn asked_to_drain(guard: &ConnectionGuard) -> DrainRequest {
+    poll_fn(|cx| match guard.poll_drain(cx) {
+        Poll::Ready(leave) if leave.reason == Reason::Drain => Poll::Ready(leave),
+        _ => Poll::Pending,
+    })
+    .await
 }
 
 /// How long that is ago, for the log.
@@ -603,15 +606,16 @@ fn milliseconds(since: Instant) -> u64 {
     u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Returns once nobody waits for an answer any more. What the client says meanwhile goes to `early`.
+/// Returns once nobody waits for an answer any more, also to what was said before (`has_asked`). What the client says
+/// meanwhile goes to `early`.
 ///
 /// Half-close: a client that has said something and ended its stream waits for its answer, as `printf 'PING\r\n' | nc`
 /// does. That it has gone all the same shows only where its connection is reset.
-async fn client_leaves(client: &mut Stream, early: &mut Vec<u8>, is_redis: bool) {
+async fn client_leaves(client: &mut Stream, early: &mut Vec<u8>, is_redis: bool, has_asked: bool) {
     while early.len() < EARLY {
         match read_some(client, early).await {
             Ok(1..) => {}
-            Ok(0) if !early.is_empty() => break,
+            Ok(0) if has_asked || !early.is_empty() => break,
             Ok(0) if is_redis => return,
             Ok(0) => return sleep(SILENT).await,
             Err(_) => return,

@@ -131,9 +131,17 @@ impl Copy {
 
     /// Adds bytes behind those that are kept.
     pub(super) fn keep(&mut self, bytes: &[u8]) {
-        if !self.is_over() && !bytes.is_empty() {
-            self.kept.get_or_insert_default().bytes.extend_from_slice(bytes);
+        if self.is_over() || bytes.is_empty() {
+            return;
         }
+        let kept = &mut self.kept.get_or_insert_default().bytes;
+        if kept.capacity() - kept.len() < bytes.len() {
+            // One that grew by itself would leave its bytes behind.
+            let mut larger = Vec::with_capacity((kept.len() + bytes.len()).max(2 * kept.len()));
+            larger.extend_from_slice(kept);
+            *kept = Zeroizing::new(larger);
+        }
+        kept.extend_from_slice(bytes);
     }
 
     /// Goes on with another writer, to which nothing of what was kept goes.

@@ -45,6 +45,10 @@ use crate::net::Side;
 use crate::resp::commands::{Commands, First, UNLIMITED, first};
 use crate::resp::replies::Replies;
 
+/// An upstream that has been silent for so long is asked whether it is there before a command is entrusted to it: the
+/// strictest firewalls and balancers forget connections after a minute.
+const SILENCE: Duration = Duration::from_secs(30);
+
 /// How long it may take to answer.
 const ANSWER: Duration = Duration::from_secs(1);
 
@@ -123,6 +127,10 @@ enum Framing {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Hold {
     None,
+    /// The next command wants an upstream, and there is none.
+    Upstream,
+    /// The next command waits until nothing is owed.
+    Boundary,
     /// The reply to a RESET is to come.
     Resetting,
     /// It has come, and the owner has to do its part.
@@ -146,7 +154,6 @@ enum TargetEnd {
 
 /// The state of a session.
 #[derive(Debug)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own about the session")]
 pub struct Session {
     pair: Pair,
     policy: Policy,
@@ -159,11 +166,8 @@ pub struct Session {
     /// Whether the client's bytes are no commands, so that nothing can be said of them.
     are_raw: bool,
     hold: Hold,
-    /// Why the next upstream is another one, while there is none.
+    /// Why there is no upstream at the moment.
     gone: Option<Cause>,
-    /// A command waits for an upstream, or for what is owed before it.
-    wants_upstream: bool,
-    wants_boundary: bool,
     client_ended: bool,
     target_end: Option<Box<TargetEnd>>,
     /// When the upstream was heard last; while one command alone is under way and [timed](Self::is_timed), when that came.
@@ -203,8 +207,6 @@ impl Session {
             are_raw: false,
             hold: Hold::None,
             gone: None,
-            wants_upstream: false,
-            wants_boundary: false,
             client_ended: false,
             target_end: None,
             last_at: Instant::now(),
@@ -238,35 +240,38 @@ impl Session {
         !self.ahead.is_empty()
     }
 
-    /// Since when commands have been sent again in vain.
-    pub fn resent_for(&self) -> Option<Instant> {
+    /// When commands were sent again the last time, if none has been answered since.
+    pub fn resent_at(&self) -> Option<Instant> {
         self.rare.as_ref().and_then(|rare| rare.resent_at)
     }
 
+    /// Whether the client waits for anything.
+    pub fn is_waited_for(&self) -> bool {
+        !self.owed.is_empty() || !self.ahead.is_empty()
+    }
+
     /// Goes on with another upstream, which has said `leading` already. Returns how many commands are sent again.
-    pub fn attach(&mut self, leading: &[u8], lifetime: Limits) -> u32 {
-        let again = self.requeue();
-        self.pair.renew(lifetime);
+    pub fn attach(&mut self, leading: &[u8], limits: Limits, handle: &Handle) -> u32 {
+        let again = self.leave_upstream();
+        self.leave_is_served(handle);
+        self.pair.renew(limits);
         self.begin_with(leading);
         again
     }
 
     /// The refusal is the client's: there is no other upstream to be had.
     pub fn refusal_stands(&mut self) {
-        if let Some(refusal) = self.rare.as_mut().and_then(|rare| rare.refusal.as_mut()) {
-            refusal.stands();
-        }
+        self.release_refusal();
     }
 
-    /// The link's handshake has been made again behind a RESET, on the same upstream or on another one.
+    /// The link's handshake has been made again behind a RESET, on the same upstream.
     pub fn greeted(&mut self, leading: &[u8]) {
-        self.hold = Hold::None;
         self.begin_with(leading);
     }
 
     fn begin_with(&mut self, leading: &[u8]) {
+        self.hold = Hold::None;
         self.gone = None;
-        self.wants_upstream = false;
         self.target_end = None;
         self.last_at = Instant::now();
         if !leading.is_empty() {
@@ -288,22 +293,26 @@ impl Session {
     pub fn reauthenticate(&mut self, command: &[u8]) {
         self.owed.push(What::Reauth, 1);
         self.pair.to_target.keep(command);
+        // That tells as well whether the upstream is there still.
+        if self.is_silent(Instant::now()) {
+            self.hold = Hold::Asking;
+            self.set_alarm();
+        }
     }
 
     /// Whether an AUTH of ours may stand here.
     fn may_reauthenticate(&self) -> bool {
-        let is_free = match self.state.pin() {
-            None | Some(Pin::Watch | Pin::Tracking | Pin::UnknownCommand) => true,
-            // In RESP3 commands may stand among subscriptions.
-            Some(Pin::Subscription) => self.state.is_resp3,
-            Some(_) => false,
-        };
-        is_free
-            && self.is_at_boundary()
+        self.is_at_boundary()
+            && self.state.bears_auth()
             && self.gone.is_none()
             && self.hold == Hold::None
             && self.target_end.is_none()
             && !self.client_ended
+    }
+
+    /// Whether the upstream has not been heard for so long that it is to be asked, and may be replaced.
+    fn is_silent(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.last_at) >= SILENCE && self.state.pin().is_none()
     }
 
     fn rare(&mut self) -> &mut Rare {
@@ -315,29 +324,30 @@ impl Session {
         if self.framing != Framing::Lost {
             tracing::debug!(target: "client", reason, "session framing lost");
         }
-        self.framing = Framing::Lost;
-        self.stop_counting();
+        self.follow_no_more();
     }
 
-    /// From here on nobody knows to which command a reply belongs.
+    fn follow_no_more(&mut self) {
+        self.stop_counting();
+        self.framing = Framing::Lost;
+        self.owed = Owed::default();
+        match self.hold {
+            Hold::Asking => self.hold = Hold::None,
+            Hold::Resetting => self.set_alarm(),
+            _ => {}
+        }
+        self.release_withheld();
+    }
+
+    /// From the next command on nobody knows to which one a reply belongs.
     fn stop_counting(&mut self) {
         if self.framing == Framing::Exact {
             self.framing = Framing::Uncounted;
         }
-        self.owed = Owed::default();
         self.is_timed = false;
         self.state.pin_for_good(Pin::LostFraming);
-        match self.hold {
-            Hold::Refused | Hold::Asking => self.hold = Hold::None,
-            Hold::Resetting => self.set_alarm(),
-            _ => {}
-        }
-        // What was withheld is the client's now.
-        if let Some(rare) = &mut self.rare {
-            let refused = rare.refusal.take().map(Refusal::into_bytes).unwrap_or_default();
-            let withheld = std::mem::take(&mut rare.withheld);
-            self.pair.to_client.keep(&refused);
-            self.pair.to_client.keep(&withheld);
+        if self.hold == Hold::Boundary {
+            self.hold = Hold::None;
         }
     }
 
@@ -400,17 +410,8 @@ impl Session {
                 }
                 // What only reads is asked of another server.
                 End::Left(reason) if self.may_be_exchanged() && reason != Reason::Drain => {
-                    let cause = match reason {
-                        Reason::Demoted => Cause::Demoted,
-                        Reason::Lifetime => Cause::Lifetime,
-                        Reason::Moved | Reason::Drain => Cause::Moved,
-                    };
-                    if let Some(leave) = self.pair.leave() {
-                        handle.done(leave);
-                    }
-                    self.pair.served();
-                    metrics.resent(self.requeue());
-                    self.let_go(cause, target);
+                    self.leave_is_served(handle);
+                    metrics.resent(self.let_go(cause(reason), target));
                 }
                 end => {
                     if let (End::Left(_), Some(pin)) = (&end, self.state.pin()) {
@@ -457,29 +458,27 @@ impl Session {
             Hold::Greeting if self.pair.to_client.holds_nothing() => {
                 return Some(Decided::Event(Event::Reset));
             }
-            Hold::Judging => {
+            Hold::Judging if self.framing == Framing::Lost || self.replies.is_between() => {
                 if let Some(own) = self.rare().own.take() {
                     return Some(Decided::Event(Event::Own(own)));
                 }
             }
             Hold::Waiting => return Some(Decided::Event(Event::Wait)),
-            Hold::Refused => {
-                if let Some(decided) = self.refused() {
-                    return Some(decided);
-                }
+            Hold::Refused if self.are_all_refused() => {
+                return Some(Decided::Event(Event::Upstream(Cause::Refused)));
+            }
+            Hold::Boundary if self.is_at_boundary() => {
+                self.hold = Hold::None;
+                return Some(Decided::Again);
+            }
+            Hold::Upstream => {
+                return Some(Decided::Event(Event::Upstream(self.gone.unwrap_or(Cause::Closed))));
             }
             _ => {}
-        }
-        if self.wants_boundary && self.is_at_boundary() {
-            self.wants_boundary = false;
-            return Some(Decided::Again);
         }
         if handle.wants_authentication() && target.is_some() && self.may_reauthenticate() {
             handle.forget_authentication();
             return Some(Decided::Event(Event::Reauthenticate));
-        }
-        if self.wants_upstream && target.is_none() {
-            return Some(Decided::Event(Event::Upstream(self.gone.unwrap_or(Cause::Closed))));
         }
         if target.is_none() && self.client_ended && self.pair.to_client.is_flowing() {
             // Nobody wants anything any more.
@@ -504,65 +503,59 @@ impl Session {
         handle: &Handle,
         metrics: &SessionMetrics,
     ) -> Option<End> {
-        let cause = match reason {
-            Reason::Drain => return Some(self.pair.end(End::Left(reason))),
-            Reason::Moved => Cause::Moved,
-            Reason::Demoted => Cause::Demoted,
-            Reason::Lifetime => Cause::Lifetime,
-        };
+        if reason == Reason::Drain {
+            return Some(self.pair.end(End::Left(reason)));
+        }
         if let Some(pin) = self.state.pin() {
             metrics.pinned(pin);
             return Some(self.pair.end(End::Left(reason)));
         }
-        if let Some(leave) = self.pair.leave() {
-            handle.done(leave);
-        }
-        self.pair.served();
-        self.let_go(cause, target);
+        self.leave_is_served(handle);
+        metrics.resent(self.let_go(cause(reason), target));
         None
     }
 
-    /// The upstream is none any more.
-    fn let_go<T>(&mut self, cause: Cause, target: &mut Option<T>) {
-        *target = None;
-        self.gone = Some(cause);
-        self.target_end = None;
-        self.replies = Replies::default();
-        self.commands = Commands::default();
-        self.is_timed = false;
-        self.state.leaves_upstream();
-        self.pair.to_target.begin_again();
-        if let Some(rare) = &mut self.rare {
-            rare.alarm = None;
-            rare.withheld = Vec::new();
-        }
-        if self.hold == Hold::Asking {
-            self.hold = Hold::None;
+    /// Who wanted the upstream to be left has nothing more to ask for.
+    fn leave_is_served(&mut self, handle: &Handle) {
+        if let Some(leave) = self.pair.leave().filter(|leave| leave.reason != Reason::Drain) {
+            handle.done(leave);
+            self.pair.served();
         }
     }
 
-    /// What has not been answered goes before what has not been sent.
-    fn requeue(&mut self) -> u32 {
-        let commands = self.owed.commands();
+    /// The upstream is none any more. Returns how many commands are to be sent again.
+    fn let_go<T>(&mut self, cause: Cause, target: &mut Option<T>) -> u32 {
+        *target = None;
+        self.gone = Some(cause);
+        self.leave_upstream()
+    }
+
+    /// Forgets all that belongs to the upstream. What it has not answered goes before what has not been sent.
+    fn leave_upstream(&mut self) -> u32 {
+        let again = self.owed.commands();
         let unanswered = self.owed.take();
         self.ahead.prepend(&unanswered);
         self.commands = Commands::default();
         self.replies = Replies::default();
+        self.target_end = None;
         self.is_timed = false;
         self.state.leaves_upstream();
         self.pair.to_target.begin_again();
-        self.hold = Hold::None;
+        // What the client has said itself is judged whatever the upstream.
+        if self.hold != Hold::Judging {
+            self.hold = Hold::None;
+        }
         if let Some(rare) = &mut self.rare {
             rare.refusal = None;
             rare.withheld = Vec::new();
             rare.alarm = None;
         }
-        if commands > 0 {
+        if again > 0 {
             let now = Instant::now();
             self.rare().resent_at = Some(now);
             self.rare().resent_since.get_or_insert(now);
         }
-        commands
+        again
     }
 
     /// Whether another upstream can take the place of this one, with all that is owed.
@@ -589,30 +582,20 @@ impl Session {
                 // The handshake finds out.
                 return Some(Decided::Event(Event::Reset));
             }
-            let again = self.requeue();
-            metrics.resent(again);
-            self.let_go(Cause::Closed, target);
+            metrics.resent(self.let_go(Cause::Closed, target));
             return Some(Decided::Again);
         }
-        if let Some(refusal) = self.rare.as_mut().and_then(|rare| rare.refusal.take()) {
-            self.hold = Hold::None;
-            self.pair.to_client.keep(&refusal.into_bytes());
-            return Some(Decided::Again);
-        }
-        if let Some(withheld) = self.rare.as_mut().map(|rare| std::mem::take(&mut rare.withheld))
-            && !withheld.is_empty()
-        {
-            self.pair.to_client.keep(&withheld);
+        if self.release_withheld() {
             return Some(Decided::Again);
         }
         let end = self.target_end.take()?;
-        if let Some(pin) = self.state.pin().filter(|pin| *pin != Pin::Quit) {
+        // A client that has gone has lost nothing.
+        if let Some(pin) = self.state.pin().filter(|_| !self.client_ended && !self.state.is_quitting) {
             metrics.pinned(pin);
         }
-        self.lose("the target ended its stream");
+        self.follow_no_more();
         // Whoever waits for it waits in vain.
         self.hold = Hold::None;
-        self.wants_boundary = false;
         self.are_raw = true;
         match *end {
             TargetEnd::Eof => self.pair.to_client.end(),
@@ -632,7 +615,6 @@ impl Session {
         self.rare().alarm = None;
         match self.hold {
             Hold::Asking => {
-                self.requeue();
                 self.let_go(Cause::Silent, target);
             }
             // Nobody knows whether the RESET has been answered.
@@ -649,6 +631,15 @@ impl Session {
 
     fn set_alarm(&mut self) {
         self.rare().alarm = Some(Box::pin(sleep(ANSWER)));
+    }
+}
+
+/// What an upstream is left for.
+fn cause(reason: Reason) -> Cause {
+    match reason {
+        Reason::Demoted => Cause::Demoted,
+        Reason::Lifetime => Cause::Lifetime,
+        Reason::Moved | Reason::Drain => Cause::Moved,
     }
 }
 

@@ -50,7 +50,7 @@ pub(super) struct Activity {
     pub(super) moved: u64,
     /// Whether the target spoke last and nothing is on its way.
     pub(super) between_commands: bool,
-    /// Where that is known exactly: whether the connection may go now.
+    /// Where that is known exactly: whether the connection may go now. Then quiet is not waited for.
     pub(super) boundary: Option<bool>,
 }
 
@@ -69,6 +69,8 @@ pub(super) struct Clock {
     /// When its age asks the connection to go.
     lifetime: Option<(Instant, DrainRequest)>,
     leave: Option<DrainRequest>,
+    /// Whether boundaries are known, so that nobody counts for quiet.
+    is_exact: bool,
     /// When it is over in any case.
     end: Option<Instant>,
     /// When sides that are not being read are to be looked at.
@@ -101,8 +103,12 @@ impl Clock {
             Some(current) if current.latest <= leave.latest => {}
             _ => {
                 self.leave = Some(leave);
-                // From now on counting is for quiet, not for idleness, and from this request's own beginning.
-                self.count_from(moved);
+                if self.is_exact {
+                    self.set_alarm();
+                } else {
+                    // From now on counting is for quiet, not for idleness, and from this request's own beginning.
+                    self.count_from(moved);
+                }
             }
         }
     }
@@ -145,13 +151,18 @@ impl Clock {
         self.counted = moved;
         self.unchanged = 0;
         let at = self.pace().map(|pace| Instant::now() + pace);
-        self.count = at.map(|at| self.leave.map_or(at, |leave| at.max(leave.from)));
+        self.count = at.map(|at| self.quiet_from().map_or(at, |from| at.max(from)));
         self.set_alarm();
+    }
+
+    /// From when on quiet is waited for, if it is.
+    fn quiet_from(&self) -> Option<Instant> {
+        self.leave.filter(|_| !self.is_exact).map(|leave| leave.from)
     }
 
     /// How often to count.
     fn pace(&self) -> Option<Duration> {
-        match self.leave {
+        match self.quiet_from() {
             Some(_) => Some(QUIET),
             None => self.idle.map(|idle| idle / IDLE_LOOKS),
         }
@@ -159,8 +170,9 @@ impl Clock {
 
     fn set_alarm(&mut self) {
         let latest = self.leave.map(|leave| leave.latest);
+        let from = self.leave.map(|leave| leave.from).filter(|from| self.is_exact && *from > Instant::now());
         let age = self.lifetime.map(|(at, _)| at);
-        let next = [latest, age, self.end, self.look, self.count].into_iter().flatten().min();
+        let next = [latest, from, age, self.end, self.look, self.count].into_iter().flatten().min();
         match (next, &mut self.alarm) {
             (Some(at), Some(alarm)) => alarm.as_mut().reset(at),
             (Some(at), alarm) => *alarm = Some(Box::pin(tokio::time::sleep_until(at))),
@@ -170,6 +182,10 @@ impl Clock {
 
     /// Ready when it rings.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>, activity: Activity) -> Poll<Event> {
+        if self.is_exact != activity.boundary.is_some() {
+            self.is_exact = activity.boundary.is_some();
+            self.count_from(activity.moved);
+        }
         // Timers ring up to a millisecond late, time enough for another command to a server that was left behind.
         if let Some(leave) = self.leave.filter(|leave| leave.latest <= Instant::now()) {
             return Poll::Ready(Event::Over(End::Left(leave.reason)));
@@ -190,7 +206,7 @@ impl Clock {
             return Some(Event::Over(End::Closed));
         }
         if let Some(leave) = self.leave
-            && now >= leave.latest
+            && (now >= leave.latest || now >= leave.from && activity.boundary == Some(true))
         {
             return Some(Event::Over(End::Left(leave.reason)));
         }
@@ -220,11 +236,11 @@ impl Clock {
         }
         self.count = self.pace().map(|pace| now + pace);
         match self.leave {
-            Some(leave) => {
-                let quiet = self.unchanged > 0 && activity.between_commands;
-                activity.boundary.unwrap_or(quiet).then_some(End::Left(leave.reason))
+            Some(leave) if !self.is_exact => {
+                let is_quiet = self.unchanged > 0 && activity.between_commands;
+                is_quiet.then_some(End::Left(leave.reason))
             }
-            None => (self.unchanged >= IDLE_LOOKS).then_some(End::Idle),
+            _ => (self.unchanged >= IDLE_LOOKS).then_some(End::Idle),
         }
     }
 }

@@ -9,19 +9,18 @@ use tokio::time::Instant;
 use super::ahead::{Ahead, MOST};
 use super::owed::What;
 use super::state::{Answering, Channels, Effect, Pin, Slot};
-use super::{Framing, Hold, Own, Reset, Session};
+use super::{Framing, Hold, Own, Session};
 use crate::net::Side;
 use crate::relay::copy::Failed;
 use crate::resp;
 use crate::resp::auth::{Command, command};
 use crate::resp::commands::{Class, Commands, First, Found, NoCommand, Special, UNLIMITED, first};
 
-/// An upstream that has been silent for so long is asked whether it is there before a command is entrusted to it: the
-/// strictest firewalls and balancers forget connections after a minute.
-pub(super) const SILENCE: Duration = Duration::from_secs(30);
-
 /// After so long a look at the socket costs nobody anything, and tells of an end that the runtime has not heard of yet.
 const PAUSE: Duration = Duration::from_millis(10);
+
+/// The longest command that is kept for other upstreams. Who sets more than that keeps its upstream.
+const LONGEST_SET: usize = 1024;
 
 const PING: &[u8] = b"*1\r\n$4\r\nPING\r\n";
 /// What a server that expects a command in a place where it may not be left out is given instead of a client's AUTH; its
@@ -72,7 +71,7 @@ impl Session {
             }
             if self.client_ended {
                 // Of a command that is not whole the target would hear in vain.
-                let waits = self.wants_upstream || self.wants_boundary || self.hold != Hold::None;
+                let waits = self.hold != Hold::None;
                 let is_blocked = waits && target.is_some() && self.owed.front() == Some(What::Blocks);
                 if is_blocked && self.rare().alarm.is_none() {
                     self.set_alarm();
@@ -90,8 +89,7 @@ impl Session {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
-            let is_held =
-                self.hold != Hold::None || self.wants_boundary || self.wants_upstream || self.is_leaving();
+            let is_held = self.hold != Hold::None || self.is_leaving();
             let room = (if is_held { MOST } else { buffer.len() }).saturating_sub(before);
             if room == 0 {
                 return self.poll_flush(cx, target);
@@ -133,9 +131,13 @@ impl Session {
 
     /// Whether no further command goes to this upstream, because it is to be left.
     fn is_leaving(&self) -> bool {
+        let is_in_transaction = || {
+            let under_way = self.owed.effects().find_map(Effect::transaction);
+            under_way.unwrap_or(self.state.is_in_transaction())
+        };
         self.framing == Framing::Exact
-            && !self.state.is_in_transaction()
             && self.pair.leave().is_some_and(|leave| leave.from <= Instant::now())
+            && !is_in_transaction()
     }
 
     /// Passes commands on, as far as they may go now. Returns how many bytes were taken, and what came of it.
@@ -173,7 +175,7 @@ impl Session {
                 }
                 Ok(Found::Partial) => break,
                 Err(NoCommand) if target.is_none() => {
-                    self.wants_upstream = true;
+                    self.hold = Hold::Upstream;
                     break;
                 }
                 Err(NoCommand) => {
@@ -193,6 +195,9 @@ impl Session {
                 }
             };
             self.count += 1;
+            if self.owed.is_too_much() {
+                self.stop_counting();
+            }
             if let Some(other) = instead {
                 for bytes in [&bytes[from..at], &other] {
                     if let Err(failed) = self.write(cx, target, bytes) {
@@ -239,16 +244,16 @@ impl Session {
         if self.pair.leave().is_some() && self.is_leaving() {
             return Admit::Stop;
         }
-        let (what, writes) = match class {
-            Class::Reads => (What::Reads, false),
-            Class::Writes => (What::Writes, true),
-            Class::Blocks => (What::Blocks, true),
-            Class::Runs => (What::Runs, true),
-            Class::Other => (What::Other, true),
-            Class::Unknown => return self.leaves_unknown(),
+        let what = match class {
+            Class::Reads => What::Reads,
+            Class::Writes => What::Writes,
+            Class::Blocks => What::Blocks,
+            Class::Runs => What::Runs,
+            Class::Other => What::Other,
+            Class::Unknown => return self.leaves(What::Leaves, Effect::Unknown),
             Class::Special(special) => return self.special(special, bytes, is_whole),
         };
-        self.owe(what, writes);
+        self.owe(what);
         Admit::Pass
     }
 
@@ -261,12 +266,14 @@ impl Session {
             // Those that are not for the upstream are seen to first.
             let is_own =
                 matches!(class, Class::Special(Special::Auth | Special::Hello)) && self.policy.absorbs;
-            self.wants_upstream = !is_own;
+            if !is_own {
+                self.hold = Hold::Upstream;
+            }
             return is_own;
         };
         let now = Instant::now();
         let silence = now.saturating_duration_since(self.last_at);
-        if silence >= SILENCE && self.state.pin().is_none() {
+        if self.is_silent(now) {
             self.hold = Hold::Asking;
             self.owed.push(What::Probe, 1);
             self.pair.to_target.keep(PING);
@@ -284,44 +291,46 @@ impl Session {
 
     /// A command goes to the upstream.
     #[inline]
-    fn owe(&mut self, what: What, writes: bool) {
-        self.state.passes(writes, false);
+    fn owe(&mut self, what: What) {
+        self.state.sends(false);
         if self.state.answering != Answering::On {
-            self.owed.keeps_nothing();
-            if self.state.answering == Answering::Skip {
-                self.state.answering = Answering::On;
-            }
+            self.is_not_answered(what != What::Reads);
         } else if self.framing == Framing::Exact {
             self.owed.push(what, 1);
         }
     }
 
-    /// A command that may leave anything behind, unless it is refused.
-    fn leaves_unknown(&mut self) -> Admit {
-        if self.framing == Framing::Exact && self.state.answering == Answering::On && !self.state.is_in_multi
-        {
-            self.state.expect(Some(Effect::Unknown));
-            self.owe(What::Leaves, true);
+    /// A command goes out that is never answered.
+    fn is_not_answered(&mut self, writes: bool) {
+        self.owed.keeps_nothing();
+        if writes {
+            self.state.wrote();
+        }
+        if self.state.answering == Answering::Skip {
+            self.state.answering = Answering::On;
+        }
+    }
+
+    /// A command goes to the upstream that leaves something behind, unless it is refused.
+    fn leaves(&mut self, what: What, effect: Effect) -> Admit {
+        if self.framing == Framing::Exact && self.state.answering == Answering::On {
+            self.state.sends(false);
+            self.owed.push_effect(what, effect);
         } else {
-            self.state.pin_for_good(Pin::UnknownCommand);
-            self.owe(What::Other, true);
+            // Whether it is refused nobody knows.
+            self.state.replied(effect, true);
+            if self.state.answering != Answering::On {
+                self.state.pin_for_good(Pin::RepliesOff);
+            }
+            self.owe(what);
         }
         Admit::Pass
     }
 
-    /// A command of which something is to be noted once its reply is there.
-    fn sets(&mut self, effect: Option<Effect>) -> Admit {
-        if self.state.is_in_multi {
-            self.state.queues();
-            self.owe(What::Other, false);
-        } else if self.framing == Framing::Exact && self.state.answering == Answering::On {
-            self.state.expect(effect);
-            self.owe(What::Sets, false);
-        } else {
-            self.state.pin_for_good(Pin::RepliesOff);
-            self.owe(What::Other, false);
-        }
-        Admit::Pass
+    /// A command that goes out when all before it are answered.
+    fn waits_for_boundary(&mut self) -> Admit {
+        self.hold = Hold::Boundary;
+        Admit::Stop
     }
 
     /// A command that leaves something behind, or is answered in a way of its own.
@@ -332,56 +341,45 @@ impl Session {
             if matches!(special, Special::Auth | Special::Hello) && self.policy.absorbs {
                 return self.awaits_judgement(&[]);
             }
-            self.state.pin_for_good(Pin::UnknownCommand);
-            self.owe(What::Other, true);
-            return Admit::Pass;
+            return self.leaves(What::Leaves, Effect::Unknown);
         };
-        let is_alone = arguments.len() == 1;
         match special {
             Special::Auth | Special::Hello => return self.own(&arguments, bytes),
-            Special::Reset if is_alone => return self.resets(),
+            Special::Reset if arguments.len() == 1 => return self.resets(),
             Special::Client => return self.client(&arguments),
-            Special::Select => {
-                let words = arguments.iter().map(|word| &**word).collect();
-                return self.sets(Some(Effect::Set(Slot::Database, Some(encoded(words)))));
-            }
-            Special::Readonly => {
-                return self.sets(Some(Effect::Set(Slot::Readonly, Some(encoded(vec![b"READONLY"])))));
-            }
-            Special::Readwrite => return self.sets(Some(Effect::Set(Slot::Readonly, None))),
-            Special::Discard if is_alone => {
-                self.state.expect(Some(Effect::Discard));
-                self.owe(What::Sets, false);
-                return Admit::Pass;
-            }
-            Special::Unwatch if is_alone && !self.state.is_in_multi => {
-                return self.sets(Some(Effect::Unwatch));
-            }
-            Special::Multi if is_alone => self.state.is_in_multi = true,
-            Special::Exec => self.state.exec(),
-            Special::Watch => self.state.watch(),
-            Special::Quit => self.state.is_quitting = true,
-            Special::Lasting => self.stop_counting(),
             Special::Subscribe | Special::Unsubscribe => {
                 let of = Channels::of(&arguments[0].to_ascii_lowercase());
                 return self.subscribes(special == Special::Subscribe, of, arguments.len() - 1);
             }
-            Special::Asking => {
-                self.owe(What::Other, false);
-                self.state.passes(false, true);
-                return Admit::Pass;
+            Special::Select => return self.sets(Slot::Database, Some(encoded(&arguments))),
+            Special::Readonly => return self.sets(Slot::Readonly, Some(encoded(&arguments))),
+            Special::Readwrite => return self.sets(Slot::Readonly, None),
+            Special::Multi => return self.leaves(What::Leaves, Effect::Multi),
+            Special::Exec => return self.leaves(What::Leaves, Effect::Exec),
+            Special::Discard => return self.leaves(What::Leaves, Effect::Discard),
+            Special::Watch => return self.leaves(What::Sets, Effect::Watch),
+            Special::Unwatch => return self.leaves(What::Sets, Effect::Unwatch),
+            Special::Wait if !self.state.wrote_elsewhere() => return self.leaves(What::Leaves, Effect::Wait),
+            // The client is told behind all replies to what it has said.
+            Special::Wait if self.framing == Framing::Exact && !self.is_answered() => {
+                return self.waits_for_boundary();
             }
             Special::Wait => {
-                if !self.state.waits() {
-                    self.hold = Hold::Waiting;
-                    return Admit::Stop;
-                }
-                self.owe(What::Other, false);
+                self.hold = Hold::Waiting;
+                return Admit::Stop;
+            }
+            Special::Xread => {
+                // What is new to another server is not what was new to this one.
+                let is_of_new = arguments.iter().any(|word| **word == *b"$");
+                self.owe(if is_of_new { What::Blocks } else { What::Reads });
                 return Admit::Pass;
             }
-            _ => {}
+            Special::Quit => self.state.is_quitting = true,
+            Special::Lasting => self.stop_counting(),
+            Special::Asking | Special::Reset => {}
         }
-        self.owe(What::Other, special == Special::Exec);
+        self.owe(What::Leaves);
+        self.state.sends(special == Special::Asking);
         Admit::Pass
     }
 
@@ -396,30 +394,43 @@ impl Session {
         };
         if !(shows && self.policy.absorbs) {
             if self.gone.is_some() {
-                self.wants_upstream = true;
+                self.hold = Hold::Upstream;
                 return Admit::Stop;
             }
             let effect = match command(arguments) {
-                Command::Auth(_) => Some(Effect::Auth),
-                Command::Hello(credential, kept) => Some(Effect::Hello {
-                    protocol: kept.get(1).and_then(|version| version.first()).map(|digit| digit - b'0'),
-                    name: kept.get(2..4).map(|named| encoded(vec![b"CLIENT", b"SETNAME", named[1]])),
-                    authenticates: credential.is_some(),
-                }),
-                _ => None,
+                Command::Auth(_) => Effect::Auth,
+                Command::Hello(credential, kept) => {
+                    let protocol = match kept.get(1).map(|version| &version[..]) {
+                        None => None,
+                        Some(b"2") => Some(2),
+                        Some(b"3") => Some(3),
+                        Some(_) => return self.leaves(What::Leaves, Effect::Unknown),
+                    };
+                    let name = kept.get(2..4).map(|named| {
+                        encoded(&[Cow::Borrowed(b"CLIENT"), Cow::Borrowed(b"SETNAME"), named[1].into()])
+                    });
+                    Effect::Hello { protocol, name, authenticates: credential.is_some() }
+                }
+                _ => {
+                    self.owe(What::Leaves);
+                    return Admit::Pass;
+                }
             };
-            return self.sets(effect);
+            return self.leaves(What::Sets, effect);
         }
         match self.state.answering {
             Answering::Off => return Admit::Instead(Cow::default()),
             Answering::Skip => {
-                self.owe(What::Other, false);
+                self.owe(What::Reads);
                 return Admit::Instead(PING.into());
             }
             Answering::On => {}
         }
-        if self.state.is_in_multi {
-            self.owe(What::Other, false);
+        if self.framing == Framing::Exact && !self.is_answered() {
+            return self.waits_for_boundary();
+        }
+        if self.state.is_in_multi() {
+            self.owe(What::Leaves);
             return Admit::Instead(INSTEAD.into());
         }
         self.awaits_judgement(bytes)
@@ -429,8 +440,7 @@ impl Session {
     /// to be looked at is shown as nothing.
     fn awaits_judgement(&mut self, bytes: &[u8]) -> Admit {
         if self.framing == Framing::Exact && !self.is_answered() {
-            self.wants_boundary = true;
-            return Admit::Stop;
+            return self.waits_for_boundary();
         }
         self.hold = Hold::Judging;
         let mut own = Ahead::default();
@@ -445,21 +455,6 @@ impl Session {
     }
 
     fn resets(&mut self) -> Admit {
-        if self.policy.reset != Reset::Renews {
-            return match self.framing {
-                Framing::Exact if self.state.answering == Answering::On => {
-                    self.state.begins_reset();
-                    self.state
-                        .expect(Some(Effect::Reset { is_harmless: self.policy.reset == Reset::Harmless }));
-                    self.owe(What::Sets, false);
-                    Admit::Pass
-                }
-                _ => {
-                    self.owe(What::Other, false);
-                    Admit::Pass
-                }
-            };
-        }
         self.hold = Hold::Resetting;
         match (self.framing, self.state.answering) {
             (Framing::Exact, Answering::Skip) => {
@@ -476,72 +471,73 @@ impl Session {
 
     fn client(&mut self, arguments: &[Cow<'_, [u8]>]) -> Admit {
         let word = |number: usize| arguments.get(number).map_or(Vec::new(), |word| word.to_ascii_lowercase());
-        let all = || encoded(arguments.iter().map(|word| &**word).collect());
-        let set = |slot, on| Some(Effect::Set(slot, on));
-        let what = match &word(1)[..] {
+        let all = || encoded(arguments);
+        let is_on = word(2) == b"on";
+        match &word(1)[..] {
             b"setname" => {
                 // Without a name it has none.
                 let has_name = arguments.get(2).is_some_and(|name| !name.is_empty());
-                return self.sets(set(Slot::Name, has_name.then(all)));
+                return self.sets(Slot::Name, has_name.then(all));
             }
-            b"setinfo" => {
-                let slot = match &word(2)[..] {
-                    b"lib-name" => Slot::LibraryName,
-                    b"lib-ver" => Slot::LibraryVersion,
-                    _ => return self.sets(None),
-                };
-                return self.sets(set(slot, Some(all())));
-            }
-            b"no-evict" => return self.sets(set(Slot::NoEvict, (word(2) == b"on").then(all))),
-            b"no-touch" => return self.sets(set(Slot::NoTouch, (word(2) == b"on").then(all))),
-            b"capa" => return self.sets(set(Slot::Capabilities, Some(all()))),
-            b"tracking" => return self.sets(Some(Effect::Tracking(word(2) != b"off"))),
+            b"setinfo" if word(2) == b"lib-name" => return self.sets(Slot::LibraryName, Some(all())),
+            b"setinfo" if word(2) == b"lib-ver" => return self.sets(Slot::LibraryVersion, Some(all())),
+            b"no-evict" => return self.sets(Slot::NoEvict, is_on.then(all)),
+            b"no-touch" => return self.sets(Slot::NoTouch, is_on.then(all)),
+            b"capa" => return self.sets(Slot::Capabilities, Some(all())),
+            b"tracking" => return self.leaves(What::Sets, Effect::Tracking(word(2) != b"off")),
             b"reply" => return self.reply_mode(&word(2), arguments.len() == 3),
             b"maint_notifications" => {
                 // What only a client that dials the target itself has any use for. Without what it asks for every server refuses it,
                 // in its own words.
-                self.owe(What::Other, false);
-                return Admit::Instead(encoded(arguments[..2].iter().map(|word| &**word).collect()).into());
+                self.owe(What::Leaves);
+                return Admit::Instead(encoded(&arguments[..2]).into());
             }
-            b"caching" => {
-                self.owe(What::Other, false);
-                self.state.passes(false, true);
-                return Admit::Pass;
+            b"id" | b"info" | b"list" | b"getname" | b"getredir" | b"trackinginfo" | b"help" => {
+                self.owe(What::Reads);
             }
-            b"id" | b"info" | b"list" | b"getname" | b"getredir" | b"trackinginfo" | b"help" => What::Reads,
-            b"kill" | b"pause" | b"unpause" | b"unblock" => What::Other,
-            _ => return self.leaves_unknown(),
-        };
-        self.owe(what, false);
+            b"kill" | b"pause" | b"unpause" | b"unblock" | b"caching" => {
+                self.owe(What::Leaves);
+                self.state.sends(word(1) == b"caching");
+            }
+            _ => return self.leaves(What::Leaves, Effect::Unknown),
+        }
         Admit::Pass
+    }
+
+    /// A command that sets something that another upstream is given too.
+    fn sets(&mut self, slot: Slot, command: Option<Vec<u8>>) -> Admit {
+        if command.as_ref().is_some_and(|command| command.len() > LONGEST_SET) {
+            return self.leaves(What::Leaves, Effect::Unknown);
+        }
+        self.leaves(What::Sets, Effect::Set(slot, command))
     }
 
     /// CLIENT REPLY.
     fn reply_mode(&mut self, mode: &[u8], is_complete: bool) -> Admit {
         if !is_complete {
             // Refused, with an error.
-            self.owe(What::Other, false);
+            self.owe(What::Leaves);
             return Admit::Pass;
         }
         // Among subscriptions it is refused, and behind DISCARD it is in no transaction: that is known once nothing is owed.
         if self.framing == Framing::Exact && self.state.answering == Answering::On && !self.is_answered() {
-            self.wants_boundary = true;
-            return Admit::Stop;
+            return self.waits_for_boundary();
         }
-        if self.state.is_in_multi {
+        if self.state.is_in_multi() {
             // EXEC's reply does not add up any more.
             self.stop_counting();
             return Admit::Pass;
         }
         let is_refused = self.state.is_subscribed() && !self.state.is_resp3;
         if self.framing == Framing::Exact && self.state.answering == Answering::On && is_refused {
-            self.owe(What::Other, false);
+            self.owe(What::Leaves);
             return Admit::Pass;
         }
+        self.state.sends(false);
         match (mode, self.state.answering) {
             (b"on", _) => {
                 self.state.answering = Answering::On;
-                self.owe(What::Other, false);
+                self.owe(What::Leaves);
             }
             (b"off" | b"skip", _) if self.state.answering == Answering::On => {
                 self.owed.keeps_nothing();
@@ -551,35 +547,33 @@ impl Session {
             // The one behind it is skipped too.
             (b"skip", Answering::On | Answering::Skip) => self.state.answering = Answering::Skip,
             (b"skip", Answering::Off) => {}
-            _ => self.owe(What::Other, false),
+            _ => self.owe(What::Leaves),
         }
         Admit::Pass
     }
 
     fn subscribes(&mut self, begins: bool, of: Channels, channels: usize) -> Admit {
         if channels == 0 && begins {
-            self.owe(What::Other, false);
+            self.owe(What::Leaves);
             return Admit::Pass;
         }
-        if self.framing == Framing::Exact && self.state.is_in_multi && !self.is_answered() {
-            self.wants_boundary = true;
-            return Admit::Stop;
+        // How many there are, and whether it is in a transaction, is known once nothing is owed.
+        let may_be_queued =
+            self.state.is_in_multi() || self.owed.effects().any(|effect| *effect == Effect::Multi);
+        let is_plain = channels > 0 && !may_be_queued;
+        if self.framing == Framing::Exact && !is_plain && !self.is_answered() {
+            return self.waits_for_boundary();
         }
-        let channels = if channels > 0 {
-            u32::try_from(channels).unwrap_or(u32::MAX)
-        } else if self.framing == Framing::Exact && !self.is_answered() {
-            // How many there are is known once nothing is owed.
-            self.wants_boundary = true;
-            return Admit::Stop;
-        } else {
-            self.state.subscriptions(of).max(1)
+        let channels = match channels {
+            0 => self.state.subscriptions(of).max(1),
+            channels => u32::try_from(channels).unwrap_or(u32::MAX),
         };
         // What comes of it in a transaction, or instead of replies, is not known.
-        if self.state.is_in_multi || self.state.answering != Answering::On {
+        if self.state.is_in_multi() || self.state.answering != Answering::On {
             self.stop_counting();
             return Admit::Pass;
         }
-        self.state.passes(false, false);
+        self.state.sends(false);
         if self.framing == Framing::Exact {
             let what = if begins { What::Subscribe } else { What::Unsubscribe };
             self.owed.push(what, channels);
@@ -591,6 +585,6 @@ impl Session {
 /// What goes out where RESET itself has no reply.
 const RESET_AND_PING: &[u8] = b"*1\r\n$5\r\nRESET\r\n*1\r\n$4\r\nPING\r\n";
 
-fn encoded(words: Vec<&[u8]>) -> Vec<u8> {
-    resp::commands(&[words]).expose().to_vec()
+fn encoded(words: &[Cow<'_, [u8]>]) -> Vec<u8> {
+    resp::commands(&[words.iter().map(|word| &**word).collect()]).expose().to_vec()
 }

@@ -3,10 +3,14 @@
 use std::collections::VecDeque;
 
 use super::ahead::Ahead;
+use super::state::Effect;
 use crate::resp::commands::{First, UNLIMITED, first};
 
 /// So much of the commands under way is kept, to send it again.
 const KEPT: usize = 64 * 1024;
+
+/// So many runs of replies are remembered. A client that asks for more without reading is not followed any further.
+const RUNS: usize = 64 * 1024;
 
 /// What is waited for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,9 +22,9 @@ pub(super) enum What {
     Blocks,
     Runs,
     Other,
-    /// To one that sets something on the connection, which is noted when its reply is there.
+    /// To one that leaves something behind on the connection and can be sent again.
     Sets,
-    /// To one that may leave anything behind, unless it is refused.
+    /// To one that leaves something behind and can't: it belongs to a transaction, or nobody knows what it does.
     Leaves,
     /// To the client's RESET.
     Reset,
@@ -52,10 +56,12 @@ impl What {
 }
 
 /// Several of one kind.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 struct Run {
     what: What,
     count: u32,
+    /// What the command leaves behind, once its reply is good. Such a command has a run of its own.
+    effect: Option<Box<Effect>>,
 }
 
 #[derive(Debug)]
@@ -96,23 +102,40 @@ impl Owed {
 
     /// Whether one reply alone is owed.
     pub(super) fn is_one(&self) -> bool {
-        self.more.is_none() && self.first.is_some_and(|run| run.count == 1)
+        self.more.is_none() && self.first.as_ref().is_some_and(|run| run.count == 1)
     }
 
+    #[inline]
     pub(super) fn push(&mut self, what: What, count: u32) {
         self.is_secret |= !what.is_of_data();
         // Channels of one command are confirmed together or not at all.
         let is_alike =
             |run: &&mut Run| run.what == what && !matches!(what, What::Subscribe | What::Unsubscribe);
-        let Some(first) = &mut self.first else {
-            self.first = Some(Run { what, count });
-            return;
-        };
-        let last = self.more.as_mut().and_then(|more| more.back_mut()).unwrap_or(first);
-        match Some(last).filter(is_alike) {
+        let last = self.more.as_mut().and_then(|more| more.back_mut()).or(self.first.as_mut());
+        match last.filter(is_alike).filter(|run| run.effect.is_none()) {
             Some(run) => run.count = run.count.saturating_add(count),
-            None => self.more.get_or_insert_default().push_back(Run { what, count }),
+            None => self.add(Run { what, count, effect: None }),
         }
+    }
+
+    /// The reply to a command that leaves something behind.
+    pub(super) fn push_effect(&mut self, what: What, effect: Effect) {
+        self.is_secret = true;
+        self.add(Run { what, count: 1, effect: Some(Box::new(effect)) });
+    }
+
+    fn add(&mut self, run: Run) {
+        if self.first.is_none() {
+            self.first = Some(run);
+        } else {
+            self.more.get_or_insert_default().push_back(run);
+        }
+    }
+
+    /// Whether there is more of it than is worth to be remembered.
+    #[inline]
+    pub(super) fn is_too_much(&self) -> bool {
+        self.more.as_ref().is_some_and(|more| more.len() > RUNS)
     }
 
     /// Keeps commands that go to the upstream, as long as there is room for all of them: so many bytes are still to come.
@@ -131,12 +154,18 @@ impl Owed {
         self.is_kept = false;
     }
 
+    /// What the commands leave behind whose replies are waited for, the last one first.
+    pub(super) fn effects(&self) -> impl Iterator<Item = &Effect> {
+        let more = self.more.iter().flat_map(|more| more.iter().rev());
+        more.chain(&self.first).filter_map(|run| run.effect.as_deref())
+    }
+
     fn runs(&self) -> impl Iterator<Item = &Run> {
         self.first.iter().chain(self.more.iter().flat_map(|more| more.iter()))
     }
 
     pub(super) fn front(&self) -> Option<What> {
-        self.first.map(|run| run.what)
+        self.first.as_ref().map(|run| run.what)
     }
 
     /// What stands behind so many others.
@@ -150,10 +179,11 @@ impl Owed {
         })
     }
 
-    /// One reply, or one confirmation, is there.
-    pub(super) fn settle(&mut self) {
-        let Some(run) = &mut self.first else { return };
+    /// One reply, or one confirmation, is there. Returns what its command leaves behind if that reply is good.
+    pub(super) fn settle(&mut self) -> Option<Box<Effect>> {
+        let run = self.first.as_mut()?;
         run.count -= 1;
+        let effect = run.effect.take();
         let is_command = match run.what {
             What::Subscribe | What::Unsubscribe => run.count == 0,
             what => !what.is_ours(),
@@ -169,6 +199,7 @@ impl Owed {
             }
             *self = Self::default();
         }
+        effect
     }
 
     /// The command whose confirmations are waited for was refused.

@@ -6,15 +6,15 @@ use tokio::time::Instant;
 
 use super::owed::What;
 use super::state::{Channels, Pin};
-use super::{Decided, Event, Framing, Hold, Rare, Session, TargetEnd};
+use super::{Framing, Hold, Rare, Reset, Session, TargetEnd};
 use crate::metrics::session::SessionMetrics;
 use crate::net::Side;
-use crate::relay::Cause;
 use crate::relay::copy::Failed;
 use crate::resp::replies::{Frame, Replies};
 
-/// So much is kept of replies behind a refusal, until it is known whether all of them are refusals.
-const REFUSALS: usize = 64 * 1024;
+/// So much is kept of replies behind a refusal, until it is known whether all of them are refusals: those to as many small
+/// commands as are kept.
+const REFUSALS: usize = 256 * 1024;
 
 /// The longest error reply that is waited for: a refusal is short.
 const LONGEST_REFUSAL: usize = 1024;
@@ -28,21 +28,11 @@ pub(super) struct Refusal {
     replies: Vec<u8>,
     /// How many they are.
     seen: usize,
-    /// They are the client's after all.
-    stands: bool,
 }
 
 impl Refusal {
-    pub(super) fn stands(&mut self) {
-        self.stands = true;
-    }
-
     pub(super) fn seen(&self) -> usize {
         self.seen
-    }
-
-    pub(super) fn into_bytes(self) -> Vec<u8> {
-        self.replies
     }
 }
 
@@ -164,12 +154,14 @@ impl Session {
             let piece = &bytes[at..at + step.length];
             let is_withheld = self.rare.as_ref().is_some_and(|rare| !rare.withheld.is_empty());
             let Some(frame) = step.ended else {
-                if is_withheld || was_between && self.may_withhold(piece) {
-                    self.pair.to_client.write(cx, client, &bytes[from..at])?;
+                let verdict = self.judge_part(piece, was_between || is_withheld);
+                if matches!(verdict, Verdict::Pass) {
+                    return self.pair.to_client.write(cx, client, &bytes[from..]);
+                }
+                self.pair.to_client.write(cx, client, &bytes[from..at])?;
+                if matches!(verdict, Verdict::Withhold) {
                     self.rare().withheld.extend_from_slice(piece);
                     self.release_if_long();
-                } else {
-                    self.pair.to_client.write(cx, client, &bytes[from..])?;
                 }
                 return Ok(());
             };
@@ -198,34 +190,40 @@ impl Session {
         self.pair.to_client.write(cx, client, &bytes[from..])
     }
 
-    /// Whether a reply that begins so may not be the client's.
-    fn may_withhold(&self, begin: &[u8]) -> bool {
-        if self.framing != Framing::Exact {
-            return false;
+    /// Whether it is known to what the next reply belongs.
+    fn is_counted(&self) -> bool {
+        // What was owed when counting stopped comes first.
+        self.framing == Framing::Exact || self.framing == Framing::Uncounted && !self.owed.is_empty()
+    }
+
+    /// What becomes of part of a reply, until all of it is there.
+    fn judge_part(&self, piece: &[u8], may_be_withheld: bool) -> Verdict {
+        if !self.is_counted() {
+            return Verdict::Pass;
         }
-        if self.hold == Hold::Refused {
-            return true;
-        }
+        let first = self.replies.head(piece).first();
         match self.owed.front() {
-            Some(What::Probe | What::Reauth | What::Mark) => begin.first() != Some(&b'>'),
-            Some(_) => self.policy.resends && begin.first() == Some(&b'-'),
-            None => false,
+            Some(what) if what.is_ours() && first != Some(&b'>') => Verdict::Swallow,
+            Some(_) if may_be_withheld && self.hold == Hold::Refused => Verdict::Withhold,
+            Some(_) if may_be_withheld && self.policy.resends && first == Some(&b'-') => Verdict::Withhold,
+            _ => Verdict::Pass,
         }
     }
 
     /// What is too long for a refusal is none.
     fn release_if_long(&mut self) {
-        let is_ours = self.owed.front().is_some_and(What::is_ours);
         let limit = if self.hold == Hold::Refused { REFUSALS } else { LONGEST_REFUSAL };
-        let rare = self.rare();
-        if rare.withheld.len() > limit && !is_ours {
-            let refused = rare.refusal.take();
-            let withheld = std::mem::take(&mut rare.withheld);
-            if let Some(refusal) = refused {
-                self.release(&refusal);
-            }
-            self.pair.to_client.keep(&withheld);
+        if self.rare().withheld.len() > limit {
+            self.release_withheld();
         }
+    }
+
+    /// What was withheld is the client's after all; false if nothing was.
+    pub(super) fn release_withheld(&mut self) -> bool {
+        let is_refusal = self.release_refusal();
+        let withheld = self.rare.as_mut().map(|rare| std::mem::take(&mut rare.withheld)).unwrap_or_default();
+        self.pair.to_client.keep(&withheld);
+        is_refusal || !withheld.is_empty()
     }
 
     fn withhold(&mut self, begin: &[u8], end: &[u8]) {
@@ -238,7 +236,7 @@ impl Session {
     /// To whom a whole reply belongs.
     #[inline]
     fn judge(&mut self, frame: Frame, piece: &[u8], is_all_here: bool, metrics: &SessionMetrics) -> Verdict {
-        if self.framing == Framing::Uncounted {
+        if !self.is_counted() {
             let head = self.replies.head(piece).to_vec();
             self.look_for_reset(&head);
             return Verdict::Pass;
@@ -246,8 +244,11 @@ impl Session {
         let is_error = self.replies.head(piece).first() == Some(&b'-');
         if frame == Frame::Reply && !is_error && !self.state.is_subscribed() && self.hold != Hold::Refused {
             match self.owed.front() {
-                Some(What::Reads | What::Writes | What::Blocks | What::Runs | What::Other) => {
+                Some(what @ (What::Reads | What::Writes | What::Blocks | What::Runs | What::Other)) => {
                     self.owed.settle();
+                    if what != What::Reads {
+                        self.state.wrote();
+                    }
                     if let Some(rare) = &mut self.rare {
                         rare.answered();
                     }
@@ -288,7 +289,10 @@ impl Session {
             metrics.error(code(&head));
         }
         if self.hold == Hold::Refused {
-            return self.behind_refusal(&head);
+            if self.goes_on_refused(&head) {
+                return Verdict::Withhold;
+            }
+            self.release_refusal();
         }
         let Some(what) = self.owed.front() else {
             // A slot that leaves takes its subscriptions with it.
@@ -301,19 +305,19 @@ impl Session {
             What::Subscribe | What::Unsubscribe if is_error => self.owed.refuse(),
             What::Subscribe | What::Unsubscribe if is_confirmation(kind) => self.confirmed(kind, piece),
             What::Subscribe | What::Unsubscribe => self.lose("a subscription is answered in another way"),
-            What::Probe => {
+            What::Probe | What::Reauth => {
                 self.owed.settle();
-                self.hold = Hold::None;
-                self.rare().alarm = None;
+                if self.hold == Hold::Asking {
+                    self.hold = Hold::None;
+                    self.rare().alarm = None;
+                }
+                if what == What::Reauth {
+                    metrics.reauthenticated(!is_error);
+                }
                 return Verdict::Swallow;
             }
-            What::Reauth => {
-                self.owed.settle();
-                metrics.reauthenticated(!is_error);
-                return Verdict::Swallow;
-            }
-            // Should a server answer it all the same, the mark's own reply is still to come.
-            What::Mark if head.starts_with(b"+RESET\r\n") => {}
+            // Should a server answer the RESET all the same, the mark's own reply is still to come.
+            What::Mark if head.starts_with(RESET_REPLY) => return Verdict::Swallow,
             What::Mark => {
                 self.owed.settle();
                 self.was_reset();
@@ -328,17 +332,23 @@ impl Session {
                 }
             }
             What::Sets | What::Leaves => {
-                self.owed.settle();
-                self.state.settle(!is_error);
+                if let Some(effect) = self.owed.settle() {
+                    self.state.replied(*effect, !is_error);
+                }
             }
             What::Reads | What::Writes | What::Blocks
                 if is_all_here && is_refusal(&head) && self.may_resend() =>
             {
                 self.hold = Hold::Refused;
-                self.rare().refusal = Some(Refusal::default());
-                return self.behind_refusal(&head);
+                self.rare().refusal = Some(Refusal { replies: Vec::new(), seen: 1 });
+                return Verdict::Withhold;
             }
-            _ => self.owed.settle(),
+            _ => {
+                self.owed.settle();
+                if what != What::Reads && !is_error {
+                    self.state.wrote();
+                }
+            }
         }
         if let Some(rare) = &mut self.rare {
             rare.answered();
@@ -355,60 +365,42 @@ impl Session {
             && since.is_none_or(|since| since.elapsed() < self.policy.patience)
     }
 
-    /// A reply of those from the first refusal on. As long as nothing was executed all of it can go to another server.
-    fn behind_refusal(&mut self, head: &[u8]) -> Verdict {
-        let rare = self.rare.get_or_insert_default();
-        let Some(refusal) = &mut rare.refusal else { return Verdict::Pass };
-        let may_go_on = match self.owed.nth(refusal.seen) {
+    /// A reply behind the first refusal: as long as nothing was executed all of it can go to another server.
+    fn goes_on_refused(&mut self, head: &[u8]) -> bool {
+        let Some(refusal) = self.rare.as_mut().and_then(|rare| rare.refusal.as_mut()) else { return false };
+        let goes_on = match self.owed.nth(refusal.seen) {
             Some(What::Reads) => true,
             Some(What::Writes | What::Blocks) => is_refusal(head),
             _ => false,
         };
-        if may_go_on && refusal.replies.len() < REFUSALS {
-            refusal.seen += 1;
-            return Verdict::Withhold;
-        }
-        let refusal = rare.refusal.take();
-        if let Some(refusal) = refusal {
-            self.release(&refusal);
-        }
-        // The one that was not refused.
-        if matches!(self.owed.front(), Some(What::Sets | What::Leaves)) {
-            self.state.settle(head.first() != Some(&b'-'));
-        }
-        self.owed.settle();
-        Verdict::Pass
+        let goes_on = goes_on && refusal.replies.len() < REFUSALS;
+        refusal.seen += usize::from(goes_on);
+        goes_on
     }
 
-    /// The refusals are the client's.
-    fn release(&mut self, refusal: &Refusal) {
+    /// The refusals are the client's; false if there are none.
+    pub(super) fn release_refusal(&mut self) -> bool {
+        let Some(refusal) = self.rare.as_mut().and_then(|rare| rare.refusal.take()) else { return false };
         self.hold = Hold::None;
         for _ in 0..refusal.seen {
             self.owed.settle();
         }
-        if let Some(rare) = &mut self.rare {
-            rare.answered();
-        }
+        self.rare().answered();
         self.pair.to_client.keep(&refusal.replies);
+        true
     }
 
-    /// What comes of refusals, once all replies are there.
-    pub(super) fn refused(&mut self) -> Option<Decided> {
-        let refusal = self.rare.as_mut()?.refusal.take()?;
-        if refusal.stands {
-            self.release(&refusal);
-            return Some(Decided::Again);
-        }
-        let is_complete = self.owed.nth(refusal.seen).is_none();
-        self.rare().refusal = Some(refusal);
-        is_complete.then_some(Decided::Event(Event::Upstream(Cause::Refused)))
+    /// Whether all that is owed was refused.
+    pub(super) fn are_all_refused(&self) -> bool {
+        let refusal = self.rare.as_ref().and_then(|rare| rare.refusal.as_ref());
+        refusal.is_some_and(|refusal| self.owed.nth(refusal.seen).is_none())
     }
 
     /// A channel was joined or left.
     fn confirmed(&mut self, kind: &[u8], piece: &[u8]) {
         let begins = matches!(kind, b"subscribe" | b"psubscribe" | b"ssubscribe");
         match (self.owed.front(), begins) {
-            (Some(What::Subscribe), true) | (Some(What::Unsubscribe), false) => self.owed.settle(),
+            (Some(What::Subscribe), true) | (Some(What::Unsubscribe), false) => drop(self.owed.settle()),
             _ => {}
         }
         match last_number(piece) {
@@ -428,10 +420,14 @@ impl Session {
         }
     }
 
-    /// The connection is as good as new.
+    /// The connection is as good as new, but for the link's handshake.
     fn was_reset(&mut self) {
         self.state.reset();
-        self.hold = Hold::Greeting;
+        self.hold = if self.policy.reset == Reset::Renews { Hold::Greeting } else { Hold::None };
+        if self.policy.reset == Reset::Strips {
+            // As whom it goes on no handshake of ours could tell.
+            self.state.pin_for_good(Pin::OwnAuth);
+        }
     }
 
     /// Why the session can't go on with another upstream, if that is so.

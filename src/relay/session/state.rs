@@ -1,7 +1,5 @@
 //! What a client's commands have left behind on its connection: what can be put on another one, and what can't.
 
-use std::collections::VecDeque;
-
 pub use crate::metrics::session::Pin;
 use crate::resp;
 
@@ -55,26 +53,39 @@ impl Slot {
     }
 }
 
-/// What a command does once its reply is good.
-#[derive(Debug)]
+/// What a command leaves behind, or takes away, once its reply is good.
+#[derive(Debug, PartialEq, Eq)]
 pub(super) enum Effect {
-    /// Leaves this behind, or takes it away.
     Set(Slot, Option<Vec<u8>>),
     Hello {
         protocol: Option<u8>,
         name: Option<Vec<u8>>,
         authenticates: bool,
     },
+    /// The client's own AUTH.
     Auth,
+    Multi,
+    /// The end of a transaction, whatever the reply.
+    Exec,
     Discard,
+    Watch,
     Unwatch,
     Tracking(bool),
+    /// Writes so far were waited for.
+    Wait,
     /// May have left anything behind.
     Unknown,
-    /// RESET, where no handshake follows; whether nothing of the link's own is lost.
-    Reset {
-        is_harmless: bool,
-    },
+}
+
+impl Effect {
+    /// Whether a transaction goes on behind the command, if it has to do with one.
+    pub(super) fn transaction(&self) -> Option<bool> {
+        match self {
+            Self::Multi | Self::Watch => Some(true),
+            Self::Exec | Self::Discard | Self::Unwatch => Some(false),
+            _ => None,
+        }
+    }
 }
 
 /// Commands that put a session's state on another connection.
@@ -92,6 +103,25 @@ impl Restore {
     }
 }
 
+/// Pins that hold until RESET. There may be several: which is the first one says nothing of the others.
+#[derive(Debug, Default, Clone, Copy)]
+struct Lasting(u16);
+
+impl Lasting {
+    fn add(&mut self, pin: Pin) {
+        self.0 |= 1 << pin as u16;
+    }
+
+    fn has(self, pin: Pin) -> bool {
+        self.0 & 1 << pin as u16 != 0
+    }
+}
+
+/// What was set, and the commands that set it.
+type Set = Vec<(Slot, Box<[u8]>)>;
+
+/// The state that the replies so far tell of; but for [`answering`](Self::answering), which has to be known as soon as a
+/// command is sent.
 #[derive(Debug, Default)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own about the connection")]
 pub(super) struct State {
@@ -99,57 +129,60 @@ pub(super) struct State {
     pub(super) is_resp3: bool,
     /// Subscriptions: of channels, of patterns, of shard channels.
     subscribed: [u32; 3],
-    pub(super) is_in_multi: bool,
+    is_in_multi: bool,
     /// Whether something is queued there that leaves something behind.
     has_queued: bool,
     watches: bool,
     tracks: bool,
-    /// What lasts until RESET.
-    lasting: Option<Pin>,
-    /// Something holds for the next command alone.
+    lasting: Lasting,
+    /// What was sent last holds for the next command alone.
     once: bool,
     /// The client has said that it leaves.
     pub(super) is_quitting: bool,
     /// There are writes that no WAIT has waited for: on this upstream, and on one before it.
     wrote: bool,
     wrote_elsewhere: bool,
-    rare: Option<Box<Rare>>,
-}
-
-/// What most sessions have none of.
-#[derive(Debug, Default)]
-struct Rare {
-    set: Vec<(Slot, Box<[u8]>)>,
-    /// What waits for replies.
-    effects: VecDeque<Option<Effect>>,
+    /// Boxed, since most sessions set nothing.
+    set: Option<Box<Set>>,
 }
 
 impl State {
-    fn rare(&mut self) -> &mut Rare {
-        self.rare.get_or_insert_default()
-    }
-
     /// Why it can't be put on another connection, if that is so.
     pub(super) fn pin(&self) -> Option<Pin> {
-        if let Some(pin) = self.lasting {
-            return Some(pin);
-        }
-        [
-            (self.is_quitting, Pin::Quit),
-            (self.is_in_multi, Pin::Transaction),
-            (self.watches, Pin::Watch),
-            (self.is_subscribed(), Pin::Subscription),
-            (self.tracks, Pin::Tracking),
-            (self.answering != Answering::On, Pin::RepliesOff),
-            (self.once, Pin::UnknownCommand),
-        ]
-        .into_iter()
-        .find_map(|(holds, pin)| holds.then_some(pin))
+        Pin::ALL.into_iter().find(|pin| self.is_pinned(*pin))
+    }
+
+    fn is_pinned(&self, pin: Pin) -> bool {
+        self.lasting.has(pin)
+            || match pin {
+                Pin::Transaction => self.is_in_multi,
+                Pin::Watch => self.watches,
+                Pin::Subscription => self.is_subscribed(),
+                Pin::Tracking => self.tracks,
+                Pin::OwnAuth | Pin::LostFraming => false,
+                Pin::RepliesOff => self.answering != Answering::On,
+                Pin::UnknownCommand => self.once,
+                Pin::Quit => self.is_quitting,
+            }
+    }
+
+    /// Whether an AUTH of ours would do no harm here.
+    pub(super) fn bears_auth(&self) -> bool {
+        // In RESP3 commands may stand among subscriptions.
+        let is_free = self.is_resp3 || !self.is_pinned(Pin::Subscription);
+        let is_ours =
+            ![Pin::OwnAuth, Pin::LostFraming, Pin::Transaction].iter().any(|pin| self.lasting.has(*pin));
+        let is_alone = !self.is_in_multi && !self.once && self.answering == Answering::On;
+        is_free && is_ours && is_alone && !self.is_quitting
     }
 
     /// Whether it is in the midst of something that soon comes to an end.
     pub(super) fn is_in_transaction(&self) -> bool {
         self.is_in_multi || self.watches
+    }
+
+    pub(super) fn is_in_multi(&self) -> bool {
+        self.is_in_multi
     }
 
     pub(super) fn is_subscribed(&self) -> bool {
@@ -172,60 +205,56 @@ impl State {
     }
 
     pub(super) fn pin_for_good(&mut self, pin: Pin) {
-        self.lasting.get_or_insert(pin);
+        self.lasting.add(pin);
     }
 
-    pub(super) fn watch(&mut self) {
-        // A WATCH in MULTI is refused.
-        self.watches = true;
-    }
-
-    /// A command that leaves something behind is queued.
-    pub(super) fn queues(&mut self) {
-        self.has_queued = true;
-    }
-
-    /// A transaction is over. Of what was executed in it nobody knows what it has left behind.
-    pub(super) fn exec(&mut self) {
-        if std::mem::take(&mut self.has_queued) {
-            self.pin_for_good(Pin::Transaction);
-        }
-        self.is_in_multi = false;
-        self.watches = false;
-    }
-
-    /// A command goes to the upstream; whether it writes, and whether something holds for the one behind it.
-    pub(super) fn passes(&mut self, writes: bool, once: bool) {
-        self.wrote |= writes;
+    /// A command goes to the upstream; whether something holds for the one behind it.
+    #[inline]
+    pub(super) fn sends(&mut self, once: bool) {
         self.once = once;
     }
 
-    /// WAIT goes to the upstream: false where it would answer for writes that this upstream does not know of.
-    pub(super) fn waits(&mut self) -> bool {
-        self.wrote = false;
-        !self.wrote_elsewhere
+    /// The upstream may have written something.
+    #[inline]
+    pub(super) fn wrote(&mut self) {
+        self.wrote = true;
+    }
+
+    /// Whether a WAIT would be answered by an upstream that does not know of all the writes that it is for.
+    pub(super) fn wrote_elsewhere(&self) -> bool {
+        self.wrote_elsewhere
     }
 
     /// Another upstream takes the place of this one.
     pub(super) fn leaves_upstream(&mut self) {
         self.wrote_elsewhere |= std::mem::take(&mut self.wrote);
-        if let Some(rare) = &mut self.rare {
-            rare.effects.clear();
+    }
+
+    /// The reply to a command that leaves something behind is there.
+    pub(super) fn replied(&mut self, effect: Effect, is_good: bool) {
+        match effect {
+            Effect::Exec if self.is_in_multi => {
+                // Of what was executed nobody knows what it has left behind.
+                if self.has_queued && is_good {
+                    self.pin_for_good(Pin::Transaction);
+                }
+                self.wrote |= is_good;
+                self.ends_transaction();
+            }
+            Effect::Discard if self.is_in_multi && is_good => self.ends_transaction(),
+            _ if is_good && self.is_in_multi => self.has_queued = true,
+            effect if is_good => self.apply(effect),
+            _ => {}
         }
     }
 
-    /// Something is to be noted once the reply is there.
-    pub(super) fn expect(&mut self, effect: Option<Effect>) {
-        if let Some(Effect::Tracking(true)) = effect {
-            self.tracks = true;
-        }
-        self.rare().effects.push_back(effect);
+    fn ends_transaction(&mut self) {
+        self.is_in_multi = false;
+        self.has_queued = false;
+        self.watches = false;
     }
 
-    /// The reply to what waited first is there, and good or an error.
-    pub(super) fn settle(&mut self, is_good: bool) {
-        let effect = self.rare.as_mut().and_then(|rare| rare.effects.pop_front()).flatten();
-        let Some(effect) = effect.filter(|_| is_good) else { return };
+    fn apply(&mut self, effect: Effect) {
         match effect {
             Effect::Set(slot, command) => self.set(slot, command),
             Effect::Hello { protocol, name, authenticates } => {
@@ -242,73 +271,49 @@ impl State {
                 }
             }
             Effect::Auth => self.pin_for_good(Pin::OwnAuth),
-            Effect::Discard => {
-                self.has_queued = false;
-                self.exec();
-            }
+            Effect::Multi => self.is_in_multi = true,
+            Effect::Exec | Effect::Discard => {}
+            Effect::Watch => self.watches = true,
             Effect::Unwatch => self.watches = false,
             Effect::Tracking(on) => self.tracks = on,
+            Effect::Wait => self.wrote = false,
             Effect::Unknown => self.pin_for_good(Pin::UnknownCommand),
-            Effect::Reset { is_harmless } => {
-                // What was sent behind it holds.
-                let (is_in_multi, watches, tracks) = (self.is_in_multi, self.watches, self.tracks);
-                let (answering, is_quitting) = (self.answering, self.is_quitting);
-                self.reset();
-                *self = Self { answering, is_in_multi, watches, tracks, is_quitting, ..std::mem::take(self) };
-                if !is_harmless {
-                    // As whom it goes on no handshake of ours could tell.
-                    self.pin_for_good(Pin::OwnAuth);
-                }
-            }
         }
-        self.shrink();
     }
 
     fn set(&mut self, slot: Slot, command: Option<Vec<u8>>) {
-        let set = &mut self.rare().set;
+        let set = self.set.get_or_insert_default();
         set.retain(|(known, _)| *known != slot);
         if let Some(command) = command {
             set.push((slot, command.into()));
             set.sort_unstable_by_key(|(slot, _)| *slot);
         }
+        self.shrink();
     }
 
     fn shrink(&mut self) {
-        if let Some(rare) = &mut self.rare
-            && rare.effects.is_empty()
-        {
-            if rare.set.is_empty() {
-                self.rare = None;
-            } else {
-                rare.effects = VecDeque::new();
-                rare.set.shrink_to_fit();
-            }
+        self.set.take_if(|set| set.is_empty());
+        if let Some(set) = &mut self.set {
+            set.shrink_to_fit();
         }
-    }
-
-    /// RESET is sent, and commands behind it before it is answered.
-    pub(super) fn begins_reset(&mut self) {
-        self.is_in_multi = false;
-        self.watches = false;
-        self.tracks = false;
     }
 
     /// RESET has worked. What a client's library says of itself survives it.
     pub(super) fn reset(&mut self) {
-        let rare = self.rare.take().map(|mut rare| {
-            rare.set.retain(|(slot, _)| {
+        let mut set = self.set.take();
+        if let Some(set) = &mut set {
+            set.retain(|(slot, _)| {
                 matches!(slot, Slot::LibraryName | Slot::LibraryVersion | Slot::Capabilities)
             });
-            rare
-        });
+        }
         let (wrote, wrote_elsewhere) = (self.wrote, self.wrote_elsewhere);
-        *self = Self { wrote, wrote_elsewhere, rare, ..Self::default() };
+        *self = Self { wrote, wrote_elsewhere, set, ..Self::default() };
         self.shrink();
     }
 
     /// What puts it on another connection.
     pub(super) fn restore(&self) -> Restore {
-        let set = self.rare.iter().flat_map(|rare| &rare.set);
+        let set = self.set.iter().flat_map(|set| set.iter());
         Restore(set.map(|(slot, command)| (command.to_vec(), slot.is_needed())).collect())
     }
 }
@@ -325,20 +330,13 @@ mod tests {
     #[test]
     fn what_was_set_is_put_on_another_connection_in_order_and_reset_takes_it_away() {
         let mut state = State::default();
-        let set = |slot, command: &str| Some(Effect::Set(slot, Some(command.into())));
-        state.expect(set(Slot::LibraryName, "lib"));
-        state.expect(set(Slot::Database, "refused"));
-        state.expect(set(Slot::Database, "1"));
-        state.expect(Some(Effect::Hello {
-            protocol: Some(3),
-            name: Some(b"me".to_vec()),
-            authenticates: false,
-        }));
-        state.expect(None);
-        state.expect(set(Slot::Database, "2"));
-        for good in [true, false, true, true, true, true] {
-            state.settle(good);
-        }
+        let set = |slot, command: &str| Effect::Set(slot, Some(command.into()));
+        state.replied(set(Slot::LibraryName, "lib"), true);
+        state.replied(set(Slot::Database, "refused"), false);
+        state.replied(set(Slot::Database, "1"), true);
+        let hello = Effect::Hello { protocol: Some(3), name: Some(b"me".to_vec()), authenticates: false };
+        state.replied(hello, true);
+        state.replied(set(Slot::Database, "2"), true);
         assert_eq!(restored(&state), ["*2\r\n$5\r\nHELLO\r\n$1\r\n3\r\n", "me", "2", "lib"]);
         assert!(state.is_resp3 && state.pin().is_none());
         state.reset();
@@ -349,36 +347,58 @@ mod tests {
     #[test]
     fn a_pin_ends_with_its_cause() {
         let mut state = State::default();
-        state.watch();
-        state.is_in_multi = true;
-        state.expect(Some(Effect::Discard));
-        state.settle(false);
+        state.replied(Effect::Watch, true);
+        state.replied(Effect::Multi, true);
+        state.replied(Effect::Unwatch, true);
+        state.replied(Effect::Discard, false);
         assert_eq!(state.pin(), Some(Pin::Transaction));
-        state.exec();
-        assert_eq!(state.pin(), None);
-        state.expect(Some(Effect::Tracking(true)));
+        state.replied(Effect::Exec, false);
+        assert_eq!(state.pin(), None, "nothing was executed");
+        state.replied(Effect::Tracking(true), true);
         assert_eq!(state.pin(), Some(Pin::Tracking));
-        state.settle(true);
-        state.expect(Some(Effect::Tracking(false)));
-        state.settle(true);
+        state.replied(Effect::Tracking(false), true);
         assert_eq!(state.pin(), None);
         state.pin_for_good(Pin::UnknownCommand);
-        state.exec();
+        state.replied(Effect::Exec, true);
         assert_eq!(state.pin(), Some(Pin::UnknownCommand));
         state.reset();
         assert_eq!(state.pin(), None);
+        state.replied(Effect::Multi, true);
+        state.replied(Effect::Auth, true);
+        state.replied(Effect::Exec, true);
+        assert_eq!(state.pin(), Some(Pin::Transaction), "as whom it goes on nobody knows");
+    }
+
+    #[test]
+    fn one_pin_hides_no_other() {
+        for (pin, bears) in [
+            (Pin::UnknownCommand, true),
+            (Pin::OwnAuth, false),
+            (Pin::LostFraming, false),
+            (Pin::Transaction, false),
+        ] {
+            let mut state = State::default();
+            state.pin_for_good(pin);
+            assert_eq!(state.bears_auth(), bears, "{pin:?}");
+            state.replied(Effect::Multi, true);
+            assert!(!state.bears_auth(), "{pin:?}");
+            state.replied(Effect::Exec, true);
+            state.sends(true);
+            assert!(!state.bears_auth(), "{pin:?}");
+        }
     }
 
     #[test]
     fn nobody_waits_for_writes_of_another_upstream() {
         let mut state = State::default();
-        state.passes(true, false);
-        assert!(state.waits());
+        state.wrote();
+        state.replied(Effect::Wait, true);
         state.leaves_upstream();
-        assert!(state.waits(), "they were waited for");
-        state.passes(true, false);
+        assert!(!state.wrote_elsewhere(), "they were waited for");
+        state.wrote();
         state.leaves_upstream();
-        state.passes(true, false);
-        assert!(!state.waits());
+        assert!(state.wrote_elsewhere());
+        state.replied(Effect::Wait, true);
+        assert!(state.wrote_elsewhere());
     }
 }

@@ -2,7 +2,6 @@
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
-use super::commanding::SILENCE;
 use super::*;
 use crate::metrics::Metrics;
 use crate::relay::drain::DrainRequest;
@@ -102,7 +101,7 @@ impl Played {
         self.far = Some(far);
         self.target = target;
         let limits = Limits { idle: None, idle_since: Instant::now(), lifetime: None };
-        self.session.attach(b"", limits)
+        self.session.attach(b"", limits, &self.handle)
     }
 
     fn ask(&self, reason: Reason, grace: Duration) {
@@ -472,4 +471,335 @@ async fn a_client_that_ends_while_its_upstream_is_to_be_left_is_done() {
     played.target_says(b"+OK\r\n").await;
     assert_eq!(shown(played.run().await), "End(Closed)");
     played.client_hears_already(b"+OK\r\n").await;
+}
+
+const READONLY: &[u8] = b"-READONLY You can't write against a read only replica.\r\n";
+
+/// A reply is good or bad for the command that it belongs to, whatever has been sent behind that.
+#[tokio::test(start_paused = true)]
+async fn what_commands_leave_behind_counts_in_their_own_order() {
+    for (said, heard, pin) in [
+        (&b"WATCH a\r\nUNWATCH\r\nWATCH b\r\n"[..], &b"+OK\r\n+OK\r\n+OK\r\n"[..], Some(Pin::Watch)),
+        (b"MULTI\r\nDISCARD\r\nWATCH b\r\n", b"+OK\r\n+OK\r\n+OK\r\n", Some(Pin::Watch)),
+        (b"MULTI\r\nDISCARD\r\nMULTI\r\n", b"+OK\r\n+OK\r\n+OK\r\n", Some(Pin::Transaction)),
+        (b"WATCH b\r\nEXEC\r\n", b"+OK\r\n-ERR EXEC without MULTI\r\n", Some(Pin::Watch)),
+        (b"MULTI\r\nSELECT 1\r\n", b"-NOPERM no\r\n+OK\r\n", None),
+        (b"MULTI\r\nSELECT 1\r\nDISCARD\r\n", b"+OK\r\n+QUEUED\r\n+OK\r\n", None),
+        (b"MULTI\r\nWATCH a\r\nEXEC\r\n", b"+OK\r\n-ERR no\r\n-EXECABORT no\r\n", None),
+        (b"CLIENT REPLY OFF\r\nMULTI\r\nDISCARD\r\nCLIENT REPLY ON\r\n", b"+OK\r\n", Some(Pin::RepliesOff)),
+    ] {
+        let mut played = Played::new(POLICY);
+        played.client_says(said).await;
+        played.target_says(heard).await;
+        played.client_hears(heard).await;
+        assert_eq!(played.session.pin(), pin, "{}", said.escape_ascii());
+    }
+    // Of a command in a transaction its reply tells that it was queued.
+    let mut played = Played::new(POLICY);
+    played.client_says(b"MULTI\r\nSELECT 1\r\n").await;
+    played.target_says(b"-NOPERM no\r\n+OK\r\n").await;
+    played.client_hears(b"-NOPERM no\r\n+OK\r\n").await;
+    assert_eq!(played.session.restore().commands().count(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_behind_a_reset_goes_out_after_it_whatever_it_leads_to() {
+    for (reset, pin) in [(Reset::Harmless, None), (Reset::Strips, Some(Pin::OwnAuth))] {
+        let mut played = Played::new(Policy { reset, ..POLICY });
+        played.client_says(b"WATCH a\r\nSELECT 2\r\nRESET\r\nMULTI\r\nSELECT 1\r\nEXEC\r\n").await;
+        played.target_hears(b"WATCH a\r\nSELECT 2\r\nRESET\r\n").await;
+        played.target_says(b"+OK\r\n+OK\r\n+RESET\r\n").await;
+        played.client_hears(b"+OK\r\n+OK\r\n+RESET\r\n").await;
+        assert_eq!(played.session.pin(), pin);
+        assert!(played.session.restore().is_empty());
+        played.target_hears(b"MULTI\r\nSELECT 1\r\nEXEC\r\n").await;
+        played.target_says(b"+OK\r\n+QUEUED\r\n*1\r\n+OK\r\n").await;
+        assert!(played.run().await.is_none());
+        assert!(played.session.pin().is_some(), "of SELECT in EXEC nothing is known");
+        // One that is refused has reset nothing.
+        let mut played = Played::new(Policy { reset, ..POLICY });
+        played.client_says(b"WATCH a\r\nRESET\r\n").await;
+        played.target_says(b"+OK\r\n-NOPERM no\r\n").await;
+        played.client_hears(b"+OK\r\n-NOPERM no\r\n").await;
+        assert_eq!(played.session.pin(), Some(Pin::Watch));
+        // One that is not answered has.
+        let mut played = Played::new(Policy { reset, ..POLICY });
+        played.client_says(b"SELECT 2\r\n").await;
+        played.target_says(b"+OK\r\n").await;
+        played.client_hears(b"+OK\r\n").await;
+        played.client_says(b"CLIENT REPLY SKIP\r\nRESET\r\n").await;
+        played.target_says(b"+PONG\r\n").await;
+        assert!(played.run().await.is_none());
+        assert!(played.session.restore().is_empty() && played.session.is_at_boundary());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn behind_a_refusal_every_reply_has_its_own_effect() {
+    // A subscription, and a RESET, are not lost behind it.
+    let subscribed = b"*3\r\n$9\r\nsubscribe\r\n$1\r\nc\r\n:1\r\n";
+    let mut played = Played::new(POLICY);
+    played.client_says(b"SET a 1\r\nSUBSCRIBE c\r\n").await;
+    let said = [READONLY, subscribed].concat();
+    played.target_says(&said).await;
+    played.client_hears(&said).await;
+    assert_eq!(played.session.pin(), Some(Pin::Subscription));
+    let mut played = Played::new(POLICY);
+    played.client_says(b"SET a 1\r\nRESET\r\nPING\r\n").await;
+    played.target_says(&[READONLY, b"+RESET\r\n"].concat()).await;
+    assert_eq!(shown(played.run().await), "Reset");
+    played.session.greeted(b"");
+    played.client_hears(&[READONLY, b"+RESET\r\n"].concat()).await;
+    played.target_hears(b"SET a 1\r\nRESET\r\nPING\r\n").await;
+    let mut played = Played::new(POLICY);
+    played.client_says(b"SET a 1\r\nSELECT 3\r\nSET b 1\r\n").await;
+    played.target_says(&[READONLY, b"+OK\r\n", READONLY].concat()).await;
+    assert_eq!(shown(played.run().await), "Upstream(Refused)", "the last one alone");
+    assert_eq!(played.session.restore().commands().count(), 1);
+    assert_eq!(played.attach(), 1);
+    played.client_hears(&[READONLY, b"+OK\r\n"].concat()).await;
+    played.target_hears(b"SET b 1\r\n").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_auth_of_ours_stands_where_it_does_no_harm() {
+    for (said, heard, bears) in [
+        (&b"GET a\r\n"[..], &b"$-1\r\n"[..], true),
+        (b"HIMPORT PREPARE a\r\n", b"+OK\r\n", true),
+        (b"HIMPORT PREPARE a\r\nMULTI\r\n", b"+OK\r\n+OK\r\n", false),
+        (b"HIMPORT PREPARE a\r\nCLIENT REPLY OFF\r\n", b"+OK\r\n", false),
+        (b"HIMPORT PREPARE a\r\nAUTH a b\r\n", b"+OK\r\n+OK\r\n", false),
+        (
+            b"HIMPORT PREPARE a\r\nSUBSCRIBE a\r\n",
+            b"+OK\r\n*3\r\n$9\r\nsubscribe\r\n$1\r\na\r\n:1\r\n",
+            false,
+        ),
+        (b"ASKING\r\n", b"+OK\r\n", false),
+        (b"CLIENT CACHING YES\r\n", b"+OK\r\n", false),
+        (b"CLIENT REPLY SKIP\r\n", b"", false),
+        (b"MULTI\r\nAUTH a b\r\nEXEC\r\n", b"+OK\r\n+QUEUED\r\n*1\r\n+OK\r\n", false),
+    ] {
+        let mut played = Played::new(POLICY);
+        played.client_says(said).await;
+        played.target_says(heard).await;
+        played.client_hears(heard).await;
+        played.handle.ask_for_authentication();
+        assert_eq!(
+            shown(played.run().await),
+            if bears { "Reauthenticate" } else { "" },
+            "{}",
+            said.escape_ascii()
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reply_to_a_command_of_ours_never_reaches_the_client() {
+    // Counting stops while it is on its way.
+    let mut played = Played::new(POLICY);
+    played.session.reauthenticate(b"AUTH x\r\n");
+    played.client_says(b"MONITOR\r\n").await;
+    played.target_hears(b"AUTH x\r\nMONITOR\r\n").await;
+    played.target_says(b"-WRONG").await;
+    assert!(played.run().await.is_none());
+    played.target_says(b"PASS no\r\n+OK\r\n").await;
+    played.client_hears(b"+OK\r\n").await;
+    // Its upstream ends in the midst of it.
+    let mut played = Played::new(POLICY);
+    played.client_says(b"HIMPORT PREPARE a\r\n").await;
+    played.target_says(b"+OK\r\n").await;
+    played.client_hears(b"+OK\r\n").await;
+    played.session.reauthenticate(b"AUTH x\r\n");
+    played.client_says(b"GET a\r\n").await;
+    played.target_says(b"-WRONGPASS no").await;
+    assert!(played.run().await.is_none());
+    played.target.shutdown().await.unwrap();
+    assert!(played.run().await.is_none());
+    assert_eq!(played.client.read(&mut [0]).await.unwrap(), 0);
+    // However long it is.
+    let mut played = Played::new(POLICY);
+    played.session.reauthenticate(b"AUTH x\r\n");
+    played.client_says(b"GET a\r\n").await;
+    played.target_says(b"$20000\r\n").await;
+    for _ in 0..20 {
+        played.target_says(&[b'x'; 1000]).await;
+        assert!(played.run().await.is_none());
+    }
+    assert_eq!(played.session.rare().withheld.len(), 0);
+    played.target_says(b"\r\n$1\r\na\r\n").await;
+    played.client_hears(b"$1\r\na\r\n").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_auth_of_ours_tells_of_an_upstream_that_was_forgotten() {
+    let mut played = Played::new(POLICY);
+    tokio::time::sleep(SILENCE).await;
+    played.session.reauthenticate(b"AUTH x\r\n");
+    played.client_says(b"INCR a\r\n").await;
+    played.target_hears(b"AUTH x\r\n").await;
+    tokio::time::sleep(ANSWER).await;
+    assert_eq!(shown(played.run().await), "Upstream(Silent)");
+    played.attach();
+    assert!(played.run().await.is_none());
+    played.target_hears(b"INCR a\r\n").await;
+    played.nothing_more_is_heard().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wait_in_vain_is_answered_behind_what_was_asked_before_it() {
+    let mut played = Played::new(POLICY);
+    played.client_says(b"INCR a\r\n").await;
+    played.target_says(b":1\r\n").await;
+    played.client_hears(b":1\r\n").await;
+    played.target.shutdown().await.unwrap();
+    assert!(played.run().await.is_none());
+    played.client.write_all(b"GET a\r\nWAIT 1 100\r\n").await.unwrap();
+    assert_eq!(shown(played.run().await), CLOSED);
+    played.attach();
+    assert!(played.run().await.is_none(), "GET is not answered yet");
+    played.target_says(b"$1\r\n1\r\n").await;
+    assert_eq!(shown(played.run().await), "Wait");
+    played.client_hears_already(b"$1\r\n1\r\n").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_that_was_refused_is_no_write_to_wait_for() {
+    let mut played = Played::new(POLICY);
+    played.client_says(b"SET a 1\r\nGET a\r\n").await;
+    played.target_says(&[READONLY, b"$-1\r\n"].concat()).await;
+    assert_eq!(shown(played.run().await), "Upstream(Refused)");
+    played.attach();
+    assert!(played.run().await.is_none());
+    played.target_hears(b"SET a 1\r\nGET a\r\n").await;
+    played.target_says(b"+OK\r\n$1\r\n1\r\n").await;
+    played.client_hears(b"+OK\r\n$1\r\n1\r\n").await;
+    played.client_says(b"WAIT 1 0\r\n").await;
+    played.target_hears(b"WAIT 1 0\r\n").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_whose_reply_is_skipped_is_never_sent_again() {
+    let mut played = Played::new(POLICY);
+    played.client_says(b"CLIENT REPLY SKIP\r\nINCR a\r\nGET b\r\n").await;
+    played.target_hears(b"CLIENT REPLY SKIP\r\nINCR a\r\nGET b\r\n").await;
+    played.target.shutdown().await.unwrap();
+    assert!(played.run().await.is_none());
+    assert_eq!(played.client.read(&mut [0]).await.unwrap(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_new_to_one_server_is_not_asked_of_another() {
+    for (said, again) in [
+        (&b"XREAD BLOCK 0 STREAMS s $\r\n"[..], false),
+        (b"XREAD BLOCK 0 STREAMS s 0-1\r\n", true),
+        (b"XREAD STREAMS s 0\r\n", true),
+    ] {
+        let mut played = Played::new(POLICY);
+        played.client_says(said).await;
+        played.target.shutdown().await.unwrap();
+        assert_eq!(shown(played.run().await), if again { CLOSED } else { "" }, "{}", said.escape_ascii());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_asks_for_too_much_is_not_followed_any_further() {
+    let mut played = Played::new(POLICY);
+    let alternating = b"GET a\r\nSET a 1\r\n".repeat(1000);
+    for _ in 0..40 {
+        played.client_says(&alternating).await;
+        played.target_hears(&alternating).await;
+    }
+    assert_eq!(played.session.pin(), Some(Pin::LostFraming));
+    assert!(!played.session.is_at_boundary());
+    let replies = b"$1\r\n1\r\n+OK\r\n".repeat(1000);
+    for _ in 0..40 {
+        played.target_says(&replies).await;
+        played.client_hears(&replies).await;
+    }
+    assert!(played.session.owed.is_empty());
+    // Behind RESET all is known again.
+    played.client_says(b"RESET\r\n").await;
+    played.target_says(b"+RESET\r\n").await;
+    assert_eq!(shown(played.run().await), "Reset");
+    played.session.greeted(b"");
+    played.client_hears(b"+RESET\r\n").await;
+    assert!(played.session.is_at_boundary());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_limit_holds_though_somebody_waits_for_a_boundary() {
+    let mut played = Played::new(POLICY);
+    let idle = Duration::from_mins(1);
+    let limits = Limits { idle: Some(idle), idle_since: Instant::now(), lifetime: None };
+    played.session.attach(b"", limits, &played.handle);
+    played.client_says(b"WATCH a\r\n").await;
+    played.target_says(b"+OK\r\n").await;
+    played.client_hears(b"+OK\r\n").await;
+    played.ask(Reason::Lifetime, Duration::from_hours(1000));
+    assert!(played.run().await.is_none());
+    // It is not polled but for what it waits for.
+    let metrics = played.metrics.link("redis:6379");
+    let mut polls = 0;
+    let run = std::future::poll_fn(|cx| {
+        polls += 1;
+        played.session.poll(cx, &mut played.near, &mut played.far, &played.handle, &metrics.session)
+    });
+    let event = tokio::time::timeout(2 * idle, run).await.ok();
+    assert_eq!(shown(event), "End(Idle)");
+    assert!(polls < 20, "{polls} polls");
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_upstream_knows_nothing_of_what_was_asked_of_the_one_before() {
+    let mut played = Played::new(POLICY);
+    played.client_says(b"SET a 1\r\n").await;
+    played.ask(Reason::Moved, Duration::from_secs(5));
+    played.target_says(READONLY).await;
+    assert_eq!(shown(played.run().await), "Upstream(Refused)");
+    played.attach();
+    assert!(played.run().await.is_none());
+    assert!(!played.handle.is_asked());
+    played.target_says(b"+OK\r\n").await;
+    played.client_hears(b"+OK\r\n").await;
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert!(played.run().await.is_none());
+    assert!(played.far.is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_own_authentication_is_judged_behind_a_reply_that_is_half_there() {
+    let mut played = Played::new(Policy { absorbs: true, ..POLICY });
+    played.client_says(b"MONITOR\r\n").await;
+    played.target_says(b"+OK\r\n+line").await;
+    assert!(played.run().await.is_none());
+    played.client_says(b"AUTH a\r\n").await;
+    played.client_hears(b"+OK\r\n+line").await;
+    played.target_says(b"\r\n").await;
+    assert_eq!(shown(played.run().await), "Own(Own(***))");
+    played.session.judged(Ok(b"+OK\r\n"));
+    played.client_hears(b"\r\n+OK\r\n").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upstream_that_ends_leaves_an_own_authentication_to_be_judged() {
+    let mut played = Played::new(Policy { absorbs: true, ..POLICY });
+    played.target.shutdown().await.unwrap();
+    played.client.write_all(b"AUTH a\r\nGET a\r\n").await.unwrap();
+    assert_eq!(shown(played.run().await), "Own(Own(***))");
+    played.session.judged(Ok(b"+OK\r\n"));
+    assert_eq!(shown(played.run().await), CLOSED);
+    played.client_hears_already(b"+OK\r\n").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_ends_as_it_should_is_no_loss() {
+    let mut played = Played::new(POLICY);
+    played.client_says(b"WATCH a\r\n").await;
+    played.target_says(b"+OK\r\n").await;
+    played.client_hears(b"+OK\r\n").await;
+    played.client.shutdown().await.unwrap();
+    assert!(played.run().await.is_none());
+    played.target.shutdown().await.unwrap();
+    assert_eq!(shown(played.run().await), "End(Closed)");
+    assert!(!played.metrics.text().contains("pinned_total{link=\"redis:6379\",reason=\"watch\"} 1"));
 }

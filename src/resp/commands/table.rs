@@ -44,6 +44,8 @@ pub enum Special {
     Unwatch,
     Wait,
     Watch,
+    /// It reads, but may ask for what is new to one server.
+    Xread,
 }
 
 /// They change nothing, so that it does not matter how often they are executed.
@@ -53,7 +55,7 @@ const READS: &str = "bitcount bitfield_ro bitpos clusterscan dbsize digest dump 
      keys lastsave lcs lindex llen lolwut lpos lrange mget pexpiretime pfcount ping pttl randomkey role scan \
      scard sdiff sinter sintercard sismember smembers smismember sort_ro srandmember sscan stralgo strlen \
      substr sunion time touch ttl type vcard vdim vemb vgetattr vinfo vismember vlinks vrandmember vsim xinfo \
-     xlen xpending xrange xread xrevrange zcard zcount zdiff zinter zintercard zlexcount zmscore zrandmember \
+     xlen xpending xrange xrevrange zcard zcount zdiff zinter zintercard zlexcount zmscore zrandmember \
      zrange zrangebylex zrangebyscore zrank zrevrange zrevrangebylex zrevrangebyscore zrevrank zscan zscore \
      zunion";
 
@@ -123,6 +125,7 @@ const SPECIAL: &[(&str, Special)] = &[
     ("wait", Special::Wait),
     ("waitaof", Special::Wait),
     ("watch", Special::Watch),
+    ("xread", Special::Xread),
 ];
 
 /// One that a name stands for.
@@ -265,7 +268,7 @@ mod tests {
     fn commands_are_what_they_are() {
         for (name, expected) in [
             ("GET", Class::Reads),
-            ("xread", Class::Reads),
+            ("xread", Class::Special(Special::Xread)),
             ("Set", Class::Writes),
             ("SORT", Class::Writes),
             ("blpop", Class::Blocks),
