@@ -58,7 +58,7 @@ pub struct Policy {
     pub reset: Reset,
     /// Whether a client's own authentication is not for the target.
     pub absorbs: bool,
-    /// Whether there may be another server for what one has refused because of a failover.
+    /// Whether the link has another server, or may find one, for what this one refuses because of a failover.
     pub resends: bool,
     /// For how long a command may wait for that.
     pub patience: Duration,

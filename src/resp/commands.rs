@@ -16,7 +16,8 @@ pub use self::table::{Class, Special};
 /// The longest inline command that Redis takes for sure, in bytes.
 const LONGEST_LINE: u32 = 64 * 1024;
 
-/// The longest command that is looked at: a password and more. What is longer passes as one that nobody knows.
+/// The longest command that is waited for to be looked at as a whole: a password and more. What is longer is found when it
+/// begins.
 const LONGEST_LOOK: usize = 32 * 1024;
 
 /// The most arguments that every version of Redis takes. Some refuse more before there is a name, so it is not waited for.

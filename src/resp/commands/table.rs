@@ -31,7 +31,7 @@ pub enum Special {
     Discard,
     Exec,
     Hello,
-    /// It makes the connection one of another kind: MONITOR, SYNC, SCRIPT DEBUG.
+    /// What comes behind it are no replies to commands any more: MONITOR, SYNC, SCRIPT DEBUG.
     Lasting,
     Multi,
     Quit,

@@ -111,6 +111,23 @@ fn a_write_that_was_refused_is_sent_to_the_new_primary() {
     }
 }
 
+/// A client that has said all that it has to say, and ended its stream, gets the answer of the new primary too.
+#[test]
+fn a_client_that_ends_its_stream_gets_the_new_primarys_answer() {
+    let Some(pair) = Pair::start(Version::Redis70) else { return };
+    let ambassador = pair.launch().variable("REDIS_MOVE_GRACE", "off").start();
+    let mut client = ambassador.connect(LINK);
+    client.send(b"SET k 1\r\n");
+    client.expect(b"+OK\r\n");
+    demote(&pair);
+    client.send(b"SET k 2\r\n");
+    client.finish_sending();
+    client.expect(b"+OK\r\n");
+    client.expect_end();
+    let value: usize = redis::cmd("GET").arg("k").query(&mut pair.administrator(1)).expect("a value");
+    assert_eq!(value, 2);
+}
+
 /// The first server follows the second from now on, which takes writes.
 fn demote(pair: &Pair) {
     let second = pair.address(1);
