@@ -141,7 +141,7 @@ impl Collector for LinkCollector {
         gauge(
             "backend_up",
             "Whether the last dial of a backend succeeded, or there was none yet.",
-            |state| state.up,
+            |state| !state.is_down(),
         )?;
         gauge(
             "backend_wants_no_password",

@@ -234,8 +234,9 @@ impl Backends {
         let entry = lease.entry();
         let was_up = entry.is_up();
         lease.backend().rest.begin(Instant::now());
-        if let Failure::WrongRole { .. } = failure {
-            lease.backend().has_other_role.store(true, Ordering::Relaxed);
+        let has_answered = matches!(failure, Failure::WrongRole { .. });
+        lease.backend().has_other_role.store(has_answered, Ordering::Relaxed);
+        if has_answered {
             let connections = self.ask(Reason::Demoted, |lease| entry.has(lease.backend()));
             let had_role = |backend: &Arc<Backend>| backend.has_role.swap(false, Ordering::Relaxed);
             if entry.backends.iter().filter(|backend| had_role(backend)).count() > 0 {

@@ -114,6 +114,8 @@ fn the_master_is_found_at_whichever_address_it_is() {
         let lines = lines(&ambassador);
         assert_eq!(lines.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>(), "{lines:?}");
         assert!(!lines[&called(first.address())] && lines[&called(master.address())], "{lines:?}");
+        // It was dialled all the same, and is no cause for an alert.
+        assert!(is_up(&ambassador, &called(first.address())));
     }
 }
 
