@@ -675,6 +675,18 @@ async fn a_write_that_was_refused_is_no_write_to_wait_for() {
     played.client_hears(b"+OK\r\n$1\r\n1\r\n").await;
     played.client_says(b"WAIT 1 0\r\n").await;
     played.target_hears(b"WAIT 1 0\r\n").await;
+    // Nor is one that has failed.
+    let mut played = Played::new(POLICY);
+    played.client_says(b"INCR a\r\n").await;
+    played.target_says(b"-ERR value is not an integer or out of range\r\n").await;
+    assert!(played.run().await.is_none());
+    played.target.shutdown().await.unwrap();
+    assert!(played.run().await.is_none());
+    played.client.write_all(b"WAIT 1 0\r\n").await.unwrap();
+    assert_eq!(shown(played.run().await), CLOSED);
+    played.attach();
+    assert!(played.run().await.is_none());
+    played.target_hears(b"WAIT 1 0\r\n").await;
 }
 
 #[tokio::test(start_paused = true)]
