@@ -104,7 +104,7 @@ pub fn commands(data: &[u8]) {
                         begun = Some(class);
                         (kept.len(), None)
                     }
-                    Ok(Found::More(length, is_over)) => (length, begun.take_if(|_| is_over)),
+                    Ok(Found::More(length)) => (length, begun.take_if(|_| commands.is_between())),
                 };
                 assert!(length > 0 && length <= kept.len(), "a command ends outside of the bytes");
                 kept.drain(..length);

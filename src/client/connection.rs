@@ -350,7 +350,11 @@ impl Established {
         let Self { service, stream, upstream, relay, admitted, .. } = self;
         match (relay, upstream) {
             (Relay::Session(session), upstream) => {
-                session.poll(cx, stream, upstream, &admitted.guard, &service.metrics.session)
+                let event = session.poll(cx, stream, upstream, &admitted.guard, &service.metrics.session);
+                if upstream.is_none() {
+                    admitted.guard.release();
+                }
+                event
             }
             (Relay::Tunnel(tunnel), Some(upstream)) => {
                 tunnel.poll(cx, stream, upstream, &admitted.guard).map(Event::End)

@@ -34,7 +34,7 @@ use tokio::time::{Instant, Sleep, sleep};
 use self::ahead::Ahead;
 use self::owed::{Owed, What};
 use self::replying::Refusal;
-use self::state::{Pin, Restore, State};
+use self::state::{Answering, Pin, Restore, State};
 use super::copy::{Failed, with_buffer};
 use super::drain::{Handle, Moved, Reason};
 use super::pair::Pair;
@@ -51,6 +51,9 @@ const SILENCE: Duration = Duration::from_secs(30);
 
 /// How long it may take to answer.
 const ANSWER: Duration = Duration::from_secs(1);
+
+/// What it is asked.
+const PING: &[u8] = b"*1\r\n$4\r\nPING\r\n";
 
 /// What a session is to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -131,6 +134,8 @@ enum Hold {
     Upstream,
     /// The next command waits until nothing is owed.
     Boundary,
+    /// The upstream has said something that is read first, or has ended; the runtime tells when.
+    News,
     /// The reply to a RESET is to come.
     Resetting,
     /// It has come, and the owner has to do its part.
@@ -293,10 +298,15 @@ impl Session {
     pub fn reauthenticate(&mut self, command: &[u8]) {
         self.owed.push(What::Reauth, 1);
         self.pair.to_target.keep(command);
+        if self.state.gets_pushes() {
+            // A server that still has a push to send refuses an AUTH without a word. What is behind it tells.
+            self.owed.push(What::Probe, 1);
+            self.pair.to_target.keep(PING);
+        }
         // That tells as well whether the upstream is there still.
         if self.is_silent(Instant::now()) {
             self.hold = Hold::Asking;
-            self.set_alarm();
+            self.set_alarm(ANSWER);
         }
     }
 
@@ -333,7 +343,7 @@ impl Session {
         self.owed = Owed::default();
         match self.hold {
             Hold::Asking => self.hold = Hold::None,
-            Hold::Resetting => self.set_alarm(),
+            Hold::Resetting => self.set_alarm(ANSWER),
             _ => {}
         }
         self.release_withheld();
@@ -345,7 +355,7 @@ impl Session {
             self.framing = Framing::Uncounted;
         }
         self.is_timed = false;
-        self.state.pin_for_good(Pin::LostFraming);
+        self.state.pin_until_reset(Pin::LostFraming);
         if self.hold == Hold::Boundary {
             self.hold = Hold::None;
         }
@@ -445,7 +455,8 @@ impl Session {
         handle: &Handle,
         metrics: &SessionMetrics,
     ) -> Option<Decided> {
-        if self.pair.is_broken() {
+        // What a target says at its end tells more than that it takes nothing any more.
+        if self.pair.is_broken() && (self.target_end.is_none() || self.pair.to_client.is_over()) {
             return None;
         }
         if self.target_end.is_some() && self.pair.to_client.holds_nothing() {
@@ -455,9 +466,9 @@ impl Session {
             return Some(decided);
         }
         match self.hold {
-            Hold::Greeting if self.pair.to_client.holds_nothing() => {
-                return Some(Decided::Event(Event::Reset));
-            }
+            // What comes of it may be said to the client, behind all that it is still to hear.
+            _ if !self.pair.to_client.holds_nothing() => {}
+            Hold::Greeting => return Some(Decided::Event(Event::Reset)),
             Hold::Judging if self.framing == Framing::Lost || self.replies.is_between() => {
                 if let Some(own) = self.rare().own.take() {
                     return Some(Decided::Event(Event::Own(own)));
@@ -532,7 +543,7 @@ impl Session {
 
     /// Forgets all that belongs to the upstream. What it has not answered goes before what has not been sent.
     fn leave_upstream(&mut self) -> u32 {
-        let again = self.owed.commands();
+        let again = self.owed.unanswered();
         let unanswered = self.owed.take();
         self.ahead.prepend(&unanswered);
         self.commands = Commands::default();
@@ -567,17 +578,17 @@ impl Session {
             .is_none_or(|since| since.elapsed() < self.policy.patience);
         // A reply of which the client has a part can't come from another one.
         let is_whole = self.replies.is_between() || rare.is_some_and(|rare| !rare.withheld.is_empty());
-        self.framing == Framing::Exact
-            && self.state.pin().is_none()
-            && is_whole
-            && (self.owed.is_empty() && self.commands.is_between()
-                || is_patient && self.owed.may_be_repeated(seen, self.commands.is_between()))
+        let may_be_repeated = match self.commands.is_between() {
+            is_between if self.owed.is_empty() => is_between,
+            is_between => is_patient && self.owed.may_be_repeated(seen, is_between),
+        };
+        self.framing == Framing::Exact && self.state.pin().is_none() && is_whole && may_be_repeated
     }
 
     /// The upstream has ended its stream, or broke.
     fn target_ended<T>(&mut self, target: &mut Option<T>, metrics: &SessionMetrics) -> Option<Decided> {
         let needs_none = self.client_ended && self.owed.is_empty() && self.ahead.is_empty();
-        if self.may_be_exchanged() && !needs_none {
+        if !self.pair.is_broken() && self.may_be_exchanged() && !needs_none {
             if self.hold == Hold::Greeting {
                 // The handshake finds out.
                 return Some(Decided::Event(Event::Reset));
@@ -596,7 +607,6 @@ impl Session {
         self.follow_no_more();
         // Whoever waits for it waits in vain.
         self.hold = Hold::None;
-        self.are_raw = true;
         match *end {
             TargetEnd::Eof => self.pair.to_client.end(),
             TargetEnd::Broke(error) => {
@@ -617,10 +627,15 @@ impl Session {
             Hold::Asking => {
                 self.let_go(Cause::Silent, target);
             }
-            // Nobody knows whether the RESET has been answered.
-            Hold::Resetting if self.framing != Framing::Exact => self.hold = Hold::None,
-            // A server ends a command that blocks when its client ends its stream, and has no ear for what follows it.
-            _ if self.client_ended => {
+            // It can't be known whether the RESET has been refused.
+            Hold::Resetting if self.framing != Framing::Exact || self.state.answering == Answering::Off => {
+                self.hold = Hold::None;
+            }
+            // What was refused is not held back any longer for what is still to come.
+            Hold::Refused => {
+                self.release_withheld();
+            }
+            _ if self.client_ended && self.is_blocked(target.is_some()) => {
                 self.ahead = Ahead::default();
                 self.pair.to_target.end();
             }
@@ -629,8 +644,9 @@ impl Session {
         Some(Decided::Again)
     }
 
-    fn set_alarm(&mut self) {
-        self.rare().alarm = Some(Box::pin(sleep(ANSWER)));
+    /// Sets the alarm for whatever is waited for.
+    fn set_alarm(&mut self, after: Duration) {
+        self.rare().alarm = Some(Box::pin(sleep(after)));
     }
 }
 

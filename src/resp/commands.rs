@@ -43,8 +43,8 @@ pub enum Found {
     Whole(Class, usize),
     /// The beginning of a command: all that there is.
     Begun(Class),
-    /// So many more bytes of a command that was begun, and whether that is all of it.
-    More(usize, bool),
+    /// So many more bytes of a command that was begun.
+    More(usize),
 }
 
 /// What came is no command.
@@ -105,7 +105,7 @@ impl Commands {
     fn find_slowly(&mut self, bytes: &[u8]) -> Result<Found, NoCommand> {
         if self.arguments > 0 {
             let length = self.follow(bytes)?;
-            return Ok(Found::More(length, self.is_between()));
+            return Ok(Found::More(length));
         }
         if bytes.first() != Some(&b'*') {
             return find_line(bytes);
@@ -519,7 +519,7 @@ mod tests {
                         begun = Some(class);
                         (kept.len(), None)
                     }
-                    Ok(Found::More(length, ended)) => (length, begun.take_if(|_| ended)),
+                    Ok(Found::More(length)) => (length, begun.take_if(|_| commands.is_between())),
                 };
                 assert!(length > 0 && length <= kept.len());
                 kept.drain(..length);
@@ -622,8 +622,8 @@ mod tests {
         let begun = b"*3\r\n$3\r\nSET\r\n$1\r\nk";
         assert_eq!(commands.find(begun), Ok(Found::Begun(Class::Writes)));
         assert!(!commands.is_between());
-        assert_eq!(commands.find(b"\r\n$5\r\nval"), Ok(Found::More(9, false)));
-        assert_eq!(commands.find(b"ue\r\nPING\r\n"), Ok(Found::More(4, true)));
+        assert_eq!(commands.find(b"\r\n$5\r\nval"), Ok(Found::More(9)));
+        assert_eq!(commands.find(b"ue\r\nPING\r\n"), Ok(Found::More(4)));
         assert_eq!(commands.find(b"*2\r\n$4\r\nAUTH\r\n"), Ok(Found::Partial));
         assert_eq!(commands.find(b"*3\r\n$6\r\nCONFIG\r\n$3\r\nG"), Ok(Found::Partial));
         let begun = b"*3\r\n$6\r\nCONFIG\r\n$3\r\nGET\r\n";

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::ahead::{Ahead, MOST};
 use super::owed::What;
 use super::state::{Answering, Channels, Effect, Pin, Slot};
-use super::{Framing, Hold, Own, Session};
+use super::{ANSWER, Framing, Hold, Own, PING, Session};
 use crate::net::Side;
 use crate::relay::copy::Failed;
 use crate::resp;
@@ -22,7 +22,6 @@ const PAUSE: Duration = Duration::from_millis(10);
 /// The longest command that is kept for other upstreams. Who sets more than that keeps its upstream.
 const LONGEST_SET: usize = 1024;
 
-const PING: &[u8] = b"*1\r\n$4\r\nPING\r\n";
 /// What a server that expects a command in a place where it may not be left out is given instead of a client's AUTH; its
 /// reply is the same but for its kind.
 const INSTEAD: &[u8] = b"*2\r\n$4\r\nPING\r\n$2\r\nOK\r\n";
@@ -58,6 +57,9 @@ impl Session {
             if !self.pair.to_target.is_flowing() {
                 return Poll::Ready(Ok(()));
             }
+            if self.hold == Hold::News {
+                self.hold = Hold::None;
+            }
             let before = self.ahead.len();
             if before > 0 {
                 let mut ahead = std::mem::take(&mut self.ahead);
@@ -71,13 +73,12 @@ impl Session {
             }
             if self.client_ended {
                 // Of a command that is not whole the target would hear in vain.
-                let waits = self.hold != Hold::None;
-                let is_blocked = waits && target.is_some() && self.owed.front() == Some(What::Blocks);
-                if is_blocked && self.rare().alarm.is_none() {
-                    self.set_alarm();
+                let waits = self.hold != Hold::None || self.is_leaving() && !self.ahead.is_empty();
+                if waits && self.is_blocked(target.is_some()) && self.rare().alarm.is_none() {
+                    self.set_alarm(ANSWER);
                     cx.waker().wake_by_ref();
                 }
-                if !waits && !self.is_leaving() {
+                if !waits {
                     self.pair.to_target.end();
                     if target.is_some() {
                         continue;
@@ -131,13 +132,15 @@ impl Session {
 
     /// Whether no further command goes to this upstream, because it is to be left.
     fn is_leaving(&self) -> bool {
-        let is_in_transaction = || {
-            let under_way = self.owed.effects().find_map(Effect::transaction);
-            under_way.unwrap_or(self.state.is_in_transaction())
-        };
-        self.framing == Framing::Exact
-            && self.pair.leave().is_some_and(|leave| leave.from <= Instant::now())
-            && !is_in_transaction()
+        self.pair.leave().is_some_and(|leave| leave.from <= Instant::now())
+            && self.framing == Framing::Exact
+            && !self.owed.transaction().unwrap_or(self.state.is_in_transaction())
+    }
+
+    /// Whether the upstream answers a command when it pleases. It would end such a command when its client ends its stream, and
+    /// has no ear for what follows it.
+    pub(super) fn is_blocked(&self, has_target: bool) -> bool {
+        has_target && self.owed.front() == Some(What::Blocks)
     }
 
     /// Passes commands on, as far as they may go now. Returns how many bytes were taken, and what came of it.
@@ -159,7 +162,7 @@ impl Session {
             let (class, length, is_whole) = match self.commands.find(&bytes[at..]) {
                 Ok(Found::Whole(class, length)) => (class, length, true),
                 Ok(Found::Begun(class)) => (class, bytes.len() - at, false),
-                Ok(Found::More(length, _)) => {
+                Ok(Found::More(length)) => {
                     at += length;
                     continue;
                 }
@@ -241,7 +244,7 @@ impl Session {
         if self.target_end.is_some() || self.owed.is_empty() && !self.may_begin(class, target) {
             return Admit::Stop;
         }
-        if self.pair.leave().is_some() && self.is_leaving() {
+        if self.is_leaving() {
             return Admit::Stop;
         }
         let what = match class {
@@ -277,11 +280,12 @@ impl Session {
             self.hold = Hold::Asking;
             self.owed.push(What::Probe, 1);
             self.pair.to_target.keep(PING);
-            self.set_alarm();
+            self.set_alarm(ANSWER);
             return false;
         }
         // What it says, or that it has ended, is read first; the runtime tells when.
         if silence >= PAUSE && !stream.is_quiet() {
+            self.hold = Hold::News;
             return false;
         }
         self.last_at = now;
@@ -320,11 +324,16 @@ impl Session {
             // Whether it is refused nobody knows.
             self.state.replied(effect, true);
             if self.state.answering != Answering::On {
-                self.state.pin_for_good(Pin::RepliesOff);
+                self.state.pin_until_reset(Pin::RepliesOff);
             }
             self.owe(what);
         }
         Admit::Pass
+    }
+
+    /// Whether what is to be known of the connection, or said to the client, is told by replies that are still to come.
+    fn is_early(&self) -> bool {
+        self.framing == Framing::Exact && !(self.owed.is_empty() && self.replies.is_between())
     }
 
     /// A command that goes out when all before it are answered.
@@ -359,19 +368,22 @@ impl Session {
             Special::Discard => return self.leaves(What::Leaves, Effect::Discard),
             Special::Watch => return self.leaves(What::Sets, Effect::Watch),
             Special::Unwatch => return self.leaves(What::Sets, Effect::Unwatch),
-            Special::Wait if !self.state.wrote_elsewhere() => return self.leaves(What::Leaves, Effect::Wait),
-            // The client is told behind all replies to what it has said.
-            Special::Wait if self.framing == Framing::Exact && !self.is_answered() => {
-                return self.waits_for_boundary();
+            Special::Wait if !self.state.wrote_elsewhere() => {
+                let wanted = arguments[1..].split_last().map_or(&[][..], |(_, servers)| servers);
+                let number = |word: &Cow<'_, [u8]>| std::str::from_utf8(word).ok()?.parse().ok();
+                let wanted = wanted.iter().map(|word| number(word).unwrap_or(u64::MAX)).collect();
+                return self.leaves(What::Blocks, Effect::Wait(wanted));
             }
+            // The client is told behind all replies to what it has said.
+            Special::Wait if self.is_early() => return self.waits_for_boundary(),
             Special::Wait => {
                 self.hold = Hold::Waiting;
                 return Admit::Stop;
             }
             Special::Xread => {
-                // What is new to another server is not what was new to this one.
-                let is_of_new = arguments.iter().any(|word| **word == *b"$");
-                self.owe(if is_of_new { What::Blocks } else { What::Reads });
+                // One that waits has to be answered in its time: what is new to another server is not what was new to this one.
+                let waits = arguments.iter().any(|word| word.eq_ignore_ascii_case(b"BLOCK"));
+                self.owe(if waits { What::Blocks } else { What::Reads });
                 return Admit::Pass;
             }
             Special::Quit => self.state.is_quitting = true,
@@ -426,32 +438,24 @@ impl Session {
             }
             Answering::On => {}
         }
-        if self.framing == Framing::Exact && !self.is_answered() {
-            return self.waits_for_boundary();
-        }
-        if self.state.is_in_multi() {
-            self.owe(What::Leaves);
-            return Admit::Instead(INSTEAD.into());
-        }
         self.awaits_judgement(bytes)
     }
 
     /// The client's own authentication is judged in its place among the replies, as far as that is known. What is too long
     /// to be looked at is shown as nothing.
     fn awaits_judgement(&mut self, bytes: &[u8]) -> Admit {
-        if self.framing == Framing::Exact && !self.is_answered() {
+        if self.is_early() {
             return self.waits_for_boundary();
+        }
+        if self.state.is_in_multi() {
+            self.owe(What::Leaves);
+            return Admit::Instead(INSTEAD.into());
         }
         self.hold = Hold::Judging;
         let mut own = Ahead::default();
         own.extend(bytes);
         self.rare().own = Some(Own(own));
         Admit::Instead(Cow::default())
-    }
-
-    /// Whether what is said to the client now comes behind all replies to what it has said.
-    fn is_answered(&self) -> bool {
-        self.owed.is_empty() && self.replies.is_between()
     }
 
     fn resets(&mut self) -> Admit {
@@ -464,7 +468,7 @@ impl Session {
                 return Admit::Instead(RESET_AND_PING.into());
             }
             (Framing::Exact, Answering::On) => self.owed.push(What::Reset, 1),
-            _ => self.set_alarm(),
+            _ => self.set_alarm(ANSWER),
         }
         Admit::Pass
     }
@@ -520,7 +524,7 @@ impl Session {
             return Admit::Pass;
         }
         // Among subscriptions it is refused, and behind DISCARD it is in no transaction: that is known once nothing is owed.
-        if self.framing == Framing::Exact && self.state.answering == Answering::On && !self.is_answered() {
+        if self.state.answering == Answering::On && self.is_early() {
             return self.waits_for_boundary();
         }
         if self.state.is_in_multi() {
@@ -534,20 +538,21 @@ impl Session {
             return Admit::Pass;
         }
         self.state.sends(false);
-        match (mode, self.state.answering) {
-            (b"on", _) => {
-                self.state.answering = Answering::On;
-                self.owe(What::Leaves);
-            }
-            (b"off" | b"skip", _) if self.state.answering == Answering::On => {
-                self.owed.keeps_nothing();
-                self.state.answering = if mode == b"off" { Answering::Off } else { Answering::Skip };
-            }
-            (b"off", _) => self.state.answering = Answering::Off,
+        let answering = match mode {
+            b"on" => Answering::On,
             // The one behind it is skipped too.
-            (b"skip", Answering::On | Answering::Skip) => self.state.answering = Answering::Skip,
-            (b"skip", Answering::Off) => {}
-            _ => self.owe(What::Leaves),
+            b"skip" if self.state.answering != Answering::Off => Answering::Skip,
+            b"off" | b"skip" => Answering::Off,
+            _ => {
+                self.owe(What::Leaves);
+                return Admit::Pass;
+            }
+        };
+        self.state.answering = answering;
+        if answering == Answering::On {
+            self.owe(What::Leaves);
+        } else {
+            self.owed.keeps_nothing();
         }
         Admit::Pass
     }
@@ -558,10 +563,8 @@ impl Session {
             return Admit::Pass;
         }
         // How many there are, and whether it is in a transaction, is known once nothing is owed.
-        let may_be_queued =
-            self.state.is_in_multi() || self.owed.effects().any(|effect| *effect == Effect::Multi);
-        let is_plain = channels > 0 && !may_be_queued;
-        if self.framing == Framing::Exact && !is_plain && !self.is_answered() {
+        let may_be_queued = self.state.is_in_multi() || self.owed.transaction() == Some(true);
+        if (channels == 0 || may_be_queued) && self.is_early() {
             return self.waits_for_boundary();
         }
         let channels = match channels {

@@ -9,8 +9,10 @@ use crate::resp::commands::{First, UNLIMITED, first};
 /// So much of the commands under way is kept, to send it again.
 const KEPT: usize = 64 * 1024;
 
-/// So many runs of replies are remembered. A client that asks for more without reading is not followed any further.
+/// So many runs of replies are remembered, and so many commands that leave something behind. A client that asks for more
+/// without reading is not followed any further.
 const RUNS: usize = 64 * 1024;
+const EFFECTS: u32 = 1024;
 
 /// What is waited for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,9 +24,9 @@ pub(super) enum What {
     Blocks,
     Runs,
     Other,
-    /// To one that leaves something behind on the connection and can be sent again.
+    /// To one about the connection, which can be sent again.
     Sets,
-    /// To one that leaves something behind and can't: it belongs to a transaction, or nobody knows what it does.
+    /// To one about the connection that can't: it belongs to a transaction, or nobody knows what it does.
     Leaves,
     /// To the client's RESET.
     Reset,
@@ -42,6 +44,16 @@ impl What {
     /// Whether the command can be sent again, whatever has become of it.
     fn may_be_repeated(self) -> bool {
         matches!(self, Self::Reads | Self::Sets | Self::Reset | Self::Probe | Self::Reauth)
+    }
+
+    /// Whether the command may have written something, going by its reply.
+    pub(super) fn has_written(self, is_error: bool) -> bool {
+        match self {
+            Self::Writes | Self::Blocks | Self::Other => !is_error,
+            // Before its error.
+            Self::Runs => true,
+            _ => false,
+        }
     }
 
     /// Whether the command is about data alone.
@@ -79,6 +91,10 @@ pub(super) struct Owed {
     is_unsent: bool,
     /// How many of them have been answered.
     answered: u32,
+    /// How many leave something behind.
+    effects: u32,
+    /// Whether a transaction goes on behind the last one that has to do with one.
+    transaction: Option<bool>,
 }
 
 impl Default for Owed {
@@ -91,6 +107,8 @@ impl Default for Owed {
             is_secret: false,
             is_unsent: false,
             answered: 0,
+            effects: 0,
+            transaction: None,
         }
     }
 }
@@ -121,6 +139,8 @@ impl Owed {
     /// The reply to a command that leaves something behind.
     pub(super) fn push_effect(&mut self, what: What, effect: Effect) {
         self.is_secret = true;
+        self.effects += 1;
+        self.transaction = effect.transaction().or(self.transaction);
         self.add(Run { what, count: 1, effect: Some(Box::new(effect)) });
     }
 
@@ -135,7 +155,7 @@ impl Owed {
     /// Whether there is more of it than is worth to be remembered.
     #[inline]
     pub(super) fn is_too_much(&self) -> bool {
-        self.more.as_ref().is_some_and(|more| more.len() > RUNS)
+        self.effects > EFFECTS || self.more.as_ref().is_some_and(|more| more.len() > RUNS)
     }
 
     /// Keeps commands that go to the upstream, as long as there is room for all of them: so many bytes are still to come.
@@ -154,10 +174,9 @@ impl Owed {
         self.is_kept = false;
     }
 
-    /// What the commands leave behind whose replies are waited for, the last one first.
-    pub(super) fn effects(&self) -> impl Iterator<Item = &Effect> {
-        let more = self.more.iter().flat_map(|more| more.iter().rev());
-        more.chain(&self.first).filter_map(|run| run.effect.as_deref())
+    /// Whether a transaction goes on behind what is under way, if any of that has to do with one.
+    pub(super) fn transaction(&self) -> Option<bool> {
+        self.transaction
     }
 
     fn runs(&self) -> impl Iterator<Item = &Run> {
@@ -184,6 +203,7 @@ impl Owed {
         let run = self.first.as_mut()?;
         run.count -= 1;
         let effect = run.effect.take();
+        self.effects -= u32::from(effect.is_some());
         let is_command = match run.what {
             What::Subscribe | What::Unsubscribe => run.count == 0,
             what => !what.is_ours(),
@@ -232,8 +252,8 @@ impl Owed {
             })
     }
 
-    /// How many replies are owed to the client.
-    pub(super) fn commands(&self) -> u32 {
+    /// How many commands of the client's have not been answered; each channel of a subscription counts.
+    pub(super) fn unanswered(&self) -> u32 {
         let own = self.runs().filter(|run| !run.what.is_ours());
         own.map(|run| run.count).sum()
     }
@@ -270,7 +290,7 @@ mod tests {
         owed.push(What::Sets, 1);
         owed.keep(b"GET a\r\n\r\nGET b\r\n", 0);
         owed.keep(b"*2\r\n$6\r\nSELECT\r\n$1\r\n1\r\n", 0);
-        assert_eq!((owed.commands(), owed.is_one(), owed.may_be_repeated(0, true)), (3, false, true));
+        assert_eq!((owed.unanswered(), owed.is_one(), owed.may_be_repeated(0, true)), (3, false, true));
         owed.settle();
         assert_eq!(*owed.take(), *b"\r\nGET b\r\n*2\r\n$6\r\nSELECT\r\n$1\r\n1\r\n");
         assert!(owed.is_empty() && owed.take().is_empty());

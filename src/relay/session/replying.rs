@@ -10,7 +10,7 @@ use super::{Framing, Hold, Rare, Reset, Session, TargetEnd};
 use crate::metrics::session::SessionMetrics;
 use crate::net::Side;
 use crate::relay::copy::Failed;
-use crate::resp::replies::{Frame, Replies};
+use crate::resp::replies::{Frame, HEAD, Replies};
 
 /// So much is kept of replies behind a refusal, until it is known whether all of them are refusals: those to as many small
 /// commands as are kept.
@@ -237,16 +237,18 @@ impl Session {
     #[inline]
     fn judge(&mut self, frame: Frame, piece: &[u8], is_all_here: bool, metrics: &SessionMetrics) -> Verdict {
         if !self.is_counted() {
-            let head = self.replies.head(piece).to_vec();
-            self.look_for_reset(&head);
+            if self.hold == Hold::Resetting {
+                let head = self.replies.head(piece).to_vec();
+                self.look_for_reset(&head);
+            }
             return Verdict::Pass;
         }
         let is_error = self.replies.head(piece).first() == Some(&b'-');
         if frame == Frame::Reply && !is_error && !self.state.is_subscribed() && self.hold != Hold::Refused {
             match self.owed.front() {
-                Some(what @ (What::Reads | What::Writes | What::Blocks | What::Runs | What::Other)) => {
+                Some(what @ (What::Reads | What::Writes | What::Runs | What::Other)) => {
                     self.owed.settle();
-                    if what != What::Reads {
+                    if what.has_written(false) {
                         self.state.wrote();
                     }
                     if let Some(rare) = &mut self.rare {
@@ -271,9 +273,12 @@ impl Session {
         is_all_here: bool,
         metrics: &SessionMetrics,
     ) -> Verdict {
-        let head = self.replies.head(piece).to_vec();
+        let (mut head, known) = ([0; HEAD], self.replies.head(piece));
+        let length = known.len();
+        head[..length].copy_from_slice(known);
+        let head = &head[..length];
         let is_error = matches!(head.first(), Some(b'-' | b'!'));
-        let kind = kind(&head);
+        let kind = kind(head);
         if frame == Frame::Push {
             if !self.state.is_resp3 {
                 self.lose("a push in RESP2");
@@ -286,10 +291,10 @@ impl Session {
             return Verdict::Pass;
         }
         if is_error {
-            metrics.error(code(&head));
+            metrics.error(code(head));
         }
         if self.hold == Hold::Refused {
-            if self.goes_on_refused(&head) {
+            if self.goes_on_refused(head) {
                 return Verdict::Withhold;
             }
             self.release_refusal();
@@ -307,6 +312,12 @@ impl Session {
             What::Subscribe | What::Unsubscribe => self.lose("a subscription is answered in another way"),
             What::Probe | What::Reauth => {
                 self.owed.settle();
+                if what == What::Reauth && head.starts_with(b"+PONG\r\n") {
+                    // That is the reply to what was sent behind it.
+                    metrics.reauthenticated(false);
+                    self.owed.settle();
+                    return Verdict::Swallow;
+                }
                 if self.hold == Hold::Asking {
                     self.hold = Hold::None;
                     self.rare().alarm = None;
@@ -331,22 +342,21 @@ impl Session {
                     self.was_reset();
                 }
             }
-            What::Sets | What::Leaves => {
-                if let Some(effect) = self.owed.settle() {
-                    self.state.replied(*effect, !is_error);
-                }
-            }
             What::Reads | What::Writes | What::Blocks
-                if is_all_here && is_refusal(&head) && self.may_resend() =>
+                if is_all_here && is_refusal(head) && self.may_resend() =>
             {
                 self.hold = Hold::Refused;
                 self.rare().refusal = Some(Refusal { replies: Vec::new(), seen: 1 });
+                self.set_alarm(self.policy.patience);
                 return Verdict::Withhold;
             }
             _ => {
-                self.owed.settle();
-                if what != What::Reads && !is_error {
+                if what.has_written(is_error) {
                     self.state.wrote();
+                }
+                if let Some(effect) = self.owed.settle() {
+                    let is_good = !is_error && effect.is_met(head);
+                    self.state.replied(*effect, is_good);
                 }
             }
         }
@@ -385,6 +395,7 @@ impl Session {
         for _ in 0..refusal.seen {
             self.owed.settle();
         }
+        self.rare().alarm = None;
         self.rare().answered();
         self.pair.to_client.keep(&refusal.replies);
         true
@@ -406,7 +417,7 @@ impl Session {
         match last_number(piece) {
             Some(total) => self.state.subscribes(Channels::of(kind), total),
             // It came in pieces.
-            None => self.state.pin_for_good(Pin::Subscription),
+            None => self.state.pin_until_reset(Pin::Subscription),
         }
     }
 
@@ -426,7 +437,7 @@ impl Session {
         self.hold = if self.policy.reset == Reset::Renews { Hold::Greeting } else { Hold::None };
         if self.policy.reset == Reset::Strips {
             // As whom it goes on no handshake of ours could tell.
-            self.state.pin_for_good(Pin::OwnAuth);
+            self.state.pin_until_reset(Pin::OwnAuth);
         }
     }
 

@@ -71,13 +71,24 @@ pub(super) enum Effect {
     Watch,
     Unwatch,
     Tracking(bool),
-    /// Writes so far were waited for.
-    Wait,
+    /// Writes so far were waited for, if all of these numbers of servers have them.
+    Wait(Vec<u64>),
     /// May have left anything behind.
     Unknown,
 }
 
 impl Effect {
+    /// Whether a reply that is no error is a good one.
+    pub(super) fn is_met(&self, reply: &[u8]) -> bool {
+        let Self::Wait(wanted) = self else { return true };
+        let lines = reply
+            .split(|byte| *byte == b'\n')
+            .filter_map(|line| line.strip_prefix(b":")?.strip_suffix(b"\r"));
+        let numbers: Vec<u64> =
+            lines.filter_map(|line| std::str::from_utf8(line).ok()?.parse().ok()).collect();
+        numbers.len() == wanted.len() && numbers.iter().zip(wanted).all(|(has, wanted)| has >= wanted)
+    }
+
     /// Whether a transaction goes on behind the command, if it has to do with one.
     pub(super) fn transaction(&self) -> Option<bool> {
         match self {
@@ -204,8 +215,13 @@ impl State {
         self.subscribed[to as usize]
     }
 
-    pub(super) fn pin_for_good(&mut self, pin: Pin) {
+    pub(super) fn pin_until_reset(&mut self, pin: Pin) {
         self.lasting.add(pin);
+    }
+
+    /// Whether the upstream may say something of its own accord among replies in RESP3.
+    pub(super) fn gets_pushes(&self) -> bool {
+        self.is_resp3 && (self.is_subscribed() || self.tracks)
     }
 
     /// A command goes to the upstream; whether something holds for the one behind it.
@@ -236,7 +252,7 @@ impl State {
             Effect::Exec if self.is_in_multi => {
                 // Of what was executed nobody knows what it has left behind.
                 if self.has_queued && is_good {
-                    self.pin_for_good(Pin::Transaction);
+                    self.pin_until_reset(Pin::Transaction);
                 }
                 self.wrote |= is_good;
                 self.ends_transaction();
@@ -267,17 +283,17 @@ impl State {
                     self.set(Slot::Name, name);
                 }
                 if authenticates {
-                    self.pin_for_good(Pin::OwnAuth);
+                    self.pin_until_reset(Pin::OwnAuth);
                 }
             }
-            Effect::Auth => self.pin_for_good(Pin::OwnAuth),
+            Effect::Auth => self.pin_until_reset(Pin::OwnAuth),
             Effect::Multi => self.is_in_multi = true,
             Effect::Exec | Effect::Discard => {}
             Effect::Watch => self.watches = true,
             Effect::Unwatch => self.watches = false,
             Effect::Tracking(on) => self.tracks = on,
-            Effect::Wait => self.wrote = false,
-            Effect::Unknown => self.pin_for_good(Pin::UnknownCommand),
+            Effect::Wait(_) => self.wrote = false,
+            Effect::Unknown => self.pin_until_reset(Pin::UnknownCommand),
         }
     }
 
@@ -358,7 +374,7 @@ mod tests {
         assert_eq!(state.pin(), Some(Pin::Tracking));
         state.replied(Effect::Tracking(false), true);
         assert_eq!(state.pin(), None);
-        state.pin_for_good(Pin::UnknownCommand);
+        state.pin_until_reset(Pin::UnknownCommand);
         state.replied(Effect::Exec, true);
         assert_eq!(state.pin(), Some(Pin::UnknownCommand));
         state.reset();
@@ -378,7 +394,7 @@ mod tests {
             (Pin::Transaction, false),
         ] {
             let mut state = State::default();
-            state.pin_for_good(pin);
+            state.pin_until_reset(pin);
             assert_eq!(state.bears_auth(), bears, "{pin:?}");
             state.replied(Effect::Multi, true);
             assert!(!state.bears_auth(), "{pin:?}");
@@ -392,13 +408,29 @@ mod tests {
     fn nobody_waits_for_writes_of_another_upstream() {
         let mut state = State::default();
         state.wrote();
-        state.replied(Effect::Wait, true);
+        state.replied(Effect::Wait(vec![1]), true);
         state.leaves_upstream();
         assert!(!state.wrote_elsewhere(), "they were waited for");
         state.wrote();
         state.leaves_upstream();
         assert!(state.wrote_elsewhere());
-        state.replied(Effect::Wait, true);
+        state.replied(Effect::Wait(vec![1]), true);
         assert!(state.wrote_elsewhere());
+    }
+
+    #[test]
+    fn a_wait_is_met_by_as_many_servers_as_it_is_for() {
+        for (wanted, reply, is_met) in [
+            (vec![1], &b":1\r\n"[..], true),
+            (vec![1], b":0\r\n", false),
+            (vec![1], b":12\r\n", true),
+            (vec![1, 2], b"*2\r\n:1\r\n:2\r\n", true),
+            (vec![1, 2], b"*2\r\n:1\r\n:1\r\n", false),
+            (vec![1, 2], b"*2\r\n:1\r\n:", false),
+            (vec![1], b"+OK\r\n", false),
+        ] {
+            assert_eq!(Effect::Wait(wanted).is_met(reply), is_met, "{}", reply.escape_ascii());
+        }
+        assert!(Effect::Multi.is_met(b"+OK\r\n"));
     }
 }

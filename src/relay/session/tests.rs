@@ -703,7 +703,7 @@ async fn a_write_whose_reply_is_skipped_is_never_sent_again() {
 async fn what_is_new_to_one_server_is_not_asked_of_another() {
     for (said, again) in [
         (&b"XREAD BLOCK 0 STREAMS s $\r\n"[..], false),
-        (b"XREAD BLOCK 0 STREAMS s 0-1\r\n", true),
+        (b"XREAD STREAMS s 0-1\r\n", true),
         (b"XREAD STREAMS s 0\r\n", true),
     ] {
         let mut played = Played::new(POLICY);
@@ -814,4 +814,234 @@ async fn a_connection_that_ends_as_it_should_is_no_loss() {
     played.target.shutdown().await.unwrap();
     assert_eq!(shown(played.run().await), "End(Closed)");
     assert!(!played.metrics.text().contains("pinned_total{link=\"redis:6379\",reason=\"watch\"} 1"));
+}
+
+/// What follows a command that the target has refused before all of it was there is no command.
+#[tokio::test(start_paused = true)]
+async fn the_rest_of_a_command_goes_to_no_other_upstream() {
+    let mut played = Played::new(POLICY);
+    played.client_says(b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$600000000\r\nFLUSHALL\r\n").await;
+    played.target_says(b"-ERR Protocol error: invalid bulk length\r\n").await;
+    played.client_hears(b"-ERR Protocol error: invalid bulk length\r\n").await;
+    played.target.shutdown().await.unwrap();
+    assert!(played.run().await.is_none());
+    let _ = played.client.write_all(b"FLUSHALL\r\n").await;
+    assert_eq!(shown(played.run().await), "");
+    assert_eq!(played.client.read(&mut [0]).await.unwrap(), 0);
+}
+
+/// An upstream that is to be left hears that the client has gone: it may wait for ever otherwise.
+#[tokio::test(start_paused = true)]
+async fn an_upstream_that_is_to_be_left_hears_that_its_client_has_gone() {
+    for (said, more) in [
+        (&b"BLPOP q 0\r\n"[..], &b""[..]),
+        (b"BLPOP q 0\r\n", b"GET a\r\n"),
+        (b"WAIT 5 0\r\n", b"RESET\r\n"),
+        (b"XREAD BLOCK 0 STREAMS s 0-1\r\n", b"RESET\r\nGET a\r\n"),
+    ] {
+        let mut played = Played::new(POLICY);
+        played.client_says(said).await;
+        played.target_hears(said).await;
+        played.ask(Reason::Lifetime, Duration::from_hours(1000));
+        played.client_says(more).await;
+        played.client.shutdown().await.unwrap();
+        assert!(played.run().await.is_none());
+        tokio::time::sleep(ANSWER).await;
+        assert!(played.run().await.is_none());
+        let mut heard = Vec::new();
+        played.target.read_to_end(&mut heard).await.unwrap();
+        assert!(heard.is_empty() || heard == b"RESET\r\n", "{}", heard.escape_ascii());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_command_costs_a_client_that_says_no_more_nothing() {
+    let mut played = Played::new(Policy { absorbs: true, ..POLICY });
+    played.client_says(b"BLPOP q 0\r\nAUTH a\r\nGET x\r\nAUTH b\r\nSET y 1\r\n").await;
+    played.client.shutdown().await.unwrap();
+    assert!(played.run().await.is_none());
+    tokio::time::sleep(ANSWER - Duration::from_millis(50)).await;
+    played.target_says(b"*-1\r\n").await;
+    assert_eq!(shown(played.run().await), "Own(Own(***))");
+    played.session.judged(Ok(b"+OK\r\n"));
+    assert!(played.run().await.is_none());
+    tokio::time::sleep(ANSWER).await;
+    assert!(played.run().await.is_none());
+    played.target_says(b"$-1\r\n").await;
+    assert_eq!(shown(played.run().await), "Own(Own(***))");
+    played.session.judged(Ok(b"+OK\r\n"));
+    assert!(played.run().await.is_none());
+    played.target_hears(b"BLPOP q 0\r\nGET x\r\nSET y 1\r\n").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_own_password_never_goes_to_a_target_that_has_ended() {
+    let mut played = Played::new(Policy { absorbs: true, ..POLICY });
+    played.client_says(b"BLPOP q 0\r\nAUTH secret\r\n").await;
+    played.target_hears(b"BLPOP q 0\r\n").await;
+    played.target.shutdown().await.unwrap();
+    assert_eq!(shown(played.run().await), "Own(Own(***))");
+    played.session.judged(Ok(b"+OK\r\n"));
+    played.client.write_all(b"AUTH secret\r\n").await.unwrap();
+    assert_eq!(shown(played.run().await), "Own(Own(***))");
+    played.session.judged(Ok(b"+OK\r\n"));
+    played.client.shutdown().await.unwrap();
+    assert_eq!(shown(played.run().await), "End(Closed)");
+    let mut heard = Vec::new();
+    played.target.read_to_end(&mut heard).await.unwrap();
+    assert_eq!(heard, b"");
+}
+
+/// More than the client's side takes at once.
+const LARGE: usize = 100_000;
+
+/// A reply of which the client has not taken all yet.
+async fn half_taken(played: &mut Played) -> Vec<u8> {
+    let reply = [format!("${LARGE}\r\n").as_bytes(), &vec![b'x'; LARGE], b"\r\n"].concat();
+    let mut left = &reply[..];
+    while !left.is_empty() {
+        let piece = left.len().min(30_000);
+        played.target_says(&left[..piece]).await;
+        assert!(played.run().await.is_none());
+        left = &left[piece..];
+    }
+    reply
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_does_not_read_is_not_judged_any_further() {
+    let mut played = Played::new(Policy { absorbs: true, ..POLICY });
+    played.client_says(b"GET a\r\n").await;
+    let reply = half_taken(&mut played).await;
+    played.client_says(b"AUTH x\r\nAUTH y\r\n").await;
+    // Its upstream may go meanwhile.
+    played.target.shutdown().await.unwrap();
+    let mut heard = vec![0; reply.len()];
+    let (session, handle) = (&mut played.session, &played.handle);
+    let metrics = played.metrics.link("redis:6379");
+    let (near, far) = (&mut played.near, &mut played.far);
+    let run = std::future::poll_fn(|cx| session.poll(cx, near, far, handle, &metrics.session));
+    let (event, read) = tokio::join!(run, played.client.read_exact(&mut heard));
+    read.unwrap();
+    assert_eq!(heard, reply);
+    assert_eq!(shown(Some(event)), "Own(Own(***))");
+    played.session.judged(Ok(b"+OK\r\n"));
+    assert_eq!(shown(played.run().await), "Own(Own(***))");
+    played.session.judged(Ok(b"+OK\r\n"));
+    played.client_hears(b"+OK\r\n+OK\r\n").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_is_told_behind_all_that_it_is_still_to_hear() {
+    let mut played = Played::new(POLICY);
+    played.client_says(b"INCR a\r\n").await;
+    played.target_says(b":1\r\n").await;
+    played.client_hears(b":1\r\n").await;
+    played.target.shutdown().await.unwrap();
+    assert!(played.run().await.is_none());
+    played.client.write_all(b"GET a\r\n").await.unwrap();
+    assert_eq!(shown(played.run().await), CLOSED);
+    played.attach();
+    assert!(played.run().await.is_none());
+    half_taken(&mut played).await;
+    played.client_says(b"WAIT 1 0\r\n").await;
+    assert_eq!(shown(played.run().await), "", "a line would stand in the midst of the reply");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reset_of_which_nothing_is_heard_holds_nobody_up() {
+    let mut played = Played::new(POLICY);
+    played.client_says(b"CLIENT REPLY OFF\r\nRESET\r\nSET a 1\r\n").await;
+    played.target_hears(b"CLIENT REPLY OFF\r\nRESET\r\n").await;
+    tokio::time::sleep(ANSWER).await;
+    assert!(played.run().await.is_none());
+    played.target_hears(b"SET a 1\r\n").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_is_not_held_back_for_ever() {
+    let mut played = Played::new(POLICY);
+    played.client_says(b"SET a 1\r\nGET a\r\nBLPOP q 0\r\n").await;
+    played.target_says(&[READONLY, b"$-1\r\n"].concat()).await;
+    assert!(played.run().await.is_none());
+    played.client_says(b"GET b\r\n").await;
+    tokio::time::sleep(POLICY.patience).await;
+    played.client_hears(&[READONLY, b"$-1\r\n"].concat()).await;
+    played.target_hears(b"SET a 1\r\nGET a\r\nBLPOP q 0\r\nGET b\r\n").await;
+    played.target_says(b"*-1\r\n$1\r\nb\r\n").await;
+    played.client_hears(b"*-1\r\n$1\r\nb\r\n").await;
+    assert!(played.session.is_at_boundary());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wait_that_was_not_met_is_waited_for_still() {
+    for (said, heard, is_met) in [
+        (&b"SET a 1\r\nWAIT 1 100\r\n"[..], &b"+OK\r\n:1\r\n"[..], true),
+        (b"SET a 1\r\nWAIT 1 100\r\n", b"+OK\r\n:0\r\n", false),
+        (b"SET a 1\r\nWAITAOF 1 1 100\r\n", b"+OK\r\n*2\r\n:1\r\n:0\r\n", false),
+        (b"EVAL x 0\r\n", b"-ERR in the script\r\n", false),
+    ] {
+        let mut played = Played::new(POLICY);
+        played.client_says(said).await;
+        played.target_says(heard).await;
+        played.client_hears(heard).await;
+        played.target.shutdown().await.unwrap();
+        assert!(played.run().await.is_none());
+        played.client.write_all(b"WAIT 1 100\r\n").await.unwrap();
+        assert_eq!(shown(played.run().await), CLOSED);
+        played.attach();
+        assert_eq!(shown(played.run().await), if is_met { "" } else { "Wait" }, "{}", said.escape_ascii());
+    }
+}
+
+/// That a target takes nothing any more is told by what it says, and at once.
+#[tokio::test(start_paused = true)]
+async fn the_end_of_a_target_that_takes_nothing_is_heard_at_once() {
+    let mut played = Played::new(POLICY);
+    played.client_says(b"INCR a\r\n").await;
+    let (_, gone) = duplex(1);
+    drop(std::mem::replace(&mut played.target, gone));
+    played.client.write_all(b"GET a\r\n").await.unwrap();
+    let begun = Instant::now();
+    let metrics = played.metrics.link("redis:6379");
+    let run = std::future::poll_fn(|cx| {
+        played.session.poll(cx, &mut played.near, &mut played.far, &played.handle, &metrics.session)
+    });
+    let event = shown(Some(run.await));
+    assert!(event.starts_with("End("), "{event}");
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_auth_of_ours_that_gets_no_reply_among_pushes_takes_no_others() {
+    let mut played = Played::new(POLICY);
+    played.client_says(b"HELLO 3\r\nSUBSCRIBE a\r\n").await;
+    let subscribed = b"%0\r\n>3\r\n$9\r\nsubscribe\r\n$1\r\na\r\n:1\r\n";
+    played.target_says(subscribed).await;
+    played.client_hears(subscribed).await;
+    let message = b">3\r\n$7\r\nmessage\r\n$1\r\na\r\n$2\r\nhi\r\n";
+    for said in [&b"+PONG\r\n"[..], b"+OK\r\n+PONG\r\n", b"-WRONGPASS no\r\n+PONG\r\n"] {
+        played.session.reauthenticate(b"AUTH x\r\n");
+        played.client_says(b"GET a\r\n").await;
+        played.target_says(&[message, said, b"$1\r\na\r\n"].concat()).await;
+        played.client_hears(&[&message[..], b"$1\r\na\r\n"].concat()).await;
+        assert!(played.session.is_at_boundary());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_settings_under_way_are_not_followed_any_further() {
+    let mut played = Played::new(POLICY);
+    let settings = b"CLIENT SETNAME a\r\n".repeat(600);
+    for _ in 0..2 {
+        played.client_says(&settings).await;
+        played.target_hears(&settings).await;
+    }
+    assert_eq!(played.session.pin(), Some(Pin::LostFraming));
+    // However many subscriptions.
+    let mut played = Played::new(POLICY);
+    let said = [&b"WATCH a\r\n"[..], &b"SUBSCRIBE a\r\n".repeat(4000)].concat();
+    played.client.write_all(&said).await.unwrap();
+    assert!(played.run().await.is_none());
+    played.target_hears(b"WATCH a\r\n").await;
 }
