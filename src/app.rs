@@ -23,6 +23,7 @@ use crate::net::{Listen, ListenAddress};
 use crate::programs;
 use crate::relay::drain::{DrainRequest, Reason};
 use crate::secret::Source;
+use crate::systemd::ServiceManager;
 use crate::text;
 use crate::upstream::LinkRuntime;
 use crate::upstream::backends::Backends;
@@ -37,6 +38,9 @@ use crate::workers::Workers;
 /// Time after the drain timeout for connections that end at the last moment to write their log line.
 const LAST_MOMENT: Duration = Duration::from_millis(100);
 
+/// What the service manager may wait after the drain until the process has ended.
+const END: Duration = Duration::from_secs(2);
+
 /// So long before the timeout those are counted that it is going to cut.
 const COUNT_BEFORE: Duration = Duration::from_millis(10);
 
@@ -48,6 +52,7 @@ pub struct App {
     process: Process,
     descriptors: Descriptors,
     signals: Signals,
+    manager: ServiceManager,
     workers: Arc<Workers>,
 }
 
@@ -78,6 +83,7 @@ impl App {
     pub fn bind(config: Config, descriptors: Descriptors) -> Result<Self, StartErrors> {
         // Before the listeners: a signal may be sent as soon as the process is visible.
         let signals = Signals::listen().map_err(|error| StartErrors::missing("signals", error))?;
+        tokio::spawn(ignore_hangups().map_err(|error| StartErrors::missing("signals", error))?);
         tokio::spawn(programs::adopt().map_err(|error| StartErrors::missing("signals", error))?);
         let mut metrics = Metrics::new();
         let mut listening = Vec::new();
@@ -145,6 +151,7 @@ impl App {
             metrics,
             descriptors,
             signals,
+            manager: ServiceManager::from_environment(),
             workers: Arc::new(start_workers(config.process.threads, descriptors)),
             process: config.process,
         })
@@ -165,7 +172,9 @@ impl App {
         let admin = Arc::new(Admin::new(links.collect(), self.metrics));
         let mut services = Vec::new();
         let mut accepting = Vec::new();
+        let mut serving = Vec::new();
         for (listener, service) in self.bound {
+            serving.push(format!("{} on {}", service.link.name, listener.address()));
             announce(&listener, &service.link);
             if let Some(credentials) =
                 service.link.redis.as_ref().and_then(|redis| redis.credentials.as_ref())
@@ -201,11 +210,17 @@ impl App {
             tokio::spawn(admin::serve(listener, Arc::clone(&admin), self.descriptors.admin()));
         }
         tracing::info!(target: "process", links = services.len(), "ready");
+        let manager = Arc::new(self.manager);
+        manager.ready(&format!("Serving {}", serving.join(", "))).await;
+        let (watched, workers) = (Arc::clone(&manager), Arc::clone(&self.workers));
+        tokio::spawn(async move { watched.keep_alive(&workers).await });
 
         let signal = self.signals.next().await;
         let connections = || services.iter().map(|service| service.connections.count()).sum::<usize>();
         admin.drain();
         tracing::info!(target: "process", signal, connections = connections(), "draining");
+        let longest = self.process.drain_delay.saturating_add(self.process.drain_timeout).saturating_add(END);
+        manager.stopping(&format!("Draining connections: {}", connections()), longest).await;
         let cut = tokio::select! {
             cut = drain(&self.process, &stop, accepting, &services) => cut,
             signal = self.signals.next() => {
@@ -364,6 +379,20 @@ fn admin_remedy(address: &ListenAddress, error: &io::Error) -> String {
         }
         _ => format!("name an address of this host, as in AMBASSADOR_ADMIN=127.0.0.1:9180, or {off}"),
     }
+}
+
+/// A hang-up, which daemons take for the wish to reload, ends nothing. There is nothing to reload.
+fn ignore_hangups() -> io::Result<impl Future<Output = ()>> {
+    let mut hangups = signal(SignalKind::hangup())?;
+    Ok(async move {
+        while hangups.recv().await.is_some() {
+            tracing::info!(
+                target: "process",
+                signal = "SIGHUP",
+                "nothing to reload: files are read again when they change, variables at a restart"
+            );
+        }
+    })
 }
 
 struct Signals {

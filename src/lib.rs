@@ -21,7 +21,7 @@
 //! | [`net`] | sockets, [names](net::resolve), [TLS](net::tls); it knows no setting |
 //! | [`resp`] | the protocol: [where commands end](mod@resp::commands), [AUTH and HELLO](resp::auth), replies |
 //! | [`secret`] | secrets and where they come from; it knows no protocol |
-//! | [`descriptors`], [`log`], [`programs`], [`workers`] | what the operating system gives |
+//! | [`descriptors`], [`log`], [`programs`], [`systemd`], [`workers`] | what the operating system gives |
 //! | [`backoff`], [`files`], [`random`], [`reload`], [`text`] | what knows nothing of this program |
 //!
 //! ## The way of a connection
@@ -110,6 +110,7 @@ mod relay;
 mod reload;
 mod resp;
 mod secret;
+mod systemd;
 mod text;
 mod upstream;
 mod workers;

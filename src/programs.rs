@@ -26,6 +26,7 @@ use tokio::sync::oneshot;
 use tokio::time::sleep;
 
 use crate::descriptors::limit_of_programs;
+use crate::systemd;
 use crate::text;
 use crate::workers;
 
@@ -85,7 +86,7 @@ pub struct Program {
 }
 
 impl Program {
-    /// Starts a program in a process group of its own, without the variables in `hidden`. Also returns its standard
+    /// Starts a program in a process group of its own, without the variables in `hidden` and those of our service manager. Also returns its standard
     /// output
     /// and standard error.
     pub fn start(words: &[String], hidden: &[String]) -> io::Result<(Self, Receiver, Receiver)> {
@@ -153,7 +154,7 @@ fn command(words: &[impl AsRef<OsStr>], hidden: &[String]) -> io::Result<Command
     command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     // So that the children of a script are killed with it.
     command.process_group(0);
-    for variable in hidden {
+    for variable in hidden.iter().map(String::as_str).chain(systemd::VARIABLES) {
         command.env_remove(variable);
     }
     Ok(command)

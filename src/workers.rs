@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread;
 
+use futures_util::future::join_all;
 use tokio::runtime::{Builder, Handle, Runtime};
 
 use crate::descriptors;
@@ -49,6 +50,11 @@ impl Workers {
 
     pub fn count(&self) -> usize {
         self.0.len()
+    }
+
+    /// Returns once every worker has run a task: none of them hangs.
+    pub async fn respond(&self) {
+        join_all(self.0.iter().map(|worker| worker.runtime.spawn(async {}))).await;
     }
 
     /// Spawns a connection on the worker with the fewest. It counts there until its [`LoadGuard`] is dropped.

@@ -33,6 +33,7 @@ mod srv;
 mod start;
 mod support;
 mod surroundings;
+mod systemd;
 mod tls;
 mod tls_chain;
 mod tls_errors;

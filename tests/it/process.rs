@@ -65,6 +65,22 @@ fn a_signal_ends_the_process_at_once_when_its_connections_are_idle() {
     }
 }
 
+/// SIGHUP ends nothing, and the log says that there is nothing to reload.
+#[test]
+fn a_hang_up_ends_nothing() {
+    let target = Target::start().echo();
+    let ambassador = Launch::plain(target.address()).start();
+    let mut client = ambassador.connect("db:5432");
+    exchange(&mut client);
+    ambassador.signal(Signal::HUP);
+    let line = ambassador.wait_for_log("the signal", |line| line["signal"] == "SIGHUP");
+    assert!(line["message"].as_str().unwrap().starts_with("nothing to reload: "), "{line}");
+    exchange(&mut client);
+    assert!(serves(&ambassador, "db:5432"));
+    ambassador.signal(Signal::TERM);
+    assert_eq!(ambassador.finish().code, Some(0));
+}
+
 /// A reply that is due still arrives; meanwhile nobody new is let in.
 #[test]
 fn a_drain_waits_for_the_reply_that_is_due() {
