@@ -107,3 +107,26 @@ impl Drop for LoadGuard {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::time::timeout;
+
+    use super::*;
+
+    /// Whoever asks waits for it, until it goes on.
+    #[test]
+    fn a_worker_that_hangs_does_not_respond() {
+        runtime().expect("a runtime").block_on(async {
+            let (workers, error) = Workers::start(2);
+            assert!(error.is_none(), "{error:?}");
+            let (release, released) = mpsc::channel::<()>();
+            workers.0[1].runtime.spawn(async move { released.recv() });
+            assert!(timeout(Duration::from_millis(50), workers.respond()).await.is_err());
+            drop(release);
+            workers.respond().await;
+        });
+    }
+}

@@ -5,7 +5,7 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::panic::resume_unwind;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
@@ -13,7 +13,9 @@ use std::thread::{self, JoinHandle};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::docker::{Images, Network, Recipe, clean_up, docker, eventually, output, skipped, unique};
+use crate::docker::{
+    Container, Images, Network, Recipe, clean_up, docker, eventually, output, skipped, unique,
+};
 use crate::documents::example;
 use crate::roles::{Ambassador, Client, Redis, assert_no_password, new_password};
 
@@ -186,8 +188,8 @@ fn prometheus_reads_the_metrics_and_notices_that_redis_is_gone() {
     );
 }
 
-/// `scripts/dist` makes a release: an archive, a bill of materials, checksums, and a Debian package. That one is installed on
-/// a host with systemd, where the service gets its password as a credential and serves.
+/// `scripts/dist` makes a release: an archive, a bill of materials, checksums, and a Debian package. Package and archive are
+/// installed on a host with systemd, where the service gets its passwords as credentials and serves.
 #[test]
 fn the_debian_package_is_installed_and_its_service_serves() {
     let Some(images) = Images::make() else { return };
@@ -197,68 +199,147 @@ fn the_debian_package_is_installed_and_its_service_serves() {
     assert_release(dist.path());
 
     let password = new_password();
-    let package = find(dist.path(), ".deb");
-    let host = Recipe::of(image)
-        // What systemd needs to be the first process of a container.
-        .options(&["--cgroupns", "private", "--tmpfs", "/run:mode=755", "--tmpfs", "/sys/fs/cgroup"])
-        .options(&["--cap-add", "SYS_ADMIN", "--cap-add", "SYS_PTRACE"])
-        .options(&["--security-opt", "seccomp=unconfined", "--security-opt", "apparmor=unconfined"])
-        .options(&["--volume", &format!("{}/{package}:/{package}:ro", dist.path().display())])
-        .file("/etc/redis.conf", format!("port 6380\nsave \"\"\nrequirepass {password}\n"))
-        .file("/secrets/redis", format!("{password}\n"))
-        .command(&["sh", "-c", "mount --make-rshared / && exec /lib/systemd/systemd --unit=basic.target"])
-        .start();
-    let run = |script: &str| {
-        let done = host.try_run(&[], &["sh", "-c", script]);
+    let release = [find(dist.path(), ".deb"), find(dist.path(), ".tar.gz")];
+    let mounts = release.map(|name| format!("{}/{name}:/{name}:ro", dist.path().display()));
+    let host = Host::start(image, &mounts, &password);
+    host.start_redis(7000, "/etc/redis.conf");
+    let page = "docs/deploy/systemd.md";
+    // What the page says, but for where this Redis is.
+    let commands = example(page, "dpkg").replace("redis.example.com:6379", "127.0.0.1:7000");
+    let (install, commands) = commands.split_once('\n').expect("lines");
+    let (configure, ping) = commands.trim_end().rsplit_once('\n').expect("a last line");
+
+    host.run(install);
+    assert_eq!(host.run("redis-ambassador --version"), VERSION);
+    // There may be passwords in it.
+    assert!(host.run("ls -l /etc/redis-ambassador/environment").starts_with("-rw------- "));
+    assert!(host.run("ls -ld /etc/redis-ambassador/credentials").starts_with("drwx------ "));
+    // The proof is this service's, and not that of a Redis on the same host.
+    host.start_redis(6379, "");
+    host.run(configure);
+    assert_eq!(host.run(ping), "PONG");
+    assert_eq!(host.run("redis-ambassador health"), "ready");
+    assert!(host.run(&example(page, "redis-ambassador check").replace("\n  ", "\n")).contains(" 0 problems"));
+    let first = host.process("MainPID");
+    assert_is_nobody(&host.run(&format!("cat /proc/{first}/status")));
+    assert_eq!(host.process("StatusText"), "Serving redis:6380 on 127.0.0.1:6380");
+    host.run("systemctl kill --signal HUP redis-ambassador");
+    assert_eq!(host.process("MainPID"), first);
+    host.run("redis-cli -p 6379 shutdown nosave");
+
+    // An update keeps the configuration and restarts what runs.
+    host.run(install);
+    assert_eq!(host.run(ping), "PONG");
+    assert_ne!(host.process("MainPID"), first);
+    assert!(host.run("cat /etc/redis-ambassador/environment").contains("\nREDIS_PORT_6380_TCP="));
+
+    // Another link, whose password is another file.
+    host.run("install -m 600 /secrets/redis /etc/redis-ambassador/credentials/cache");
+    host.run(
+        "cat >> /etc/redis-ambassador/environment <<'VARIABLES'
+CACHE_PORT_6381_TCP=tcp://127.0.0.1:7000
+CACHE_AUTH_FILE=/run/credentials/redis-ambassador.service/credential_cache
+VARIABLES",
+    );
+    // Who takes its port keeps it from starting, and systemctl says so; the update goes on all the same.
+    host.start_redis(6381, "");
+    let refused = host.try_run("systemctl restart redis-ambassador");
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    assert!(text(&refused.stderr).contains("failed"), "{refused:?}");
+    host.run(install);
+    assert!(host.log().contains("127.0.0.1:6381 (CACHE_PORT_6381_TCP): Address already in use"));
+    host.run("redis-cli -p 6381 shutdown nosave");
+    // It goes on trying.
+    for port in [6380, 6381] {
+        eventually("PONG", || {
+            (text(&host.try_run(&format!("redis-cli -p {port} ping")).stdout) == "PONG\n").then_some(())
+        });
+    }
+
+    // What is left is what its owner wrote, and a purge leaves not even that.
+    host.run("dpkg --remove redis-ambassador");
+    assert_eq!(host.process("LoadState"), "not-found");
+    assert_eq!(host.run("ls /etc/redis-ambassador/credentials"), "cache\nredis");
+    host.run("dpkg --purge redis-ambassador");
+    assert_eq!(host.run("ls -d /etc/redis*"), "/etc/redis.conf");
+
+    // The archive, in /usr/local.
+    host.run(&example(page, "tar "));
+    host.run(configure);
+    assert_eq!(host.run(ping), "PONG");
+    assert_eq!(host.process("FragmentPath"), "/usr/local/lib/systemd/system/redis-ambassador.service");
+    let log = host.log();
+    assert!(log.matches(" stopped connections_cut=0").count() >= 3, "{log}");
+    assert_no_password(&log);
+}
+
+const VERSION: &str = concat!("redis-ambassador ", env!("CARGO_PKG_VERSION"));
+
+/// A container that is a host with systemd and dpkg, with a Redis to start.
+struct Host(Container);
+
+impl Host {
+    fn start(image: &str, mounts: &[String], password: &str) -> Self {
+        let mounts: Vec<_> = mounts.iter().flat_map(|mount| ["--volume", mount]).collect();
+        let host = Recipe::of(image)
+            // What systemd needs to be the first process of a container.
+            .options(&["--cgroupns", "private", "--tmpfs", "/run:mode=755", "--tmpfs", "/sys/fs/cgroup"])
+            .options(&["--cap-add", "SYS_ADMIN", "--cap-add", "SYS_PTRACE"])
+            .options(&["--security-opt", "seccomp=unconfined", "--security-opt", "apparmor=unconfined"])
+            .options(&mounts)
+            .file("/etc/redis.conf", format!("save \"\"\nrequirepass {password}\n"))
+            .file("/secrets/redis", format!("{password}\n"))
+            .command(&["sh", "-c", "mount --make-rshared / && exec /lib/systemd/systemd --unit=basic.target"])
+            .start();
+        let host = Self(host);
+        eventually("systemd runs", || {
+            host.try_run("systemctl start systemd-journald").status.success().then_some(())
+        });
+        host.run("mkdir -p /var/lib/dpkg/info /var/lib/dpkg/updates && : > /var/lib/dpkg/status");
+        host
+    }
+
+    fn try_run(&self, script: &str) -> Output {
+        self.0.try_run(&[], &["sh", "-e", "-c", script])
+    }
+
+    /// Runs the lines of a script, none of which may fail.
+    #[track_caller]
+    fn run(&self, script: &str) -> String {
+        let done = self.try_run(script);
         assert!(done.status.success(), "{script}: {}{}", text(&done.stdout), text(&done.stderr));
         text(&done.stdout).trim().to_owned()
-    };
-    eventually("systemd runs", || {
-        host.try_run(&[], &["systemctl", "start", "systemd-journald"]).status.success().then_some(())
-    });
-    run("mkdir -p /var/lib/dpkg/info /var/lib/dpkg/updates && : > /var/lib/dpkg/status");
-    run("redis-server /etc/redis.conf --daemonize yes");
-
-    // What the page says, but for where this Redis is.
-    let commands =
-        example("docs/deploy/systemd.md", "dpkg").replace("redis.example.com:6379", "127.0.0.1:6380");
-    let mut commands: Vec<_> = commands.lines().collect();
-    let client = commands.pop().expect("the client's command");
-    for command in &commands {
-        run(command);
     }
-    assert_eq!(run("redis-ambassador --version"), concat!("redis-ambassador ", env!("CARGO_PKG_VERSION")));
-    let pong = || {
-        eventually("the client reads PONG", || {
-            let answer = host.try_run(&[], &["sh", "-c", client]);
-            (text(&answer.stdout).trim() == "PONG").then_some(())
+
+    /// Starts a Redis, and waits until it listens.
+    fn start_redis(&self, port: u16, configuration: &str) {
+        self.run(&format!("redis-server {configuration} --port {port} --daemonize yes"));
+        eventually("Redis listens", || {
+            let answer = self.try_run(&format!("redis-cli -p {port} ping"));
+            ["PONG", "NOAUTH"].iter().any(|word| text(&answer.stdout).starts_with(word)).then_some(())
         });
-    };
-    pong();
-    assert_eq!(run("redis-ambassador health"), "ready");
-    // The one process of the service, and its user: nobody whom the host knows.
-    let process =
-        |property: &str| run(&format!("systemctl show --value --property {property} redis-ambassador"));
-    let first = process("MainPID");
-    let status = run(&format!("cat /proc/{first}/status"));
+    }
+
+    /// What systemd knows of the service.
+    #[track_caller]
+    fn process(&self, property: &str) -> String {
+        self.run(&format!("systemctl show --value --property {property} redis-ambassador"))
+    }
+
+    #[track_caller]
+    fn log(&self) -> String {
+        self.run("journalctl --no-pager --unit redis-ambassador")
+    }
+}
+
+/// The user of the service is one whom the host does not know, without any capability.
+fn assert_is_nobody(status: &str) {
     let of = |name: &str| {
         status.lines().find_map(|line| line.strip_prefix(name)).expect("a line").trim().to_owned()
     };
     let user: u32 = of("Uid:").split('\t').next().and_then(|user| user.parse().ok()).expect("a user");
     assert!((61184..=65519).contains(&user), "{user}");
     assert_eq!(of("CapEff:"), "0000000000000000");
-
-    // An update keeps the configuration and restarts what runs.
-    run(commands[0]);
-    pong();
-    assert_ne!(process("MainPID"), first);
-    assert!(run("cat /etc/redis-ambassador/environment").contains("\nREDIS_PORT_6379_TCP="));
-
-    run("dpkg --remove redis-ambassador");
-    assert_eq!(process("LoadState"), "not-found");
-    let log = run("journalctl --no-pager --unit redis-ambassador");
-    assert_eq!(log.matches(" stopped connections_cut=0").count(), 2, "{log}");
-    assert_no_password(&log);
 }
 
 /// The name of the file that ends like this.
@@ -278,15 +359,22 @@ fn assert_release(dist: &Path) {
     let archive = find(dist, ".tar.gz");
     let directory = archive.trim_end_matches(".tar.gz");
     run("tar", &["--extract", "--gzip", "--file", &archive]);
-    let version = run(&format!("./{directory}/redis-ambassador"), &["--version"]);
-    assert_eq!(version.trim(), concat!("redis-ambassador ", env!("CARGO_PKG_VERSION")));
+    let version = run(&format!("./{directory}/bin/redis-ambassador"), &["--version"]);
+    assert_eq!(version.trim(), VERSION);
     let read = |name: &str| fs::read_to_string(dist.join(directory).join(name)).expect(name);
-    assert!(read("redis-ambassador.1").contains(".TH redis-ambassador 1"));
-    assert!(read("completions/redis-ambassador.bash").contains("complete "));
-    assert!(read("completions/_redis-ambassador").starts_with("#compdef redis-ambassador"));
-    assert!(read("completions/redis-ambassador.fish").contains("complete -c redis-ambassador"));
+    let share = |name: &str| read(&format!("share/{name}"));
+    assert!(share("man/man1/redis-ambassador.1").contains(".TH redis-ambassador 1"));
+    assert!(share("bash-completion/completions/redis-ambassador").contains("complete "));
+    assert!(share("zsh/site-functions/_redis-ambassador").starts_with("#compdef redis-ambassador"));
+    assert!(
+        share("fish/vendor_completions.d/redis-ambassador.fish").contains("complete -c redis-ambassador")
+    );
+    assert!(
+        read("lib/systemd/system/redis-ambassador.service")
+            .contains("ExecStart=/usr/local/bin/redis-ambassador\n")
+    );
     assert_eq!(
-        read("deploy/compose.yaml"),
+        share("doc/redis-ambassador/deploy/compose.yaml"),
         fs::read_to_string(repository("deploy/compose.yaml")).expect("a file")
     );
 

@@ -105,7 +105,7 @@ if can prometheus prometheus; then
 fi
 if can /lib/systemd/systemd systemd && can dpkg dpkg; then
     make_programs redis-ambassador-test-host "/lib/systemd/systemd systemctl journalctl /lib/systemd/systemd-journald mount
-        dpkg dpkg-deb dpkg-query dpkg-split tar rm diff ldconfig start-stop-daemon redis-server redis-cli cat env install ls mkdir sh
+        dpkg dpkg-deb dpkg-query dpkg-split tar gzip rm diff ldconfig start-stop-daemon redis-server redis-cli cat env install ls mkdir sh
         /etc/passwd /etc/group $(echo /lib/systemd/system/*.target /lib/systemd/system/systemd-journald*)" --change 'ENV container=docker'
     images+=(host)
 fi

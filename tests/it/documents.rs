@@ -191,7 +191,7 @@ fn every_promise_has_the_test_that_is_named() {
     for test in code_spans(&document) {
         let Some((module, name)) = test.split_once("::") else { continue };
         let source = match module {
-            "fuzzing" => read("src/fuzzing.rs"),
+            "fuzzing" | "workers" => read(format!("src/{module}.rs")),
             "relay" => read(format!("src/relay/{}.rs", name.replace("::", "/"))),
             _ => {
                 let (modules, _) = test.rsplit_once("::").expect("a module");

@@ -276,6 +276,14 @@ fn a_file_that_cannot_be_read_is_a_mistake() {
     }
 }
 
+/// Under systemd the remedy says where the file belongs, which is not where the service reads it.
+#[test]
+fn the_remedy_for_a_credential_that_is_missing_names_its_directory() {
+    let path = "/run/credentials/redis-ambassador.service/credential_none";
+    let told = expect_mistake(&[REDIS, ("REDIS_AUTH_FILE", path)], "REDIS_AUTH_FILE");
+    assert!(told.contains("/etc/redis-ambassador/credentials/"), "{told}");
+}
+
 /// Values that are no such thing.
 #[test]
 fn malformed_settings_are_mistakes() {

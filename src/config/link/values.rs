@@ -30,6 +30,9 @@ use crate::secret::{
     FileError, LONGEST, OptionalSecretFile, Secret, SecretFile, Source, without_line_ending,
 };
 
+/// Where systemd puts the credentials of services.
+const CREDENTIALS: &str = "/run/credentials";
+
 /// A variable that is set, and the setting that it gives.
 #[derive(Clone, Copy)]
 struct Given<'a> {
@@ -282,12 +285,16 @@ impl<'a> LinkSettings<'a, '_> {
     }
 
     fn unreadable(&mut self, variable: &str, error: &FileError, what: &str) {
-        let user = rustix::process::geteuid().as_raw();
-        self.findings.mistake(
-            variable,
-            error.to_string(),
-            format!("mount a file there that user {user} may read and that holds the {what}"),
-        );
+        let remedy = if error.path.starts_with(CREDENTIALS) {
+            format!(
+                "put a file that holds the {what} where LoadCredential= in the unit reads it (credential_NAME is \
+                 /etc/redis-ambassador/credentials/NAME)"
+            )
+        } else {
+            let user = rustix::process::geteuid().as_raw();
+            format!("mount a file there that user {user} may read and that holds the {what}")
+        };
+        self.findings.mistake(variable, error.to_string(), remedy);
     }
 
     /// The program behind `AUTH_COMMAND`.

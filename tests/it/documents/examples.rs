@@ -155,7 +155,8 @@ struct Place {
 
 impl Place {
     /// Where secrets are in the documents.
-    const SECRETS: [&str; 3] = ["/run/secrets/", "./secrets/", "secrets/"];
+    const SECRETS: [&str; 4] =
+        ["/run/secrets/", "./secrets/", "secrets/", "/run/credentials/redis-ambassador.service/"];
 
     fn of(environment: &Environment) -> Self {
         let place = Self { folder: tempfile::tempdir().expect("a folder") };
