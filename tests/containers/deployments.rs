@@ -269,8 +269,22 @@ VARIABLES",
     host.run(configure);
     assert_eq!(host.run(ping), "PONG");
     assert_eq!(host.process("FragmentPath"), "/usr/local/lib/systemd/system/redis-ambassador.service");
+
+    // systemd waits for the drain, even where it takes longer than the unit allows.
+    host.run(
+        "mkdir -p /run/systemd/system/redis-ambassador.service.d
+cat > /run/systemd/system/redis-ambassador.service.d/drain.conf <<'DROP_IN'
+[Service]
+Environment=AMBASSADOR_DRAIN_DELAY=3s
+TimeoutStopSec=1s
+DROP_IN
+systemctl daemon-reload
+systemctl restart redis-ambassador
+systemctl stop redis-ambassador",
+    );
+    assert_eq!(host.process("Result"), "success");
     let log = host.log();
-    assert!(log.matches(" stopped connections_cut=0").count() >= 3, "{log}");
+    assert!(log.matches(" stopped connections_cut=0").count() >= 4, "{log}");
     assert_no_password(&log);
 }
 
