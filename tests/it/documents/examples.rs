@@ -78,7 +78,7 @@ fn check_prints_what_is_shown() {
     let check = |password: &str| {
         fs::write(place.moved("secrets/redis"), password).expect("a file");
         let launch = Launch::new()
-            .variable("REDIS_PORT_6379_TCP", format!("tcp://{}", redis.address()))
+            .variable("REDIS_PORT_6380_TCP", format!("tcp://{}", redis.address()))
             .variable("REDIS_AUTH_FILE", place.moved("secrets/redis"))
             .variable("DB_PORT_5432_TCP", format!("tcp://{}", db.address()))
             .argument("check");
