@@ -759,6 +759,78 @@ fn a_plain_tunnel_is_only_dialled() {
     assert!(target.accept().expect_rest().is_empty());
 }
 
+/// A link without a password whose name says Redis.
+fn tunnel_to_redis(server: impl std::fmt::Display) -> Launch {
+    Launch::redis("").variable("REDIS_PORT_6379_TCP", format!("tcp://{server}"))
+}
+
+/// It works for clients that send the password by themselves, and hardly anybody means it.
+#[test]
+fn a_plain_tunnel_to_a_redis_that_wants_a_password_is_a_warning() {
+    let Some(server) = RedisServer::start(&format!("requirepass {}", password())) else {
+        return;
+    };
+    let report = check(tunnel_to_redis(server.address()));
+    expect(&report, "warning", "tunnel", &["plain tunnel", "NOAUTH"], "set REDIS_AUTH_FILE");
+    assert_eq!(steps(&report), [("connect", "ok")]);
+    assert_eq!(report["links"][0]["kind"], "tcp", "{report:#}");
+    // By the alias alone, which says more than the port.
+    let elsewhere = Launch::new()
+        .variable("MY_REDIS_PORT_7000_TCP", format!("tcp://{}", server.address()))
+        .variable("MY_REDIS_LISTEN", "127.0.0.1:0");
+    expect(&check(elsewhere), "warning", "tunnel", &["NOAUTH"], "set MY_REDIS_AUTH_FILE");
+}
+
+/// The remedy names the scheme where a password alone makes no Redis link of it.
+#[test]
+fn a_plain_tunnel_of_another_scheme_to_a_redis_is_told_its_own_scheme() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = directory.path().join("socket");
+    let target = Target::unix(&path);
+    let server = std::thread::spawn(move || {
+        let mut peer = target.accept();
+        peer.expect_ping();
+        peer.send(b"-NOAUTH Authentication required.\r\n");
+    });
+    let launch = Launch::redis("").variable("REDIS_PORT_6379_TCP", format!("unix://{}", path.display()));
+    expect(&check(launch), "warning", "tunnel", &["NOAUTH"], "redis+unix:// in REDIS_PORT_6379_TCP");
+    server.join().expect("a PING");
+}
+
+#[test]
+fn a_plain_tunnel_to_an_open_redis_is_noted() {
+    let Some(server) = RedisServer::start("") else {
+        return;
+    };
+    let report = check(tunnel_to_redis(server.address()));
+    expect(&report, "note", "tunnel", &["without a password"], "write redis:// in REDIS_PORT_6379_TCP");
+}
+
+/// Redis' protected mode says so to whoever connects.
+#[test]
+fn a_plain_tunnel_to_a_redis_in_protected_mode_is_a_warning() {
+    let server = Target::start().serve(|mut peer| {
+        let _ = peer.try_send(fixture("replies/redis-7.0/protected-mode.resp"));
+        let _ = peer.try_finish_sending();
+    });
+    let report = check(tunnel_to_redis(server.address()));
+    expect(&report, "warning", "tunnel", &["protected mode"], "requirepass");
+}
+
+/// Whatever else has the port is no business of ours.
+#[test]
+fn a_plain_tunnel_to_something_else_on_the_port_of_redis_is_fine() {
+    for answer in ["", "HTTP/1.1 400 Bad Request\r\n\r\n", "-ERR unknown command\r\n"] {
+        let server = Target::start().serve(move |mut peer| {
+            peer.expect_ping();
+            let _ = peer.try_send(answer.as_bytes());
+        });
+        let report = check(tunnel_to_redis(server.address()));
+        assert_eq!(report["findings"], json!([]), "{report:#}");
+        drop(server);
+    }
+}
+
 /// A server may quote what it is sent.
 #[test]
 fn a_password_that_the_target_repeats_is_masked() {

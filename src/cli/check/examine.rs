@@ -4,9 +4,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use bytes::BytesMut;
 use parking_lot::Mutex;
 use serde::{Serialize, Serializer};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::findings::{Finding, Level};
 use super::server::Server;
@@ -22,6 +24,7 @@ use crate::net::tls::stream::TlsStream;
 use crate::net::tls::{Connector, Verification};
 use crate::net::{Endpoint, Host};
 use crate::random;
+use crate::resp::{self, Reply};
 use crate::secret::Source;
 use crate::upstream::backends::{Backends, Done, Entry, Lease, Next};
 use crate::upstream::dial::{Dialler, Introduced, Introduction, late};
@@ -29,6 +32,9 @@ use crate::upstream::handshake::{self, Interview, Observer, Probe};
 
 /// A port that is silent for so long after a TLS greeting may be a plain Redis, which waits for the rest of a command.
 const SILENCE: Duration = Duration::from_secs(1);
+
+/// The port of Redis.
+const REDIS_PORT: u16 = 6379;
 
 /// What was found out about one backend.
 #[derive(Debug, Serialize)]
@@ -287,7 +293,10 @@ impl Examination<'_> {
         };
         let (mut interview, refusals) = match introduced {
             Ok(Introduced::Redis(greeted)) => greeted.interview(),
-            Ok(Introduced::Tunnel(_)) => return None,
+            Ok(Introduced::Tunnel(stream)) => {
+                self.find(self.recognise_redis(stream).await);
+                return None;
+            }
             Err(failure) => return self.fail(&failure),
         };
         for failure in &refusals {
@@ -412,6 +421,34 @@ impl Examination<'_> {
             };
         }
         std::future::pending().await
+    }
+
+    /// Finds out whether a plain tunnel leads to a Redis, where its name or its target suggests so: what has nothing to do with
+    /// Redis is not spoken to.
+    async fn recognise_redis(&self, mut stream: Stream) -> Option<Finding> {
+        let is_dialled = matches!(self.entry.endpoint(), Endpoint::Tcp(_, REDIS_PORT));
+        let is_port_of_redis = is_dialled || self.link.port == REDIS_PORT;
+        if !is_port_of_redis && !self.link.alias.to_uppercase().contains("REDIS") {
+            return None;
+        }
+        let answered = async {
+            // A server may speak and close before it has read anything; its words then wait to be read all the same.
+            let _ = stream.write_all(b"PING\r\n").await;
+            let _ = stream.flush().await;
+            let mut buffer = BytesMut::new();
+            loop {
+                if let Some(reply) = resp::reply(&mut buffer).ok()? {
+                    return Some(reply);
+                }
+                if stream.read_buf(&mut buffer).await.ok()? == 0 {
+                    return None;
+                }
+            }
+        };
+        let reply = timeout(SILENCE.min(self.link.connect_timeout / 2), answered).await.ok().flatten()?;
+        // On other ports a PONG is that of a Sentinel, too.
+        let is_clear = is_port_of_redis || reply != Reply::Good;
+        is_clear.then(|| Finding::of_redis_behind_tunnel(self.link, &self.shown, &reply)).flatten()
     }
 
     /// Comes once more, as one who knows no password.

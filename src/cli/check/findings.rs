@@ -6,10 +6,13 @@ use serde::Serialize;
 
 use super::server::Server;
 use crate::config::link::Credentials;
+use crate::config::target::Scheme;
 use crate::config::{Link, Warning};
 use crate::failure::Failure;
 use crate::net::tls::Files;
 use crate::net::tls::certificate::Summary;
+use crate::resp::Reply;
+use crate::text;
 use crate::upstream::handshake::OpenAccess;
 
 /// How bad it is.
@@ -246,6 +249,49 @@ impl Finding {
             _ => return None,
         };
         Some(Self::new(level, "open", link, Some(backend), what, remedy))
+    }
+
+    /// A Redis behind a plain tunnel, by its reply to PING.
+    pub(super) fn of_redis_behind_tunnel(link: &Link, backend: &str, reply: &Reply) -> Option<Self> {
+        let (alias, variable) = (&link.alias, &link.variable);
+        let scheme = match (link.target.scheme, &link.tls) {
+            (Scheme::Unix, _) => "redis+unix://",
+            (_, Some(_)) => "rediss://",
+            (_, None) => "redis://",
+        };
+        let file = format!("set {alias}_AUTH_FILE to the file that holds it");
+        let with_password = match link.target.scheme {
+            Scheme::Tls | Scheme::Unix => format!("{file} and write {scheme} in {variable}"),
+            _ => file,
+        };
+        let (level, what, remedy) = match reply {
+            Reply::Error(words) if words.starts_with("NOAUTH") => (
+                Level::Warning,
+                format!(
+                    "{backend} is a Redis that wants a password, and the link is a plain tunnel, which sends none: {}",
+                    text::one_line(words.as_bytes())
+                ),
+                format!(
+                    "{with_password}, so that it becomes a Redis link; or leave it, if every client sends the password by itself"
+                ),
+            ),
+            Reply::Error(words) if words.starts_with("DENIED") => (
+                Level::Warning,
+                format!("{backend} is a Redis in protected mode, which serves no other host"),
+                format!(
+                    "set a password on the Redis server (requirepass), and here {with_password}; or set protected-mode no there"
+                ),
+            ),
+            Reply::Good => (
+                Level::Note,
+                format!(
+                    "{backend} answers like a Redis without a password, and the link is a plain tunnel: its clients have no sessions"
+                ),
+                format!("write {scheme} in {variable} to make it a Redis link"),
+            ),
+            Reply::Error(_) => return None,
+        };
+        Some(Self::new(level, "tunnel", link, Some(backend), what, remedy))
     }
 
     /// A server without a password on a link without one.
