@@ -374,6 +374,10 @@ impl Established {
             }
             Event::Reset => self.greet_again().await,
             Event::Own(own) => self.judge(&own).await,
+            Event::AuthRefused => {
+                self.service.reports.password_refused(self.client, &self.service.link);
+                None
+            }
             Event::Wait => Some(Ending::Failed(Failure::WaitElsewhere)),
         };
         let Some(ending) = ending else { return Some(self) };

@@ -1,4 +1,4 @@
-//! The rate-limited log of failed connections.
+//! The rate-limited log of failed connections, and of clients whose own password the target refuses.
 //!
 //! When a target is down, every client fails, and one line for each would flood the log. The first [`BURST`] failures
 //! of a stage are logged at once, then one a second with the number of those held back.
@@ -23,16 +23,26 @@ const INTERVAL: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct FailureLog {
     link: String,
-    bursts: [Mutex<Burst>; Stage::ALL.len()],
+    failed: [Mutex<Burst>; Stage::ALL.len()],
+    password_refused: Mutex<Burst>,
 }
 
-/// Consecutive failures of one stage.
+/// What lines are counted together.
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    /// Connections that failed at this stage.
+    Failed(Stage),
+    /// Clients whose own password the target has refused.
+    PasswordRefused,
+}
+
+/// Consecutive lines of one kind.
 #[derive(Debug, Default)]
 struct Burst {
-    /// Failures logged since `since`.
+    /// Lines logged since `since`.
     logged: u32,
     since: Option<Instant>,
-    /// The last failure held back, and the number of others held back.
+    /// The last line held back, and the number of others held back.
     held: Option<(LogEntry, u64)>,
 }
 
@@ -46,14 +56,32 @@ struct LogEntry {
 
 impl FailureLog {
     pub fn of(link: &Link) -> Arc<Self> {
-        Arc::new(Self { link: link.name.clone(), bursts: Default::default() })
+        Arc::new(Self {
+            link: link.name.clone(),
+            failed: Default::default(),
+            password_refused: Mutex::default(),
+        })
     }
 
     /// Logs a failure, now or within a second. Must be called within a runtime.
     pub fn failed(self: &Arc<Self>, client: Client, failure: &Failure, link: &Link) {
-        let stage = failure.stage();
         let entry = LogEntry { client, error: failure.to_string(), remedy: failure.remedy(link) };
-        let mut burst = self.burst(stage);
+        self.tell(Kind::Failed(failure.stage()), entry);
+    }
+
+    /// Logs that the target has refused a password that came from the client, now or within a second. Must be called within
+    /// a runtime.
+    pub fn password_refused(self: &Arc<Self>, client: Client, link: &Link) {
+        let error = "the client sends a password of its own, and the target does not take it".to_owned();
+        let remedy = format!(
+            "take the password out of the client's configuration, or set {}_CLIENT_AUTH=absorb, which answers it here",
+            link.alias
+        );
+        self.tell(Kind::PasswordRefused, LogEntry { client, error, remedy });
+    }
+
+    fn tell(self: &Arc<Self>, kind: Kind, entry: LogEntry) {
+        let mut burst = self.burst(kind);
         let now = Instant::now();
         if burst.held.is_none() && burst.since.is_none_or(|since| since + INTERVAL <= now) {
             *burst = Burst { logged: 0, since: Some(now), held: None };
@@ -61,7 +89,7 @@ impl FailureLog {
         if burst.logged < BURST {
             burst.logged += 1;
             drop(burst);
-            return self.write(stage, &entry, 0);
+            return self.write(kind, &entry, 0);
         }
         let others = burst.held.as_ref().map(|(_, others)| others + 1);
         burst.held = Some((entry, others.unwrap_or(0)));
@@ -69,42 +97,59 @@ impl FailureLog {
             let reports = Arc::clone(self);
             tokio::spawn(async move {
                 sleep(INTERVAL).await;
-                reports.write_held(stage);
+                reports.write_held(kind);
             });
         }
     }
 
     /// Logs what is still held back, at the end of the process.
     pub fn tell_all(&self) {
-        for stage in Stage::ALL {
-            self.write_held(stage);
+        for kind in Stage::ALL.map(Kind::Failed).into_iter().chain([Kind::PasswordRefused]) {
+            self.write_held(kind);
         }
     }
 
-    fn write_held(&self, stage: Stage) {
-        let mut burst = self.burst(stage);
+    fn write_held(&self, kind: Kind) {
+        let mut burst = self.burst(kind);
         if let Some((entry, others)) = burst.held.take() {
             // While failures continue, one line a second, not another burst.
             burst.since = Some(Instant::now());
             // Logged under the lock, so that `tell_all` at the end of the process waits for it.
-            self.write(stage, &entry, others);
+            self.write(kind, &entry, others);
         }
     }
 
-    fn write(&self, stage: Stage, entry: &LogEntry, others: u64) {
-        tracing::warn!(
-            target: "client",
-            link = self.link,
-            client = %entry.client,
-            stage = stage.name(),
-            error = entry.error,
-            remedy = entry.remedy,
-            held_back = (others > 0).then_some(others),
-            "connection failed"
-        );
+    fn write(&self, kind: Kind, entry: &LogEntry, others: u64) {
+        let held_back = (others > 0).then_some(others);
+        let LogEntry { client, error, remedy } = entry;
+        match kind {
+            Kind::Failed(stage) => tracing::warn!(
+                target: "client",
+                link = self.link,
+                %client,
+                stage = stage.name(),
+                error,
+                remedy,
+                held_back,
+                "connection failed"
+            ),
+            Kind::PasswordRefused => tracing::warn!(
+                target: "client",
+                link = self.link,
+                %client,
+                error,
+                remedy,
+                held_back,
+                "target refused the client's own password"
+            ),
+        }
     }
 
-    fn burst(&self, stage: Stage) -> MutexGuard<'_, Burst> {
-        self.bursts[stage as usize].lock()
+    fn burst(&self, kind: Kind) -> MutexGuard<'_, Burst> {
+        match kind {
+            Kind::Failed(stage) => &self.failed[stage as usize],
+            Kind::PasswordRefused => &self.password_refused,
+        }
+        .lock()
     }
 }

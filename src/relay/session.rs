@@ -92,6 +92,8 @@ pub enum Event {
     Reset,
     /// A judgement of the client's own AUTH or HELLO: [`Session::judged`].
     Own(Own),
+    /// The upstream has refused the client's own password. The client has read that, and the session goes on.
+    AuthRefused,
     /// A WAIT for writes that the upstream knows nothing of. It can't be answered.
     Wait,
 }
@@ -190,6 +192,8 @@ struct Rare {
     withheld: Vec<u8>,
     refusal: Option<Refusal>,
     own: Option<Own>,
+    /// The upstream has refused the client's own password, and the owner is to hear of it.
+    auth_refused: bool,
     alarm: Option<Pinned<Box<Sleep>>>,
     /// Since when commands have been sent again without any answer.
     resent_since: Option<Instant>,
@@ -461,6 +465,11 @@ impl Session {
         }
         if self.target_end.is_some() && self.pair.to_client.holds_nothing() {
             return self.target_ended(target, metrics);
+        }
+        if let Some(rare) = &mut self.rare
+            && std::mem::take(&mut rare.auth_refused)
+        {
+            return Some(Decided::Event(Event::AuthRefused));
         }
         if let Some(decided) = self.poll_alarm(cx, target) {
             return Some(decided);

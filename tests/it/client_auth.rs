@@ -6,10 +6,11 @@ use std::process::{Command, Output};
 use std::time::Duration;
 
 use redis::Commands;
+use rustix::process::Signal;
 
 use crate::support::{
     Ambassador, Launch, Peer, RedisServer, Target, Version, command, command_is_missing, every_byte, fixture,
-    module_is_missing, own_address, password,
+    lines, module_is_missing, own_address, password,
 };
 
 const OK: &[u8] = b"+OK\r\n";
@@ -170,6 +171,38 @@ fn own_authentication_is_absorbed_at_every_split_and_replies_keep_their_order() 
         client.finish_sending();
         upstream.expect_end();
     }
+}
+
+/// The client reads Redis' own words and may go on; the log names the way out, and a crowd of such clients is few lines.
+#[test]
+fn a_clients_own_password_that_the_target_refuses_is_told_in_the_log() {
+    let Some((_redis, ambassador)) = real(|launch| launch) else {
+        return;
+    };
+    let refused = fixture(WRONG_PASSWORD);
+    let mut clients = Vec::new();
+    let begun = std::time::Instant::now();
+    for _ in 0..30 {
+        let mut client = ambassador.connect("redis:6379");
+        client.send(format!("AUTH {}\r\n", password()).as_bytes());
+        client.expect(refused);
+        client.send(b"PING\r\n");
+        client.expect(b"+PONG\r\n");
+        clients.push(client);
+    }
+    let message = "target refused the client's own password";
+    let line = ambassador.wait_for(message);
+    assert_eq!((&line["link"], &line["level"]), (&"redis:6379".into(), &"WARN".into()), "{line}");
+    assert_eq!(line["client"], clients[0].local_address().to_string(), "{line}");
+    assert!(line["remedy"].as_str().unwrap().contains("REDIS_CLIENT_AUTH=absorb"), "{line}");
+    drop(clients);
+    ambassador.signal(Signal::TERM);
+    let printed = lines(&ambassador.finish().stderr);
+    let told: Vec<_> = printed.iter().filter(|line| line["message"] == message).collect();
+    let count: u64 = told.iter().map(|line| 1 + line["held_back"].as_u64().unwrap_or(0)).sum();
+    assert_eq!(count, 30, "{told:?}");
+    // The first few, one a second, and one at the end.
+    assert!(told.len() as u64 <= 5 + begun.elapsed().as_secs() + 1, "{told:?}");
 }
 
 /// Nothing is waited for that is not ours: a long first command goes on while it comes.

@@ -147,7 +147,7 @@ async fn lead(story: &Story, mut client: Socket, targets: Vec<Socket>) -> End {
                     session.attach(b"", limits(), &handle);
                 }
                 Event::Reset => session.greeted(b""),
-                Event::Own(_) | Event::Wait | Event::Reauthenticate => {
+                Event::Own(_) | Event::AuthRefused | Event::Wait | Event::Reauthenticate => {
                     unreachable!("nothing of the kind was said")
                 }
             }

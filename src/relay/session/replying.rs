@@ -53,6 +53,14 @@ fn is_refusal(head: &[u8]) -> bool {
         .any(|words| head.starts_with(words))
 }
 
+/// Whether an error says that a client's AUTH has the wrong password, or that none is wanted, as far as its head tells. Servers
+/// before 6.0 have no word of its own for it.
+fn refuses_password(head: &[u8]) -> bool {
+    [&b"-WRONGPASS "[..], b"-ERR invalid password", b"-ERR Client sent AUTH", b"-ERR AUTH <password>"]
+        .iter()
+        .any(|words| head.starts_with(words))
+}
+
 /// The first word of an error.
 fn code(head: &[u8]) -> &[u8] {
     let words = head.get(1..).unwrap_or_default();
@@ -355,6 +363,9 @@ impl Session {
                     self.state.wrote();
                 }
                 if let Some(effect) = self.owed.settle() {
+                    if effect.authenticates() && refuses_password(head) {
+                        self.rare().auth_refused = true;
+                    }
                     let is_good = !is_error && effect.is_met(head);
                     self.state.replied(*effect, is_good);
                 }

@@ -89,6 +89,11 @@ impl Effect {
         numbers.len() == wanted.len() && numbers.iter().zip(wanted).all(|(has, wanted)| has >= wanted)
     }
 
+    /// Whether the client says who it is.
+    pub(super) fn authenticates(&self) -> bool {
+        matches!(self, Self::Auth | Self::Hello { authenticates: true, .. })
+    }
+
     /// Whether a transaction goes on behind the command, if it has to do with one.
     pub(super) fn transaction(&self) -> Option<bool> {
         match self {

@@ -218,7 +218,6 @@ async fn pins_end_with_their_causes() {
               *3\r\n$11\r\nunsubscribe\r\n$1\r\na\r\n:1\r\n*3\r\n$11\r\nunsubscribe\r\n$1\r\nb\r\n:0\r\n",
         ),
         (b"CLIENT TRACKING ON\r\nCLIENT TRACKING OFF\r\n", b"+OK\r\n+OK\r\n"),
-        (b"AUTH a b\r\n", b"-WRONGPASS no\r\n"),
         (b"CLIENT REPLY OFF\r\nGET a\r\nCLIENT REPLY ON\r\n", b"+OK\r\n"),
         (b"CLIENT REPLY SKIP\r\nGET a\r\nGET b\r\n", b"$1\r\nb\r\n"),
         (b"ASKING\r\nGET a\r\n", b"+OK\r\n$1\r\nb\r\n"),
@@ -227,6 +226,31 @@ async fn pins_end_with_their_causes() {
         let mut played = Played::new(POLICY);
         played.client_says(said).await;
         played.target_says(heard).await;
+        played.client_hears(heard).await;
+        assert_eq!(played.session.pin(), None, "{}", said.escape_ascii());
+        assert!(played.session.is_at_boundary(), "{}", said.escape_ascii());
+    }
+}
+
+/// Whether it is refused as a wrong one or as one that nobody wants; what else an error says is no matter of passwords.
+#[tokio::test(start_paused = true)]
+async fn a_refused_password_of_the_clients_own_is_told_and_leaves_nothing() {
+    for (said, heard, is_told) in [
+        (&b"AUTH a b\r\n"[..], &b"-WRONGPASS no\r\n"[..], true),
+        (b"HELLO 3 AUTH a b\r\n", b"-WRONGPASS no\r\n", true),
+        (b"AUTH b\r\n", b"-ERR invalid password\r\n", true),
+        (b"AUTH b\r\n", b"-ERR Client sent AUTH, but no password is set\r\n", true),
+        (b"AUTH b\r\n", b"-ERR AUTH <password> called without any password configured\r\n", true),
+        (b"AUTH a b\r\n", b"-ERR wrong number of arguments for 'auth' command\r\n", false),
+        (b"HELLO 3 AUTH a b\r\n", b"-ERR unknown command 'HELLO'\r\n", false),
+        (b"HELLO 3\r\n", b"-WRONGPASS no\r\n", false),
+        (b"EVAL a 0\r\n", b"-WRONGPASS no\r\n", false),
+    ] {
+        let mut played = Played::new(POLICY);
+        played.client_says(said).await;
+        played.target_says(heard).await;
+        let told = matches!(played.run().await, Some(Event::AuthRefused));
+        assert_eq!(told, is_told, "{} {}", said.escape_ascii(), heard.escape_ascii());
         played.client_hears(heard).await;
         assert_eq!(played.session.pin(), None, "{}", said.escape_ascii());
         assert!(played.session.is_at_boundary(), "{}", said.escape_ascii());
