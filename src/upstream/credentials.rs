@@ -260,7 +260,10 @@ impl Credentials {
                 ),
             };
         }
-        let looks = self.password.last().map(|password| looks(&password)).unwrap_or_default();
+        let is_of_url = matches!(self.password, Source::Url(_));
+        let has_user = user.is_some();
+        let looks = self.password.last().map(|password| looks(&password, is_of_url, has_user));
+        let looks = looks.unwrap_or_default();
         let password = format!("check {variable}{looks}: is it this target's password, and complete?");
         match user {
             _ if !knows_users => password,
@@ -561,20 +564,23 @@ fn trimmed(password: &[u8]) -> &[u8] {
 }
 
 /// What a password looks like, for who wonders whether it is the one that was meant; no byte of it.
-fn looks(password: &Secret) -> String {
+fn looks(password: &Secret, is_of_url: bool, has_user: bool) -> String {
     let bytes = password.expose();
     let is_hex = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_hexdigit);
     let is_escaped =
         bytes.windows(3).any(|three| three[0] == b'%' && is_hex(three.get(1)) && is_hex(three.get(2)));
-    let is_base64 = bytes.len().is_multiple_of(4)
-        && bytes.ends_with(b"=")
-        && bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || b"+/-_=".contains(byte));
     let kind = if matches!(bytes, [0xff, 0xfe, ..] | [0xfe, 0xff, ..]) || bytes.contains(&0) {
         " that look like UTF-16, where Redis compares UTF-8"
-    } else if is_base64 {
+    } else if is_text_in_base64(bytes) {
         " that look like base64, which is not decoded"
+    } else if is_path(bytes) {
+        " that look like a path, and the path of a file goes into AUTH_FILE"
+    } else if is_of_url {
+        " once each %XX of the URL is decoded: a % itself is written %25"
     } else if is_escaped {
         " with a %XX, which is decoded in a URL alone"
+    } else if bytes.contains(&b':') && !has_user {
+        " with a colon, and a user in front of one goes into USERNAME"
     } else if !bytes.is_ascii() {
         " with characters beyond ASCII"
     } else if bytes.iter().any(u8::is_ascii_whitespace) {
@@ -583,6 +589,44 @@ fn looks(password: &Secret) -> String {
         ""
     };
     format!(" (it gives {} bytes{kind})", bytes.len())
+}
+
+/// Whether these are at least eight characters of base64, in either alphabet, that stand for printable text. Random ones
+/// stand for random bytes.
+fn is_text_in_base64(bytes: &[u8]) -> bool {
+    let digits = bytes.strip_suffix(b"==").or_else(|| bytes.strip_suffix(b"=")).unwrap_or(bytes);
+    if bytes.len() < 8 || digits.len() % 4 == 1 {
+        return false;
+    }
+    let (mut bits, mut width) = (0_u32, 0);
+    for digit in digits {
+        let value = match digit {
+            b'A'..=b'Z' => digit - b'A',
+            b'a'..=b'z' => digit - b'a' + 26,
+            b'0'..=b'9' => digit - b'0' + 52,
+            b'+' | b'-' => 62,
+            b'/' | b'_' => 63,
+            _ => return false,
+        };
+        bits = (bits << 6 | u32::from(value)) & 0xffff;
+        width += 6;
+        if width >= 8 {
+            width -= 8;
+            let byte = (bits >> width) & 0xff;
+            // Of a line that `echo` wrote.
+            if !matches!(byte, 0x20..=0x7e | 0x0a) {
+                return false;
+            }
+        }
+    }
+    true
+}
+
+/// Whether this is most likely the path of a file; what random passwords are made of stands in it too, but hardly so.
+fn is_path(bytes: &[u8]) -> bool {
+    bytes.starts_with(b"/")
+        && bytes[1..].contains(&b'/')
+        && bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || b"/._-".contains(byte))
 }
 
 /// The length of a password and the white space or quotes around it; `None` if there are none.
@@ -622,13 +666,29 @@ mod tests {
             (&b"hunter2"[..], "7 bytes)"),
             (b"\xff\xfeh\0u\0", "6 bytes that look like UTF-16, where Redis compares UTF-8)"),
             (b"aHVudGVyMg==", "12 bytes that look like base64, which is not decoded)"),
+            (b"aHVudGVyMjI", "11 bytes that look like base64, which is not decoded)"),
+            (b"aHVudGVyMgo=", "12 bytes that look like base64, which is not decoded)"),
+            // What stands for other bytes is random, and a password like any other; the next is no base64 at all.
+            (b"mEFBVTnQ5Z1p2A==", "16 bytes)"),
+            (b"aHVudGVyM", "9 bytes)"),
+            (
+                b"/run/secrets/redis",
+                "18 bytes that look like a path, and the path of a file goes into AUTH_FILE)",
+            ),
+            (b"/run+secrets/redis", "18 bytes)"),
+            (b"app:hunter2", "11 bytes with a colon, and a user in front of one goes into USERNAME)"),
             (b"hun%74er2", "9 bytes with a %XX, which is decoded in a URL alone)"),
             ("h\u{fc}nter".as_bytes(), "7 bytes with characters beyond ASCII)"),
             (b"hun ter", "7 bytes with white space in their midst)"),
             (b"100%sure", "8 bytes)"),
         ] {
-            assert_eq!(looks(&Secret::new(password.to_vec())), format!(" (it gives {shown}"));
+            assert_eq!(looks(&Secret::new(password.to_vec()), false, false), format!(" (it gives {shown}"));
         }
+        let hunter = Secret::new(b"app:hunt%41".to_vec());
+        let shown = " (it gives 11 bytes once each %XX of the URL is decoded: a % itself is written %25)";
+        assert_eq!(looks(&hunter, true, false), shown);
+        let hunter = Secret::new(b"app:hunter2".to_vec());
+        assert_eq!(looks(&hunter, false, true), " (it gives 11 bytes)");
     }
 
     #[test]

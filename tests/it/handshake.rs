@@ -299,6 +299,50 @@ fn what_may_be_behind_a_refused_password_is_told() {
     client.expect(b"+PONG\r\n");
 }
 
+/// What a refused password looks like tells of the mistake that is most likely behind it; no byte of it is told.
+#[test]
+fn what_a_refused_password_looks_like_is_told() {
+    let secret = password();
+    let Some(server) = RedisServer::start(&format!("requirepass {secret}")) else { return };
+    let address = server.address();
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let file = directory.path().join("password");
+    let utf16: Vec<u8> = secret.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let with_user = format!("app:{secret}");
+    for (content, looks) in [
+        // As `base64` writes it, and as PowerShell's `>` does.
+        (&b"aHVudGVyMjI="[..], "12 bytes that look like base64, which is not decoded"),
+        (b"aHVudGVyMjIy", "12 bytes that look like base64, which is not decoded"),
+        (&[&b"\xff\xfe"[..], &utf16].concat(), "that look like UTF-16, where Redis compares UTF-8"),
+        (&utf16, "that look like UTF-16, where Redis compares UTF-8"),
+        (with_user.as_bytes(), "with a colon, and a user in front of one goes into USERNAME"),
+        (b"/run/secrets/redis", "that look like a path, and the path of a file goes into AUTH_FILE"),
+        (b"hunt%41", "with a %XX, which is decoded in a URL alone"),
+    ] {
+        std::fs::write(&file, content).unwrap();
+        let remedies = ["check REDIS_AUTH_FILE (it gives ", looks];
+        expect_remedy(
+            || Launch::redis(address).variable("REDIS_AUTH_FILE", &file),
+            &["WRONGPASS"],
+            &remedies,
+        );
+    }
+    // A password with a percent sign in a URL is another one unless that is written %25.
+    let url = |password: &str| {
+        Launch::redis(address).variable("REDIS_PORT_6379_TCP", format!("redis://:{password}@{address}"))
+    };
+    let mut administrator = server.administrator(&secret);
+    let secret = format!("%41{}", password());
+    let set = redis::cmd("CONFIG").arg("SET").arg("requirepass").arg(&secret).query(&mut administrator);
+    let () = set.expect("CONFIG SET");
+    let remedies = ["check REDIS_PORT_6379_TCP (it gives ", "a % itself is written %25"];
+    expect_remedy(|| url(&secret), &["WRONGPASS"], &remedies);
+    let ambassador = url(&secret.replace('%', "%25")).start();
+    let mut client = ambassador.connect("redis:6379");
+    client.send(b"PING\r\n");
+    client.expect(b"+PONG\r\n");
+}
+
 /// Before Redis 6 there are no users that could be to blame.
 #[test]
 fn a_server_without_users_can_only_mean_the_password() {

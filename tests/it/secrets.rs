@@ -141,6 +141,25 @@ fn the_wiring_shows_no_password() {
     }
 }
 
+/// A password where its file's path belongs is a mistake, and its value is in no message.
+#[test]
+fn a_password_in_the_place_of_its_file_is_told_and_not_shown() {
+    for (variable, remedy) in [
+        ("REDIS_AUTH_FILE", "the password itself goes into REDIS_AUTH\n"),
+        ("REDIS_AUTH_PREVIOUS_FILE", "write the path of the file that holds the previous password\n"),
+    ] {
+        for secret in [password(), format!("with/a/{}", password())] {
+            let launch = Launch::redis("127.0.0.1:1").variable("REDIS_AUTH_FILE", "/dev/null");
+            let launch = launch.variable(variable, secret);
+            let finished = launch.argument("links").finish();
+            assert_eq!(finished.code, Some(2), "{}", finished.stderr);
+            for words in [variable, "not a whole path, and can't be read: ", remedy] {
+                assert!(finished.stderr.contains(words), "no {words}: {}", finished.stderr);
+            }
+        }
+    }
+}
+
 /// Nothing that other users of the machine can read of a process holds a password: arguments and name.
 #[test]
 fn the_list_of_processes_shows_no_password() {

@@ -285,6 +285,17 @@ impl<'a> LinkSettings<'a, '_> {
     }
 
     fn unreadable(&mut self, variable: &str, error: &FileError, what: &str) {
+        if error.path.is_relative() && !error.path.starts_with(".") && !error.path.starts_with("..") {
+            // Maybe it is the secret itself, which nobody is to read.
+            let place = variable.strip_suffix("_FILE").filter(|place| !place.ends_with("_PREVIOUS"));
+            let itself = place.map(|place| format!("; the {what} itself goes into {place}"));
+            self.findings.mistake(
+                variable,
+                format!("what it names is not a whole path, and can't be read: {}", error.reason),
+                format!("write the path of the file that holds the {what}{}", itself.unwrap_or_default()),
+            );
+            return;
+        }
         let remedy = if error.path.starts_with(CREDENTIALS) {
             format!(
                 "put a file that holds the {what} where LoadCredential= in the unit reads it (credential_NAME is \
