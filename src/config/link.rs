@@ -13,7 +13,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 pub use self::credentials::{ClientAuth, Credential, Credentials, Memory, Required};
-use self::lookalikes::{Lookalike, lookalikes};
+use self::lookalikes::{Lookalike, lookalikes, port_of};
 use self::values::LinkSettings;
 use self::variables::{Settings, secret_variables};
 use super::notation::{
@@ -326,18 +326,19 @@ struct Draft {
 impl Draft {
     fn read(candidate: &Candidate<'_>, env: &Env, findings: &mut Diagnostics) -> Option<Self> {
         let variable = candidate.variable;
+        let value = unquoted(text(env, variable, findings).unwrap_or_default());
         let port = match candidate.port.parse::<u16>() {
             Ok(port) if port > 0 && !candidate.port.starts_with('0') => Some(port),
-            _ => {
+            number => {
+                let meant = number.ok().filter(|port| *port > 0).unwrap_or_else(|| port_of(value));
                 findings.mistake(
                     variable,
                     format!("{} is not a port from 1 to 65535", candidate.port),
-                    format!("name the port to listen on, as in {}_PORT_6379_TCP", candidate.alias),
+                    format!("name the port to listen on, as in {}_PORT_{meant}_TCP", candidate.alias),
                 );
                 None
             }
         };
-        let value = unquoted(text(env, variable, findings).unwrap_or_default());
         let target = value.parse().unwrap_or_else(|malformed: Malformed| {
             let mended = mended(value, port.unwrap_or(DEFAULT_PORT));
             let Malformed { reason, setting } = malformed;

@@ -10,7 +10,7 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 use super::notation::{
     DURATION, DURATION_OR_OFF, Refusal, count, duration, duration_or_off, each, is_off, items, unquoted, word,
 };
-use super::settings::nearest;
+use super::settings::{near_miss, nearest, setting};
 use super::{Diagnostics, Env};
 use crate::log::LogFormat;
 use crate::net::{Interface, ListenAddress};
@@ -387,7 +387,9 @@ fn called_otherwise(name: &str) -> Option<&'static str> {
     Some(match name.strip_prefix("AMBASSADOR_")? {
         "LOG_LEVEL" | "LOGLEVEL" | "LOGGING" | "DEBUG" | "VERBOSE" => "AMBASSADOR_LOG",
         "PORT" | "HOST" | "LISTEN" | "ADDRESS" => "AMBASSADOR_BIND",
-        "ADMIN_PORT" | "METRICS" | "METRICS_PORT" => "AMBASSADOR_ADMIN",
+        "ADMIN_PORT" | "ADMIN_LISTEN" | "METRICS" | "METRICS_PORT" | "HEALTH" | "HEALTH_PORT" => {
+            "AMBASSADOR_ADMIN"
+        }
         "TIMEOUT" => "AMBASSADOR_CONNECT_TIMEOUT",
         "MAX_CLIENTS" | "MAXCLIENTS" => "AMBASSADOR_MAX_CONNECTIONS",
         "WORKERS" => "AMBASSADOR_THREADS",
@@ -398,13 +400,39 @@ fn called_otherwise(name: &str) -> Option<&'static str> {
 /// A slip in a process-wide name would otherwise be a setting that is silently not applied.
 fn warn_of_near_misses(env: &Env, findings: &mut Diagnostics) {
     let known = || SETTINGS.iter().map(|setting| setting.variable);
-    for name in env.names().filter(|name| name.starts_with("AMBASSADOR_")) {
-        if !known().any(|known| known == name)
-            && let Some(meant) = called_otherwise(name).or_else(|| nearest(name, known()))
-        {
-            findings.warning(name, format!("nothing reads this variable; did you mean {meant}?"));
+    let is_linked = env.names().any(|name| name.starts_with("AMBASSADOR_PORT_"));
+    for name in env.names() {
+        let Some(rest) = name.strip_prefix("AMBASSADOR_") else { continue };
+        let is_of_link = is_linked && setting(rest).is_some();
+        if is_of_link || known().any(|known| known == name) || is_of_others(name, env) {
+            continue;
+        }
+        let of_link = Some(rest).filter(|_| !is_linked);
+        let shown = |setting: &str| format!("<ALIAS>_{setting}, as in REDIS_{setting}");
+        let meant = called_otherwise(name).map(str::to_owned);
+        let meant = meant.or_else(|| of_link.and_then(setting).map(|setting| shown(setting.name)));
+        let meant = meant.or_else(|| nearest(name, known()).map(str::to_owned));
+        let meant = meant.or_else(|| of_link.and_then(near_miss).map(shown));
+        match meant {
+            Some(meant) => {
+                findings.warning(name, format!("nothing reads this variable; did you mean {meant}?"));
+            }
+            None if !is_linked => {
+                findings.warning(name, "nothing reads this variable; --help has those that are read");
+            }
+            None => {}
         }
     }
+}
+
+/// Whether Docker or Kubernetes writes it for a container or Service of such a name.
+fn is_of_others(name: &str, env: &Env) -> bool {
+    let is_address = env.bytes(name).is_some_and(|value| value.windows(3).any(|three| three == b"://"));
+    name.contains("_PORT_")
+        || name.contains("_SERVICE_")
+        || name.contains("_ENV_")
+        || name.ends_with("_PORT") && is_address
+        || name == "AMBASSADOR_NAME"
 }
 
 #[cfg(test)]

@@ -158,14 +158,24 @@ pub fn setting(name: &str) -> Option<&'static Setting> {
 pub fn near_miss(name: &str) -> Option<&'static str> {
     // What other images call the same thing.
     match name {
-        "PASSWORD" | "PASS" | "PASSWD" | "PWD" | "REQUIREPASS" => return Some("AUTH"),
-        "PASSWORD_FILE" | "PASS_FILE" | "PASSWD_FILE" | "PWD_FILE" | "SECRET_FILE" => {
-            return Some("AUTH_FILE");
-        }
-        "USER" => return Some("USERNAME"),
+        "PASSWORD" | "PASS" | "PASSWD" | "PWD" | "REQUIREPASS" | "SECRET" | "TOKEN" | "AUTH_TOKEN"
+        | "AUTH_PASSWORD" => return Some("AUTH"),
+        "PASSWORD_FILE" | "PASS_FILE" | "PASSWD_FILE" | "PWD_FILE" | "SECRET_FILE" | "TOKEN_FILE"
+        | "AUTH_TOKEN_FILE" | "AUTH_PASSWORD_FILE" => return Some("AUTH_FILE"),
+        "PASSWORD_COMMAND" | "TOKEN_COMMAND" => return Some("AUTH_COMMAND"),
+        "USER" | "AUTH_USER" | "AUTH_USERNAME" => return Some("USERNAME"),
         "USER_FILE" => return Some("USERNAME_FILE"),
-        "DATABASE" => return Some("DB"),
-        "SSL" => return Some("TLS"),
+        "SENTINEL_PASSWORD" => return Some("SENTINEL_AUTH"),
+        "SENTINEL_PASSWORD_FILE" => return Some("SENTINEL_AUTH_FILE"),
+        "SENTINEL_USER" => return Some("SENTINEL_USERNAME"),
+        "DATABASE" | "DB_INDEX" | "DB_NUMBER" => return Some("DB"),
+        "SSL" | "USE_TLS" | "USE_SSL" | "TLS_ENABLED" | "SSL_ENABLED" => return Some("TLS"),
+        "TLS_CA" | "TLS_CA_CERT" | "TLS_CA_CERT_FILE" | "CA_FILE" | "CA_CERT" => return Some("TLS_CA_FILE"),
+        "TLS_CERT" => return Some("TLS_CERT_FILE"),
+        "TLS_KEY" => return Some("TLS_KEY_FILE"),
+        "BIND" => return Some("LISTEN"),
+        "TIMEOUT" => return Some("CONNECT_TIMEOUT"),
+        "MAX_CLIENTS" | "MAXCLIENTS" => return Some("MAX_CONNECTIONS"),
         _ => {}
     }
     nearest(name, SETTINGS.iter().map(|setting| setting.name))
@@ -191,6 +201,7 @@ mod tests {
             ("AUTHFILE", Some("AUTH_FILE")),
             ("PASSWORD", Some("AUTH")),
             ("PASSWORD_FILE", Some("AUTH_FILE")),
+            ("TLS_ENABLED", Some("TLS")),
             ("USERNAM", Some("USERNAME")),
             ("AUHT", Some("AUTH")),
             ("HOST", None),

@@ -79,7 +79,7 @@ impl FromStr for Host {
         if text.parse::<Ipv6Addr>().is_ok() {
             return Err("an IPv6 address needs brackets, [::1]:6379".into());
         }
-        if text.contains("${") || text.contains("$(") {
+        if text.contains("${") || text.contains("$(") || text.starts_with('$') {
             return Err("its host is a variable that nothing has replaced: env-files and manifests are taken as they \
                         stand"
                 .into());

@@ -569,76 +569,124 @@ fn a_limit_of_the_link_wins_over_the_one_of_the_process() {
     });
 }
 
+type Variables = &'static [(&'static str, &'static str)];
+
+/// Variables that make no link, the one that is told, and its remedy.
+const LOOKALIKES: &[(Variables, &str, &str)] = &[
+    (&[("REDIS_PORT_6379_TPC", "tcp://a:1")], "REDIS_PORT_6379_TPC", "write REDIS_PORT_6379_TCP=tcp://a:1"),
+    (&[("REDIS_PORT_TCP", "tcp://a:6380")], "REDIS_PORT_TCP", "write REDIS_PORT_6380_TCP=tcp://a:6380"),
+    (&[("REDIS_6379_TCP", "tcp://a:1")], "REDIS_6379_TCP", "write REDIS_PORT_6379_TCP=tcp://a:1"),
+    (&[("REDIS_PORT_637O_TCP", "tcp://a:1")], "REDIS_PORT_637O_TCP", "write REDIS_PORT_6370_TCP=tcp://a:1"),
+    (
+        &[("REDIS_PORT_637O_TCP", "tcp://a:6379")],
+        "REDIS_PORT_637O_TCP",
+        "write REDIS_PORT_6379_TCP=tcp://a:6379",
+    ),
+    (&[("redis_port_6379_tcp", "tcp://a:1")], "redis_port_6379_tcp", "write REDIS_PORT_6379_TCP=tcp://a:1"),
+    (
+        &[("MY-REDIS_PORT_6379_TCP", "tcp://a:1")],
+        "MY-REDIS_PORT_6379_TCP",
+        "write MY_REDIS_PORT_6379_TCP=tcp://a:1",
+    ),
+    (&[("REDIS_PORT_6380", "tcp://a:1")], "REDIS_PORT_6380", "write REDIS_PORT_6380_TCP=tcp://a:1"),
+    (&[("REDIS_PORT6380_TCP", "tcp://a:1")], "REDIS_PORT6380_TCP", "write REDIS_PORT_6380_TCP=tcp://a:1"),
+    (&[("REDISPORT_6380_TCP", "tcp://a:1")], "REDISPORT_6380_TCP", "write REDIS_PORT_6380_TCP=tcp://a:1"),
+    (&[("REDIS_PROT_6380_TCP", "tcp://a:1")], "REDIS_PROT_6380_TCP", "write REDIS_PORT_6380_TCP=tcp://a:1"),
+    (
+        &[("REDIS_PORT_MAIN_TCP", "tcp://a:6380")],
+        "REDIS_PORT_MAIN_TCP",
+        "write REDIS_PORT_6380_TCP=tcp://a:6380",
+    ),
+    (&[("PORT_6380_TCP", "tcp://a:1")], "PORT_6380_TCP", "write REDIS_PORT_6380_TCP=tcp://a:1"),
+    (&[("2CACHE_PORT_6380_TCP", "tcp://a:1")], "2CACHE_PORT_6380_TCP", "write CACHE_PORT_6380_TCP=tcp://a:1"),
+    (&[("REDIS_PORT_6380_UDP", "udp://a:1")], "REDIS_PORT_6380_UDP", "write REDIS_PORT_6380_TCP=tcp://a:1"),
+    (
+        &[("REDIS_PORT_06380_TCP", "tcp://a:1")],
+        "REDIS_PORT_06380_TCP",
+        "name the port to listen on, as in REDIS_PORT_6380_TCP",
+    ),
+    (
+        &[("REDIS_PORT_66380_TCP", "tcp://a:6380")],
+        "REDIS_PORT_66380_TCP",
+        "name the port to listen on, as in REDIS_PORT_6380_TCP",
+    ),
+    (
+        &[("REDIS_PORT_6380_TCP_ADDR", "10.0.0.5"), ("REDIS_PORT_6380_TCP_PORT", "6380")],
+        "REDIS_PORT_6380_TCP_ADDR",
+        "write REDIS_PORT_6380_TCP=tcp://10.0.0.5:6380",
+    ),
+    (&[("REDIS", "tcp://a:6380")], "REDIS", "write REDIS_PORT_6380_TCP=tcp://a:6380"),
+    (&[("CACHE_TCP", "tcp://a:6380")], "CACHE_TCP", "write CACHE_PORT_6380_TCP=tcp://a:6380"),
+    (
+        &[("BROKER", "valkey://:hush@a:6380")],
+        "BROKER",
+        "write BROKER_PORT_6380_TCP=redis://****@a:6380, with what stands there now in the place of ****",
+    ),
+    (&[("REDIS_URL", "cache:6380")], "REDIS_URL", "write REDIS_PORT_6380_TCP=tcp://cache:6380"),
+    (&[("REDIS_NODES", "a:1,b:2")], "REDIS_NODES", "write REDIS_PORT_2_TCP=tcp://a:1,b:2"),
+    (
+        &[("REDIS_SENTINELS", "a:26379,b:26379")],
+        "REDIS_SENTINELS",
+        "write REDIS_PORT_6379_TCP=redis+sentinel://a:26379,b:26379/mymaster",
+    ),
+    (
+        &[("REDIS_SERVICE_HOST", "10.0.0.5"), ("REDIS_SERVICE_PORT", "6380")],
+        "REDIS_SERVICE_HOST",
+        "write REDIS_PORT_6380_TCP=tcp://10.0.0.5:6380",
+    ),
+    (
+        &[("REDIS_PORT", "6380")],
+        "REDIS_PORT",
+        "write REDIS_PORT_6380_TCP=tcp://HOST:6380, with the server's host",
+    ),
+    (
+        &[("REDIS_URL", "redis://app:hush@cache/2")],
+        "REDIS_URL",
+        "write REDIS_PORT_6379_TCP=redis://****@cache:6379/2, with what stands there now in the place of ****",
+    ),
+    (&[("REDIS_HOST", "cache")], "REDIS_HOST", "write REDIS_PORT_6379_TCP=tcp://cache:6379"),
+    (
+        &[("REDIS_HOST", "cache"), ("REDIS_PORT", "6380")],
+        "REDIS_HOST",
+        "write REDIS_PORT_6380_TCP=tcp://cache:6380",
+    ),
+    (&[("REDIS_PORT", "tcp://a:6379")], "REDIS_PORT", "write REDIS_PORT_6379_TCP=tcp://a:6379"),
+    (
+        &[("REDIS_NAME", "/app/redis")],
+        "REDIS_NAME",
+        "start that container with --expose 6379, or write REDIS_PORT_6379_TCP=tcp://redis:6379",
+    ),
+    (&[("REDIS_PORT_6379_TCP", "\"tcp://a:1")], "REDIS_PORT_6379_TCP", "write REDIS_PORT_6379_TCP=tcp://a:1"),
+];
+
 /// What was meant for a link and is none is shown with what it should be, in the user's own values, and no secret.
 #[test]
 fn a_variable_that_was_meant_for_a_link_is_told_what_it_should_be() {
-    for (variables, variable, remedy) in [
-        (
-            &[("REDIS_PORT_6379_TPC", "tcp://a:1")][..],
-            "REDIS_PORT_6379_TPC",
-            "write REDIS_PORT_6379_TCP=tcp://a:1",
-        ),
-        (&[("REDIS_PORT_TCP", "tcp://a:6380")], "REDIS_PORT_TCP", "write REDIS_PORT_6380_TCP=tcp://a:6380"),
-        (&[("REDIS_6379_TCP", "tcp://a:1")], "REDIS_6379_TCP", "write REDIS_PORT_6379_TCP=tcp://a:1"),
-        (
-            &[("REDIS_PORT_637O_TCP", "tcp://a:1")],
-            "REDIS_PORT_637O_TCP",
-            "write REDIS_PORT_6370_TCP=tcp://a:1",
-        ),
-        (
-            &[("REDIS_PORT_637O_TCP", "tcp://a:6379")],
-            "REDIS_PORT_637O_TCP",
-            "write REDIS_PORT_6379_TCP=tcp://a:6379",
-        ),
-        (
-            &[("redis_port_6379_tcp", "tcp://a:1")],
-            "redis_port_6379_tcp",
-            "write REDIS_PORT_6379_TCP=tcp://a:1",
-        ),
-        (
-            &[("MY-REDIS_PORT_6379_TCP", "tcp://a:1")],
-            "MY-REDIS_PORT_6379_TCP",
-            "write MY_REDIS_PORT_6379_TCP=tcp://a:1",
-        ),
-        (
-            &[("REDIS_URL", "redis://app:hush@cache/2")],
-            "REDIS_URL",
-            "write REDIS_PORT_6379_TCP=redis://****@cache:6379/2, with what stands there now in the place of ****",
-        ),
-        (&[("REDIS_HOST", "cache")], "REDIS_HOST", "write REDIS_PORT_6379_TCP=tcp://cache:6379"),
-        (
-            &[("REDIS_HOST", "cache"), ("REDIS_PORT", "6380")],
-            "REDIS_HOST",
-            "write REDIS_PORT_6380_TCP=tcp://cache:6380",
-        ),
-        (&[("REDIS_PORT", "tcp://a:6379")], "REDIS_PORT", "write REDIS_PORT_6379_TCP=tcp://a:6379"),
-        (
-            &[("REDIS_NAME", "/app/redis")],
-            "REDIS_NAME",
-            "start that container with --expose 6379, or write REDIS_PORT_6379_TCP=tcp://redis:6379",
-        ),
-        (
-            &[("REDIS_PORT_6379_TCP", "\"tcp://a:1")],
-            "REDIS_PORT_6379_TCP",
-            "write REDIS_PORT_6379_TCP=tcp://a:1",
-        ),
-    ] {
+    for (variables, variable, remedy) in LOOKALIKES {
         let finished = launch(variables).argument("links").finish();
         assert_eq!(finished.code, Some(2), "{variable}");
         let remedies = finished.stderr.lines().filter_map(|line| line.strip_prefix("  remedy: "));
-        assert_eq!(remedies.collect::<Vec<_>>(), [remedy], "{variable}: {}", finished.stderr);
+        assert_eq!(remedies.collect::<Vec<_>>(), [*remedy], "{variable}: {}", finished.stderr);
         assert!(finished.stderr.contains(&format!("\n{variable}: ")), "{}", finished.stderr);
         assert!(!finished.stderr.contains("hush"), "{}", finished.stderr);
     }
     // What others have a use for is none of our business, beside a link in any case.
-    for (name, value) in
-        [("PIP_URL", "https://example.com/x"), ("HOSTNAME", "abc"), ("DOCKER_HOST", "unix:///x")]
-    {
+    for (name, value) in [
+        ("PIP_URL", "https://example.com/x"),
+        ("HOSTNAME", "abc"),
+        ("DOCKER_HOST", "unix:///x"),
+        ("HTTP_PORT", "80"),
+        ("METRICS_ADDR", "0.0.0.0:9100"),
+        ("BROKER", "amqp://mq"),
+    ] {
         let said = launch(&[(name, value)]).argument("links").finish().stderr;
         assert!(!said.contains(name), "{said}");
     }
     let beside = [REDIS, ("REDIS_URL", "redis://cache"), ("REDIS_NAME", "/app/redis"), ("OTHER_HOST", "x")];
     assert_eq!(warnings(&wiring(&beside)), "[]");
+    // As Kubernetes writes the names of a Service's ports.
+    let service = [REDIS, ("WEB_SERVICE_PORT_TCP", "80"), ("WEB_SERVICE_PORT_HTTP_TCP", "8080")];
+    assert_eq!(warnings(&wiring(&service)), "[]");
     let slip = [REDIS, ("CACHE_PORT_6380_TPC", "tcp://b:1")];
     assert!(warnings(&wiring(&slip)).contains("did you mean CACHE_PORT_6380_TCP?"));
 }
@@ -653,8 +701,34 @@ fn names_of_other_programs_are_told_what_they_are_called_here() {
         ("AMBASSADOR_PORT", "AMBASSADOR_BIND"),
         ("AMBASSADOR_MAX_CLIENTS", "AMBASSADOR_MAX_CONNECTIONS"),
         ("AMBASSADOR_METRICS_PORT", "AMBASSADOR_ADMIN"),
+        ("AMBASSADOR_TIMEOUT", "AMBASSADOR_CONNECT_TIMEOUT"),
+        ("AMBASSADOR_PASSWORD_FILE", "<ALIAS>_AUTH_FILE, as in REDIS_AUTH_FILE"),
+        ("AMBASSADOR_DB", "<ALIAS>_DB, as in REDIS_DB"),
+        ("REDIS_TOKEN", "REDIS_AUTH"),
+        ("REDIS_TLS_ENABLED", "REDIS_TLS"),
+        ("REDIS_CA_CERT", "REDIS_TLS_CA_FILE"),
+        ("REDIS_SENTINEL_PASSWORD", "REDIS_SENTINEL_AUTH"),
+        ("REDIS_TIMEOUT", "REDIS_CONNECT_TIMEOUT"),
     ] {
         let warnings = warnings(&wiring(&[REDIS, (written, "x")]));
         assert!(warnings.contains(&format!("did you mean {meant}?")), "{written}: {warnings}");
     }
+    // What begins as those of the process do is for nobody else, but what is written beside a link of that name.
+    let told = warnings(&wiring(&[REDIS, ("AMBASSADOR_COLOUR", "blue")]));
+    assert!(
+        told.contains("AMBASSADOR_COLOUR") && told.contains("nothing reads this variable; --help"),
+        "{told}"
+    );
+    let of_others = [
+        REDIS,
+        ("AMBASSADOR_NAME", "/app/ambassador"),
+        ("AMBASSADOR_ENV_COLOUR", "blue"),
+        ("AMBASSADOR_PORT", "tcp://10.0.0.5:80"),
+        ("AMBASSADOR_ADMIN_PORT", "tcp://10.0.0.6:8877"),
+        ("AMBASSADOR_SERVICE_PORT_HTTP", "80"),
+    ];
+    assert_eq!(warnings(&wiring(&of_others)), "[]");
+    let linked =
+        [("AMBASSADOR_PORT_6379_TCP", "tcp://a:1"), ("AMBASSADOR_DB", "1"), ("AMBASSADOR_AUTH", "x")];
+    assert_eq!(warnings(&wiring(&linked)), "[]");
 }

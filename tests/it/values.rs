@@ -257,6 +257,12 @@ fn a_wrong_target_is_shown_put_right() {
         ("tcp://2001:db8::1:5432", "LINK_PORT_7000_TCP=tcp://[2001:db8::1]:5432"),
         ("http://web/path", "LINK_PORT_7000_TCP=tcp://web:7000"),
         ("unix://run/db.sock", "LINK_PORT_7000_TCP=unix:///run/db.sock"),
+        ("/run/db.sock", "LINK_PORT_7000_TCP=unix:///run/db.sock"),
+        ("redis:/10.0.0.5:6379", "LINK_PORT_7000_TCP=redis://10.0.0.5:6379"),
+        ("reddis://10.0.0.5:6379", "LINK_PORT_7000_TCP=redis://10.0.0.5:6379"),
+        ("redis+cluster://node:6379", "LINK_PORT_7000_TCP=redis://node:6379"),
+        ("cache.example.com", "LINK_PORT_7000_TCP=tcp://cache.example.com:7000"),
+        ("tcp://a:1 tcp://b:2", "LINK_PORT_7000_TCP=tcp://a:1,b:2"),
         ("", "LINK_PORT_7000_TCP=tcp://link.example.com:7000"),
     ] {
         let told = remedy(&[("LINK_PORT_7000_TCP", written)], "LINK_PORT_7000_TCP");
@@ -275,7 +281,7 @@ fn a_wrong_target_is_shown_put_right() {
         assert!(told.starts_with(&format!("write LINK_PORT_7000_TCP={right}")), "{told}");
     }
     // What nobody has replaced.
-    for written in ["redis://${REDIS_HOST}:6379", "redis://$(REDIS_HOST)"] {
+    for written in ["redis://${REDIS_HOST}:6379", "redis://$(REDIS_HOST)", "tcp://$REDIS_HOST:6379"] {
         let told = expect_mistake(&[("LINK_PORT_7000_TCP", written)], "LINK_PORT_7000_TCP");
         assert!(told.contains("nothing has replaced"), "{told}");
     }

@@ -5,9 +5,13 @@
 
 use super::url::{Form, scheme, split_query, split_user};
 use super::{Scheme, Target, database, port, split_port};
+use crate::config::settings::nearest;
 
 /// The probable target; `None` if there is no good guess. `link_port` is the port in the variable's name.
 pub(crate) fn mended(value: &str, link_port: u16) -> Option<String> {
+    if let Some(several) = with_commas(value) {
+        return Some(several);
+    }
     let loose = Loose::read(value)?;
     let target: Target = loose.put_together(link_port).parse().ok()?;
     let shown = target.to_string();
@@ -18,6 +22,14 @@ pub(crate) fn mended(value: &str, link_port: u16) -> Option<String> {
         _ => "",
     };
     Some(format!("{scheme}://{secrets}{rest}"))
+}
+
+/// Several targets with white space between them, as one; none that may have a password.
+fn with_commas(value: &str) -> Option<String> {
+    let urls: Vec<_> = value.split_whitespace().map(|url| url.trim_end_matches([',', ';'])).collect();
+    let are_urls = urls.len() > 1 && urls.iter().all(|url| url.contains("://") && !url.contains('@'));
+    let target: Target = urls.join(",").parse().ok().filter(|_| are_urls)?;
+    Some(target.to_string())
 }
 
 /// The loosely parsed parts of a value; none has to be valid.
@@ -38,7 +50,7 @@ impl<'a> Loose<'a> {
             return Some(azure);
         }
         let (word, rest) = split_scheme(value)?;
-        let known = scheme(word);
+        let known = scheme(word).or_else(|| misspelt(word));
         let (scheme, form) = known.unwrap_or((foreign(word), Form::Listed));
         let (rest, query) = split_query(rest);
         let (user, rest) = split_user(rest);
@@ -111,16 +123,42 @@ fn split_scheme(value: &str) -> Option<(&str, &str)> {
     let end = value.find([':', '/']).filter(|end| scheme(&value[..*end]).is_some());
     if let Some(end) = end {
         let rest = value[end..].strip_prefix(':').unwrap_or(&value[end..]).trim_start_matches('/');
-        if !rest.starts_with(|first: char| first.is_ascii_digit()) || value[end..].starts_with('/') {
+        let number = rest.split(['/', '?']).next().unwrap_or_default();
+        let is_port = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
+        if !is_port || value[end..].starts_with('/') || value[end..].starts_with(":/") {
             return Some((&value[..end], rest));
         }
+    }
+    let extension = value.rsplit_once('.').map(|(_, extension)| extension);
+    if value.starts_with('/') && matches!(extension, Some("sock" | "socket")) {
+        return Some(("unix", value));
     }
     let value = value.trim_start_matches('/');
     if value.contains('@') {
         return Some(("redis", value));
     }
-    // A single word may be anything, even a password.
-    value.contains(':').then_some(("tcp", value))
+    // A single word may be anything, even a password; hardly an address, or a domain's name in small letters.
+    let is_address = value.parse::<std::net::IpAddr>().is_ok();
+    let of_name = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b".-".contains(&byte);
+    let is_domain = value.matches('.').count() > 1 && value.bytes().all(of_name);
+    (value.contains(':') || is_address || is_domain).then_some(("tcp", value))
+}
+
+/// What a scheme was meant to be that is nearly one of ours.
+fn misspelt(word: &str) -> Option<(Scheme, Form)> {
+    let word = word.to_ascii_lowercase();
+    let meant = match &*word {
+        "sentinel" => "redis+sentinel",
+        "srv" => "tcp+srv",
+        "file" => "tcp+file",
+        "socket" => "unix",
+        "tcps" => "tls",
+        // Of a family that we know, in a way that we don't.
+        _ if word.starts_with("redis+") || word.starts_with("redis-") => "redis",
+        _ if word.starts_with("rediss+") || word.starts_with("rediss-") => "rediss",
+        _ => nearest(&word, ["redis", "rediss", "valkey", "valkeys", "tcp", "tls", "unix"].into_iter())?,
+    };
+    scheme(meant)
 }
 
 /// The tunnel for a foreign scheme: plain, or with TLS.
@@ -141,7 +179,7 @@ fn mended_hosts(hosts: &str, scheme: Scheme, form: Form, link_port: u16) -> Stri
             let (host, number) = match number {
                 Some(number) if is_ipv6(host) => (format!("[{host}]"), Some(number)),
                 _ if is_ipv6(text) => (format!("[{text}]"), None),
-                number => (host.to_owned(), number),
+                number => (host.trim().to_owned(), number),
             };
             match number.or((!has_default).then_some(link_port)) {
                 Some(number) => format!("{host}:{number}"),
@@ -174,6 +212,21 @@ mod tests {
             ("tcp://redis:6379?db=2", Some("redis://redis:6379/2")),
             ("unix:///run/redis.sock?db=2", Some("redis+unix:///run/redis.sock?db=2")),
             ("unix://run/db.sock", Some("unix:///run/db.sock")),
+            ("/run/db.sock", Some("unix:///run/db.sock")),
+            ("redis:/10.0.0.5:6379", Some("redis://10.0.0.5:6379")),
+            ("redis:10.0.0.5:6380", Some("redis://10.0.0.5:6380")),
+            ("redis:6379/2", Some("redis://redis:6379/2")),
+            ("reddis://:hush@cache/2", Some("redis://****@cache:6379/2")),
+            ("tpc://db:5432", Some("tcp://db:5432")),
+            ("tcps://db", Some("tls://db:7000")),
+            ("redis+cluster://cache:1", Some("redis://cache:1")),
+            ("rediss-cluster://cache:1", Some("rediss://cache:1")),
+            ("sentinel://s1", Some("redis+sentinel://s1:26379/mymaster")),
+            ("10.0.0.5", Some("tcp://10.0.0.5:7000")),
+            ("cache.example.com", Some("tcp://cache.example.com:7000")),
+            ("tcp://db :5432", Some("tcp://db:5432")),
+            ("tcp://a:1 tcp://b:2", Some("tcp://a:1,b:2")),
+            ("redis://a:1; redis://b:2", Some("redis://a:1,b:2")),
             ("tcp://2001:db8::1:5432", Some("tcp://[2001:db8::1]:5432")),
             ("tcp://2001:db8::1", Some("tcp://[2001:db8::1]:7000")),
             ("redis://::1", Some("redis://[::1]:6379")),
@@ -196,6 +249,9 @@ mod tests {
             ),
             ("", None),
             ("hush", None),
+            ("Hush.hush.hush", None),
+            ("hush.hush", None),
+            ("/hush/hush", None),
             ("tcp://", None),
             ("tcp://:5432", None),
             ("redis://app:hush@", None),

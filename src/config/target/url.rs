@@ -205,6 +205,9 @@ impl FromStr for Target {
     type Err = Malformed;
 
     fn from_str(value: &str) -> Result<Self, Malformed> {
+        if value.is_empty() {
+            return Err("it is empty".into());
+        }
         let (word, rest) =
             value.split_once("://").ok_or(Malformed::from("it has no scheme, such as tcp:// or redis://"))?;
         let (scheme, form) = scheme(word).ok_or(Malformed::from("its scheme is unknown"))?;
