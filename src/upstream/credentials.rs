@@ -583,7 +583,7 @@ fn looks(password: &Secret, is_of_url: bool, has_user: bool) -> String {
         " with a colon, and a user in front of one goes into USERNAME"
     } else if !bytes.is_ascii() {
         " with characters beyond ASCII"
-    } else if bytes.iter().any(u8::is_ascii_whitespace) {
+    } else if bytes.trim_ascii().iter().any(u8::is_ascii_whitespace) {
         " with white space in their midst"
     } else {
         ""
@@ -680,6 +680,7 @@ mod tests {
             (b"hun%74er2", "9 bytes with a %XX, which is decoded in a URL alone)"),
             ("h\u{fc}nter".as_bytes(), "7 bytes with characters beyond ASCII)"),
             (b"hun ter", "7 bytes with white space in their midst)"),
+            (b"hunter\n", "7 bytes)"),
             (b"100%sure", "8 bytes)"),
         ] {
             assert_eq!(looks(&Secret::new(password.to_vec()), false, false), format!(" (it gives {shown}"));

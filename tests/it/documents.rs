@@ -3,6 +3,7 @@
 mod examples;
 mod generated;
 pub(crate) mod markdown;
+mod mistakes;
 
 use std::collections::BTreeSet;
 use std::fs;

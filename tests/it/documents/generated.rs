@@ -11,6 +11,7 @@ use redis_ambassador::reference::{
 };
 
 use super::markdown::{Page, top, wrapped};
+use super::mistakes;
 use super::read;
 use crate::support::{Authority, Launch, Target, get};
 
@@ -40,6 +41,7 @@ fn what_is_generated_is_up_to_date() {
         "exit codes",
         "log targets",
         "metrics",
+        "mistakes",
         "process",
         "settings",
         "targets",
@@ -59,6 +61,7 @@ fn section(name: &str) -> String {
             .map(|(target, meaning)| wrapped("- ", &format!("`{target}`: {meaning}.")))
             .collect(),
         "metrics" => metrics(),
+        "mistakes" => mistakes::tables(),
         "process" => process(),
         "settings" => SETTINGS.iter().map(setting).collect::<Vec<_>>().join("\n"),
         "targets" => FORMS

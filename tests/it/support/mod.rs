@@ -31,7 +31,7 @@ pub(crate) use named::{Named, try_whom, whom};
 pub(crate) use peer::Peer;
 pub(crate) use redis_server::{RedisServer, Version, command_is_missing, module_is_missing};
 pub(crate) use secret::{every_byte, password, random, token};
-pub(crate) use sentinel::{Quorum, SERVICE, play_sentinel};
+pub(crate) use sentinel::{Quorum, SERVICE, play_sentinel, play_server};
 pub(crate) use target::{BlackHole, Served, Target};
 pub(crate) use tls::{
     Authority, Identity, SERVER_NAME, TlsPeer, Workbench, openssl, redis_over_tls, replace,

@@ -211,7 +211,15 @@ impl Drop for Process {
 }
 
 /// Plays a Sentinel that answers every command with the bytes that `answer` has for its name.
-pub(crate) fn play_sentinel(mut peer: Peer, answer: impl Fn(&str) -> String) {
+pub(crate) fn play_sentinel(peer: Peer, answer: impl Fn(&str) -> String) {
+    play_server(peer, |words| {
+        let name = if words.first() == Some(&"SENTINEL") { words.get(1) } else { words.first() };
+        answer(&name.unwrap_or(&"").to_uppercase())
+    });
+}
+
+/// Plays a server that answers every command with the bytes that `answer` has for its words.
+pub(crate) fn play_server(mut peer: Peer, answer: impl Fn(&[&str]) -> String) {
     use std::io::Read as _;
     let mut received = Vec::new();
     let mut chunk = [0; 4096];
@@ -219,10 +227,13 @@ pub(crate) fn play_sentinel(mut peer: Peer, answer: impl Fn(&str) -> String) {
         received.extend(&chunk[..len]);
         let text = String::from_utf8_lossy(&received).into_owned();
         let mut answers = String::new();
+        // As a person types it.
+        if text.starts_with("PING") {
+            answers += &answer(&["PING"]);
+        }
         for command in text.split('*').skip(1) {
             let words: Vec<_> = command.split("\r\n").skip(2).step_by(2).collect();
-            let name = if words.first() == Some(&"SENTINEL") { words.get(1) } else { words.first() };
-            answers += &answer(&name.unwrap_or(&"").to_uppercase());
+            answers += &answer(&words);
         }
         received.clear();
         if peer.try_send(answers.as_bytes()).is_err() {
