@@ -782,6 +782,7 @@ fn nothing_waits_by_the_wall_clock() {
         ("reload.rs", "how long ago a file was written: looked at once more or less"),
         ("net/tls.rs", "whether a certificate is still valid"),
         ("cli/check/findings.rs", "when a certificate ends"),
+        ("admin/process.rs", "when the process was started, for Prometheus"),
     ];
     fn sources(directory: &Path, found: &mut Vec<PathBuf>) {
         for entry in fs::read_dir(directory).expect("sources") {

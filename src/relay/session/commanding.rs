@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::ahead::{Ahead, MOST};
 use super::owed::What;
 use super::state::{Answering, Channels, Effect, Pin, Slot};
-use super::{ANSWER, Framing, Hold, Own, PING, Session};
+use super::{ANSWER, Framing, Hold, Own, PING, Reset, Session};
 use crate::net::Side;
 use crate::relay::copy::Failed;
 use crate::resp;
@@ -459,6 +459,12 @@ impl Session {
     }
 
     fn resets(&mut self) -> Admit {
+        if self.policy.reset != Reset::Renews
+            && self.framing == Framing::Exact
+            && self.state.answering == Answering::On
+        {
+            return self.leaves(What::Sets, Effect::Reset { strips: self.policy.reset == Reset::Strips });
+        }
         self.hold = Hold::Resetting;
         match (self.framing, self.state.answering) {
             (Framing::Exact, Answering::Skip) => {

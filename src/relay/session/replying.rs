@@ -5,7 +5,7 @@ use std::task::{Context, Poll, ready};
 use tokio::time::Instant;
 
 use super::owed::What;
-use super::state::{Channels, Pin};
+use super::state::{Answering, Channels, Pin};
 use super::{Framing, Hold, Rare, Reset, Session, TargetEnd};
 use crate::metrics::session::SessionMetrics;
 use crate::net::Side;
@@ -444,12 +444,9 @@ impl Session {
 
     /// The connection is as good as new, but for the link's handshake.
     fn was_reset(&mut self) {
-        self.state.reset();
+        self.state.answering = Answering::On;
+        self.state.reset(self.policy.reset == Reset::Strips);
         self.hold = if self.policy.reset == Reset::Renews { Hold::Greeting } else { Hold::None };
-        if self.policy.reset == Reset::Strips {
-            // As whom it goes on no handshake of ours could tell.
-            self.state.pin_until_reset(Pin::OwnAuth);
-        }
     }
 
     /// Why the session can't go on with another upstream, if that is so.

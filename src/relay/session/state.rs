@@ -73,6 +73,10 @@ pub(super) enum Effect {
     Tracking(bool),
     /// Writes so far were waited for, if all of these numbers of servers have them.
     Wait(Vec<u64>),
+    /// RESET, where no handshake follows; whether something of the link's own is lost.
+    Reset {
+        strips: bool,
+    },
     /// May have left anything behind.
     Unknown,
 }
@@ -98,7 +102,7 @@ impl Effect {
     pub(super) fn transaction(&self) -> Option<bool> {
         match self {
             Self::Multi | Self::Watch => Some(true),
-            Self::Exec | Self::Discard | Self::Unwatch => Some(false),
+            Self::Exec | Self::Discard | Self::Unwatch | Self::Reset { .. } => Some(false),
             _ => None,
         }
     }
@@ -263,6 +267,7 @@ impl State {
                 self.ends_transaction();
             }
             Effect::Discard if self.is_in_multi && is_good => self.ends_transaction(),
+            Effect::Reset { strips } if is_good => self.reset(strips),
             _ if is_good && self.is_in_multi => self.has_queued = true,
             effect if is_good => self.apply(effect),
             _ => {}
@@ -293,7 +298,7 @@ impl State {
             }
             Effect::Auth => self.pin_until_reset(Pin::OwnAuth),
             Effect::Multi => self.is_in_multi = true,
-            Effect::Exec | Effect::Discard => {}
+            Effect::Exec | Effect::Discard | Effect::Reset { .. } => {}
             Effect::Watch => self.watches = true,
             Effect::Unwatch => self.watches = false,
             Effect::Tracking(on) => self.tracks = on,
@@ -319,17 +324,21 @@ impl State {
         }
     }
 
-    /// RESET has worked. What a client's library says of itself survives it.
-    pub(super) fn reset(&mut self) {
+    /// RESET has worked. What a client's library says of itself survives it, and what was said behind it.
+    pub(super) fn reset(&mut self, strips: bool) {
         let mut set = self.set.take();
         if let Some(set) = &mut set {
             set.retain(|(slot, _)| {
                 matches!(slot, Slot::LibraryName | Slot::LibraryVersion | Slot::Capabilities)
             });
         }
-        let (wrote, wrote_elsewhere) = (self.wrote, self.wrote_elsewhere);
-        *self = Self { wrote, wrote_elsewhere, set, ..Self::default() };
+        let Self { wrote, wrote_elsewhere, answering, once, is_quitting, .. } = *self;
+        *self = Self { answering, once, is_quitting, wrote, wrote_elsewhere, set, ..Self::default() };
         self.shrink();
+        if strips {
+            // As whom it goes on no handshake of ours could tell.
+            self.pin_until_reset(Pin::OwnAuth);
+        }
     }
 
     /// What puts it on another connection.
@@ -360,7 +369,7 @@ mod tests {
         state.replied(set(Slot::Database, "2"), true);
         assert_eq!(restored(&state), ["*2\r\n$5\r\nHELLO\r\n$1\r\n3\r\n", "me", "2", "lib"]);
         assert!(state.is_resp3 && state.pin().is_none());
-        state.reset();
+        state.reset(false);
         assert_eq!(restored(&state), ["lib"]);
         assert!(!state.is_resp3);
     }
@@ -382,7 +391,7 @@ mod tests {
         state.pin_until_reset(Pin::UnknownCommand);
         state.replied(Effect::Exec, true);
         assert_eq!(state.pin(), Some(Pin::UnknownCommand));
-        state.reset();
+        state.reset(false);
         assert_eq!(state.pin(), None);
         state.replied(Effect::Multi, true);
         state.replied(Effect::Auth, true);
