@@ -5,8 +5,9 @@ use std::process::{Command, Output};
 
 use tempfile::TempDir;
 
+use crate::Connection;
 use crate::docker::{Images, Network, clean_up, docker, eventually, output, unique};
-use crate::roles::{Redis, assert_no_password, new_password};
+use crate::roles::{Client, Redis, assert_no_password, new_password};
 
 /// The first block of commands in a page that has these words in it.
 pub(crate) fn example(page: &str, words: &str) -> String {
@@ -53,7 +54,17 @@ fn two_hosts_know_each_other_by_the_certificates_of_the_page() {
     // One machine is both hosts: the far ambassador is on the near network, too, by the name that is dialled.
     shell.run(&example(page, "LISTEN_TLS").replace("--publish 6379:6379", "--name far"));
     docker(["network", "connect", "--alias", "storage.example.com", app.id(), &shell.name("far")]);
-    shell.run_until_pong(&example(page, "redis-cli"));
+    let commands = example(page, "redis-cli");
+    let (ping, check) = commands.split_once('\n').expect("two commands");
+    shell.run_until_pong(ping);
+    // It sees through both: it is Redis that it tells of.
+    let checked = shell.run(check);
+    assert!(checked.contains("Redis 7") && checked.contains("master"), "{checked}");
+    // And it keeps its client where the far one goes and comes back.
+    let client = Client::on(&app, &images);
+    let stays = Connection::open(&client, "TCP:redis:6379").exchange("PING\r\n", "+PONG\r\n");
+    docker(["restart", &shell.name("far")]);
+    stays.exchange("PING\r\n", "+PONG\r\n");
 
     let stranger = "docker run --rm --network app redis:7 redis-cli -h storage.example.com ping";
     let answer = shell.try_run(stranger);
@@ -101,6 +112,7 @@ impl<'a> Shell<'a> {
                         self.containers.push(self.name(name));
                         format!("{} --network-alias {name}", self.name(name))
                     }
+                    ("exec", name) => self.name(name),
                     ("--network", name) => {
                         let known = self.networks.iter().find(|(known, _)| *known == name);
                         known.expect("a network of the test").1.id().to_owned()
@@ -122,9 +134,9 @@ impl<'a> Shell<'a> {
         command
     }
 
-    fn run(&mut self, commands: &str) {
+    fn run(&mut self, commands: &str) -> String {
         let script = self.adapted(commands);
-        output(&mut self.command(&script));
+        String::from_utf8_lossy(&output(&mut self.command(&script)).stdout).into_owned()
     }
 
     fn try_run(&mut self, command: &str) -> Output {
