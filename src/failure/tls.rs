@@ -13,6 +13,7 @@ use crate::config::Link;
 use crate::net::tls::certificate::Purpose;
 use crate::net::tls::explain::{Shown, Unknown, Words, alerts, broken, sentence};
 use crate::net::tls::stream::Broken;
+use crate::net::tls::{Acceptor, Connector};
 
 /// A failed TLS handshake with the target.
 pub fn by_target(error: io::Error, endpoint: &str, link: &Link) -> Failure {
@@ -180,8 +181,10 @@ impl Target<'_> {
                 format!("set {alias}_TLS_SERVER_NAME to the server's name"),
             ),
             _ => match alerts::about_certificate(alert) {
-                Some(why) if self.has_identity() => (
+                Some(why) if self.has_identity() => refused(
+                    alert,
                     format!("{endpoint} refused our client certificate: {why}"),
+                    self.link.tls.as_ref().and_then(Connector::own_fault),
                     format!(
                         "set {alias}_TLS_CERT_FILE to a certificate that the target accepts; see its own log"
                     ),
@@ -229,8 +232,10 @@ impl Client<'_> {
                 }
             }
             Error::AlertReceived(alert) => match alerts::about_certificate(*alert) {
-                Some(why) => (
+                Some(why) => refused(
+                    *alert,
                     format!("the client refused our certificate: {why}"),
+                    self.link.listen_tls.as_ref().and_then(Acceptor::own_fault),
                     format!(
                         "let the client trust the authority of {alias}_LISTEN_TLS_CERT_FILE and dial a name that the certificate has"
                     ),
@@ -257,6 +262,14 @@ impl Client<'_> {
             }
             _ => (what(), "see the client's own log, and check for a proxy in between".to_owned()),
         }
+    }
+}
+
+/// Our certificate was refused. Where the other side does not say why, what is evidently wrong with it is told.
+fn refused(alert: AlertDescription, what: String, fault: Option<Words>, remedy: String) -> Words {
+    match fault.filter(|_| alerts::gives_no_reason(alert)) {
+        Some((fault, remedy)) => (format!("{what}; {fault}"), remedy),
+        None => (what, remedy),
     }
 }
 

@@ -31,7 +31,7 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, Server
 use zeroize::Zeroizing;
 
 use self::certificate::{Certificate, Purpose, Summary};
-use self::explain::Shown;
+use self::explain::{Shown, Words};
 use self::pem::Wanted;
 use self::stream::TlsStream;
 #[cfg(any(test, fuzzing))]
@@ -177,7 +177,7 @@ impl Connector {
     ) -> Result<Self, Unusable> {
         let verification = trust.verification;
         let make = move |material: Material| client_config(material, &trust).map(Arc::new);
-        let config = reloading(link, "to the target", files.clone(), make)?;
+        let config = reloading(link, Purpose::Client, files.clone(), make)?;
         Ok(Self { config, server_name, target_ends: Mutex::default(), files, verification })
     }
 
@@ -217,6 +217,11 @@ impl Connector {
     /// The end of the certificate that is shown to the target.
     pub fn own_ends(&self) -> Option<SystemTime> {
         self.config.last().ends
+    }
+
+    /// Why the certificate that is shown to the target may be refused, whoever its authority is.
+    pub fn own_fault(&self) -> Option<Words> {
+        self.config.last().fault.clone()
     }
 
     /// The end of the certificate that the target has shown last.
@@ -290,7 +295,7 @@ pub struct AcceptError {
 impl Acceptor {
     /// Reads the files for the first time. `link` is the link's name in the log.
     pub fn new(link: String, files: Files) -> Result<Self, Unusable> {
-        let listening = reloading(link, "for clients", files.clone(), listening)?;
+        let listening = reloading(link, Purpose::Server, files.clone(), listening)?;
         Ok(Self { listening, files })
     }
 
@@ -302,6 +307,11 @@ impl Acceptor {
     /// The end of the certificate that is shown to clients.
     pub fn own_ends(&self) -> Option<SystemTime> {
         self.listening.last().ends
+    }
+
+    /// Why the certificate that is shown to clients may be refused, whoever its authority is.
+    pub fn own_fault(&self) -> Option<Words> {
+        self.listening.last().fault.clone()
     }
 
     /// Makes a TLS stream of a client's socket.
@@ -589,14 +599,17 @@ struct Made<T> {
     config: T,
     /// The end of the certificate that this side shows.
     ends: Option<SystemTime>,
+    /// Why that certificate may be refused.
+    fault: Option<Words>,
     /// Of the files' bytes. The same bytes make nothing new, which would end the sessions that can be resumed.
     hash: u64,
 }
 
-/// What the files make, now and whenever they change. `link` and `side` are for the log.
+/// What the files make, now and whenever they change. `link` is for the log; by `purpose` a certificate is shown
+/// to clients or to the target.
 fn reloading<T: Send + Sync + 'static>(
     link: String,
-    side: &'static str,
+    purpose: Purpose,
     files: Files,
     make: impl Fn(Material) -> Result<T, String> + Send + 'static,
 ) -> Result<Reloading<Made<T>>, Unusable> {
@@ -606,14 +619,18 @@ fn reloading<T: Send + Sync + 'static>(
     };
     let paths: Vec<_> = files.paths().map(|(_, path)| path.to_path_buf()).collect();
     let read = files.read()?;
-    let first = made(&files, &read, hash(&read), &make)?;
+    let first = made(&files, &read, hash(&read), purpose, &make)?;
     let look = move |last: &Made<T>| {
         let read = files.read()?;
         let hash = hash(&read);
         if hash == last.hash {
             return Ok(None);
         }
-        Ok(Some(made(&files, &read, hash, &make)?))
+        Ok(Some(made(&files, &read, hash, purpose, &make)?))
+    };
+    let side = match purpose {
+        Purpose::Client => "to the target",
+        Purpose::Server => "for clients",
     };
     let shown: Vec<_> = paths.iter().map(|path| path.display().to_string()).collect();
     let shown = shown.join(",");
@@ -638,10 +655,13 @@ fn made<T>(
     files: &Files,
     read: &[Contents],
     hash: u64,
+    purpose: Purpose,
     make: &impl Fn(Material) -> Result<T, String>,
 ) -> Result<Made<T>, Unusable> {
     let material = Material::parse(read)?;
-    let ends = material.identity.as_ref().and_then(|identity| ends(identity.cert.first()?));
+    let chain = material.identity.as_ref().map(|identity| identity.cert.as_slice()).unwrap_or_default();
+    let ends = chain.first().and_then(ends);
+    let fault = Shown::alone("it".to_owned(), purpose, chain).fault();
     let config = make(material).map_err(|reason| {
         let part = files.paths().next().map_or(Part::Authorities, |(part, _)| part);
         let remedy = part.wanted().remedy().to_owned();
@@ -650,7 +670,7 @@ fn made<T>(
             None => Unusable { part, reason, remedy },
         }
     })?;
-    Ok(Made { config, ends, hash })
+    Ok(Made { config, ends, fault, hash })
 }
 
 /// The end of a certificate's time.

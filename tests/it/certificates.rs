@@ -21,6 +21,14 @@ struct Told {
 }
 
 impl Told {
+    /// From a line of the log or a finding, in which `field` is what is wrong.
+    #[track_caller]
+    fn of(line: &Value, field: &str) -> Self {
+        let text =
+            |field: &str| line[field].as_str().unwrap_or_else(|| panic!("no {field}: {line}")).to_owned();
+        Self { error: text(field), remedy: text("remedy") }
+    }
+
     #[track_caller]
     fn expect(&self, words: &[&str], remedy: &str) {
         for word in words {
@@ -55,7 +63,7 @@ fn told(launch: Launch) -> Told {
     let error = client.expect_refusal("redis:6379");
     let line = ambassador.wait_for("connection failed");
     assert_eq!((line["stage"].as_str(), line["error"].as_str()), (Some("tls"), Some(&*error)), "{line}");
-    Told { error, remedy: line["remedy"].as_str().unwrap().to_owned() }
+    Told::of(&line, "error")
 }
 
 /// A server that turns lines round is reached.
@@ -177,22 +185,85 @@ fn a_self_signed_certificate_with_a_common_name_alone_is_told_the_line_that_mend
     expect_served(launch(&serve(&identity), &identity.certificate));
 }
 
-/// What `openssl req -x509` makes of a server without being told otherwise.
+/// What openssl makes of a server's name alone, in each of the ways that are found on the net. The line that is told makes
+/// one that is taken.
+const BY_DEFAULT: [(&str, &str); 4] = [
+    ("openssl req -x509 -key server.key -subj /CN=localhost -out server.pem", "that of an authority"),
+    (
+        "openssl req -x509 -CA ca.pem -CAkey ca.key -key server.key -subj /CN=localhost -out server.pem",
+        "that of an authority",
+    ),
+    ("openssl x509 -req -in server.csr -signkey server.key -out server.pem", "X.509's first version"),
+    (
+        "openssl x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -out server.pem",
+        "X.509's first version",
+    ),
+];
+
 #[test]
-fn an_authority_that_stands_for_itself_is_told_the_line_that_mends_it() {
+fn what_openssl_makes_by_default_is_told_the_line_that_mends_it() {
     if command_is_missing("openssl") {
         return;
     }
-    let bench = Workbench::new();
-    bench.run(
-        "openssl req -x509 -key server.key -subj /CN=localhost -days 30 -addext subjectAltName=DNS:localhost -out server.pem",
-    );
-    let identity = bench.identity("server");
-    let told = told(launch(&serve(&identity), &identity.certificate));
-    told.expect(&["that of an authority"], "CA:FALSE");
-    let (_, line) = told.remedy.split_once("): ").unwrap();
-    bench.run(line);
-    expect_served(launch(&serve(&identity), &identity.certificate));
+    for (made, words) in BY_DEFAULT {
+        let bench = Workbench::new();
+        bench.run(made);
+        let identity = bench.identity("server");
+        let trusted = if made.contains("-CA ") { bench.path("ca.pem") } else { identity.certificate.clone() };
+        let told = told(launch(&serve(&identity), &trusted));
+        told.expect(&[words], "subjectAltName=DNS:localhost");
+        bench.run(told.line());
+        expect_served(launch(&serve(&identity), &trusted));
+    }
+}
+
+/// Whoever shows such a certificate can tell, too: in `check`, and when a client that refuses it gives no reason. The pair
+/// of another line is used at once.
+#[test]
+fn who_shows_what_openssl_makes_by_default_is_told_the_line_that_mends_it() {
+    if command_is_missing("openssl") {
+        return;
+    }
+    let nameless = "openssl req -x509 -key server.key -subj /CN=localhost -addext basicConstraints=critical,CA:FALSE -out server.pem";
+    let target = Target::start().serve(|mut peer| {
+        peer.expect(b"PING\r\n");
+        peer.send(b"+PONG\r\n");
+        peer.expect_gone();
+    });
+    for (made, words) in BY_DEFAULT.into_iter().chain([(nameless, "no name that counts (no subjectAltName)")])
+    {
+        let bench = Workbench::new();
+        bench.run(made);
+        let identity = bench.identity("server");
+        let trusted = if made.contains("-CA ") { bench.path("ca.pem") } else { identity.certificate.clone() };
+        let report = report(Launch::redis("127.0.0.1:1").listen_tls("REDIS", &identity));
+        let warnings = report["findings"].as_array().unwrap();
+        let about = |finding: &&Value| {
+            finding["what"].as_str().unwrap().starts_with("clients may refuse the certificate")
+        };
+        let finding = warnings.iter().find(about).unwrap_or_else(|| panic!("{made}: {report:#}"));
+        let checked = Told::of(finding, "what");
+        checked.expect(&[words], identity.certificate.to_str().unwrap());
+
+        let far = Launch::redis(target.address()).listen_tls("REDIS", &identity).start();
+        let near = || {
+            Launch::new()
+                .variable("REDIS_PORT_6379_TCP", format!("rediss://{}", far.address("redis:6379")))
+                .variable("REDIS_TLS_SERVER_NAME", "localhost")
+                .variable("REDIS_TLS_CA_FILE", &trusted)
+                .variable("REDIS_LISTEN", "127.0.0.1:0")
+        };
+        told(near());
+        let refused = Told::of(&far.wait_for("connection failed"), "error");
+        refused.expect(&["the client refused our certificate", words], "subjectAltName=DNS:NAME");
+        assert_eq!(refused.line(), checked.line());
+
+        bench.run(&refused.line().replace("NAME", "localhost"));
+        let near = near().start();
+        let mut client = near.connect("redis:6379");
+        client.send(b"PING\r\n");
+        client.expect(b"+PONG\r\n");
+    }
 }
 
 /// An address is an address, and no name.
@@ -615,40 +686,64 @@ fn a_client_certificate_of_x509s_first_version_is_shown_to_who_takes_it() {
     client.expect(b"+PONG\r\n");
 }
 
-/// Clients' certificates are told in the same words, with the lines for clients.
+/// Clients' certificates are told in the same words, with the lines for clients, to both sides.
 #[test]
 fn what_is_wrong_with_a_clients_certificate_is_told_with_the_line_that_mends_it() {
     if command_is_missing("openssl") {
         return;
     }
-    let bench = Workbench::new();
-    bench.issue("server", "ca", NAMED, "");
-    let target = Target::start();
-    for (name, extensions, words, remedy) in [
-        ("client", &[][..], "X.509's first version", "(echo extendedKeyUsage=clientAuth) > client.ext"),
-        ("other", &["extendedKeyUsage=serverAuth"], "not meant for this side", "extendedKeyUsage=clientAuth"),
+    let target = Target::start().serve(|mut peer| {
+        peer.expect(b"PING\r\n");
+        peer.send(b"+PONG\r\n");
+        peer.expect_gone();
+    });
+    for (made, words, remedy) in [
+        (
+            "openssl x509 -req -in client.csr -CA ca.pem -CAkey ca.key -CAcreateserial -out client.pem",
+            "X.509's first version, which has no place to say what it is for",
+            "(echo extendedKeyUsage=clientAuth) > client.ext",
+        ),
+        (
+            "openssl req -x509 -key client.key -subj /CN=app -out client.pem",
+            "that of an authority",
+            "a certificate for the client itself",
+        ),
+        (
+            "echo extendedKeyUsage=serverAuth > x.ext && openssl x509 -req -in client.csr -CA ca.pem -CAkey ca.key \
+             -CAcreateserial -extfile x.ext -out client.pem",
+            "not meant for this side",
+            "extendedKeyUsage=clientAuth",
+        ),
     ] {
-        bench.key(name, P256);
-        if extensions.is_empty() {
-            bench.run(&format!(
-                "openssl x509 -req -in {name}.csr -CA ca.pem -CAkey ca.key -CAcreateserial -out {name}.pem"
-            ));
-        } else {
-            bench.issue(name, "ca", extensions, "");
-        }
-        let ambassador = Launch::redis(target.address())
+        let bench = Workbench::new();
+        bench.issue("server", "ca", NAMED, "");
+        bench.key("client", P256);
+        bench.run(made);
+        let trust = || bench.run("cat ca.pem client.pem > trusted.pem");
+        trust();
+        let far = Launch::redis(target.address())
             .listen_tls("REDIS", &bench.identity("server"))
-            .variable("REDIS_LISTEN_TLS_CLIENT_CA_FILE", bench.path("ca.pem"))
+            .variable("REDIS_LISTEN_TLS_CLIENT_CA_FILE", bench.path("trusted.pem"))
             .start();
-        bench.run(&format!(
-            "openssl s_client -connect {} -cert {name}.pem -key {name}.key -CAfile ca.pem -tls1_2 </dev/null || true",
-            ambassador.address("redis:6379")
-        ));
-        let line = ambassador.wait_for("connection failed");
-        let told = Told {
-            error: line["error"].as_str().unwrap().to_owned(),
-            remedy: line["remedy"].as_str().unwrap().to_owned(),
+        let near = || {
+            Launch::new()
+                .variable("REDIS_PORT_6379_TCP", format!("rediss://{}", far.address("redis:6379")))
+                .variable("REDIS_TLS_SERVER_NAME", "localhost")
+                .variable("REDIS_TLS_CA_FILE", bench.path("ca.pem"))
+                .variable("REDIS_LISTEN", "127.0.0.1:0")
+                .tls_identity("REDIS", &bench.identity("client"))
         };
-        told.expect(&["the client's certificate", words], remedy);
+        let to_near = told(near());
+        to_near.expect(&["refused our client certificate", words], remedy);
+        let to_far = Told::of(&far.wait_for("connection failed"), "error");
+        to_far.expect(&["the client's certificate", words], remedy);
+        assert_eq!(to_near.line(), to_far.line());
+
+        bench.run(to_near.line());
+        trust();
+        let near = near().start();
+        let mut client = near.connect("redis:6379");
+        client.send(b"PING\r\n");
+        client.expect(b"+PONG\r\n");
     }
 }

@@ -528,7 +528,13 @@ fn a_certificate_for_clients_without_a_name_is_a_warning() {
     let nameless = authority.issue(&[]);
     let report = check(Launch::plain(target.address()).listen_tls("DB", &nameless));
     let path = nameless.certificate.to_str().unwrap();
-    expect(&report, "warning", "certificate", &["shown to clients is for no name"], path);
+    expect(
+        &report,
+        "warning",
+        "certificate",
+        &["clients may refuse the certificate", "has no name that counts"],
+        path,
+    );
 }
 
 /// How much of a certificate is verified is shown, in JSON and in the table.

@@ -9,7 +9,7 @@ use crate::config::link::Credentials;
 use crate::config::target::Scheme;
 use crate::config::{Link, Warning};
 use crate::failure::Failure;
-use crate::net::tls::Files;
+use crate::net::tls::Acceptor;
 use crate::net::tls::certificate::Summary;
 use crate::resp::Reply;
 use crate::text;
@@ -161,22 +161,17 @@ impl Finding {
             let remedy = format!("put a new one into {path}; it serves the next connection");
             Some(Self::new(level, "certificate", link, None, what, remedy))
         });
-        let without_names = link.listen_tls.as_ref().and_then(|tls| Self::of_no_names(link, &tls.files));
-        shown.chain(of_clients).chain(without_names).collect()
+        let refused = link.listen_tls.as_ref().and_then(|tls| Self::of_own_fault(link, tls));
+        shown.chain(of_clients).chain(refused).collect()
     }
 
-    /// A certificate for clients that is for no name, which whoever verifies it refuses.
-    fn of_no_names(link: &Link, files: &Files) -> Option<Self> {
-        let path = files.identity.as_ref()?.certificate.display();
-        files.own_certificate()?.names.is_empty().then(|| {
-            let what = "the certificate that is shown to clients is for no name (no subjectAltName): whoever verifies it \
-                        refuses it";
-            let remedy = format!(
-                "put one into {path} that is for the name that clients dial: openssl x509 -req with subjectAltName=DNS:… in \
-                 its -extfile"
-            );
-            Self::new(Level::Warning, "certificate", link, None, what.to_owned(), remedy)
-        })
+    /// A certificate that clients refuse. Of the one for the target it is the target that says so, and many take it.
+    fn of_own_fault(link: &Link, tls: &Acceptor) -> Option<Self> {
+        let path = tls.files.identity.as_ref()?.certificate.display();
+        let (fault, remedy) = tls.own_fault()?;
+        let what = format!("clients may refuse the certificate that they are shown: {fault}");
+        let remedy = format!("put another one into {path}; {remedy}");
+        Some(Self::new(Level::Warning, "certificate", link, None, what, remedy))
     }
 
     /// What a server is, where it is not what a link can do everything with.

@@ -25,6 +25,16 @@ pub fn about_certificate(alert: AlertDescription) -> Option<&'static str> {
     })
 }
 
+/// Whether it says no more than that the certificate is not taken, which is all that many say of any reason.
+pub fn gives_no_reason(alert: AlertDescription) -> bool {
+    matches!(
+        alert,
+        AlertDescription::BadCertificate
+            | AlertDescription::UnsupportedCertificate
+            | AlertDescription::CertificateUnknown
+    )
+}
+
 fn known(alert: AlertDescription) -> Option<(&'static str, &'static str)> {
     Some(match alert {
         AlertDescription::CloseNotify => ("close_notify", "it said goodbye"),

@@ -1,5 +1,6 @@
 //! Why a certificate was refused, and the line that mends it.
 
+use std::borrow::Cow;
 use std::time::{Duration, SystemTime};
 
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
@@ -84,10 +85,7 @@ impl<'a> Shown<'a> {
     ///
     /// Nothing that a stranger wrote may be in it: people run it. The name is from the configuration.
     fn anew(&self, extensions: &[String]) -> String {
-        let stem = match self.purpose {
-            Purpose::Server => "server",
-            Purpose::Client => "client",
-        };
+        let stem = self.side();
         if self.own().is_some_and(Certificate::is_self_signed) {
             let extensions: Vec<_> = extensions.iter().map(|line| format!("-addext {line} ")).collect();
             return format!(
@@ -115,12 +113,36 @@ impl<'a> Shown<'a> {
         }
     }
 
+    /// Whose certificate it is.
+    fn side(&self) -> &'static str {
+        match self.purpose {
+            Purpose::Server => "server",
+            Purpose::Client => "client",
+        }
+    }
+
     fn usage(&self) -> String {
         match self.purpose {
             Purpose::Server => "extendedKeyUsage=serverAuth",
             Purpose::Client => "extendedKeyUsage=clientAuth",
         }
         .to_owned()
+    }
+
+    /// What this side can tell by itself of why its own certificate may be refused, whoever its authority is.
+    pub fn fault(&self) -> Option<Words> {
+        let own = self.own()?;
+        if own.version != 3 {
+            Some(self.version())
+        } else if own.is_authority() {
+            Some(self.explain_webpki(&Webpki::CaUsedAsEndEntity))
+        } else if own.is_for_another_purpose(self.purpose) {
+            Some(self.purpose())
+        } else if self.purpose == Purpose::Server && own.names().is_empty() {
+            Some((self.names(), self.with_names()))
+        } else {
+            None
+        }
     }
 
     /// What is wrong with it, and what to do about it.
@@ -203,7 +225,8 @@ impl<'a> Shown<'a> {
             Webpki::CaUsedAsEndEntity => (
                 self.says(0, "is that of an authority, which vouches for others and not for itself"),
                 format!(
-                    "have a certificate for the server itself issued (basicConstraints CA:FALSE): {}",
+                    "have a certificate for the {} itself issued (basicConstraints CA:FALSE): {}",
+                    self.side(),
                     self.anew(&[self.named()])
                 ),
             ),
@@ -323,7 +346,14 @@ impl<'a> Shown<'a> {
         let culprit = self.culprit(|read| read.version != 3);
         let (predicate, remedy) = if culprit == 0 {
             (
-                "is of X.509's first version, which has no place for the names that it is for",
+                match self.purpose {
+                    Purpose::Server => {
+                        "is of X.509's first version, which has no place for the names that it is for"
+                    }
+                    Purpose::Client => {
+                        "is of X.509's first version, which has no place to say what it is for"
+                    }
+                },
                 format!(
                     "issue it anew with extensions, without which openssl x509 -req makes such ones: {}",
                     self.anew(&[self.named()])
@@ -455,7 +485,7 @@ impl<'a> Shown<'a> {
 
     /// Which name it has, and which it should have.
     pub fn names(&self) -> String {
-        let expected = self.name.map(ServerName::to_str).unwrap_or_default();
+        let expected = self.expected();
         let Some(own) = self.own() else {
             return self.says(0, &format!("is for another name than {expected}"));
         };
@@ -465,10 +495,12 @@ impl<'a> Shown<'a> {
                 Some(name) => format!(", and its common name \"{name}\" does not count"),
                 None => String::new(),
             };
-            return self.says(
-                0,
-                &format!("has no name that counts (no subjectAltName){common_name}; it is to be {expected}"),
-            );
+            let wanted = match self.name {
+                Some(_) => format!("; it is to be {expected}"),
+                None => String::new(),
+            };
+            return self
+                .says(0, &format!("has no name that counts (no subjectAltName){common_name}{wanted}"));
         }
         // As a name of DNS, that is: a slip of whoever wrote `DNS:10.0.0.1`.
         if names.iter().any(|name| *name == expected) {
@@ -482,13 +514,21 @@ impl<'a> Shown<'a> {
         self.says(0, &format!("is for {}, not for {expected}", names.join(", ")))
     }
 
+    fn expected(&self) -> Cow<'_, str> {
+        self.name.map(ServerName::to_str).unwrap_or_default()
+    }
+
+    fn with_names(&self) -> String {
+        format!("issue it anew with subjectAltName: {}", self.anew(&[self.named()]))
+    }
+
     /// Whether it has a name at all that could be dialled instead.
     pub fn names_remedy(&self, alias: &str) -> String {
         let or = format!("or set {alias}_TLS_VERIFY=ca, if it is enough that its authority vouches for it");
         let names = self.own().map(Certificate::names).unwrap_or_default();
-        let expected = self.name.map(ServerName::to_str).unwrap_or_default();
+        let expected = self.expected();
         if names.is_empty() || names.iter().any(|name| *name == expected) {
-            return format!("issue it anew with subjectAltName: {}; {or}", self.anew(&[self.named()]));
+            return format!("{}; {or}", self.with_names());
         }
         format!(
             "dial the target by a name that its certificate has, or set {alias}_TLS_SERVER_NAME to one; {or}"
