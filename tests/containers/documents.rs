@@ -49,7 +49,7 @@ fn two_hosts_know_each_other_by_the_certificates_of_the_page() {
     let _redis = Redis::on(&storage, "redis-server", &images, &password);
     let mut shell = Shell::new(&images, &[("app", &app), ("storage", &storage)]);
     let page = "docs/deploy/two-hosts.md";
-    shell.run(&example(page, "openssl"));
+    shell.run(&example(page, "deploy/certificates secrets"));
     shell.secret(&password);
     // One machine is both hosts: the far ambassador is on the near network, too, by the name that is dialled.
     shell.run(&example(page, "LISTEN_TLS").replace("--publish 6379:6379", "--name far"));
@@ -116,6 +116,9 @@ impl<'a> Shell<'a> {
                     ("--network", name) => {
                         let known = self.networks.iter().find(|(known, _)| *known == name);
                         known.expect("a network of the test").1.id().to_owned()
+                    }
+                    (_, "deploy/certificates") => {
+                        concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/certificates").to_owned()
                     }
                     (_, "redis:7") => self.images.redis.clone(),
                     (_, "redis-ambassador") => self.images.ambassador.clone(),

@@ -1,11 +1,16 @@
 //! What is in `deploy/` agrees with the documents and with the program.
 
-use std::fs;
+use std::collections::BTreeMap;
+use std::fs::{self, DirEntry};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::process::{Command, Output};
 
 use serde_json::Value;
+use tempfile::TempDir;
 
 use crate::documents::markdown::Page;
-use crate::support::{Launch, Target, get};
+use crate::support::{Identity, Launch, Target, command_is_missing, get};
 
 fn read(path: &str) -> String {
     fs::read_to_string(format!("{}/{path}", env!("CARGO_MANIFEST_DIR"))).expect(path)
@@ -44,6 +49,121 @@ fn the_files_name_the_commands_of_their_pages() {
             }
         }
     }
+}
+
+/// `deploy/certificates`, in a folder of the test's own.
+fn certificates(folder: &Path, arguments: &[&str]) -> Output {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/certificates");
+    Command::new(script).args(arguments).current_dir(folder).output().expect("bash runs")
+}
+
+/// The names in a folder, with what the files hold and who may read them.
+fn contents(folder: &Path) -> BTreeMap<String, (u32, Vec<u8>)> {
+    let entries = fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry"));
+    let of = |entry: DirEntry| {
+        let mode = entry.metadata().expect("a file").permissions().mode() & 0o777;
+        (entry.file_name().into_string().expect("UTF-8"), (mode, fs::read(entry.path()).expect("a file")))
+    };
+    entries.map(of).collect()
+}
+
+/// The script's certificates are what two ambassadors know each other by, by a name and by an address. New ones of the same
+/// authority serve beside the old ones.
+#[test]
+fn the_certificates_of_the_script_are_taken_on_both_sides() {
+    if command_is_missing("openssl") {
+        return;
+    }
+    let folder = TempDir::new().expect("a folder");
+    let run = |arguments: &[&str]| {
+        let done = certificates(folder.path(), arguments);
+        assert!(done.status.success(), "{done:?}");
+        contents(&folder.path().join(arguments[arguments.len() - 3]))
+    };
+    let first = run(&["first", "storage.example.com", "127.0.0.1"]);
+    let modes: Vec<_> = first.iter().map(|(name, (mode, _))| (name.as_str(), *mode)).collect();
+    let expected = [
+        ("ca.key", 0o600),
+        ("ca.pem", 0o644),
+        ("client.key", 0o600),
+        ("client.pem", 0o644),
+        ("server.key", 0o600),
+        ("server.pem", 0o644),
+    ];
+    assert_eq!(modes, expected);
+    let renewed = run(&["--authority", "first", "renewed", "storage.example.com", "::1"]);
+    let names: Vec<_> = renewed.keys().map(String::as_str).collect();
+    assert_eq!(names, ["ca.pem", "client.key", "client.pem", "server.key", "server.pem"]);
+    assert_eq!(renewed["ca.pem"], first["ca.pem"]);
+    assert_ne!(renewed["server.key"].1, first["server.key"].1);
+
+    let identity = |name: &str, side: &str| Identity {
+        certificate: folder.path().join(name).join(format!("{side}.pem")),
+        key: folder.path().join(name).join(format!("{side}.key")),
+    };
+    let target = Target::start().echo();
+    for (server, client, name) in [
+        ("first", "first", None),
+        ("first", "renewed", Some("storage.example.com")),
+        ("renewed", "first", Some("storage.example.com")),
+        ("renewed", "renewed", Some("::1")),
+    ] {
+        let authority = folder.path().join("first/ca.pem");
+        let far = Launch::plain(target.address())
+            .listen_tls("DB", &identity(server, "server"))
+            .variable("DB_LISTEN_TLS_CLIENT_CA_FILE", &authority)
+            .start();
+        let near = Launch::new()
+            .variable("DB_PORT_5432_TCP", format!("tls://{}", far.address("db:5432")))
+            .variable("DB_LISTEN", "127.0.0.1:0")
+            .variable("DB_TLS_CA_FILE", &authority)
+            .tls_identity("DB", &identity(client, "client"));
+        let near = match name {
+            Some(name) => near.variable("DB_TLS_SERVER_NAME", name),
+            None => near,
+        };
+        let near = near.start();
+        let mut peer = near.connect("db:5432");
+        peer.send(b"through both");
+        peer.expect(b"through both");
+    }
+    // A client's certificate is none for a server.
+    let confused = Launch::plain(target.address())
+        .listen_tls("DB", &identity("first", "client"))
+        .variable("DB_LISTEN_TLS_CLIENT_CA_FILE", folder.path().join("first/ca.pem"))
+        .argument("check")
+        .finish();
+    assert!(confused.stdout.contains("not meant for this side"), "{}", confused.stdout);
+}
+
+/// What is there stays as it is, and what is no name makes nothing.
+#[test]
+fn the_script_for_certificates_overwrites_nothing() {
+    if command_is_missing("openssl") {
+        return;
+    }
+    let folder = TempDir::new().expect("a folder");
+    let refused = |arguments: &[&str], words: &str| {
+        let done = certificates(folder.path(), arguments);
+        let told = String::from_utf8_lossy(&done.stderr);
+        assert!(!done.status.success() && told.contains(words), "{arguments:?}: {done:?}");
+    };
+    fs::create_dir(folder.path().join("secrets")).unwrap();
+    for file in ["ca.key", "ca.pem", "server.key", "server.pem", "client.key", "client.pem"] {
+        let path = folder.path().join("secrets").join(file);
+        fs::write(&path, "mine").unwrap();
+        refused(&["secrets", "storage.example.com"], &format!("secrets/{file} is there already"));
+        assert_eq!(contents(&folder.path().join("secrets")).len(), 1);
+        assert_eq!(fs::read_to_string(&path).unwrap(), "mine");
+        fs::remove_file(path).unwrap();
+    }
+    for name in ["", "-x", "a,DNS:b", "a b", "redis://a", "fe80::1%eth0", "1.2.3.4.5", "::g"] {
+        refused(&["secrets", "storage.example.com", name], name);
+    }
+    refused(&["--authority", "nowhere", "secrets", "a.example"], "nowhere/ca.key can't be read");
+    refused(&["secrets"], "usage: ");
+    refused(&["--authority", "secrets"], "usage: ");
+    assert!(contents(&folder.path().join("secrets")).is_empty());
 }
 
 /// Every metric that the dashboard draws and an alert looks at is there, with the labels that they look at.
