@@ -26,6 +26,9 @@ COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certifica
 COPY --from=build /build/redis-ambassador /redis-ambassador
 # In numbers, because there is no /etc/passwd, and so that Kubernetes' runAsNonRoot can tell.
 USER 65532:65532
+# Docker tells whoever links the container of what is exposed. That is the link alone that nearly everybody has: other links' ports
+# are known only to those who set them (--expose), and the admin endpoint does not listen for other containers.
+EXPOSE 6379
 # For Compose, which starts the application when this is healthy, and for Swarm, which then lets the old one go. Docker waits for an interval
 # before it asks for the first time. The command itself waits for five seconds, and says what it has waited for.
 HEALTHCHECK --interval=5s --timeout=6s --retries=3 CMD ["/redis-ambassador", "health"]

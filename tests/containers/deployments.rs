@@ -49,6 +49,12 @@ fn the_compose_file_leads_to_pong() {
         let id = project.run(&["ps", "--quiet", service]);
         assert_no_password(&docker(["inspect", id.trim()]));
     }
+    // Files of either form are read, with the version that Compose v1 wants and v2 ignores and without it.
+    let with_version = project.directory.path().join("with-version.yaml");
+    let file = fs::read_to_string(repository("deploy/compose.yaml")).expect("a file");
+    fs::write(&with_version, format!("version: \"3.8\"\n{file}")).expect("a file");
+    let mut config = images.compose().expect("Compose");
+    output(config.args(["--file", &with_version.display().to_string(), "config", "--quiet"]));
 }
 
 /// A stack on a swarm of one node, with Docker's own secrets, while clients work: one that keeps its connection and
@@ -100,6 +106,22 @@ fn an_update_of_the_stack_brings_a_new_password_and_no_request_fails() {
     for load in loads {
         load.end();
     }
+
+    // The end of the rotation: Redis starts with the new password from now on, and keeps its data.
+    stack.deploy(&[("REDIS_SECRET", &stack.new), ("REDIS_PREVIOUS_SECRET", &stack.new)]);
+    let pong = |before: &str| {
+        eventually("another Redis answers the application", || {
+            let now = stack.containers("redis-server").pop().filter(|now| now != before)?;
+            let answer = Command::new("docker")
+                .args(["exec", &app, "redis-cli", "-h", "redis", "GET", "fresh"])
+                .output()
+                .expect("docker can be started");
+            (text(&answer.stdout).trim().parse::<u64>().ok()? > so_far).then_some(now)
+        })
+    };
+    let restarted = pong(&redis);
+    docker(["kill", &restarted]);
+    pong(&restarted);
     for id in after.iter().chain(&before) {
         let printed = Command::new("docker").args(["logs", id]).output().expect("docker can be started");
         assert_no_password(&text(&printed.stdout));

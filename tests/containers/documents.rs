@@ -39,6 +39,29 @@ fn the_page_about_docker_leads_to_pong() {
     shell.run_until_pong(&example("docs/deploy/docker.md", "docker run"));
 }
 
+/// The host's own programs reach a port that is published for them, and nobody else does.
+#[test]
+fn a_published_port_leads_the_host_to_pong_and_no_other() {
+    let Some(images) = Images::make() else { return };
+    let password = new_password();
+    // Docker publishes no port of a network without a way out of the machine.
+    let redis = Redis::start(Redis::recipe(&images, &password), &password);
+    let mut shell = Shell::new(&images, &[]);
+    shell.secret(&password);
+    let commands = example("docs/deploy/docker.md", "--publish ");
+    assert!(commands.contains("--publish 127.0.0.1:6379:6379"), "{commands}");
+    // Any port that is free; and there are no names on Docker's own bridge.
+    let commands = commands.replace("127.0.0.1:6379:6379", "127.0.0.1::6379");
+    shell.run(&commands.replace("redis.example.com", &redis.address()));
+    let published = docker(["port", &shell.name("redis")]);
+    let port =
+        published.strip_prefix("6379/tcp -> 127.0.0.1:").expect("one address, which is the host's own");
+    eventually("a program of the host reads PONG", || {
+        let answer = Command::new("redis-cli").args(["-p", port, "ping"]).output().expect("redis-cli runs");
+        (String::from_utf8_lossy(&answer.stdout).trim() == "PONG").then_some(())
+    });
+}
+
 /// Certificates by the lines of the page, and two ambassadors that know each other by them. A client without a
 /// certificate is turned away by the far one.
 #[test]
@@ -110,9 +133,17 @@ impl<'a> Shell<'a> {
                 words[at] = match (&*before, &*word) {
                     ("--name", name) => {
                         self.containers.push(self.name(name));
-                        format!("{} --network-alias {name}", self.name(name))
+                        // Docker's own bridge has no names.
+                        let alias = if self.networks.is_empty() {
+                            String::new()
+                        } else {
+                            format!(" --network-alias {name}")
+                        };
+                        format!("{}{alias}", self.name(name))
                     }
-                    ("exec", name) => self.name(name),
+                    ("exec", name) if words[..at].ends_with(&["docker".to_owned(), "exec".to_owned()]) => {
+                        self.name(name)
+                    }
                     ("--network", name) => {
                         let known = self.networks.iter().find(|(known, _)| *known == name);
                         known.expect("a network of the test").1.id().to_owned()

@@ -6,6 +6,7 @@ mod docker;
 mod documents;
 mod roles;
 
+use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::process::{Child, ChildStdin, ChildStdout, Command};
 
@@ -44,12 +45,18 @@ fn the_variables_that_docker_sets_for_a_link_are_enough() {
     // Docker hands this one on to whoever links this container, as REDIS_ENV_CACHE_PORT_11211_TCP.
     let recipe = Redis::recipe(&images, &password).env("CACHE_PORT_11211_TCP", "tcp://192.0.2.1:11211");
     let redis = Redis::start(recipe, &password);
-    let ambassador = Ambassador::start(linked(&images, &redis, &password).options(&["--expose", "6379"]));
+    let ambassador = Ambassador::start(linked(&images, &redis, &password));
     let client = Client::start(
         Recipe::of(&images.client).options(&["--link", &format!("{}:redis", ambassador.container.id)]),
     );
 
     assert_eq!(client.redis(&["PING"]), "PONG");
+    // And its own client is told of it in the same way, of nothing but the link.
+    let dials = "exec redis-cli -h $REDIS_PORT_6379_TCP_ADDR -p $REDIS_PORT_6379_TCP_PORT PING";
+    assert_eq!(client.container.run(&["sh", "-c", dials]), "PONG");
+    let variables = client.container.run(&["env"]);
+    let ports = variables.lines().filter(|line| line.starts_with("REDIS_PORT_") && line.contains("_TCP="));
+    assert_eq!(ports.count(), 1, "{variables}");
     let listening = ambassador.events("listening");
     assert_eq!(listening.len(), 1, "{listening:?}");
     assert_eq!(listening[0]["link"], "redis:6379");
@@ -294,6 +301,7 @@ fn the_image_is_small_and_its_user_is_not_root() {
     assert!(size <= 10_000_000, "{size} bytes");
     assert_eq!(inspect("{{.Config.User}}"), "65532:65532");
     assert_eq!(inspect("{{json .Config.Entrypoint}}"), r#"["/redis-ambassador"]"#);
+    assert_eq!(inspect("{{json .Config.ExposedPorts}}"), r#"{"6379/tcp":{}}"#);
     let version = r#"{{index .Config.Labels "org.opencontainers.image.version"}}"#;
     assert_eq!(inspect(version), env!("CARGO_PKG_VERSION"));
 
@@ -313,6 +321,33 @@ fn the_image_is_small_and_its_user_is_not_root() {
         listed.lines().filter(|path| !path.ends_with('/') && !of_docker.contains(path)).collect();
     files.sort_unstable();
     assert_eq!(files, ["etc/ssl/certs/ca-certificates.crt", "redis-ambassador"]);
+}
+
+/// A checkout with passwords and keys in it, as the examples put them there: no build sees them.
+#[test]
+fn no_secret_of_a_checkout_gets_into_an_image() {
+    let Some(_images) = Images::make() else { return };
+    let checkout = tempfile::tempdir().expect("a folder");
+    let write = |path: &str, content: &str| {
+        let path = checkout.path().join(path);
+        fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
+        fs::write(path, content).expect("a file");
+    };
+    write(".dockerignore", include_str!("../../.dockerignore"));
+    write("Dockerfile", "FROM scratch\nCOPY . /\n");
+    for path in ["secrets/redis", "deploy/secrets/redis", "src/secrets/new/server.key", "src/main.rs"] {
+        write(path, "x");
+    }
+    let image = docker(["build", "--quiet", &checkout.path().display().to_string()]);
+    let container = docker(["create", &image, "nothing"]);
+    let listed = Command::new("sh")
+        .args(["-c", "docker export \"$0\" | tar --list", &container])
+        .output()
+        .expect("a shell runs");
+    docker(["rm", &container]);
+    docker(["rmi", &image]);
+    let listed = String::from_utf8(listed.stdout).expect("a list of files");
+    assert!(listed.contains("src/main.rs") && !listed.contains("secrets"), "{listed}");
 }
 
 /// Whatever goes wrong and however much it is asked to tell, it never prints a password, and never tells one to a client.

@@ -51,6 +51,51 @@ fn the_files_name_the_commands_of_their_pages() {
     }
 }
 
+/// An ambassador that a page starts is there again after its host has been: it has the password, and applications wait for
+/// it. And a port that is published is one for this host alone, or shut to whoever has no certificate.
+#[test]
+fn ambassadors_of_the_pages_come_back_and_are_open_to_nobody_else() {
+    let (mut restarted, mut published) = (0, 0);
+    for page in Page::all() {
+        for block in page.blocks() {
+            let code = block.code.replace("\\\n", "");
+            for line in code.lines().filter(|line| line.contains("docker run --detach")) {
+                if !line.contains("redis-ambassador") {
+                    continue;
+                }
+                assert!(line.contains(" --restart unless-stopped "), "{}: {line}", page.path.display());
+                restarted += 1;
+                if let Some((_, port)) = line.split_once(" --publish ") {
+                    let is_shut =
+                        port.starts_with("127.0.0.1:") || line.contains("LISTEN_TLS_CLIENT_CA_FILE=");
+                    assert!(is_shut, "{}: {line}", page.path.display());
+                    published += 1;
+                }
+            }
+        }
+    }
+    assert!(restarted > 4 && published > 1, "{restarted}, {published}");
+}
+
+/// The examples put passwords and keys into folders of that name.
+#[test]
+fn no_secrets_of_the_examples_are_committed() {
+    if command_is_missing("git") {
+        return;
+    }
+    let folder = TempDir::new().expect("a folder");
+    fs::write(folder.path().join(".gitignore"), read(".gitignore")).unwrap();
+    let git = |arguments: &[&str]| {
+        let mut git = Command::new("git");
+        git.args(arguments).current_dir(folder.path()).output().expect("git runs")
+    };
+    assert!(git(&["init", "--quiet"]).status.success());
+    for path in ["secrets/redis", "secrets/new/server.key", "deploy/secrets/redis"] {
+        assert!(git(&["check-ignore", "--quiet", path]).status.success(), "{path}");
+    }
+    assert!(!git(&["check-ignore", "--quiet", "src/secret.rs"]).status.success());
+}
+
 /// `deploy/certificates`, in a folder of the test's own.
 fn certificates(folder: &Path, arguments: &[&str]) -> Output {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/certificates");
