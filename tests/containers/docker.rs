@@ -60,6 +60,8 @@ pub(crate) struct Images {
     prometheus: Option<String>,
     host: Option<String>,
     compose: Option<String>,
+    podman: Option<String>,
+    quadlet: Option<String>,
     _beside_others: Option<RwLockReadGuard<'static, ()>>,
     _alone: Option<RwLockWriteGuard<'static, ()>>,
 }
@@ -108,6 +110,8 @@ impl Images {
             prometheus: printed("prometheus"),
             host: printed("host"),
             compose: printed("compose"),
+            podman: printed("podman"),
+            quadlet: printed("quadlet"),
             _beside_others: None,
             _alone: None,
         })
@@ -129,6 +133,18 @@ impl Images {
         let mut command = Command::new(words.next().expect("a command"));
         command.args(words);
         Some(command)
+    }
+}
+
+impl Images {
+    /// The version of this machine's podman.
+    pub(crate) fn podman(&self) -> Option<&str> {
+        optional(self.podman.as_deref(), "podman")
+    }
+
+    /// Podman's generator of units for systemd, where this machine has one.
+    pub(crate) fn quadlet(&self) -> Option<&str> {
+        optional(self.quadlet.as_deref(), "quadlet")
     }
 }
 

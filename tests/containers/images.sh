@@ -7,7 +7,8 @@
 #     prometheus=sha256:…    this machine's prometheus and promtool
 #     host=sha256:…          this machine's systemd and dpkg, and a Redis: a host without containers
 #
-# and compose=…, the command that Compose is. Of the last three one may be missing, with a line that says so; with CI=true none is.
+# and compose=…, the command that Compose is, podman=…, its version, and quadlet=…, where podman's generator of units is. Of the
+# last five one may be missing, with a line that says so; with CI=true none is.
 #
 # What is up to date is kept. Exit code 69 (EX_UNAVAILABLE): this machine cannot run the tests, and
 # standard error says why.
@@ -115,6 +116,15 @@ if docker compose version >/dev/null 2>&1; then
 elif can docker-compose docker-compose; then
     compose=docker-compose
 fi
+podman=
+if can podman podman && can crun crun && can /usr/lib/podman/netavark netavark && can /usr/lib/podman/aardvark-dns aardvark-dns &&
+    can catatonit catatonit && can ip iproute2; then
+    podman=$(podman --version)
+fi
+quadlet=
+if have /usr/libexec/podman/quadlet || [ "${CI:-}" = true ]; then
+    quadlet=$(need_quadlet)
+fi
 make_builder
 ambassador=$(docker build --quiet --tag redis-ambassador:test .)
 
@@ -123,3 +133,5 @@ for name in "${images[@]}"; do
     echo "$name=$(docker image inspect --format '{{.Id}}' "redis-ambassador-test-$name")"
 done
 [ -z "$compose" ] || echo "compose=$compose"
+[ -z "$podman" ] || echo "podman=$podman"
+[ -z "$quadlet" ] || echo "quadlet=$quadlet"

@@ -4,6 +4,7 @@ mod deployments;
 mod discovery;
 mod docker;
 mod documents;
+mod podman;
 mod roles;
 
 use std::fs;

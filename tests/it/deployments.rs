@@ -24,6 +24,8 @@ fn the_pages_show_the_files() {
         ("docs/deploy/swarm.md", "yaml", "deploy/stack.yaml"),
         ("docs/deploy/kubernetes.md", "yaml", "deploy/kubernetes/app.yaml"),
         ("docs/deploy/systemd.md", "ini", "deploy/redis-ambassador.service"),
+        ("docs/deploy/podman.md", "ini", "deploy/redis-ambassador.container"),
+        ("docs/deploy/podman.md", "yaml", "deploy/pod.yaml"),
     ] {
         let (text, file) = (read(page), read(path));
         let (comment, shown) = file.split_once("\n\n").expect("a blank line");

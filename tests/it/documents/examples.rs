@@ -110,7 +110,7 @@ fn environments(page: &Page) -> Vec<Environment> {
             "sh" => {
                 let mut others = Environment::new();
                 for line in block.code.replace("\\\n", " ").lines() {
-                    if line.starts_with("docker run ") {
+                    if line.starts_with("docker run ") || line.starts_with("podman run ") {
                         environments.push(assignments(line).collect());
                     } else {
                         others.extend(assignments(line));
@@ -155,8 +155,13 @@ struct Place {
 
 impl Place {
     /// Where secrets are in the documents.
-    const SECRETS: [&str; 4] =
-        ["/run/secrets/", "./secrets/", "secrets/", "/run/credentials/redis-ambassador.service/"];
+    const SECRETS: [&str; 5] = [
+        "/run/secrets/",
+        "/secrets/",
+        "./secrets/",
+        "secrets/",
+        "/run/credentials/redis-ambassador.service/",
+    ];
 
     fn of(environment: &Environment) -> Self {
         let place = Self { folder: tempfile::tempdir().expect("a folder") };
