@@ -9,9 +9,11 @@ mod table;
 
 pub use main::main;
 
+use std::ffi::OsString;
 use std::io::{self, Write};
+use std::path::PathBuf;
 
-use clap::{Command as Clap, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap::{Command as Clap, CommandFactory, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
 
 use crate::config::ProcessArguments;
@@ -29,6 +31,9 @@ pub struct Arguments {
     /// What to do; `run` if nothing is said.
     #[command(subcommand)]
     pub command: Option<Command>,
+    /// Read the variables from this file instead of the environment, as systemd and Docker write them
+    #[arg(long, value_name = "FILE", global = true, value_hint = ValueHint::FilePath)]
+    pub env_file: Option<PathBuf>,
     /// The process-wide settings.
     #[command(flatten)]
     pub process: ProcessArguments,
@@ -57,7 +62,7 @@ pub enum Command {
         // The process-wide flag of this name takes aliases. It shares its id with this one, so that clap leaves it out
         // here, and therefore its type too.
         #[arg(long, num_args = 0, default_missing_value = DIALLED)]
-        links: Option<String>,
+        links: Option<OsString>,
     },
     /// Print a completion script
     Completions {

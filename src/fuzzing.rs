@@ -17,9 +17,11 @@ use redis_protocol::resp2::types::BytesFrame;
 use redis_protocol::resp3;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{CertificateError, OtherError, RootCertStore};
+use zeroize::Zeroizing;
 
 use crate::cli::{Format, links};
 use crate::config::backends_file::parse as parse_backends;
+use crate::config::env_file::parse as parse_variables;
 use crate::config::target::{Backends, Target, endpoint};
 use crate::config::{Config, Env, Link, ProcessArguments};
 use crate::failure::tls::{by_client, by_target};
@@ -299,6 +301,33 @@ pub fn backends_file(data: &[u8]) {
     }
 }
 
+/// A file of variables: its faults have lines, and what has none is the same variables when they are written in quotes.
+pub fn env_file(data: &[u8]) {
+    let contents = parse_variables(data, |_| None);
+    let lines = data.split(|byte| *byte == b'\n').count();
+    assert!(contents.faults.iter().all(|fault| (1..=lines).contains(&fault.line)), "{:?}", contents.faults);
+    assert!(contents.faults.is_sorted_by_key(|fault| fault.line), "{:?}", contents.faults);
+    if !contents.faults.is_empty() {
+        return;
+    }
+    let quoted = |value: &[u8]| {
+        let escaped = value.iter().flat_map(|byte| match byte {
+            b'"' | b'\\' | b'$' | b'`' => vec![b'\\', *byte],
+            byte => vec![*byte],
+        });
+        escaped.collect::<Vec<_>>()
+    };
+    // In a value of several lines one may look like an assignment, which the quotes don't allow.
+    let variables = contents.variables.into_iter().filter(|(_, value)| !value.contains(&b'\n'));
+    let variables: Vec<_> = variables.collect();
+    let line = |(name, value): &(String, Zeroizing<Vec<u8>>)| {
+        [name.as_bytes(), b"=\"", &quoted(value), b"\"\n"].concat()
+    };
+    let written: Vec<_> = variables.iter().flat_map(line).collect();
+    let again = parse_variables(&written, |_| None);
+    assert_eq!((again.variables, again.faults), (variables, Vec::new()));
+}
+
 /// A secret and a text that may hold it: afterwards it does not.
 pub fn masked(data: &[u8]) {
     let Some(at) = data.iter().position(|byte| *byte == 0) else { return };
@@ -531,6 +560,11 @@ mod tests {
         #[test]
         fn files_of_backends_are_shown_as_they_are_read(data in soup(words("fuzz/backends.dict"), 24)) {
             backends_file(&data);
+        }
+
+        #[test]
+        fn files_of_variables_are_read_as_they_are_written(data in soup(words("fuzz/env-file.dict"), 24)) {
+            env_file(&data);
         }
 
         #[test]

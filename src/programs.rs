@@ -8,9 +8,10 @@
 //! parent can't set this for a child before it runs, so this binary is started again, sets it for itself, and becomes
 //! the program (`execve`).
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
 use std::time::Duration;
@@ -24,6 +25,7 @@ use tokio::net::unix::pipe::Receiver;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio::time::sleep;
+use zeroize::Zeroizing;
 
 use crate::descriptors::limit_of_programs;
 use crate::systemd;
@@ -78,6 +80,43 @@ fn reap() {
     }
 }
 
+/// The variables that a program gets.
+#[derive(Clone)]
+pub enum Environment {
+    /// Those of this process, without some, and without those of our service manager.
+    Ours { hidden: Vec<String> },
+    /// Others instead; PATH alone is ours where they have none.
+    Other(Vec<(String, Zeroizing<Vec<u8>>)>),
+}
+
+impl Environment {
+    /// Where programs are searched for.
+    pub fn path(&self) -> OsString {
+        let other = match self {
+            Self::Ours { .. } => None,
+            Self::Other(variables) => variables.iter().find(|(name, _)| name == "PATH"),
+        };
+        match other {
+            Some((_, path)) => OsString::from_vec(path.to_vec()),
+            None => std::env::var_os("PATH").unwrap_or_default(),
+        }
+    }
+
+    fn apply(&self, command: &mut Command) {
+        match self {
+            Self::Ours { hidden } => {
+                for variable in hidden.iter().map(String::as_str).chain(systemd::VARIABLES) {
+                    command.env_remove(variable);
+                }
+            }
+            Self::Other(variables) => {
+                let variables = variables.iter().map(|(name, value)| (name, OsStr::from_bytes(value)));
+                command.env_clear().env("PATH", self.path()).envs(variables);
+            }
+        }
+    }
+}
+
 /// A running program; killed with its process group when dropped before it has ended.
 pub struct Program {
     pid: Pid,
@@ -86,14 +125,12 @@ pub struct Program {
 }
 
 impl Program {
-    /// Starts a program in a process group of its own, without the variables in `hidden` and those of our service manager. Also returns its standard
-    /// output
-    /// and standard error.
-    pub fn start(words: &[String], hidden: &[String]) -> io::Result<(Self, Receiver, Receiver)> {
+    /// Starts a program in a process group of its own. Also returns its standard output and standard error.
+    pub fn start(words: &[String], environment: &Environment) -> io::Result<(Self, Receiver, Receiver)> {
         // Before the child is started: with SIGCHLD ignored, which is inherited, the kernel discards exit statuses.
         let died = signal(SignalKind::child())?;
         let mut running = running();
-        let mut child = spawn(words, hidden)?;
+        let mut child = spawn(words, environment)?;
         let pid = Pid::from_child(&child);
         let (tell, ended) = oneshot::channel();
         running.push((pid, tell));
@@ -133,30 +170,28 @@ fn pipe(end: Option<impl Into<OwnedFd>>) -> io::Result<Receiver> {
     Receiver::from_owned_fd(end.ok_or(io::ErrorKind::BrokenPipe)?.into())
 }
 
-fn spawn(words: &[String], hidden: &[String]) -> io::Result<Child> {
+fn spawn(words: &[String], environment: &Environment) -> io::Result<Child> {
     let limit = limit_of_programs();
     let soft = limit.current.map_or_else(String::new, |soft| soft.to_string());
     let by_ourselves: Vec<_> =
         [OURSELVES, BECOME, &soft].into_iter().chain(words.iter().map(String::as_str)).collect();
-    let started = command(&by_ourselves, hidden)?.spawn();
+    let started = command(&by_ourselves, environment)?.spawn();
     // Without /proc, or where this binary may not be executed: start the program itself, then set its limit.
     started.or_else(|_| {
-        let child = command(words, hidden)?.spawn()?;
+        let child = command(words, environment)?.spawn()?;
         // If that is forbidden, it has ours.
         let _ = prlimit(Some(Pid::from_child(&child)), Resource::Nofile, limit);
         Ok(child)
     })
 }
 
-fn command(words: &[impl AsRef<OsStr>], hidden: &[String]) -> io::Result<Command> {
+fn command(words: &[impl AsRef<OsStr>], environment: &Environment) -> io::Result<Command> {
     let (program, arguments) = words.split_first().ok_or(io::ErrorKind::InvalidInput)?;
     let mut command = Command::new(program);
     command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     // So that the children of a script are killed with it.
     command.process_group(0);
-    for variable in hidden.iter().map(String::as_str).chain(systemd::VARIABLES) {
-        command.env_remove(variable);
-    }
+    environment.apply(&mut command);
     Ok(command)
 }
 

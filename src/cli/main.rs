@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use crate::app::{App, StartErrors};
 use crate::cli::check::Report;
 use crate::cli::{self, Arguments, Command, Format, health, links, man};
-use crate::config::{Config, Env};
+use crate::config::{Config, ConfigErrors, Env};
 use crate::descriptors::Descriptors;
 use crate::log;
 use crate::programs;
@@ -34,23 +34,26 @@ fn obey() -> ExitCode {
     }
     secret::harden_process();
     let arguments = Arguments::parse();
-    let command = arguments.command.unwrap_or(Command::Run);
+    let command = arguments.command.clone().unwrap_or(Command::Run);
     let done = match command {
         Command::Completions { shell } => {
             cli::completions(shell, &mut io::stdout()).map_err(|error| unwritten(&error))
         }
         Command::Man => man::write(&mut io::stdout()).map_err(|error| unwritten(&error)),
-        Command::Health { links } => match Config::admin(&arguments.process) {
-            Err(mistakes) => return misconfigured(&mistakes),
-            Ok(admin) => health::ask(admin, links.as_deref() == Some(cli::DIALLED))
-                // Who reads nothing has the exit code.
-                .map(|answer| drop(writeln!(io::stdout(), "{answer}")))
-                .map_err(Into::into),
-        },
+        Command::Health { links } => {
+            let admin = environment(&arguments).and_then(|env| Config::admin(&env, &arguments.process));
+            match admin {
+                Err(mistakes) => return misconfigured(&mistakes),
+                Ok(admin) => health::ask(admin, links.is_some_and(|links| links == cli::DIALLED))
+                    // Who reads nothing has the exit code.
+                    .map(|answer| drop(writeln!(io::stdout(), "{answer}")))
+                    .map_err(Into::into),
+            }
+        }
         Command::Run | Command::Links { .. } | Command::Check { .. } => {
             let descriptors = Descriptors::raise();
             // A statement of its own, so that the environment is forgotten before anything runs.
-            let loaded = Config::load(&Env::new(std::env::vars_os()), &arguments.process);
+            let loaded = environment(&arguments).and_then(|env| Config::load(&env, &arguments.process));
             match loaded {
                 Err(mistakes) => return misconfigured(&mistakes),
                 Ok(config) => match command {
@@ -75,6 +78,11 @@ fn obey() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// The variables: those of the process, unless a file is named.
+fn environment(arguments: &Arguments) -> Result<Env, ConfigErrors> {
+    arguments.env_file.as_deref().map_or_else(|| Ok(Env::new(std::env::vars_os())), Env::read)
 }
 
 fn misconfigured(mistakes: &impl Display) -> ExitCode {

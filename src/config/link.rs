@@ -272,7 +272,7 @@ pub(super) fn parse(env: &Env, process: &Process, findings: &mut Diagnostics) ->
             "it names none of the links that are set, so there is nothing to listen on",
             format!("name some of them: AMBASSADOR_LINKS={}", aliases.join(",")),
         );
-    } else if taken.is_empty() && lookalikes.is_empty() {
+    } else if taken.is_empty() && lookalikes.is_empty() && !env.is_faulty() {
         findings.mistake(
             "<ALIAS>_PORT_<PORT>_TCP",
             "no link is set, so there is nothing to listen on",
@@ -326,7 +326,7 @@ struct Draft {
 impl Draft {
     fn read(candidate: &Candidate<'_>, env: &Env, findings: &mut Diagnostics) -> Option<Self> {
         let variable = candidate.variable;
-        let value = unquoted(text(env, variable, findings).unwrap_or_default());
+        let value = unquoted(env.text(variable, findings).unwrap_or_default());
         let port = match candidate.port.parse::<u16>() {
             Ok(port) if port > 0 && !candidate.port.starts_with('0') => Some(port),
             number => {
@@ -450,16 +450,6 @@ fn role(text: &str) -> Result<Role, Refusal> {
         "replica" | "slave" => Ok(Role::Replica),
         _ => Err(format!("\"{text}\" is neither master nor replica").into()),
     }
-}
-
-/// A variable's value as text.
-fn text<'a>(env: &'a Env, variable: &str, findings: &mut Diagnostics) -> Option<&'a str> {
-    let bytes = env.bytes(variable)?;
-    let text = std::str::from_utf8(bytes).ok();
-    if text.is_none() {
-        findings.mistake(variable, "its value is not UTF-8", "write it in plain text");
-    }
-    text
 }
 
 /// `REDIS_AUTH` without any Redis link, and aliases that `AMBASSADOR_LINKS` names in vain.

@@ -1,10 +1,12 @@
 //! The process-wide settings: each is a flag and a variable, one entry of the table and one field of [`Process`].
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
+use clap::parser::ValueSource;
+use clap::{Arg, ArgMatches, Args, Command, FromArgMatches, value_parser};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use super::notation::{
@@ -173,18 +175,27 @@ impl Setting {
             .long(self.flag())
             .global(true)
             .env(self.variable)
+            // A variable that is no text is told of like every other mistake.
+            .value_parser(value_parser!(OsString))
             .value_name(self.value)
             .help(format!("{} [default: {default}]", self.doc))
     }
 
     /// Reads what is written, or reports it and goes on with the default.
-    fn apply(&self, arguments: &ProcessArguments, process: &mut Process, findings: &mut Diagnostics) {
+    fn apply(
+        &self,
+        env: &Env,
+        arguments: &ProcessArguments,
+        process: &mut Process,
+        findings: &mut Diagnostics,
+    ) {
         if let Unset::Value(default) = self.default {
             let taken = (self.read)(process, default);
             debug_assert!(taken.is_ok(), "{}: {taken:?}", self.variable);
         }
+        let flag = arguments.0.get(self.variable).map(String::as_str);
         // Compose writes an empty value where a variable of its own is not set: nothing was given.
-        let written = arguments.0.get(self.variable).map(|text| unquoted(text));
+        let written = flag.or_else(|| env.text(self.variable, findings)).map(unquoted);
         if let Some(Err(refusal)) =
             written.filter(|text| !text.is_empty()).map(|text| (self.read)(process, text))
         {
@@ -195,8 +206,8 @@ impl Setting {
     }
 }
 
-/// The process-wide settings as they were written, flag or variable, by variable. They are text here, so that
-/// [`super::Config`] can report all their mistakes together with those of the links.
+/// The process-wide settings that were written as flags, by variable. They are text here, so that [`super::Config`] can
+/// report all their mistakes together with those of the links.
 #[derive(Debug, Default, Clone)]
 pub struct ProcessArguments(pub BTreeMap<String, String>);
 
@@ -213,8 +224,11 @@ impl Args for ProcessArguments {
 impl FromArgMatches for ProcessArguments {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
         let written = SETTINGS.iter().filter_map(|setting| {
-            let text = matches.get_one::<String>(&setting.flag())?;
-            Some((setting.variable.to_owned(), text.clone()))
+            let flag = setting.flag();
+            // What clap finds in the environment of the process may not be what counts: see `Env`.
+            let is_written = matches.value_source(&flag) == Some(ValueSource::CommandLine);
+            let text = matches.get_one::<OsString>(&flag).filter(|_| is_written)?;
+            Some((setting.variable.to_owned(), text.to_string_lossy().into_owned()))
         });
         Ok(Self(written.collect()))
     }
@@ -277,14 +291,18 @@ pub(super) fn parse(env: &Env, arguments: &ProcessArguments, findings: &mut Diag
     warn_of_near_misses(env, findings);
     let mut process = Process::unset();
     for setting in SETTINGS {
-        setting.apply(arguments, &mut process, findings);
+        setting.apply(env, arguments, &mut process, findings);
     }
     process
 }
 
-pub(super) fn admin(arguments: &ProcessArguments, findings: &mut Diagnostics) -> Option<ListenAddress> {
+pub(super) fn admin(
+    env: &Env,
+    arguments: &ProcessArguments,
+    findings: &mut Diagnostics,
+) -> Option<ListenAddress> {
     let mut process = Process::unset();
-    ADMIN.apply(arguments, &mut process, findings);
+    ADMIN.apply(env, arguments, &mut process, findings);
     process.admin
 }
 

@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 
 use super::{LONGEST, Secret, without_line_ending};
 use crate::backoff::Backoff;
-use crate::programs::Program;
+use crate::programs::{Environment, Program};
 use crate::text;
 
 /// The timeout of a run, or the TTL if that is shorter. The tools of clouds need seconds for a request or two; one that
@@ -54,8 +54,8 @@ pub struct CommandSpec {
     pub words: Vec<String>,
     /// How long an answer is valid.
     pub ttl: Duration,
-    /// Variables removed from its environment: those with secrets of links.
-    pub hidden: Vec<String>,
+    /// Without the variables that hold secrets of links.
+    pub environment: Environment,
 }
 
 /// Why a program gave no secret; never quotes its standard output.
@@ -231,7 +231,7 @@ async fn run(recipe: &CommandSpec) -> Result<Secret, String> {
     let Some(name) = recipe.words.first() else {
         return Err("it names no program".to_owned());
     };
-    let started = Program::start(&recipe.words, &recipe.hidden);
+    let started = Program::start(&recipe.words, &recipe.environment);
     let (mut program, stdout, stderr) =
         started.map_err(|error| format!("{name}: {}", text::io_error(&error)))?;
     // One byte more than the longest value with its line ending, so that a longer one is detected.
@@ -280,7 +280,7 @@ impl CommandSpec {
             let found = is_program(Path::new(program));
             return if found { Ok(()) } else { Err("at its path there is no program that can be run") };
         }
-        let path = std::env::var_os("PATH").unwrap_or_default();
+        let path = self.environment.path();
         let found = std::env::split_paths(&path).any(|directory| is_program(&directory.join(program)));
         if found { Ok(()) } else { Err("there is no such program in PATH") }
     }

@@ -8,6 +8,7 @@ mod check;
 mod client_auth;
 mod deployments;
 mod documents;
+mod env_file;
 mod faults;
 mod golden;
 mod handshake;

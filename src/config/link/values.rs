@@ -12,7 +12,7 @@ use rustls::RootCertStore;
 use rustls::pki_types::ServerName;
 
 use super::variables::Settings;
-use super::{Access, Redis, Reset, Role, on_or_off, reset, role, text};
+use super::{Access, Redis, Reset, Role, on_or_off, reset, role};
 use super::{ClientAuth, Credentials, Memory, Required};
 use crate::config::backends_file;
 use crate::config::notation::{Refusal, duration, flag, items, unquoted, word};
@@ -97,7 +97,7 @@ impl<'a> LinkSettings<'a, '_> {
         remedy: &str,
     ) -> Option<T> {
         let variable = self.variable(name)?;
-        let text = unquoted(text(self.settings.env, variable, self.findings)?);
+        let text = unquoted(self.settings.env.text(variable, self.findings)?);
         if text.is_empty() {
             let remedy = format!("give it a value, or remove {variable}");
             self.findings.mistake(variable, "it is set, but empty", remedy);
@@ -310,7 +310,7 @@ impl<'a> LinkSettings<'a, '_> {
 
     /// The program behind `AUTH_COMMAND`.
     fn command(&mut self, variable: &'a str) -> Option<Source> {
-        let line = text(self.settings.env, variable, self.findings)?;
+        let line = self.settings.env.text(variable, self.findings)?;
         let example = || {
             format!(
                 "write the program and its arguments, as in {variable}='/usr/local/bin/token --for \"my redis\"'"
@@ -338,8 +338,9 @@ impl<'a> LinkSettings<'a, '_> {
         };
         let remedy = "write a number and a unit, such as 60s or 10m";
         let ttl = self.value("AUTH_COMMAND_TTL", |text| duration(text, false), remedy).unwrap_or(COMMAND_TTL);
-        let hidden = self.settings.secret_variables.iter().map(|name| (*name).to_owned()).collect();
-        let recipe = CommandSpec { variable: variable.to_owned(), link: self.name(), words, ttl, hidden };
+        let environment = self.settings.env.of_programs(&self.settings.secret_variables);
+        let recipe =
+            CommandSpec { variable: variable.to_owned(), link: self.name(), words, ttl, environment };
         if let Err(reason) = recipe.find() {
             self.findings.mistake(
                 variable,
@@ -683,6 +684,15 @@ impl<'a> LinkSettings<'a, '_> {
     }
 
     fn system_authorities(&mut self, link_variable: &str) -> Option<Arc<RootCertStore>> {
+        if self.settings.system_authorities.get().is_none() {
+            for name in ["SSL_CERT_FILE", "SSL_CERT_DIR"] {
+                if self.settings.env.is_other_than_ours(name) {
+                    let message = "it says where the system's authorities are, but only in the environment of this process, \
+                                   where it is not the same as in the file: set it there too";
+                    self.findings.warning(name, message);
+                }
+            }
+        }
         match self.settings.system_authorities.get_or_init(system_authorities) {
             Ok(authorities) => Some(Arc::clone(authorities)),
             Err(reason) => {
