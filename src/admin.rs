@@ -5,6 +5,7 @@
 //! or the environment.
 
 mod collector;
+pub mod figures;
 mod history;
 mod page;
 mod process;
@@ -31,8 +32,8 @@ use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep, timeout};
 
 pub use self::collector::LinkCollector;
-use self::history::History;
 pub use self::history::keep;
+use self::history::{History, Sample, Totals, rounded};
 pub use self::process::ProcessCollector;
 use crate::config::link::Redis;
 use crate::metrics::{self, Metrics};
@@ -96,6 +97,17 @@ pub struct LinkState {
     /// Current connections to the target, those kept ready among them.
     #[serde(default)]
     pub upstreams: usize,
+    /// Of clients, since the start; `None` where no session follows them.
+    #[serde(default)]
+    pub commands: Option<u64>,
+    /// Error replies, in the same way.
+    #[serde(default)]
+    pub errors: Option<u64>,
+    /// As the last seconds had it.
+    #[serde(default)]
+    pub commands_per_second: Option<f32>,
+    #[serde(default)]
+    pub errors_per_second: Option<f32>,
     /// All in one word: `works`, `degraded`, `fails`, or `unknown` before the first dial.
     #[serde(default)]
     pub state: String,
@@ -108,7 +120,7 @@ pub struct LinkState {
 }
 
 impl LinkState {
-    fn of(listen: &str, service: &LinkRuntime) -> Self {
+    fn of(listen: &str, service: &LinkRuntime, sample: &Sample) -> Self {
         let last_dial = service.health.last_dial();
         let backends = service.backends.states();
         let works = last_dial.as_ref().is_none_or(|dial| dial.worked);
@@ -119,6 +131,8 @@ impl LinkState {
             (None, true) => "unknown",
             (Some(_), true) => "works",
         };
+        let is_followed = service.link.redis.as_ref().is_some_and(|redis| redis.sessions);
+        let totals = is_followed.then(|| Totals::of(service));
         Self {
             link: service.link.name.clone(),
             listen: listen.to_owned(),
@@ -126,6 +140,10 @@ impl LinkState {
             target: service.link.target.to_string(),
             connections: service.connections.count(),
             upstreams: service.connections.upstreams() + service.metrics.warm_connections(),
+            commands: totals.as_ref().map(|totals| totals.commands),
+            errors: totals.as_ref().map(|totals| totals.errors),
+            commands_per_second: is_followed.then(|| rounded(sample.commands)),
+            errors_per_second: is_followed.then(|| rounded(sample.errors)),
             state: state.to_owned(),
             warnings,
             backends,
@@ -248,7 +266,9 @@ impl Admin {
     }
 
     fn states(&self) -> Vec<LinkState> {
-        self.links.iter().map(|(listen, service)| LinkState::of(listen, service)).collect()
+        let last = self.history.last();
+        let links = self.links.iter().zip(&last);
+        links.map(|((listen, service), (sample, _))| LinkState::of(listen, service, sample)).collect()
     }
 
     /// The page for people.

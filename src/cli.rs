@@ -1,10 +1,13 @@
 //! The command line.
 
 pub mod check;
+mod endpoint;
 pub mod health;
 pub mod links;
 mod main;
 pub mod man;
+pub mod screen;
+pub mod status;
 mod table;
 
 pub use main::main;
@@ -64,6 +67,12 @@ pub enum Command {
         #[arg(long, num_args = 0, default_missing_value = DIALLED)]
         links: Option<OsString>,
     },
+    /// Show what the running process knows of its links: what works, what fails, how many are connected
+    Status {
+        /// Renew it every two seconds, until Ctrl-C
+        #[arg(long)]
+        watch: bool,
+    },
     /// Print a completion script
     Completions {
         /// The shell to complete for
@@ -106,14 +115,18 @@ fn settings_help() -> String {
 /// Exit codes and what they mean, for the manual page and the documentation.
 pub const EXIT_CODES: &[(&str, &str)] = &[
     ("0", "A clean end."),
-    ("1", "It could not start or go on: a port is taken, say; or check or health found a problem."),
+    (
+        "1",
+        "It could not start or go on: a port is taken, say; or check or health found a problem, or status no running process.",
+    ),
     ("2", "Bad usage or configuration. Every mistake is listed, with its reason and remedy."),
 ];
 
 /// A subcommand's name and what may follow it.
 pub fn synopsis(subcommand: &Clap) -> String {
     let options = subcommand.get_arguments().map(|argument| {
-        let takes_a_value = argument.get_num_args().is_none_or(|number| number.takes_values());
+        let takes_a_value = argument.get_action().takes_values()
+            && argument.get_num_args().is_none_or(|number| number.takes_values());
         let value = argument.get_value_names().and_then(|names| names.first()).filter(|_| takes_a_value);
         let value = value.map_or(String::new(), |value| format!(" {value}"));
         argument.get_long().map_or(value.clone(), |name| format!(" [--{name}{value}]"))

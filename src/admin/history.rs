@@ -68,9 +68,9 @@ impl Events {
 
 /// What a link has counted so far.
 #[derive(Debug, Clone, Default)]
-struct Totals {
-    commands: u64,
-    errors: u64,
+pub(super) struct Totals {
+    pub(super) commands: u64,
+    pub(super) errors: u64,
     clients: usize,
     events: Events,
     /// The upper bounds of times in seconds, and how many were in each bucket.
@@ -79,7 +79,7 @@ struct Totals {
 }
 
 impl Totals {
-    fn of(service: &LinkRuntime) -> Self {
+    pub(super) fn of(service: &LinkRuntime) -> Self {
         let LinkRuntime { connections, metrics, .. } = service;
         Self {
             commands: connections.moved().commands,
@@ -249,7 +249,7 @@ impl History {
 }
 
 /// To a microsecond, or a thousandth of a command.
-fn rounded(figure: f32) -> f32 {
+pub(super) fn rounded(figure: f32) -> f32 {
     (figure * 1e3).round() / 1e3
 }
 

@@ -18,6 +18,7 @@ use tokio::time::timeout;
 use self::examine::{Examined, Servers, State, examine};
 use self::findings::{Finding, Level};
 use super::Format;
+use super::screen::Screen;
 use crate::config::{Config, Link};
 use crate::failure::Failure;
 use crate::metrics::Metrics;
@@ -78,20 +79,13 @@ impl Report {
         self.ok
     }
 
-    /// Shows it on `out`, which is a terminal `width` columns wide, if any.
-    pub fn show(
-        &self,
-        format: Format,
-        width: Option<u16>,
-        is_coloured: bool,
-        out: &mut impl Write,
-    ) -> io::Result<()> {
+    pub fn show(&self, format: Format, screen: &Screen, out: &mut impl Write) -> io::Result<()> {
         match format {
             Format::Json => {
                 serde_json::to_writer_pretty(&mut *out, self)?;
                 writeln!(out)
             }
-            Format::Table => show::table(self, width, is_coloured, out),
+            Format::Table => show::table(self, screen, out),
         }
     }
 }

@@ -2,13 +2,14 @@
 
 use std::error::Error;
 use std::fmt::Display;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::panic::catch_unwind;
 use std::process::ExitCode;
 
 use crate::app::{App, StartErrors};
 use crate::cli::check::Report;
-use crate::cli::{self, Arguments, Command, Format, health, links, man};
+use crate::cli::screen::Screen;
+use crate::cli::{self, Arguments, Command, health, links, man, status};
 use crate::config::{Config, ConfigErrors, Env};
 use crate::descriptors::Descriptors;
 use crate::log;
@@ -34,45 +35,12 @@ fn obey() -> ExitCode {
     }
     secret::harden_process();
     let arguments = Arguments::parse();
-    let command = arguments.command.clone().unwrap_or(Command::Run);
-    let done = match command {
-        Command::Completions { shell } => {
-            cli::completions(shell, &mut io::stdout()).map_err(|error| unwritten(&error))
+    match perform(&arguments, arguments.command.clone().unwrap_or(Command::Run)) {
+        Ok(code) => code,
+        Err(error) if error.is::<ConfigErrors>() => {
+            complain(&error);
+            ExitCode::from(MISCONFIGURED)
         }
-        Command::Man => man::write(&mut io::stdout()).map_err(|error| unwritten(&error)),
-        Command::Health { links } => {
-            let admin = environment(&arguments).and_then(|env| Config::admin(&env, &arguments.process));
-            match admin {
-                Err(mistakes) => return misconfigured(&mistakes),
-                Ok(admin) => health::ask(admin, links.is_some_and(|links| links == cli::DIALLED))
-                    // Who reads nothing has the exit code.
-                    .map(|answer| drop(writeln!(io::stdout(), "{answer}")))
-                    .map_err(Into::into),
-            }
-        }
-        Command::Run | Command::Links { .. } | Command::Check { .. } => {
-            let descriptors = Descriptors::raise();
-            // A statement of its own, so that the environment is forgotten before anything runs.
-            let loaded = environment(&arguments).and_then(|env| Config::load(&env, &arguments.process));
-            match loaded {
-                Err(mistakes) => return misconfigured(&mistakes),
-                Ok(config) => match command {
-                    Command::Links { format } => {
-                        links::show(&config, format, &mut io::stdout()).map_err(|error| unwritten(&error))
-                    }
-                    Command::Check { format } => match check(&config, format) {
-                        Ok(true) => Ok(()),
-                        // What is wrong has been said.
-                        Ok(false) => return ExitCode::FAILURE,
-                        Err(error) => Err(error),
-                    },
-                    _ => run(config, descriptors),
-                },
-            }
-        }
-    };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             complain(&format_args!("{error}\n"));
             ExitCode::FAILURE
@@ -80,14 +48,40 @@ fn obey() -> ExitCode {
     }
 }
 
+fn perform(arguments: &Arguments, command: Command) -> Result<ExitCode, Box<dyn Error>> {
+    // The environment is forgotten before anything runs.
+    let config = || Config::load(&environment(arguments)?, &arguments.process);
+    let admin = || Config::admin(&environment(arguments)?, &arguments.process);
+    let mut out = io::stdout();
+    let unwritten = |error| unwritten(&error);
+    match command {
+        Command::Run => {
+            let descriptors = Descriptors::raise();
+            run(config()?, descriptors)?;
+        }
+        Command::Links { format } => links::show(&config()?, format, &mut out).map_err(unwritten)?,
+        Command::Check { format } => {
+            Descriptors::raise();
+            let report = check(&config()?)?;
+            report.show(format, &Screen::of_output(), &mut out).map_err(unwritten)?;
+            // What is wrong has been said.
+            return Ok(if report.is_fine() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
+        Command::Health { links } => {
+            let answer = health::ask(admin()?, links.is_some_and(|links| links == cli::DIALLED))?;
+            // Who reads nothing has the exit code.
+            let _ = writeln!(out, "{answer}");
+        }
+        Command::Status { watch } => status::show(admin()?, watch, &mut out)?,
+        Command::Completions { shell } => cli::completions(shell, &mut out).map_err(unwritten)?,
+        Command::Man => man::write(&mut out).map_err(unwritten)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
 /// The variables: those of the process, unless a file is named.
 fn environment(arguments: &Arguments) -> Result<Env, ConfigErrors> {
     arguments.env_file.as_deref().map_or_else(|| Ok(Env::new(std::env::vars_os())), Env::read)
-}
-
-fn misconfigured(mistakes: &impl Display) -> ExitCode {
-    complain(mistakes);
-    ExitCode::from(MISCONFIGURED)
 }
 
 /// To standard error, where there is one that can be written to.
@@ -121,15 +115,11 @@ fn run(config: Config, descriptors: Descriptors) -> Result<(), Box<dyn Error>> {
     ended
 }
 
-/// Dials every link; returns whether all is well.
-fn check(config: &Config, format: Format) -> Result<bool, Box<dyn Error>> {
+/// Dials every link.
+fn check(config: &Config) -> Result<Report, StartErrors> {
     let runtime = runtime()?;
     let report = runtime.block_on(Report::make(config));
     // A file system that hangs must not keep the process from ending.
     runtime.shutdown_background();
-    let mut out = io::stdout();
-    let is_coloured = out.is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    let width = rustix::termios::tcgetwinsize(&out).ok().map(|size| size.ws_col).filter(|width| *width > 0);
-    report.show(format, width, is_coloured, &mut out).map_err(|error| unwritten(&error))?;
-    Ok(report.is_fine())
+    Ok(report)
 }

@@ -75,6 +75,8 @@ fn every_subcommand_takes_its_variables_from_the_file_alone() {
     let file = Written::new(&[&*admin]);
     let health = file.launch("health").finish();
     assert_eq!((health.code, &*health.stdout), (Some(0), "ready\n"), "{health:?}");
+    let status = file.launch("status").finish();
+    assert!(status.stdout.contains("redis:6379"), "{status:?}");
 }
 
 #[test]
@@ -179,7 +181,9 @@ fn mistakes_have_a_file_and_a_line_and_show_no_value() {
         finished.expect_mistake("REDIS_CONNECT_TIMEOUT");
         assert!(finished.stderr.contains("has 7 mistakes"), "{}", finished.stderr);
     }
-    assert!(file.launch("health").finish().stderr.contains("has 6 mistakes"));
+    for subcommand in ["health", "status"] {
+        assert!(file.launch(subcommand).finish().stderr.contains("has 6 mistakes"));
+    }
 }
 
 /// A password on a line that a quotation mark or a backslash before it would swallow is not in the message about that.
@@ -204,7 +208,7 @@ fn a_file_that_can_not_be_read_is_a_mistake() {
         (&directory.join("no"), "No such file"),
         (Path::new("/dev/zero"), "1 MiB"),
     ] {
-        for subcommand in ["run", "links", "check", "health"] {
+        for subcommand in ["run", "links", "check", "health", "status"] {
             let finished = Launch::new().argument(subcommand).argument("--env-file").argument(path).finish();
             let mistake = finished.expect_mistake(&format!("--env-file {}", name(path)));
             assert!(mistake.contains(reason), "{mistake}");

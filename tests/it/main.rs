@@ -32,6 +32,7 @@ mod settings;
 mod several;
 mod srv;
 mod start;
+mod status;
 mod support;
 mod surroundings;
 mod systemd;

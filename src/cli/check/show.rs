@@ -6,6 +6,7 @@ use std::io::{self, Write};
 use super::examine::{Authority, Examined, State};
 use super::findings::{Finding, Level};
 use super::{CheckedLink, Report};
+use crate::cli::screen::{Colour, Screen};
 use crate::cli::table::{self, NOTHING};
 use crate::metrics::CredentialKind;
 
@@ -18,12 +19,7 @@ const HEADER: [&str; 11] =
 const FAILED: &str = "failed";
 const NOT_TOLD: &str = "not told";
 
-pub(super) fn table(
-    report: &Report,
-    width: Option<u16>,
-    is_coloured: bool,
-    out: &mut impl Write,
-) -> io::Result<()> {
+pub(super) fn table(report: &Report, screen: &Screen, out: &mut impl Write) -> io::Result<()> {
     let mut rows = Vec::new();
     for link in &report.links {
         rows.extend(link.backends.iter().map(|backend| row(link, backend)));
@@ -39,12 +35,8 @@ pub(super) fn table(
     let header: Vec<_> = columns.iter().map(|column| HEADER[*column]).collect();
     let cells = |row: &Vec<String>| columns.iter().map(|column| row[*column].clone()).collect();
     let shown: Vec<Vec<_>> = rows.iter().map(cells).collect();
-    let paint = |cell: &str| if is_coloured { coloured(cell) } else { cell.to_owned() };
-    let fits = |width: u16| {
-        let lines = table::lines(&header, &shown, str::to_owned);
-        lines.iter().all(|line| line.chars().count() <= usize::from(width))
-    };
-    let lines = if width.is_none_or(fits) {
+    let paint = |cell: &str| screen.painted(cell, colour(cell));
+    let lines = if screen.fits(&table::lines(&header, &shown, str::to_owned)) {
         table::lines(&header, &shown, paint)
     } else {
         rows.iter().flat_map(|row| stacked(row, paint)).collect()
@@ -178,14 +170,13 @@ fn summary(report: &Report) -> String {
     )
 }
 
-/// A word in the colour of its meaning.
-fn coloured(word: &str) -> String {
-    let colour = match word {
-        "ok" => "32",
-        "note" => "36",
-        "warning" => "33",
-        "problem" | FAILED => "1;31",
-        _ => return word.to_owned(),
-    };
-    format!("\x1b[{colour}m{word}\x1b[0m")
+/// The colour of a word's meaning.
+fn colour(word: &str) -> Option<Colour> {
+    match word {
+        "ok" => Some(Colour::Green),
+        "note" => Some(Colour::Cyan),
+        "warning" => Some(Colour::Yellow),
+        "problem" | FAILED => Some(Colour::Red),
+        _ => None,
+    }
 }

@@ -1,0 +1,199 @@
+//! `status`: what the running process knows of its links, as a table.
+
+use std::io::{self, Write};
+use std::thread;
+use std::time::Duration;
+
+use super::endpoint::{Unasked, ask};
+use super::screen::{Colour, Screen};
+use super::table::{self, NOTHING};
+use crate::admin::figures::{count, float, long, short};
+use crate::admin::{LinkState, Links};
+use crate::net::ListenAddress;
+use crate::text::{self, one_line};
+
+/// How long the process may take to answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Between two looks.
+const EVERY: Duration = Duration::from_secs(2);
+
+/// Goes to the beginning of the screen and clears it.
+const CLEAR: &str = "\x1b[H\x1b[2J";
+
+const HEADER: [&str; 7] = ["link", "state", "for", "clients", "upstreams", "commands", "errors"];
+
+/// Why there is nothing to show.
+#[derive(Debug, thiserror::Error)]
+pub enum Unshown {
+    /// Nobody listens there.
+    #[error(
+        "no answer from {0}: the ambassador is not running, or its AMBASSADOR_ADMIN is another\n  remedy: start it, or \
+         name its endpoint with --admin ADDRESS:PORT, or the file of its variables with --env-file FILE"
+    )]
+    NotRunning(ListenAddress),
+    #[error(transparent)]
+    Unasked(Unasked),
+    #[error("can't write to standard output: {}", text::io_error(.0))]
+    Unwritten(#[from] io::Error),
+}
+
+impl From<Unasked> for Unshown {
+    fn from(unasked: Unasked) -> Self {
+        match unasked {
+            Unasked::Silent { address, source } if source.kind() == io::ErrorKind::ConnectionRefused => {
+                Self::NotRunning(address)
+            }
+            other => Self::Unasked(other),
+        }
+    }
+}
+
+/// Shows it on `out`; with `watch`, again and again, until somebody ends the program.
+pub fn show(admin: Option<ListenAddress>, watch: bool, out: &mut impl Write) -> Result<(), Unshown> {
+    let address = admin.ok_or(Unasked::Off)?;
+    let mut known = Ok(links(&address)?);
+    loop {
+        let screen = Screen::of_output();
+        let mut lines = match known {
+            Ok(told) => lines(&told, &screen),
+            // It may be started again.
+            Err(error) => vec![Unshown::from(error).to_string()],
+        };
+        let (before, after) = match (watch, screen.is_terminal) {
+            (false, _) => ("", "\n"),
+            (true, false) => ("", "\n\n"),
+            (true, true) => (CLEAR, "\n"),
+        };
+        if before == CLEAR {
+            keep_in_sight(&mut lines, screen.height);
+        }
+        // In one write, so that nobody sees half of it.
+        out.write_all([before, &lines.join("\n"), after].concat().as_bytes())?;
+        out.flush()?;
+        if !watch {
+            return Ok(());
+        }
+        thread::sleep(EVERY);
+        known = links(&address);
+    }
+}
+
+fn links(address: &ListenAddress) -> Result<Links, Unasked> {
+    let answer = ask(address, "/links", PATIENCE)?;
+    let links = serde_json::from_str(&answer.body).ok().filter(|_| answer.status == 200);
+    links.ok_or_else(|| Unasked::Stranger(address.clone()))
+}
+
+/// What is above a terminal's first line is out of sight.
+fn keep_in_sight(lines: &mut Vec<String>, height: Option<u16>) {
+    // The last one is the cursor's.
+    let most = height.map_or(usize::MAX, |height| usize::from(height).saturating_sub(1).max(1));
+    if lines.len() > most {
+        let more = lines.len() - (most - 1);
+        lines.truncate(most - 1);
+        lines.push(format!("and {more} more lines"));
+    }
+}
+
+fn lines(told: &Links, screen: &Screen) -> Vec<String> {
+    let paint = |cell: &str| screen.painted(cell, colour(cell));
+    let mut sorted: Vec<_> = told.links.iter().collect();
+    // What fails comes first, as on the page.
+    sorted.sort_by_key(|link| WORDS.iter().position(|(state, _)| *state == word(link)));
+    let rows: Vec<_> = sorted.iter().map(|link| row(link)).collect();
+    let mut heads = Vec::new();
+    if screen.fits(&table::lines(&HEADER, &rows, str::to_owned)) {
+        heads = table::lines(&HEADER, &rows, paint);
+    }
+    let mut heads = heads.into_iter();
+    let mut lines: Vec<_> = heads.next().into_iter().collect();
+    for (link, row) in sorted.iter().zip(&rows) {
+        match heads.next() {
+            Some(line) => lines.push(line),
+            None => lines.extend(stacked(row, screen, paint)),
+        }
+        lines.extend(details(link, screen));
+    }
+    let number = |state| sorted.iter().filter(|link| word(link) == state).count();
+    let numbers = WORDS.iter().map(|(state, _)| (number(*state), state)).filter(|(number, _)| *number > 0);
+    let numbers: Vec<_> = numbers.map(|(number, state)| format!("{number} {state}")).collect();
+    lines.push(String::new());
+    lines.push(format!("{}: {}", count(sorted.len(), "link"), numbers.join(", ")));
+    if !told.ready {
+        lines.extend(screen.paragraph(0, "draining: it is about to end"));
+    }
+    lines
+}
+
+/// What a link's state is called here, and its colour.
+const WORDS: [(&str, Colour); 4] = [
+    ("fails", Colour::Red),
+    ("degraded", Colour::Yellow),
+    ("works", Colour::Green),
+    ("not dialled", Colour::Cyan),
+];
+
+fn word(link: &LinkState) -> &str {
+    if link.state == "unknown" { "not dialled" } else { &link.state }
+}
+
+fn colour(cell: &str) -> Option<Colour> {
+    WORDS.iter().find(|(word, _)| *word == cell).map(|(_, colour)| *colour)
+}
+
+fn row(link: &LinkState) -> Vec<String> {
+    let since = link.last_dial.as_ref().map(|dial| long(dial.since_seconds));
+    let nothing = || NOTHING.to_owned();
+    // Whoever answers may have sent characters that a terminal obeys.
+    vec![
+        shown(&link.link),
+        shown(word(link)),
+        since.unwrap_or_else(nothing),
+        link.connections.to_string(),
+        link.upstreams.to_string(),
+        link.commands.map_or_else(nothing, |number| figure(number, link.commands_per_second)),
+        link.errors.map_or_else(nothing, |number| figure(number, link.errors_per_second)),
+    ]
+}
+
+/// So many since the start, and at the moment.
+fn figure(number: u64, a_second: Option<f32>) -> String {
+    let number = short(float(usize::try_from(number).unwrap_or(usize::MAX)));
+    match a_second.map(short).filter(|rate| rate != "0") {
+        Some(rate) => format!("{number} ({rate}/s)"),
+        None => number,
+    }
+}
+
+/// A row as lines, for terminals that the table is too wide for.
+fn stacked(row: &[String], screen: &Screen, paint: impl Fn(&str) -> String) -> Vec<String> {
+    let [link, state, since, numbers @ ..] = row else { return Vec::new() };
+    let since = if since == NOTHING { String::new() } else { format!(" for {since}") };
+    let named = numbers.iter().zip(&HEADER[3..]).filter(|(number, _)| *number != NOTHING);
+    let numbers: Vec<_> = named.map(|(number, name)| format!("{number} {name}")).collect();
+    let mut lines = vec![format!("{link} {}{since}", paint(state))];
+    lines.extend(screen.paragraph(2, &numbers.join(", ")));
+    lines
+}
+
+/// Where it listens and leads, and what is the matter.
+fn details(link: &LinkState, screen: &Screen) -> Vec<String> {
+    let mut lines = screen.paragraph(2, &format!("{} -> {}", shown(&link.listen), shown(&link.target)));
+    if let Some(dial) = &link.last_dial
+        && let Some(failure) = &dial.failure
+    {
+        let (stage, error, remedy) = (shown(&failure.stage), shown(&failure.error), shown(&failure.remedy));
+        let ago = long(dial.seconds_ago);
+        lines.extend(screen.paragraph(2, &format!("failed {ago} ago, at {stage}: {error}")));
+        lines.extend(screen.paragraph(2, &format!("remedy: {remedy}")));
+    }
+    for warning in &link.warnings {
+        lines.extend(screen.paragraph(2, &format!("warning: {}", shown(warning))));
+    }
+    lines
+}
+
+fn shown(text: &str) -> String {
+    one_line(text.as_bytes())
+}
