@@ -1,6 +1,7 @@
 //! The command line.
 
 pub mod check;
+mod completions;
 mod endpoint;
 pub mod health;
 pub mod links;
@@ -13,10 +14,9 @@ mod table;
 pub use main::main;
 
 use std::ffi::OsString;
-use std::io::{self, Write};
 use std::path::PathBuf;
 
-use clap::{Command as Clap, CommandFactory, Parser, Subcommand, ValueEnum, ValueHint};
+use clap::{Arg, Command as Clap, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
 
 use crate::config::ProcessArguments;
@@ -145,9 +145,71 @@ fn plain(markdown: &str) -> String {
     text
 }
 
-/// Writes a shell's completion script.
-pub fn completions(shell: Shell, out: &mut impl Write) -> io::Result<()> {
-    let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Arguments::command(), "redis-ambassador", &mut script);
-    out.write_all(&script)
+/// The flags that mean something to a subcommand, by their ids; to `run` all do. The others are taken, so that one line
+/// can be given to each subcommand, and are not shown.
+const MEANT: [(&str, &[&str]); 6] = [
+    ("links", &["env_file", "bind", "links"]),
+    ("check", &["env_file", "bind", "links", "connect-timeout", "dns"]),
+    ("health", &["env_file", "admin"]),
+    ("status", &["env_file", "admin"]),
+    ("completions", &[]),
+    ("man", &[]),
+];
+
+fn is_meant(subcommand: &str, flag: &str) -> bool {
+    MEANT.iter().find(|(known, _)| *known == subcommand).is_none_or(|(_, flags)| flags.contains(&flag))
+}
+
+/// The command line as it is read.
+fn command() -> Clap {
+    with_flags(Arguments::command(), |subcommand, flag| {
+        // A flag of a subcommand's own stands for the one of all.
+        (!is_meant(subcommand, flag.get_id().as_str())).then(|| flag.clone().hide(true))
+    })
+}
+
+/// The command line as it is completed: without what is hidden.
+fn shown() -> Clap {
+    let command = with_flags(Arguments::command(), |subcommand, flag| {
+        is_meant(subcommand, flag.get_id().as_str()).then(|| flag.clone().global(false))
+    });
+    command.mut_args(|flag| flag.global(false))
+}
+
+/// Gives each subcommand what it is to have of the flags of all, unless it has its own of that name.
+fn with_flags(command: Clap, given: impl Fn(&str, &Arg) -> Option<Arg>) -> Clap {
+    let flags: Vec<_> = command.get_arguments().filter(|flag| flag.is_global_set()).cloned().collect();
+    command.mut_subcommands(|subcommand| {
+        let is_own = |flag: &Arg| subcommand.get_arguments().any(|own| own.get_id() == flag.get_id());
+        let flags = flags.iter().filter(|flag| !is_own(flag));
+        let flags: Vec<_> = flags.filter_map(|flag| given(subcommand.get_name(), flag)).collect();
+        subcommand.args(flags)
+    })
+}
+
+impl Arguments {
+    /// What is written, or the end of the program with what is wrong with it.
+    fn read() -> Self {
+        let mut command = command();
+        let matches = command.get_matches_mut();
+        Self::from_arg_matches(&matches).unwrap_or_else(|error| error.format(&mut command).exit())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_means_something_to_a_subcommand_is_there() {
+        let command = Arguments::command();
+        let subcommands: Vec<_> = command.get_subcommands().map(Clap::get_name).collect();
+        assert_eq!(subcommands, ["run"].into_iter().chain(MEANT.map(|(name, _)| name)).collect::<Vec<_>>());
+        let ids: Vec<_> = command.get_arguments().map(|flag| flag.get_id().as_str()).collect();
+        for flag in MEANT.iter().flat_map(|(_, flags)| *flags) {
+            assert!(ids.contains(flag), "{flag}");
+        }
+        super::command().debug_assert();
+        shown().debug_assert();
+    }
 }

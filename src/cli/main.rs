@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use crate::app::{App, StartErrors};
 use crate::cli::check::Report;
 use crate::cli::screen::Screen;
-use crate::cli::{self, Arguments, Command, health, links, man, status};
+use crate::cli::{self, Arguments, Command, completions, health, links, man, status};
 use crate::config::{Config, ConfigErrors, Env};
 use crate::descriptors::Descriptors;
 use crate::log;
@@ -17,7 +17,6 @@ use crate::programs;
 use crate::secret;
 use crate::text;
 use crate::workers;
-use clap::Parser;
 use tokio::runtime::Runtime;
 
 /// The configuration or the command line is wrong.
@@ -34,7 +33,7 @@ fn obey() -> ExitCode {
         return failed;
     }
     secret::harden_process();
-    let arguments = Arguments::parse();
+    let arguments = Arguments::read();
     match perform(&arguments, arguments.command.clone().unwrap_or(Command::Run)) {
         Ok(code) => code,
         Err(error) if error.is::<ConfigErrors>() => {
@@ -73,7 +72,7 @@ fn perform(arguments: &Arguments, command: Command) -> Result<ExitCode, Box<dyn 
             let _ = writeln!(out, "{answer}");
         }
         Command::Status { watch } => status::show(admin()?, watch, &mut out)?,
-        Command::Completions { shell } => cli::completions(shell, &mut out).map_err(unwritten)?,
+        Command::Completions { shell } => completions::write(shell, &mut out).map_err(unwritten)?,
         Command::Man => man::write(&mut out).map_err(unwritten)?,
     }
     Ok(ExitCode::SUCCESS)

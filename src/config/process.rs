@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use clap::parser::ValueSource;
-use clap::{Arg, ArgMatches, Args, Command, FromArgMatches, value_parser};
+use clap::{Arg, ArgMatches, Args, Command, FromArgMatches, ValueHint, value_parser};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use super::notation::{
@@ -178,6 +178,8 @@ impl Setting {
             // A variable that is no text is told of like every other mistake.
             .value_parser(value_parser!(OsString))
             .value_name(self.value)
+            // No shell is to complete it with the names of files.
+            .value_hint(ValueHint::Other)
             .help(format!("{} [default: {default}]", self.doc))
     }
 

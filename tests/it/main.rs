@@ -6,6 +6,7 @@ mod backends;
 mod certificates;
 mod check;
 mod client_auth;
+mod completions;
 mod deployments;
 mod documents;
 mod env_file;
