@@ -108,9 +108,18 @@ fn settings_help() -> String {
         // Writing to a string can't fail.
         let _ = writeln!(help, "  {:<width$} {}", setting.name, plain(setting.doc));
     }
-    help.push_str("\nExample:\n  REDIS_PORT_6379_TCP=tcp://redis.example.com:6379 REDIS_AUTH_FILE=/run/secrets/redis redis-ambassador");
+    help.push_str("\nExample:");
+    for line in EXAMPLE {
+        let _ = write!(help, "\n  {line}");
+    }
     help
 }
+
+/// A command, in lines that have room everywhere.
+const EXAMPLE: [&str; 2] = [
+    "REDIS_PORT_6379_TCP=tcp://redis.example.com:6379 \\",
+    "  REDIS_AUTH_FILE=/run/secrets/redis redis-ambassador",
+];
 
 /// Exit codes and what they mean, for the manual page and the documentation.
 pub const EXIT_CODES: &[(&str, &str)] = &[

@@ -19,6 +19,7 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{CertificateError, OtherError, RootCertStore};
 use zeroize::Zeroizing;
 
+use crate::cli::screen::Screen;
 use crate::cli::{Format, links};
 use crate::config::backends_file::parse as parse_backends;
 use crate::config::env_file::parse as parse_variables;
@@ -227,11 +228,12 @@ pub fn environment(data: &[u8]) {
         variables.push((OsString::from(name), OsString::from_vec(value)));
     }
     let mut shown = String::new();
+    let narrow = Screen { width: Some(40), ..Screen::default() };
     match Config::load(&Env::new(variables), &arguments) {
         Ok(config) => {
             let mut out = Vec::new();
             for format in [Format::Json, Format::Table] {
-                links::show(&config, format, &mut out).expect("memory takes everything");
+                links::show(&config, format, &narrow, &mut out).expect("memory takes everything");
             }
             shown.push_str(&String::from_utf8_lossy(&out));
             // Writing to a string can't fail.

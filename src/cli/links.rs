@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use serde::Serialize;
 
 use super::Format;
+use super::screen::Screen;
 use super::table::{self, NOTHING};
 use crate::config::{Config, Ignored, Link, Warning};
 use crate::net::tls::Verification;
@@ -57,8 +58,8 @@ impl Row {
     }
 }
 
-/// Shows the wiring on `out`.
-pub fn show(config: &Config, format: Format, out: &mut impl Write) -> io::Result<()> {
+/// Shows the wiring.
+pub fn show(config: &Config, format: Format, screen: &Screen, out: &mut impl Write) -> io::Result<()> {
     let wiring = Wiring {
         links: config.links.iter().map(Row::of).collect(),
         ignored: &config.ignored,
@@ -69,7 +70,7 @@ pub fn show(config: &Config, format: Format, out: &mut impl Write) -> io::Result
             serde_json::to_writer_pretty(&mut *out, &wiring)?;
             writeln!(out)
         }
-        Format::Table => table(&wiring, out),
+        Format::Table => table(&wiring, screen, out),
     }
 }
 
@@ -90,7 +91,7 @@ fn tls(row: &Row) -> String {
 }
 const HEADER: [&str; 8] = ["link", "listens on", "dials", "kind", "tls", "auth", "user", "db"];
 
-fn table(wiring: &Wiring<'_>, out: &mut impl Write) -> io::Result<()> {
+fn table(wiring: &Wiring<'_>, screen: &Screen, out: &mut impl Write) -> io::Result<()> {
     let row = |row: &Row| {
         vec![
             format!("{}:{}", row.alias.to_lowercase(), row.port),
@@ -104,14 +105,26 @@ fn table(wiring: &Wiring<'_>, out: &mut impl Write) -> io::Result<()> {
         ]
     };
     let rows: Vec<_> = wiring.links.iter().map(row).collect();
-    for line in table::lines(&HEADER, &rows, str::to_owned) {
-        writeln!(out, "{line}")?;
+    let mut lines = table::lines(&HEADER, &rows, str::to_owned);
+    if !screen.fits(&lines) {
+        lines = rows.iter().flat_map(|row| stacked(row, screen)).collect();
     }
     for Ignored { variable, reason } in wiring.ignored {
-        writeln!(out, "ignored: {variable}: {reason}")?;
+        lines.extend(screen.paragraph(0, &format!("ignored: {variable}: {reason}")));
     }
     for Warning { variable, message } in wiring.warnings {
-        writeln!(out, "warning: {variable}: {message}")?;
+        lines.extend(screen.paragraph(0, &format!("warning: {variable}: {message}")));
     }
-    Ok(())
+    lines.iter().try_for_each(|line| writeln!(out, "{line}"))
+}
+
+/// A row as lines, for terminals that the table is too wide for: the link, then each address on a line of its own.
+fn stacked(row: &[String], screen: &Screen) -> Vec<String> {
+    let named: Vec<_> = HEADER.iter().zip(row).filter(|(_, cell)| *cell != NOTHING).collect();
+    let [(_, link), listens, dials, rest @ ..] = &named[..] else { return Vec::new() };
+    let told = |(name, cell): &(&&str, &String)| format!("{name} {cell}");
+    let rest = rest.iter().map(told).collect::<Vec<_>>().join(", ");
+    let lines = [told(listens), told(dials), rest];
+    let lines = lines.iter().flat_map(|line| screen.paragraph(2, line));
+    [(*link).clone()].into_iter().chain(lines).collect()
 }

@@ -58,7 +58,9 @@ fn perform(arguments: &Arguments, command: Command) -> Result<ExitCode, Box<dyn 
             let descriptors = Descriptors::raise();
             run(config()?, descriptors)?;
         }
-        Command::Links { format } => links::show(&config()?, format, &mut out).map_err(unwritten)?,
+        Command::Links { format } => {
+            links::show(&config()?, format, &Screen::of_output(), &mut out).map_err(unwritten)?;
+        }
         Command::Check { format } => {
             Descriptors::raise();
             let report = check(&config()?)?;

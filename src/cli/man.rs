@@ -6,15 +6,46 @@ use clap::{Command, CommandFactory};
 use clap_mangen::Man;
 use clap_mangen::roff::{Inline, Roff, bold, roman};
 
-use super::{Arguments, EXIT_CODES, plain, synopsis};
+use super::{Arguments, EXAMPLE, EXIT_CODES, plain, synopsis};
 use crate::config::settings::SETTINGS;
 use crate::config::target::FORMS;
 
+/// What the examples are for, and their lines.
+const EXAMPLES: [(&str, &[&str]); 3] = [
+    ("A Redis with a password, for clients that know none:", &EXAMPLE),
+    ("What would listen where, and whether it works:", &["redis-ambassador links", "redis-ambassador check"]),
+    (
+        "Whether what a service of systemd is given works, and what it does:",
+        &[
+            "redis-ambassador check --env-file /etc/redis-ambassador/environment",
+            "redis-ambassador status --env-file /etc/redis-ambassador/environment",
+        ],
+    ),
+];
+
 /// Writes the page.
 pub fn write(out: &mut impl Write) -> io::Result<()> {
+    let mut text = Vec::new();
+    page(&mut text)?;
+    // Not every roff reads UTF-8.
+    for character in String::from_utf8_lossy(&text).chars() {
+        match character {
+            ..='\x7f' => write!(out, "{character}")?,
+            other => write!(out, "\\[u{:04X}]", u32::from(other))?,
+        }
+    }
+    Ok(())
+}
+
+fn page(out: &mut impl Write) -> io::Result<()> {
     let command = Arguments::command();
     let page = Man::new(command.clone());
     page.render_title(out)?;
+    let mut style = Roff::new();
+    // The name of a variable that is broken in two, with a hyphen in it, is another one.
+    style.control("nh", []);
+    style.control("ad", ["l"]);
+    style.to_writer(out)?;
     page.render_name_section(out)?;
     page.render_synopsis_section(out)?;
     page.render_description_section(out)?;
@@ -27,18 +58,16 @@ pub fn write(out: &mut impl Write) -> io::Result<()> {
         item(&mut rest, [bold(*code)], meaning);
     }
     rest.control("SH", ["EXAMPLES"]);
-    for (what, line) in [
-        (
-            "A Redis with a password, for clients that know none:",
-            "REDIS_PORT_6379_TCP=tcp://redis.example.com:6379 REDIS_AUTH_FILE=/run/secrets/redis redis-ambassador",
-        ),
-        ("What would listen where, and whether it works:", "redis-ambassador links; redis-ambassador check"),
-    ] {
+    for (what, lines) in EXAMPLES {
         rest.control("PP", []);
         rest.text([roman(what)]);
         rest.control("PP", []);
         rest.control("RS", ["4"]);
-        rest.text([roman(line)]);
+        rest.control("nf", []);
+        for line in lines {
+            rest.text([roman(*line)]);
+        }
+        rest.control("fi", []);
         rest.control("RE", []);
     }
     rest.to_writer(out)
@@ -77,6 +106,12 @@ fn environment(page: &mut Roff, command: &Command) {
     page.control("TP", []);
     page.text(names);
     page.text([roman("The settings of the process. A flag goes before its variable.")]);
+    page.control("PP", []);
+    page.text([roman(
+        "With --env-file the variables are those of a file and not of the environment: NAME=value a line, with # for \
+         comments, and with quotation marks and a backslash at the end of a line as systemd has them. NAME alone takes the \
+         variable from the environment, as Docker has it.",
+    )]);
     page.control("SS", ["Settings of a link"]);
     page.text([roman(
         "<ALIAS>_<SETTING> is for the alias, <ALIAS>_PORT_<PORT>_<SETTING> for one port of it, and wins.",

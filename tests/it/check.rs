@@ -1,15 +1,14 @@
 //! `check`: what an operator is told about every link before, or instead of, the first client.
 
 use std::collections::HashMap;
-use std::process::Command;
 use std::time::{Duration, SystemTime};
 
 use rcgen::KeyPair;
 use serde_json::{Value, json};
 
 use crate::support::{
-    Authority, BlackHole, Launch, Quorum, RedisServer, Served, Target, TlsPeer, command_is_missing, fixture,
-    fixture_text, password, play_sentinel, redis_over_tls, unknown_command,
+    Authority, BlackHole, Launch, Quorum, RedisServer, Served, Target, TlsPeer, fixture, fixture_text,
+    on_a_terminal, password, play_sentinel, redis_over_tls, shown, unknown_command,
 };
 use crate::tls::launch_over_tls;
 
@@ -150,48 +149,28 @@ fn the_table_tells_it_at_a_glance() {
 /// Colour is for terminals, and not for those who do not want it.
 #[test]
 fn a_terminal_sees_colour_unless_no_color_is_set() {
-    if command_is_missing("script") {
-        return;
-    }
-    let on_a_terminal = |no_color: Option<&str>| {
-        let mut command = Command::new("script");
-        let run = format!("{} check", env!("CARGO_BIN_EXE_redis-ambassador"));
-        command.args(["--quiet", "--command", &run, "/dev/null"]).env_clear();
-        command.env("DB_PORT_5432_TCP", "tcp://127.0.0.1:1").env("SHELL", "/bin/sh");
-        if let Some(value) = no_color {
-            command.env("NO_COLOR", value);
-        }
-        let output = command.stdin(std::process::Stdio::null()).output().expect("script runs");
-        String::from_utf8_lossy(&output.stdout).into_owned()
+    let printed = |no_color: Option<&str>| {
+        let mut command = on_a_terminal(80, 24, "check")?;
+        command.env("DB_PORT_5432_TCP", "tcp://127.0.0.1:1");
+        command.envs(no_color.map(|value| ("NO_COLOR", value)));
+        let output = command.output().expect("script runs");
+        Some(String::from_utf8_lossy(&output.stdout).into_owned())
     };
-    let coloured = on_a_terminal(None);
+    let Some(coloured) = printed(None) else { return };
     assert!(coloured.contains("\x1b[1;31mproblem\x1b[0m"), "{coloured}");
-    let plain = on_a_terminal(Some("1"));
+    let plain = printed(Some("1")).expect("a terminal");
     assert!(plain.contains("problem") && !plain.contains("\x1b["), "{plain}");
 }
 
 /// A table that is broken into pieces is none.
 #[test]
 fn a_narrow_terminal_sees_lines_instead_of_a_table() {
-    if command_is_missing("script") || command_is_missing("stty") {
-        return;
-    }
-    let run = |columns: u32| {
-        let script = format!("stty cols {columns}; {} check", env!("CARGO_BIN_EXE_redis-ambassador"));
-        let path = std::env::var_os("PATH").unwrap_or_default();
-        let output = Command::new("script")
-            .args(["--quiet", "--command", &script, "/dev/null"])
-            .env_clear()
-            .env("PATH", path)
-            .env("SHELL", "/bin/sh")
-            .env("NO_COLOR", "1")
-            .env("DB_PORT_5432_TCP", "tcp://127.0.0.1:1")
-            .stdin(std::process::Stdio::null())
-            .output()
-            .expect("script runs");
-        String::from_utf8_lossy(&output.stdout).into_owned()
+    let run = |columns| {
+        let mut command = on_a_terminal(columns, 24, "check")?;
+        command.env("DB_PORT_5432_TCP", "tcp://127.0.0.1:1");
+        Some(shown(command))
     };
-    let (wide, narrow) = (run(80), run(30));
+    let (Some(wide), Some(narrow)) = (run(80), run(30)) else { return };
     assert!(wide.contains("STATE "), "{wide}");
     assert!(!narrow.contains("STATE ") && narrow.contains("problem db:5432 127.0.0.1:1"), "{narrow}");
     assert!(narrow.contains("connect failed"), "{narrow}");

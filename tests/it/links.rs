@@ -4,7 +4,7 @@ use std::net::TcpListener;
 
 use serde_json::{Value, json};
 
-use crate::support::{Finished, Launch, fixture_text, password, token};
+use crate::support::{Finished, Launch, fixture_text, on_a_terminal, password, shown, token};
 
 /// The wiring of an environment with these variables.
 fn wiring(variables: &[(&str, &str)]) -> Value {
@@ -375,5 +375,28 @@ fn a_mistake_never_shows_the_password() {
     ] {
         // Whatever an ambassador printed is looked through for the secret.
         refused(&[("REDIS_PORT_6379_TCP", &value)]).expect_mistake("REDIS_PORT_6379_TCP");
+    }
+}
+
+/// Where the table has no room, there is a block for each link, whose lines have.
+#[test]
+fn the_wiring_fits_the_terminal() {
+    for (columns, is_table) in [(160, true), (100, false), (60, false), (40, false)] {
+        let Some(mut command) = on_a_terminal(columns, 24, "links") else { return };
+        command.env("REDIS_PORT_6379_TCP", "redis://one.example.com,two.example.com,three.example.com/2");
+        command.env("REDIS_AUTH", password()).env("REDIS_USERNAME", "app");
+        command.env("DB_PORT_5432_TCP", "tcp://db:5432").env("DB_PORT_53_UDP", "udp://db:53");
+        let printed = shown(command);
+        let table = printed.starts_with("LINK ");
+        assert_eq!(table, is_table, "{columns}: {printed}");
+        assert!(printed.lines().all(|line| line.chars().count() <= columns.into()), "{columns}: {printed}");
+        if !is_table {
+            for line in
+                ["redis:6379", "  listens on *:6379", "  kind redis, auth env, user app, db 2", "db:5432"]
+            {
+                assert!(printed.lines().any(|shown| shown == line), "{columns}: {line}: {printed}");
+            }
+            assert!(printed.contains("warning: DB_PORT_53_UDP"), "{columns}: {printed}");
+        }
     }
 }

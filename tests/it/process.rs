@@ -1,7 +1,9 @@
 //! The process: exit codes, signals and the drain, limits, logs, and what it says about itself.
 
+use std::fs;
 use std::io::Read;
 use std::net::TcpListener;
+use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
@@ -510,4 +512,37 @@ fn the_manual_page_is_printed() {
         assert!(finished.stdout.contains(there), "{there}: {}", finished.stdout);
     }
     assert!(!finished.stdout.contains("](#"), "{}", finished.stdout);
+}
+
+/// Its examples can be copied, and no name is broken in two.
+#[test]
+fn the_manual_page_keeps_lines_and_names_whole() {
+    if command_is_missing("groff") {
+        return;
+    }
+    let directory = tempfile::tempdir().expect("a directory");
+    let page = directory.path().join("redis-ambassador.1");
+    fs::write(&page, Launch::new().argument("man").finish().stdout).expect("a file");
+    for columns in [60, 78, 100] {
+        // Without overstriking, by which terminals are told of bold letters.
+        let output = Command::new("groff")
+            .args(["-man", "-Tutf8", "-ww", "-P-c", "-P-b", "-P-u", &format!("-rLL={columns}n")])
+            .arg(&page)
+            .output()
+            .expect("groff runs");
+        let shown = String::from_utf8_lossy(&output.stdout);
+        for line in [
+            "REDIS_PORT_6379_TCP=tcp://redis.example.com:6379 \\",
+            "  REDIS_AUTH_FILE=/run/secrets/redis redis-ambassador",
+            "redis-ambassador check --env-file /etc/redis-ambassador/environment",
+        ] {
+            let line = format!("           {line}");
+            assert!(shown.lines().any(|shown| shown == line), "{columns}: {line}:\n{shown}");
+        }
+        // As groff writes a hyphen of its own.
+        assert!(!shown.contains('\u{2010}'), "{columns}: {shown}");
+        assert!(shown.contains("S2\u{2026}/SERVICE"), "{columns}: {shown}");
+        let complaints = String::from_utf8_lossy(&output.stderr);
+        assert!(columns < 78 || complaints.is_empty(), "{columns}: {complaints}");
+    }
 }

@@ -10,7 +10,7 @@ use std::time::Instant;
 use rustix::process::Signal;
 
 use crate::support::{
-    Ambassador, Finished, Launch, PATIENCE, Served, Target, command_is_missing, eventually, own_address,
+    Ambassador, Finished, Launch, PATIENCE, Served, Target, eventually, on_a_terminal, own_address, shown,
 };
 
 /// `status` of the ambassador there, with these arguments.
@@ -123,27 +123,6 @@ fn what_is_shown_is_text_alone() {
     assert_eq!(row(&finished.stdout, "redis:6379")[2..], ["3", "0", "-", "-"], "{finished:?}");
 }
 
-/// The command within a terminal of that size; without `script` there is none.
-fn on_a_terminal(columns: u16, lines: u16, admin: SocketAddr, arguments: &str) -> Option<Command> {
-    if command_is_missing("script") || command_is_missing("stty") {
-        return None;
-    }
-    let program = env!("CARGO_BIN_EXE_redis-ambassador");
-    let run = format!("stty cols {columns} rows {lines}; exec {program} status {arguments}");
-    let mut command = Command::new("script");
-    command.args(["--quiet", "--command", &run, "/dev/null"]).env_clear().env("SHELL", "/bin/sh");
-    command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
-    command.env("AMBASSADOR_ADMIN", admin.to_string()).stdin(Stdio::null());
-    Some(command)
-}
-
-/// What stands on the screen, without its colours.
-fn without_colours(printed: &str) -> String {
-    let mut parts = printed.split("\x1b[");
-    let first = parts.next().unwrap_or_default().to_owned();
-    parts.fold(first, |text, part| text + part.split_once('m').map_or("", |(_, rest)| rest))
-}
-
 #[test]
 fn it_fits_the_terminal() {
     let target = Target::start().echo();
@@ -157,10 +136,10 @@ fn it_fits_the_terminal() {
         .start();
     ambassador.connect("db:5432").expect_gone();
     for (columns, is_table) in [(200, true), (80, true), (60, false), (45, false)] {
-        let Some(mut command) = on_a_terminal(columns, 24, ambassador.admin(), "") else { return };
-        let printed =
-            without_colours(&String::from_utf8_lossy(&command.output().expect("script runs").stdout));
-        for line in printed.lines().map(|line| line.trim_end_matches('\r')) {
+        let Some(mut command) = on_a_terminal(columns, 24, "status") else { return };
+        command.env("AMBASSADOR_ADMIN", ambassador.admin().to_string());
+        let printed = shown(command);
+        for line in printed.lines() {
             assert!(line.chars().count() <= columns.into(), "{columns}: {line}\n{printed}");
         }
         assert_eq!(printed.starts_with("LINK "), is_table, "{columns}: {printed}");
@@ -235,8 +214,8 @@ fn watching_renews_it() {
 fn a_terminal_shows_the_last_look_until_ctrl_c() {
     let target = Target::start().echo();
     let ambassador = Launch::plain(target.address()).redis_link("REDIS", target.address()).start();
-    let Some(mut command) = on_a_terminal(80, 4, ambassador.admin(), "--watch") else { return };
-    command.stdin(Stdio::piped());
+    let Some(mut command) = on_a_terminal(80, 4, "status --watch") else { return };
+    command.env("AMBASSADOR_ADMIN", ambassador.admin().to_string()).stdin(Stdio::piped());
     let mut watched = Watched::start(command);
     for _ in 0..2 {
         watched.expect(&["\x1b[H\x1b[2JLINK "]);

@@ -13,6 +13,7 @@ mod redis_server;
 mod secret;
 mod sentinel;
 mod target;
+mod terminal;
 mod tls;
 
 use std::collections::BTreeSet;
@@ -33,6 +34,7 @@ pub(crate) use redis_server::{RedisServer, Version, command_is_missing, module_i
 pub(crate) use secret::{every_byte, password, random, token};
 pub(crate) use sentinel::{Quorum, SERVICE, play_sentinel, play_server};
 pub(crate) use target::{BlackHole, Served, Target};
+pub(crate) use terminal::{on_a_terminal, shown};
 pub(crate) use tls::{
     Authority, Identity, SERVER_NAME, TlsPeer, Workbench, openssl, redis_over_tls, replace,
 };
