@@ -20,6 +20,13 @@ pub enum Unasked {
     /// The process chose a port that nobody else can know.
     #[error("AMBASSADOR_ADMIN={0} is any free port; name one, as in AMBASSADOR_ADMIN=127.0.0.1:9180")]
     AnyPort(ListenAddress),
+    /// Nobody listens there.
+    #[error(
+        "no answer from {0}: the ambassador is not running, or its AMBASSADOR_ADMIN is another; start it, or name its \
+         endpoint with --admin ADDRESS:PORT, or the file of its variables with --env-file FILE; of one in a container ask \
+         inside it: docker exec NAME /redis-ambassador"
+    )]
+    NotRunning(ListenAddress),
     /// The process does not answer.
     #[error(
         "no answer from {address}: {}; is AMBASSADOR_ADMIN the same as for the running process?",
@@ -49,8 +56,10 @@ pub(super) fn ask(address: &ListenAddress, path: &str, patience: Duration) -> Re
     if matches!(address, ListenAddress::Tcp(_, 0)) {
         return Err(Unasked::AnyPort(address.clone()));
     }
-    let answer = get_at(address, path, patience)
-        .map_err(|source| Unasked::Silent { address: address.clone(), source })?;
+    let answer = get_at(address, path, patience).map_err(|source| match source.kind() {
+        io::ErrorKind::ConnectionRefused => Unasked::NotRunning(address.clone()),
+        _ => Unasked::Silent { address: address.clone(), source },
+    })?;
     let parsed = || {
         let answer = String::from_utf8(answer).ok()?;
         let (head, body) = answer.split_once("\r\n\r\n")?;

@@ -26,27 +26,10 @@ const HEADER: [&str; 7] = ["link", "state", "for", "clients", "upstreams", "comm
 /// Why there is nothing to show.
 #[derive(Debug, thiserror::Error)]
 pub enum Unshown {
-    /// Nobody listens there.
-    #[error(
-        "no answer from {0}: the ambassador is not running, or its AMBASSADOR_ADMIN is another\n  remedy: start it, or \
-         name its endpoint with --admin ADDRESS:PORT, or the file of its variables with --env-file FILE"
-    )]
-    NotRunning(ListenAddress),
     #[error(transparent)]
-    Unasked(Unasked),
+    Unasked(#[from] Unasked),
     #[error("can't write to standard output: {}", text::io_error(.0))]
     Unwritten(#[from] io::Error),
-}
-
-impl From<Unasked> for Unshown {
-    fn from(unasked: Unasked) -> Self {
-        match unasked {
-            Unasked::Silent { address, source } if source.kind() == io::ErrorKind::ConnectionRefused => {
-                Self::NotRunning(address)
-            }
-            other => Self::Unasked(other),
-        }
-    }
 }
 
 /// Shows it on `out`; with `watch`, again and again, until somebody ends the program.

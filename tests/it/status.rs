@@ -90,7 +90,7 @@ fn without_a_running_process_the_remedy_is_told() {
     for arguments in [&[][..], &["--watch"]] {
         let finished = status(own_address(), arguments);
         assert_eq!((finished.code, &*finished.stdout), (Some(1), ""), "{finished:?}");
-        for words in ["is not running", "remedy: start it", "--admin", "--env-file"] {
+        for words in ["is not running", "; start it", "docker exec", "--admin", "--env-file"] {
             assert!(finished.stderr.contains(words), "{words}: {finished:?}");
         }
     }
