@@ -312,6 +312,10 @@ impl Failure {
             Self::Connect { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
                 format!("let user {} use the socket", rustix::process::geteuid().as_raw())
             }
+            Self::Connect { endpoint, .. } if endpoint.starts_with("localhost:") => format!(
+                "check that the target of {variable} is running and listening; in a container localhost is the container \
+                 itself, and another one has a name on a network that both are on"
+            ),
             Self::Connect { .. } => {
                 format!("check that the target of {variable} is running and listening")
             }

@@ -101,6 +101,15 @@ fn a_link_that_serves_is_described_in_json() {
     );
 }
 
+/// In a container localhost is nobody else.
+#[test]
+fn a_target_at_localhost_is_told_what_that_is() {
+    let finished = Launch::redis("localhost:1").argument("check").finish();
+    assert_eq!(finished.code, Some(1), "{}", finished.stderr);
+    let words = "in a container localhost is the container itself";
+    assert!(finished.stdout.contains(words), "{}", finished.stdout);
+}
+
 /// The same for people; without colour where nobody looks.
 #[test]
 fn the_table_tells_it_at_a_glance() {
