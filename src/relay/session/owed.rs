@@ -12,7 +12,7 @@ const KEPT: usize = 64 * 1024;
 /// So many runs of replies are remembered, and so many commands that leave something behind. A client that asks for more
 /// without reading is not followed any further.
 const RUNS: usize = 64 * 1024;
-const EFFECTS: u32 = 1024;
+const EFFECTS: u16 = 1024;
 
 /// What is waited for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,10 +89,10 @@ pub(super) struct Owed {
     is_secret: bool,
     /// Whether nothing of it has reached the upstream.
     is_unsent: bool,
-    /// How many of them have been answered.
-    answered: u32,
+    /// How many of them have been answered: as many as can be kept at the most.
+    answered: u16,
     /// How many leave something behind.
-    effects: u32,
+    effects: u16,
     /// Whether a transaction goes on behind the last one that has to do with one.
     transaction: Option<bool>,
 }
@@ -139,7 +139,7 @@ impl Owed {
     /// The reply to a command that leaves something behind.
     pub(super) fn push_effect(&mut self, what: What, effect: Effect) {
         self.is_secret = true;
-        self.effects += 1;
+        self.effects = self.effects.saturating_add(1);
         self.transaction = effect.transaction().or(self.transaction);
         self.add(Run { what, count: 1, effect: Some(Box::new(effect)) });
     }
@@ -203,7 +203,7 @@ impl Owed {
         let run = self.first.as_mut()?;
         run.count -= 1;
         let effect = run.effect.take();
-        self.effects -= u32::from(effect.is_some());
+        self.effects -= u16::from(effect.is_some());
         let is_command = match run.what {
             What::Subscribe | What::Unsubscribe => run.count == 0,
             what => !what.is_ours(),
@@ -212,7 +212,7 @@ impl Owed {
             self.first = self.more.as_mut().and_then(|more| more.pop_front());
             self.more.take_if(|more| more.is_empty());
         }
-        self.answered += u32::from(is_command);
+        self.answered = self.answered.saturating_add(is_command.into());
         if self.first.is_none() {
             if !self.is_secret {
                 self.kept.release();
@@ -270,7 +270,7 @@ impl Owed {
         while left > 0
             && let First::Command(arguments, length) = first(&kept[at..], UNLIMITED)
         {
-            left -= u32::from(!arguments.is_empty());
+            left -= u16::from(!arguments.is_empty());
             at += length;
         }
         kept.took(at);
