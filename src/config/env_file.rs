@@ -37,11 +37,23 @@ const TEXT_BEHIND: Wrong = (
 );
 const BACKSLASH: Wrong = (
     "systemd takes the backslash in it away, Docker does not",
-    "put the whole value into single quotes, which keep it; a password is better in a file (AUTH_FILE)",
+    "for systemd, put the whole value into single quotes; a password is better in a file (AUTH_FILE)",
+);
+const WHITE_SPACE: Wrong = (
+    "Docker keeps the white space before or behind it, systemd does not",
+    "take it away; a password that has it is better in a file (AUTH_FILE)",
 );
 const NEXT_LINE: Wrong = (
     "systemd takes the next line for a part of it, Docker does not",
     "take the backslash at its end away; a password that ends with one is better in a file (AUTH_FILE)",
+);
+const CARRIAGE_RETURN: Wrong = (
+    "systemd does not continue a line whose backslash stands before a carriage return",
+    "end every line with a line feed alone, as dos2unix does",
+);
+const COMMENT: Wrong = (
+    "before version 254, systemd takes the next line for a part of this comment",
+    "take the backslash at its end away",
 );
 const NOT_UTF8: Wrong =
     ("it is not UTF-8", "write plain text; a password of any bytes goes into a file (AUTH_FILE)");
@@ -84,9 +96,15 @@ pub fn parse(bytes: &[u8], own: impl Fn(&str) -> Option<OsString>) -> Contents {
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     let mut lines = Lines { rest: bytes, line: 1 };
     let mut contents = Contents::default();
-    while lines.skip_blank() {
+    while let Some(first) = lines.skip_blank() {
         let line = lines.line;
         let mut fault = |(reason, remedy)| contents.faults.push(Fault { line, reason, remedy });
+        if is_comment(first) {
+            if lines.comment_swallows() {
+                fault(COMMENT);
+            }
+            continue;
+        }
         let (name, is_assigned) = lines.name();
         let exported = name.strip_prefix(b"export ");
         if exported.is_some() {
@@ -124,6 +142,10 @@ fn is_name(text: &str) -> bool {
         && text.bytes().next().is_some_and(|byte| byte.is_ascii_alphabetic() || byte == b'_')
 }
 
+fn is_comment(first: u8) -> bool {
+    matches!(first, b'#' | b';')
+}
+
 /// What is left of a file, and the number of the line that it begins with.
 struct Lines<'a> {
     rest: &'a [u8],
@@ -147,16 +169,21 @@ impl<'a> Lines<'a> {
         taken
     }
 
-    /// Goes to the next line that says something, if there is one.
-    fn skip_blank(&mut self) -> bool {
-        loop {
-            self.until(|byte| !byte.is_ascii_whitespace());
-            match self.rest.first() {
-                None => return false,
-                Some(b'#' | b';') => self.until(|byte| byte == b'\n'),
-                Some(_) => return true,
-            };
-        }
+    /// Goes to the next line that is not blank, if there is one, and tells its first byte.
+    fn skip_blank(&mut self) -> Option<u8> {
+        self.until(|byte| !byte.is_ascii_whitespace());
+        self.rest.first().copied()
+    }
+
+    /// Takes a comment. Whether it ends with a backslash before a line that is no comment itself: a version of systemd
+    /// may take that line too.
+    fn comment_swallows(&mut self) -> bool {
+        let comment = self.until(|byte| byte == b'\n');
+        self.next();
+        let escapes = comment.iter().rev().take_while(|byte| **byte == b'\\').count();
+        let next = self.rest.split(|byte| *byte == b'\n').next().unwrap_or_default();
+        let says = next.trim_ascii_start().first().is_some_and(|first| !is_comment(*first));
+        escapes % 2 == 1 && says
     }
 
     /// What stands before the `=`, and whether there is one.
@@ -169,10 +196,13 @@ impl<'a> Lines<'a> {
         (name, is_assigned)
     }
 
-    /// Whether a backslash and the end of a line are next, which are then taken.
-    fn continues(&mut self) -> bool {
+    /// Whether a backslash and the end of a line are next, which are then taken; `wrong` tells if systemd doesn't.
+    fn continues(&mut self, wrong: &mut Option<Wrong>) -> bool {
         let end = [&b"\\\n"[..], b"\\\r\n"].into_iter().find(|end| self.rest.starts_with(end));
-        for _ in end.into_iter().flatten() {
+        for byte in end.into_iter().flatten() {
+            if *byte == b'\r' {
+                *wrong = Some(CARRIAGE_RETURN);
+            }
             self.next();
         }
         end.is_some()
@@ -186,17 +216,28 @@ impl<'a> Lines<'a> {
         is_assigned && std::str::from_utf8(name).is_ok_and(is_name)
     }
 
+    /// The same within quotation marks, where the last line of a key (`Ab3=`, `Ab==`) is none.
+    fn is_at_swallowed(&self, mark: u8) -> bool {
+        let line = self.rest.split(|byte| *byte == b'\n').next().unwrap_or_default().trim_ascii_end();
+        let line = line.strip_suffix(&[mark]).unwrap_or(line);
+        let end = line.iter().position(|byte| *byte == b'=').unwrap_or(line.len());
+        self.is_at_assignment() && line[end..].iter().any(|byte| *byte != b'=')
+    }
+
     /// What stands behind the `=`, and what is wrong with it. Then the value is one that the line alone makes likely, so
     /// that what else is wrong with the configuration can be told.
     fn value(&mut self) -> (Value, Option<Wrong>) {
-        self.until(|byte| !matches!(byte, b' ' | b'\t'));
-        let Some(mark @ (b'"' | b'\'')) = self.rest.first().copied() else { return self.plain() };
+        let before = self.until(|byte| !matches!(byte, b' ' | b'\t'));
+        let Some(mark @ (b'"' | b'\'')) = self.rest.first().copied() else {
+            let (value, wrong) = self.plain();
+            return (value, wrong.or((!before.is_empty()).then_some(WHITE_SPACE)));
+        };
         self.next();
         let (rest, line) = (self.rest, self.line);
         match self.quoted(mark) {
-            Ok(value) => {
+            Ok((value, wrong)) => {
                 let behind = self.until(|byte| byte == b'\n').trim_ascii();
-                (value, (!behind.is_empty()).then_some(TEXT_BEHIND))
+                (value, wrong.or((!behind.is_empty()).then_some(TEXT_BEHIND)))
             }
             Err(wrong) => {
                 (self.rest, self.line) = (rest, line);
@@ -217,7 +258,7 @@ impl<'a> Lines<'a> {
         let mut wrong = None;
         loop {
             value.extend(self.until(|byte| matches!(byte, b'\\' | b'\n')));
-            if self.continues() {
+            if self.continues(&mut wrong) {
                 let next = self.rest.trim_ascii_start();
                 let is_blank = self.rest[..self.rest.len() - next.len()].contains(&b'\n');
                 if is_blank || next.starts_with(b"#") || self.is_at_assignment() {
@@ -231,30 +272,35 @@ impl<'a> Lines<'a> {
                 break;
             }
         }
+        // Both take an end of a line of Windows for one.
+        let length = value.strip_suffix(b"\r").unwrap_or(&value).len();
+        value.truncate(length);
         let length = value.trim_ascii_end().len();
+        let wrong = wrong.or((length < value.len()).then_some(WHITE_SPACE));
         value.truncate(length);
         (value, wrong)
     }
 
-    /// Up to the quotation mark that closes it.
-    fn quoted(&mut self, mark: u8) -> Result<Value, Wrong> {
+    /// Up to the quotation mark that closes it, and what is wrong with it so far.
+    fn quoted(&mut self, mark: u8) -> Result<(Value, Option<Wrong>), Wrong> {
         let mut value = self.room();
+        let mut wrong = None;
         loop {
             value.extend(self.until(|byte| byte == mark || matches!(byte, b'\\' | b'\n')));
-            if mark == b'"' && self.continues() {
-                if self.is_at_assignment() {
+            if mark == b'"' && self.continues(&mut wrong) {
+                if self.is_at_swallowed(mark) {
                     return Err(NOT_CLOSED);
                 }
                 continue;
             }
             match self.next() {
                 None => return Err(NOT_CLOSED),
-                Some(b'\n') if self.is_at_assignment() => return Err(NOT_CLOSED),
+                Some(b'\n') if self.is_at_swallowed(mark) => return Err(NOT_CLOSED),
                 Some(b'\\') if mark == b'"' => {
                     let is_escape = matches!(self.rest.first(), Some(b'"' | b'\\' | b'`' | b'$'));
                     value.push(if is_escape { self.next().unwrap_or_default() } else { b'\\' });
                 }
-                Some(byte) if byte == mark => return Ok(value),
+                Some(byte) if byte == mark => return Ok((value, wrong)),
                 Some(byte) => value.push(byte),
             }
         }
@@ -276,7 +322,8 @@ mod tests {
     fn a_value_is_what_systemd_and_docker_mean() {
         for (line, value) in [
             ("A=plain  text", "plain  text"),
-            (" A = spaced \t", "spaced"),
+            (" A=indented", "indented"),
+            ("A = \"spaced\"", "spaced"),
             ("A=", ""),
             ("A=\"\"", ""),
             ("A=x # no comment", "x # no comment"),
@@ -285,14 +332,18 @@ mod tests {
             ("A=\" q 'v' \"  ", " q 'v' "),
             ("A='s\\v \"'", "s\\v \""),
             ("A=\"\\\" \\\\ \\$ \\` \\b\"", "\" \\ $ ` \\b"),
-            ("A=con\\\ntinu\\\r\ned", "continued"),
+            ("A=con\\\ntinu\\\ned", "continued"),
             ("A=\\\n--b=c", "--b=c"),
             ("A=\"con\\\ntinued\"", "continued"),
             ("A='con\\\ntinued'", "con\\\ntinued"),
             ("A=\"two\nlines\"", "two\nlines"),
+            ("A='two\nMIIB=\nlines'", "two\nMIIB=\nlines"),
+            ("A=\"two\r\nMI==\r\nlines\"\r\n", "two\r\nMI==\r\nlines"),
+            ("A=\"two\nMI==\"", "two\nMI=="),
             ("A=1\r\nA=2\r\n", "2"),
             ("\u{feff}A=1", "1"),
             ("# A=0 \\\n;A=0\n\n\t# A=0\nA=1", "1"),
+            ("# A=0 \\\\\nA=1\n# A=0 \\\n \n# \\", "1"),
         ] {
             let (variables, faults) = parsed(line.as_bytes());
             let last = variables.last().map(|(name, value)| (name.as_str(), value.as_str()));
@@ -318,10 +369,20 @@ mod tests {
             ("1A='1'", NO_NAME),
             ("A=\"1", NOT_CLOSED),
             ("A='1\nB=2'", NOT_CLOSED),
+            ("A='1\nB='2'", NOT_CLOSED),
+            ("A='1\nB=\nC=2'", NOT_CLOSED),
             ("A=\"1\\\nB=2\"", NOT_CLOSED),
             ("A=\"1\" 2", TEXT_BEHIND),
             ("A='1\n2' # 3", TEXT_BEHIND),
             ("A=1\\2", BACKSLASH),
+            ("A=1 ", WHITE_SPACE),
+            ("A= 1", WHITE_SPACE),
+            ("A=1\t\r", WHITE_SPACE),
+            ("A=\t", WHITE_SPACE),
+            ("A=1\\\r\n2", CARRIAGE_RETURN),
+            ("A=\"1\\\r\n2\"", CARRIAGE_RETURN),
+            ("# 1\\\nA=1", COMMENT),
+            ("; 1\\\\\\\n A=1", COMMENT),
             ("A=1\\", NEXT_LINE),
             ("A=1\\\n export B=2", NEXT_LINE),
             ("A=1\\\n\n", NEXT_LINE),

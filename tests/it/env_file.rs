@@ -97,6 +97,15 @@ fn a_flag_goes_before_the_file() {
     assert!(wired.stdout.contains(" 127.0.0.1:5432 "), "{wired:?}");
 }
 
+/// Another program's key, whose last line ends as an assignment would begin.
+#[test]
+fn a_value_of_several_lines_is_one_value() {
+    let key = "KEY='-----BEGIN PRIVATE KEY-----\nMC4CAQAw\nAb3=\n-----END PRIVATE KEY-----'";
+    let file = Written::new(&[key, "DB_PORT_5432_TCP=tcp://db:5432"]);
+    let wired = file.launch("links").finish();
+    assert_eq!((wired.code, &*wired.stderr), (Some(0), ""));
+}
+
 /// As Docker takes it, and no other variable of the environment.
 #[test]
 fn a_name_alone_is_taken_from_the_environment() {
@@ -156,12 +165,14 @@ fn a_program_gets_the_variables_of_the_file() {
 #[test]
 fn mistakes_have_a_file_and_a_line_and_show_no_value() {
     let secret = password();
-    let [open, behind, backslash, word, name_] = [
+    let [open, behind, backslash, word, name_, spaces, comment] = [
         format!("REDIS_AUTH='{secret}"),
         format!("REDIS_AUTH=\"{secret}\" {secret}"),
         format!("REDIS_AUTH={secret}\\x"),
         format!("{secret} {secret}"),
         format!("{secret} x={secret}"),
+        format!("REDIS_AUTH={secret}  "),
+        format!("# {secret}\\"),
     ];
     let file = Written::new(&[
         "export REDIS_PORT_6379_TCP=redis://redis.example.com",
@@ -171,18 +182,20 @@ fn mistakes_have_a_file_and_a_line_and_show_no_value() {
         &backslash,
         &word,
         &name_,
+        &spaces,
+        &comment,
         "REDIS_CONNECT_TIMEOUT=soon",
     ]);
     for subcommand in ["run", "links", "check"] {
         let finished = file.launch(subcommand).finish();
-        for line in [1, 2, 3, 5, 6, 7] {
+        for line in [1, 2, 3, 5, 6, 7, 8, 9] {
             finished.expect_mistake(&format!("{}:{line}", name(&file.path)));
         }
         finished.expect_mistake("REDIS_CONNECT_TIMEOUT");
-        assert!(finished.stderr.contains("has 7 mistakes"), "{}", finished.stderr);
+        assert!(finished.stderr.contains("has 9 mistakes"), "{}", finished.stderr);
     }
     for subcommand in ["health", "status"] {
-        assert!(file.launch(subcommand).finish().stderr.contains("has 6 mistakes"));
+        assert!(file.launch(subcommand).finish().stderr.contains("has 8 mistakes"));
     }
 }
 
