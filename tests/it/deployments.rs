@@ -183,6 +183,36 @@ fn the_certificates_of_the_script_are_taken_on_both_sides() {
     assert!(confused.stdout.contains("not meant for this side"), "{}", confused.stdout);
 }
 
+/// The commands of the page, year after year.
+#[test]
+fn the_certificates_can_be_renewed_again_and_again() {
+    if command_is_missing("openssl") {
+        return;
+    }
+    let page = Page::open("docs/deploy/two-hosts.md");
+    let folder = TempDir::new().expect("a folder");
+    std::os::unix::fs::symlink(concat!(env!("CARGO_MANIFEST_DIR"), "/deploy"), folder.path().join("deploy"))
+        .expect("a link");
+    let secrets = || contents(&folder.path().join("secrets"));
+    let run = |words: &str| {
+        let [block] = &page.blocks_with("sh", words)[..] else { panic!("one block with {words}") };
+        let script = format!("set -e\n{}", block.code);
+        let done =
+            Command::new("sh").args(["-c", &script]).current_dir(folder.path()).output().expect("sh runs");
+        assert!(done.status.success(), "{done:?}");
+        secrets()
+    };
+    let mut before = run("deploy/certificates secrets");
+    for _ in 0..2 {
+        let after = run("deploy/certificates --authority");
+        assert!(before.keys().eq(after.keys()));
+        for (name, now) in &after {
+            assert_eq!(now == &before[name], name.starts_with("ca."), "{name}");
+        }
+        before = after;
+    }
+}
+
 /// What is there stays as it is, and what is no name makes nothing.
 #[test]
 fn the_script_for_certificates_overwrites_nothing() {
