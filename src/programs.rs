@@ -16,7 +16,7 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
 use std::time::Duration;
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use rustix::process::{
     Pid, Resource, Rlimit, WaitOptions, getpid, getrlimit, kill_process_group, prlimit, set_child_subreaper,
     setrlimit, wait,
@@ -50,10 +50,6 @@ const POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// The running programs, and where their exit status goes.
 static RUNNING: Mutex<Vec<(Pid, oneshot::Sender<ExitStatus>)>> = Mutex::new(Vec::new());
 
-fn running() -> MutexGuard<'static, Vec<(Pid, oneshot::Sender<ExitStatus>)>> {
-    RUNNING.lock()
-}
-
 /// Inherits orphans from now on; the returned future reaps them and never ends.
 pub fn adopt() -> io::Result<impl Future<Output = ()>> {
     let mut died = signal(SignalKind::child())?;
@@ -70,7 +66,7 @@ pub fn adopt() -> io::Result<impl Future<Output = ()>> {
 /// Reaps every child that has ended.
 fn reap() {
     // Locked: a child that is being started must be in the list before it is waited for.
-    let mut running = running();
+    let mut running = RUNNING.lock();
     while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
         if let Some(at) = running.iter().position(|(known, _)| *known == pid) {
             let (_, ended) = running.swap_remove(at);
@@ -129,7 +125,7 @@ impl Program {
     pub fn start(words: &[String], environment: &Environment) -> io::Result<(Self, Receiver, Receiver)> {
         // Before the child is started: with SIGCHLD ignored, which is inherited, the kernel discards exit statuses.
         let died = signal(SignalKind::child())?;
-        let mut running = running();
+        let mut running = RUNNING.lock();
         let mut child = spawn(words, environment)?;
         let pid = Pid::from_child(&child);
         let (tell, ended) = oneshot::channel();
@@ -156,7 +152,7 @@ impl Program {
 
 impl Drop for Program {
     fn drop(&mut self) {
-        let mut running = running();
+        let mut running = RUNNING.lock();
         // Without an entry it has ended, and its process number may have been reused.
         if let Some(at) = running.iter().position(|(known, _)| *known == self.pid) {
             running.swap_remove(at);

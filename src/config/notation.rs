@@ -38,8 +38,7 @@ impl Refusal {
 }
 
 /// Strips white space and one pair of quotation marks: `docker run --env-file` and Kubernetes keep those that a shell
-/// or
-/// systemd would remove.
+/// or systemd would remove.
 pub(super) fn unquoted(text: &str) -> &str {
     let text = text.trim();
     let inner = ['"', '\''].into_iter().find_map(|mark| {
