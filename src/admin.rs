@@ -33,7 +33,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 pub use self::collector::LinkCollector;
 pub use self::history::keep;
-use self::history::{History, Sample, Totals, rounded};
+use self::history::{Events, History, Sample, rounded};
 pub use self::process::ProcessCollector;
 use crate::config::link::Redis;
 use crate::metrics::{self, Metrics};
@@ -119,7 +119,25 @@ pub struct LinkState {
     pub last_dial: Option<DialState>,
 }
 
+/// What a link's `state` can be and its word for people, in the order in which links are shown.
+pub const STATES: [(&str, &str); 4] =
+    [("fails", "fails"), ("degraded", "degraded"), ("works", "works"), ("unknown", "not dialled")];
+
 impl LinkState {
+    fn known(&self) -> Option<usize> {
+        STATES.iter().position(|(state, _)| *state == self.state)
+    }
+
+    /// Its place among the links of other states.
+    pub fn place(&self) -> usize {
+        self.known().unwrap_or(STATES.len())
+    }
+
+    /// Its state, for people.
+    pub fn word(&self) -> &str {
+        self.known().map_or(&self.state, |place| STATES[place].1)
+    }
+
     fn of(listen: &str, service: &LinkRuntime, sample: &Sample) -> Self {
         let last_dial = service.health.last_dial();
         let backends = service.backends.states();
@@ -132,7 +150,6 @@ impl LinkState {
             (Some(_), true) => "works",
         };
         let is_followed = service.link.redis.as_ref().is_some_and(|redis| redis.sessions);
-        let totals = is_followed.then(|| Totals::of(service));
         Self {
             link: service.link.name.clone(),
             listen: listen.to_owned(),
@@ -140,8 +157,8 @@ impl LinkState {
             target: service.link.target.to_string(),
             connections: service.connections.count(),
             upstreams: service.connections.upstreams() + service.metrics.warm_connections(),
-            commands: totals.as_ref().map(|totals| totals.commands),
-            errors: totals.as_ref().map(|totals| totals.errors),
+            commands: is_followed.then(|| service.connections.moved().commands),
+            errors: is_followed.then(|| service.metrics.session.errors()),
             commands_per_second: is_followed.then(|| rounded(sample.commands)),
             errors_per_second: is_followed.then(|| rounded(sample.errors)),
             state: state.to_owned(),
@@ -265,15 +282,16 @@ impl Admin {
         join_all(self.links.iter().map(reread)).await;
     }
 
-    fn states(&self) -> Vec<LinkState> {
-        let last = self.history.last();
-        let links = self.links.iter().zip(&last);
+    /// With the last sample of each link.
+    fn states(&self, last: &[(Sample, Events)]) -> Vec<LinkState> {
+        let links = self.links.iter().zip(last);
         links.map(|((listen, service), (sample, _))| LinkState::of(listen, service, sample)).collect()
     }
 
     /// The page for people.
     fn page(&self) -> Answer {
-        let page = page::page(self.is_ready(), self.states(), &self.history.last());
+        let last = self.history.last();
+        let page = page::page(self.is_ready(), self.states(&last), &last);
         let mut answer = answer(StatusCode::OK, "text/html; charset=utf-8", page);
         answer.headers_mut().insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(page::POLICY));
         answer
@@ -287,7 +305,8 @@ impl Admin {
     }
 
     fn links(&self) -> Answer {
-        json(serde_json::to_string_pretty(&Links { ready: self.is_ready(), links: self.states() }))
+        let links = self.states(&self.history.last());
+        json(serde_json::to_string_pretty(&Links { ready: self.is_ready(), links }))
     }
 
     /// Dials every link once, unless that has just been done; the results are in the links' health.

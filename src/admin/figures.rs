@@ -25,6 +25,11 @@ pub fn float(count: usize) -> f32 {
     count as f32
 }
 
+#[expect(clippy::cast_precision_loss, reason = "no more than 2⁵³ of anything here")]
+pub fn number(count: u64) -> f64 {
+    count as f64
+}
+
 pub fn count(number: usize, what: &str) -> String {
     format!("{} {what}{}", short(float(number)), if number == 1 { "" } else { "s" })
 }

@@ -12,6 +12,7 @@ use serde::Serialize;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::Admin;
+use super::figures::number;
 use crate::upstream::LinkRuntime;
 
 /// The time between two samples.
@@ -68,9 +69,9 @@ impl Events {
 
 /// What a link has counted so far.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Totals {
-    pub(super) commands: u64,
-    pub(super) errors: u64,
+struct Totals {
+    commands: u64,
+    errors: u64,
     clients: usize,
     events: Events,
     /// The upper bounds of times in seconds, and how many were in each bucket.
@@ -79,7 +80,7 @@ pub(super) struct Totals {
 }
 
 impl Totals {
-    pub(super) fn of(service: &LinkRuntime) -> Self {
+    fn of(service: &LinkRuntime) -> Self {
         let LinkRuntime { connections, metrics, .. } = service;
         Self {
             commands: connections.moved().commands,
@@ -140,11 +141,6 @@ fn push<T>(kept: &mut VecDeque<T>, item: T, most: usize) {
         kept.pop_front();
     }
     kept.push_back(item);
-}
-
-#[expect(clippy::cast_precision_loss, reason = "a figure for people has few digits")]
-fn number(count: u64) -> f64 {
-    count as f64
 }
 
 /// Within a bucket every time is as likely as any other; beyond the last bound that bound stands for all.

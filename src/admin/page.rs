@@ -16,7 +16,7 @@ const TEMPLATE: &str = include_str!("page.html");
 /// What the page may do: its own style, its own script, and ask where it came from. The words are the hashes of the two,
 /// which a test holds.
 pub(super) const POLICY: &str = "default-src 'none'; \
-     script-src 'sha256-mYELP/AbJUYRywO9an9tIk1Cn/mFJaa49GTlNK4hCXQ='; \
+     script-src 'sha256-5StnXAKjdj7dyBOAT87KmWLvjfiFGq4RbmLyYxBQa6Y='; \
      style-src 'sha256-39bsToXIq2J3MvYB1xZtqdXk8e//86XgO+v8QedBPlU='; \
      connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
@@ -42,11 +42,7 @@ pub(super) fn page(is_ready: bool, links: Vec<LinkState>, history: &[(Sample, Ev
         ("exchanged", hour.exchanged.to_string()),
         ("events", format!("exchanged, {} rotated, {} moved", hour.rotated, hour.moved)),
     ];
-    links.sort_by_key(|(link, _)| match &*link.state {
-        "fails" => 0,
-        "degraded" => 1,
-        _ => 2,
-    });
+    links.sort_by_key(|(link, _)| link.place());
     let rows = links.iter().fold(String::new(), |mut rows, (link, (sample, hour))| {
         // Writing to a string can't fail.
         let _ = row(&mut rows, link, sample, *hour);
@@ -73,11 +69,6 @@ fn filled<'a>(template: &str, value: impl Fn(&str) -> &'a str) -> String {
 /// One link: a row, and another one for what is the matter with it.
 fn row(rows: &mut String, link: &LinkState, sample: &Sample, hour: Events) -> std::fmt::Result {
     let since = link.last_dial.as_ref().map(|dial| format!("for {}", long(dial.since_seconds)));
-    let pill = match &*link.state {
-        "unknown" => "not dialled yet",
-        "degraded" => "warning",
-        other => other,
-    };
     let name = escaped(&link.link);
     let is_redis = link.kind == "redis";
     write!(
@@ -104,6 +95,7 @@ fn row(rows: &mut String, link: &LinkState, sample: &Sample, hour: Events) -> st
          <td role=\"cell\" class=\"number\" data-label=\"Errors/s\"><span class=\"errors\">{errors}</span></td>\
          <td role=\"cell\" data-label=\"Latency\">{chart}<small{latency_class}>{latency}</small></td>\
          <td role=\"cell\" class=\"soft\" data-label=\"Last hour\"><span class=\"hour\">{happened}</span></td></tr>",
+        pill = escaped(link.word()),
         since = since.unwrap_or_default(),
         clients = short(float(link.connections)),
         upstreams = count(link.upstreams, "upstream"),
@@ -207,6 +199,7 @@ mod tests {
     use sha2::{Digest, Sha256};
 
     use super::*;
+    use crate::admin::STATES;
 
     #[test]
     fn the_policy_allows_this_style_and_this_script_alone() {
@@ -218,6 +211,13 @@ mod tests {
             assert!(POLICY.contains(&word), "write it into POLICY: {word}");
         }
         assert!(!POLICY.contains("unsafe"), "{POLICY}");
+    }
+
+    #[test]
+    fn the_script_has_the_states_and_their_words() {
+        let states = STATES.map(|(state, word)| format!("{state}: \"{word}\""));
+        let words = format!("const words = {{ {} }};", states.join(", "));
+        assert!(TEMPLATE.contains(&words), "write it into the script: {words}");
     }
 
     fn base64(bytes: &[u8]) -> String {

@@ -12,6 +12,8 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use rustix::process::{Resource, getrlimit};
 use rustix::time::{ClockId, clock_gettime};
 
+use super::figures::number;
+
 /// This process.
 #[derive(Debug)]
 pub struct ProcessCollector {
@@ -38,7 +40,7 @@ impl Collector for ProcessCollector {
         };
         gauge("process_resident_memory_bytes", "Resident memory size in bytes.", resident_memory())?;
         gauge("process_open_fds", "Number of open file descriptors.", open_descriptors())?;
-        let limit = getrlimit(Resource::Nofile).current.map(float);
+        let limit = getrlimit(Resource::Nofile).current.map(number);
         gauge("process_max_fds", "Maximum number of open file descriptors.", limit)?;
         let started = self.started.duration_since(UNIX_EPOCH).ok().map(|since| since.as_secs_f64());
         gauge(
@@ -57,7 +59,7 @@ impl Collector for ProcessCollector {
 fn resident_memory() -> Option<f64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
     let kilobytes = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.strip_suffix("kB"))?;
-    Some(float(kilobytes.trim().parse::<u64>().ok()? * 1024))
+    Some(number(kilobytes.trim().parse::<u64>().ok()? * 1024))
 }
 
 /// As the size of their directory, or, before Linux 6.2, by looking at each.
@@ -65,12 +67,7 @@ fn open_descriptors() -> Option<f64> {
     let directory = "/proc/self/fd";
     match fs::metadata(directory).ok()?.len() {
         // One of them is the directory itself while it is read.
-        0 => Some(float((fs::read_dir(directory).ok()?.count() as u64).saturating_sub(1))),
-        size => Some(float(size)),
+        0 => Some(number((fs::read_dir(directory).ok()?.count() as u64).saturating_sub(1))),
+        size => Some(number(size)),
     }
-}
-
-#[expect(clippy::cast_precision_loss, reason = "no more than 2⁵³ of anything here")]
-fn float(number: u64) -> f64 {
-    number as f64
 }

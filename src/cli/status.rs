@@ -8,7 +8,7 @@ use super::endpoint::{Unasked, ask};
 use super::screen::{Colour, Screen};
 use super::table::{self, NOTHING};
 use crate::admin::figures::{count, float, long, short};
-use crate::admin::{LinkState, Links};
+use crate::admin::{LinkState, Links, STATES};
 use crate::net::ListenAddress;
 use crate::text::{self, one_line};
 
@@ -83,13 +83,9 @@ fn lines(told: &Links, screen: &Screen) -> Vec<String> {
     let paint = |cell: &str| screen.painted(cell, colour(cell));
     let mut sorted: Vec<_> = told.links.iter().collect();
     // What fails comes first, as on the page.
-    sorted.sort_by_key(|link| WORDS.iter().position(|(state, _)| *state == word(link)));
+    sorted.sort_by_key(|link| link.place());
     let rows: Vec<_> = sorted.iter().map(|link| row(link)).collect();
-    let mut heads = Vec::new();
-    if screen.fits(&table::lines(&HEADER, &rows, str::to_owned)) {
-        heads = table::lines(&HEADER, &rows, paint);
-    }
-    let mut heads = heads.into_iter();
+    let mut heads = table::fitting(screen, &HEADER, &rows, paint).unwrap_or_default().into_iter();
     let mut lines: Vec<_> = heads.next().into_iter().collect();
     for (link, row) in sorted.iter().zip(&rows) {
         match heads.next() {
@@ -98,9 +94,9 @@ fn lines(told: &Links, screen: &Screen) -> Vec<String> {
         }
         lines.extend(details(link, screen));
     }
-    let number = |state| sorted.iter().filter(|link| word(link) == state).count();
-    let numbers = WORDS.iter().map(|(state, _)| (number(*state), state)).filter(|(number, _)| *number > 0);
-    let numbers: Vec<_> = numbers.map(|(number, state)| format!("{number} {state}")).collect();
+    let number = |state| sorted.iter().filter(|link| link.state == state).count();
+    let numbers = STATES.iter().map(|(state, word)| (number(*state), word)).filter(|(number, _)| *number > 0);
+    let numbers: Vec<_> = numbers.map(|(number, word)| format!("{number} {word}")).collect();
     lines.push(String::new());
     lines.push(format!("{}: {}", count(sorted.len(), "link"), numbers.join(", ")));
     if !told.ready {
@@ -109,20 +105,11 @@ fn lines(told: &Links, screen: &Screen) -> Vec<String> {
     lines
 }
 
-/// What a link's state is called here, and its colour.
-const WORDS: [(&str, Colour); 4] = [
-    ("fails", Colour::Red),
-    ("degraded", Colour::Yellow),
-    ("works", Colour::Green),
-    ("not dialled", Colour::Cyan),
-];
-
-fn word(link: &LinkState) -> &str {
-    if link.state == "unknown" { "not dialled" } else { &link.state }
-}
+/// Those of the [`STATES`].
+const COLOURS: [Colour; STATES.len()] = [Colour::Red, Colour::Yellow, Colour::Green, Colour::Cyan];
 
 fn colour(cell: &str) -> Option<Colour> {
-    WORDS.iter().find(|(word, _)| *word == cell).map(|(_, colour)| *colour)
+    STATES.iter().zip(COLOURS).find(|((_, word), _)| *word == cell).map(|(_, colour)| colour)
 }
 
 fn row(link: &LinkState) -> Vec<String> {
@@ -131,7 +118,7 @@ fn row(link: &LinkState) -> Vec<String> {
     // Whoever answers may have sent characters that a terminal obeys.
     vec![
         shown(&link.link),
-        shown(word(link)),
+        shown(link.word()),
         since.unwrap_or_else(nothing),
         link.connections.to_string(),
         link.upstreams.to_string(),

@@ -1,10 +1,22 @@
 //! Rows in aligned columns, as kubectl and docker show theirs: no lines around them, so that grep, cut and awk can read them.
 
+use super::screen::Screen;
+
 /// Between two columns.
 const GAP: &str = "   ";
 
 /// Where there is nothing to show.
 pub(super) const NOTHING: &str = "-";
+
+/// The table as lines, if the screen has room for it; `paint` colours a cell.
+pub(super) fn fitting(
+    screen: &Screen,
+    header: &[&str],
+    rows: &[Vec<String>],
+    paint: impl Fn(&str) -> String,
+) -> Option<Vec<String>> {
+    screen.fits(&lines(header, rows, str::to_owned)).then(|| lines(header, rows, paint))
+}
 
 /// The header and the rows as lines; `paint` colours a cell.
 pub(super) fn lines(header: &[&str], rows: &[Vec<String>], paint: impl Fn(&str) -> String) -> Vec<String> {

@@ -109,7 +109,7 @@ fn the_table_needs_no_script() {
     ] {
         assert!(db.contains(&fact), "{fact} in {db}");
     }
-    assert!(row("redis:6379").contains("not dialled yet"), "{page}");
+    assert!(row("redis:6379").contains("<span class=\"pill\">not dialled</span>"), "{page}");
     assert!(page.contains("<dd id=\"links\">2</dd>") && page.contains("<dd id=\"clients\">1</dd>"), "{page}");
     assert!(!page.contains("{{"), "{page}");
 }

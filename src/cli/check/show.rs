@@ -36,11 +36,8 @@ pub(super) fn table(report: &Report, screen: &Screen, out: &mut impl Write) -> i
     let cells = |row: &Vec<String>| columns.iter().map(|column| row[*column].clone()).collect();
     let shown: Vec<Vec<_>> = rows.iter().map(cells).collect();
     let paint = |cell: &str| screen.painted(cell, colour(cell));
-    let lines = if screen.fits(&table::lines(&header, &shown, str::to_owned)) {
-        table::lines(&header, &shown, paint)
-    } else {
-        rows.iter().flat_map(|row| stacked(row, paint)).collect()
-    };
+    let lines = table::fitting(screen, &header, &shown, paint)
+        .unwrap_or_else(|| rows.iter().flat_map(|row| stacked(row, paint)).collect());
     for line in lines {
         writeln!(out, "{line}")?;
     }
