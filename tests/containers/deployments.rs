@@ -414,6 +414,8 @@ fn assert_release(dist: &Path) {
         share("doc/redis-ambassador/deploy/compose.yaml"),
         fs::read_to_string(repository("deploy/compose.yaml")).expect("a file")
     );
+    // A script that can be run as its page has it.
+    run(&format!("./{directory}/share/doc/redis-ambassador/deploy/certificates"), &["made", "a.example"]);
 
     let bill = fs::read_to_string(dist.join(find(dist, ".cdx.json"))).expect("a bill of materials");
     let bill: Value = serde_json::from_str(&bill).expect("JSON");
