@@ -89,6 +89,14 @@ fn two_hosts_know_each_other_by_the_certificates_of_the_page() {
     docker(["restart", &shell.name("far")]);
     stays.exchange("PING\r\n", "+PONG\r\n");
 
+    // New pairs serve without a restart, as often as they are made.
+    for _ in 0..2 {
+        let before = fs::read(shell.folder.path().join("secrets/server.pem")).expect("a file");
+        shell.run(&example(page, "--authority"));
+        assert_ne!(fs::read(shell.folder.path().join("secrets/server.pem")).expect("a file"), before);
+        shell.run_until_pong(ping);
+    }
+
     let stranger = "docker run --rm --network app redis:7 redis-cli -h storage.example.com ping";
     let answer = shell.try_run(stranger);
     assert_ne!(String::from_utf8_lossy(&answer.stdout).trim(), "PONG", "{answer:?}");
