@@ -38,7 +38,9 @@ impl Listening {
         let dialled = SocketAddr::new(dialled.ip().to_canonical(), dialled.port());
         self.0.iter().any(|listening| match listening {
             Address::Tcp(every) if every.ip().is_unspecified() => {
-                every.port() == dialled.port() && is_of_this_host(dialled)
+                // Every address of IPv6 is every one of IPv4 too, but not the other way round.
+                let covers = every.is_ipv6() || dialled.is_ipv4();
+                covers && every.port() == dialled.port() && is_of_this_host(dialled)
             }
             Address::Tcp(one) => *one == dialled,
             Address::LinkLocal(..) | Address::Unix(_) => false,

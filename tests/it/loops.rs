@@ -1,6 +1,6 @@
 //! Links that lead to this very ambassador, or to another one that leads back.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr, TcpListener};
 use std::time::Duration;
 
 use crate::support::{Ambassador, Launch, NameServer, Target, command, metric, own_address, password};
@@ -67,6 +67,28 @@ fn a_link_that_leads_to_an_ambassador_on_every_address_is_told_at_once() {
     let mut client = ambassador.connect("redis:6379");
     client.send(b"PING\r\n");
     assert_eq!(client.expect_refusal("redis:6379"), format!("redis.test:{port} is this ambassador itself"));
+}
+
+/// What listens on every IPv4 address is not at the same port of IPv6.
+#[test]
+fn a_server_at_the_same_port_of_ipv6_is_not_taken_for_the_ambassador() {
+    let dns = NameServer::start();
+    dns.addresses("db.test", &[Ipv6Addr::LOCALHOST.into()]);
+    // A port may be somebody else's in the other family.
+    let (_server, ambassador) = (0..10)
+        .find_map(|_| {
+            let port = own_address().port();
+            TcpListener::bind((Ipv6Addr::LOCALHOST, port)).ok()?;
+            let server = Target::at((Ipv6Addr::LOCALHOST, port).into()).echo();
+            let launch = Launch::plain(format!("db.test:{port}"))
+                .variable("AMBASSADOR_DNS", dns.address().to_string())
+                .variable("DB_LISTEN", format!("0.0.0.0:{port}"));
+            Some((server, launch.try_start().ok()?))
+        })
+        .expect("a free port");
+    let mut client = ambassador.connect("db:5432");
+    client.send(b"hello");
+    client.expect(b"hello");
 }
 
 /// Two that lead to each other soon stop, and say so; the words of one stand in those of the other once.
