@@ -43,10 +43,13 @@ use crate::upstream::LinkRuntime;
 use crate::upstream::backends::BackendState;
 use crate::upstream::dial::DialState;
 
-/// The timeout of one connection; longer than the dials of `/links?dial`.
+/// The timeout of one connection; longer than all dials of `/links?dial` together.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// The timeout of a dial for `/links?dial`, unless the link's connect timeout is shorter.
+/// The time for all dials of `/links?dial`.
+const DIALS_TIMEOUT: Duration = Duration::from_secs(12);
+
+/// The timeout of one of them, unless the link's connect timeout or its share of the time for all is shorter.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Links dialled concurrently.
@@ -318,8 +321,12 @@ impl Admin {
         let services: Vec<_> = self.links.iter().map(|(_, service)| Arc::clone(service)).collect();
         // A task of its own, so that a client that leaves does not cancel the dials and release the lock.
         let round = tokio::spawn(async move {
-            let dial = |service: Arc<LinkRuntime>| async move { service.find_out(DIAL_TIMEOUT).await };
-            stream::iter(services).for_each_concurrent(MAX_CONCURRENT_DIALS, dial).await;
+            let (end, count) = (Instant::now() + DIALS_TIMEOUT, services.len());
+            let dial = |(before, service): (usize, Arc<LinkRuntime>)| async move {
+                let share = share(end - Instant::now(), count - before);
+                service.find_out(share.min(DIAL_TIMEOUT)).await;
+            };
+            stream::iter(services).enumerate().for_each_concurrent(MAX_CONCURRENT_DIALS, dial).await;
             *dialled = Some(Instant::now());
         });
         // If it panicked, the earlier results are shown.
@@ -338,6 +345,12 @@ impl Admin {
         // Errors are the client's: it disconnected, was too slow, or does not speak HTTP.
         let _ = timeout(TIMEOUT, talk).await;
     }
+}
+
+/// The time for the next of so many dials, so that all of them end in the time that is left.
+fn share(left: Duration, dials: usize) -> Duration {
+    let turns = dials.div_ceil(MAX_CONCURRENT_DIALS);
+    left / u32::try_from(turns).unwrap_or(u32::MAX).max(1)
 }
 
 /// Serves at most `most` connections at the same time. Never returns.

@@ -6,7 +6,7 @@ use std::thread;
 
 use rustix::process::Signal;
 
-use crate::support::{Finished, Launch, RedisServer, Target, fixture_text, own_address, password};
+use crate::support::{BlackHole, Finished, Launch, RedisServer, Target, fixture_text, own_address, password};
 
 /// `health` with that admin address and these arguments.
 fn health(admin: &str, arguments: &[&str]) -> Finished {
@@ -87,6 +87,20 @@ fn health_of_the_links_is_that_of_their_targets() {
     assert_eq!(health(admin, &[]).code, Some(0));
     redis.start_again();
     crate::support::eventually("the links are well again", || health(admin, &["--links"]).code == Some(0));
+}
+
+/// Many targets that are silent don't take longer than the answer may.
+#[test]
+fn many_links_that_hang_are_told_one_by_one() {
+    const MANY: usize = 30;
+    let hole = BlackHole::start();
+    let launch = (0..MANY)
+        .fold(Launch::new(), |launch, number| launch.plain_link(&format!("LINK{number}"), hole.address()));
+    let target = Target::start().echo();
+    let ambassador = launch.plain_link("ZEBRA", target.address()).start();
+    let unwell = health(&ambassador.admin().to_string(), &["--links"]);
+    expect_unwell(&unwell, &format!("{MANY} of {} links", MANY + 1));
+    expect_unwell(&unwell, "link29:5432: connect");
 }
 
 /// A wrong password is found out, though nothing of it is shown.
