@@ -377,6 +377,14 @@ fn admin_remedy(address: &ListenAddress, error: &io::Error) -> String {
                  AMBASSADOR_ADMIN={other}, or {off}"
             )
         }
+        (io::ErrorKind::PermissionDenied, ListenAddress::Tcp(interface, _)) => {
+            let other = ListenAddress::Tcp(interface.clone(), 9180);
+            let user = rustix::process::geteuid().as_raw();
+            format!(
+                "let user {user} listen there (for ports below 1024: --sysctl net.ipv4.ip_unprivileged_port_start=0), or \
+                 choose another port, as in AMBASSADOR_ADMIN={other}, or {off}"
+            )
+        }
         _ => format!("name an address of this host, as in AMBASSADOR_ADMIN=127.0.0.1:9180, or {off}"),
     }
 }

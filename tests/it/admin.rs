@@ -9,8 +9,9 @@ use rcgen::{KeyPair, date_time_ymd};
 use rustix::process::Signal;
 
 use crate::support::{
-    Ambassador, Authority, Launch, Peer, RedisServer, Served, Target, TlsPeer, command_is_missing,
-    eventually, fixture, fixture_text, get, metric, noise, own_address, password, request,
+    Ambassador, Authority, Launch, Peer, RedisServer, Served, Target, TlsPeer, another_user,
+    command_is_missing, eventually, fixture, fixture_text, get, metric, noise, own_address, password,
+    request, say_skipped,
 };
 
 /// The plain tunnel `db:5432` to an echo.
@@ -111,6 +112,23 @@ fn a_taken_admin_port_is_exit_code_1_with_a_remedy() {
     let finished = Launch::plain("127.0.0.1:9").variable("AMBASSADOR_ADMIN", "192.0.2.1:9180").finish();
     assert_eq!(finished.code, Some(1), "{}", finished.stderr);
     assert!(finished.stderr.contains("name an address of this host"), "{}", finished.stderr);
+}
+
+/// A port that needs privileges is told as such: the address is not what is wrong.
+#[test]
+fn an_admin_port_that_needs_privileges_is_told_as_such() {
+    let Some(user) = another_user() else { return };
+    let Ok(first) = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start") else { return };
+    if first.trim().parse().is_ok_and(|first: u16| first <= 80) {
+        return say_skipped("every user may listen on every port");
+    }
+    let finished =
+        Launch::plain("127.0.0.1:9").variable("AMBASSADOR_ADMIN", "127.0.0.1:80").under(&user).finish();
+    assert_eq!(finished.code, Some(1), "{}", finished.stderr);
+    for words in ["for ports below 1024", "AMBASSADOR_ADMIN=127.0.0.1:9180", "AMBASSADOR_ADMIN=off"] {
+        assert!(finished.stderr.contains(words), "{words} in {}", finished.stderr);
+    }
+    assert!(!finished.stderr.contains("name an address of this host"), "{}", finished.stderr);
 }
 
 /// Not ready from the signal on, while clients are still taken in and connections end; alive all the time.
