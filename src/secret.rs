@@ -175,6 +175,13 @@ pub fn harden_process() {
     let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
 }
 
+/// Whether this is most likely the path of a file; what random passwords are made of stands in it too, but hardly so.
+pub fn is_path(bytes: &[u8]) -> bool {
+    bytes.starts_with(b"/")
+        && bytes[1..].contains(&b'/')
+        && bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || b"/._-".contains(byte))
+}
+
 /// A value from a file or variable without one trailing line ending.
 pub fn without_line_ending(bytes: &[u8]) -> &[u8] {
     match bytes.strip_suffix(b"\n") {

@@ -37,6 +37,8 @@ pub struct Link {
     pub port: u16,
     /// The variable.
     pub variable: String,
+    /// What the variables of its credentials begin with.
+    credential_prefix: String,
     /// Where clients come in.
     pub listen: Listen,
     /// What is dialled; its user information has been moved into `redis`.
@@ -73,9 +75,13 @@ impl Link {
     pub fn warm(&self) -> usize {
         self.redis.as_ref().map_or(0, |redis| redis.warm)
     }
-}
 
-impl Link {
+    /// The variable of a setting about credentials that applies to this link, for remedies: that of the alias may give
+    /// them to another port.
+    pub fn credential_variable(&self, setting: &str) -> String {
+        format!("{}{setting}", self.credential_prefix)
+    }
+
     /// The setting that lets it listen on another port, for remedies: one that needs no privileges and has the same last
     /// digits, and where it listens now.
     pub fn another_port(&self) -> String {
@@ -265,7 +271,8 @@ pub(super) fn parse(env: &Env, process: &Process, findings: &mut Diagnostics) ->
     warn_of_unused_names(env, &links, &taken, process, findings);
     refuse_clashes(&links, findings);
     let lookalikes = lookalikes(env);
-    if taken.is_empty() && !aliases.is_empty() && process.aliases.is_some() {
+    let is_left_out = taken.is_empty() && !aliases.is_empty() && process.aliases.is_some();
+    if is_left_out {
         let aliases: Vec<_> = aliases.into_iter().map(str::to_lowercase).collect();
         findings.mistake(
             "AMBASSADOR_LINKS (--links)",
@@ -282,7 +289,10 @@ pub(super) fn parse(env: &Env, process: &Process, findings: &mut Diagnostics) ->
     }
     for Lookalike { variable, reason, remedy, meant } in lookalikes {
         match meant {
-            _ if taken.is_empty() => findings.mistake(variable, reason, remedy),
+            // What Docker and Kubernetes write beside a link that is left out is no slip.
+            _ if taken.is_empty() && (!is_left_out || meant.is_some()) => {
+                findings.mistake(variable, reason, remedy);
+            }
             Some(meant) => {
                 findings.warning(variable, format!("nothing reads this variable; did you mean {meant}?"));
             }
@@ -390,6 +400,7 @@ impl Draft {
             link.value("MAX_CONNECTIONS", count, "write a number, such as 100, or remove it");
         Link {
             name: link.name(),
+            credential_prefix: link.credential_prefix(),
             listen,
             is_from_kubernetes: link.is_from_kubernetes(&target),
             balance: balance.unwrap_or_else(|| default_balance(&target, redis.as_ref())),

@@ -21,7 +21,7 @@ use crate::backoff::Backoff;
 use crate::config::link::{Credential, Credentials};
 use crate::failure::{Failure, REFUSED, Stage};
 use crate::metrics::{CredentialKind, LinkMetrics};
-use crate::secret::{FileError, Secret, Source, Unavailable};
+use crate::secret::{FileError, Secret, Source, Unavailable, is_path};
 use crate::text;
 
 /// Rounds of refusals before the back-off starts: for two changes that cross each other, or a mistake fixed at once.
@@ -622,13 +622,6 @@ fn is_text_in_base64(bytes: &[u8]) -> bool {
     true
 }
 
-/// Whether this is most likely the path of a file; what random passwords are made of stands in it too, but hardly so.
-fn is_path(bytes: &[u8]) -> bool {
-    bytes.starts_with(b"/")
-        && bytes[1..].contains(&b'/')
-        && bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || b"/._-".contains(byte))
-}
-
 /// The length of a password and the white space or quotes around it; `None` if there are none.
 fn surroundings(password: &Secret) -> Option<String> {
     let bytes = password.expose();
@@ -717,6 +710,7 @@ mod tests {
             previous: None,
             variable: "REDIS_AUTH_FILE".to_owned(),
             username_variable: "REDIS_USERNAME".to_owned(),
+            previous_variable: "REDIS_AUTH_PREVIOUS_FILE".to_owned(),
             memory: Memory::default(),
         }
     }

@@ -609,7 +609,9 @@ impl<'a> Handshake<'a> {
             "NOAUTH" => (
                 "the target wants a password",
                 format!(
-                    "set {alias}_AUTH_FILE to the file that holds it, and {alias}_USERNAME to its user where \"default\" is disabled"
+                    "set {} to the file that holds it, and {} to its user where \"default\" is disabled",
+                    self.link.credential_variable("AUTH_FILE"),
+                    self.link.credential_variable("USERNAME")
                 ),
             ),
             "MASTERDOWN" | "LOADING" | "BUSY" => {

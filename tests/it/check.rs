@@ -235,6 +235,9 @@ fn a_server_that_takes_the_previous_password_is_a_warning() {
     let report = check(launch.variable("REDIS_AUTH_PREVIOUS_FILE", &path));
     expect(&report, "warning", "auth", &["AUTH_PREVIOUS_FILE"], "REDIS_AUTH");
     assert_eq!(report["links"][0]["backends"][0]["auth"]["which"], "previous", "{report:#}");
+    let launch = Launch::redis(server.address()).variable("REDIS_AUTH", password());
+    let report = check(launch.variable("REDIS_PORT_6379_AUTH_PREVIOUS_FILE", &path));
+    expect(&report, "warning", "auth", &["takes that of REDIS_PORT_6379_AUTH_PREVIOUS_FILE"], "REDIS_AUTH");
 }
 
 #[test]
@@ -773,6 +776,35 @@ fn a_plain_tunnel_to_a_redis_that_wants_a_password_is_a_warning() {
         .variable("MY_REDIS_PORT_7000_TCP", format!("tcp://{}", server.address()))
         .variable("MY_REDIS_LISTEN", "127.0.0.1:0");
     expect(&check(elsewhere), "warning", "tunnel", &["NOAUTH"], "set MY_REDIS_AUTH_FILE");
+}
+
+/// Of an alias with several ports, a password for all of it goes to one alone: for another port the remedy names that port's own
+/// variable.
+#[test]
+fn the_remedy_for_another_port_names_no_password_of_the_first() {
+    let servers = [(); 2].map(|()| {
+        Target::start().serve(|mut peer| {
+            peer.expect_ping();
+            peer.send(b"-NOAUTH Authentication required.\r\n");
+        })
+    });
+    for scheme in ["tcp", "redis"] {
+        let launch = [6379, 6380].iter().zip(&servers).fold(Launch::new(), |launch, (port, server)| {
+            launch
+                .variable(format!("REDIS_PORT_{port}_TCP"), format!("{scheme}://{}", server.address()))
+                .variable(format!("REDIS_PORT_{port}_LISTEN"), "127.0.0.1:0")
+        });
+        let report = check(launch);
+        let remedies = report["findings"].as_array().expect("a list").iter();
+        let remedies =
+            remedies.map(|finding| (&finding["link"], finding["remedy"].as_str().unwrap_or_default()));
+        for (link, variable) in
+            [("redis:6379", "set REDIS_AUTH_FILE"), ("redis:6380", "set REDIS_PORT_6380_AUTH_FILE")]
+        {
+            let is_told = |(about, remedy): (&Value, &str)| about == link && remedy.contains(variable);
+            assert!(remedies.clone().any(is_told), "{variable}: {report:#}");
+        }
+    }
 }
 
 /// The remedy names the scheme where a password alone makes no Redis link of it.

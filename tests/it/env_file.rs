@@ -237,7 +237,15 @@ fn a_file_that_can_not_be_read_is_a_mistake() {
 fn authorities_that_only_one_environment_names_are_told_of() {
     let file = Written::new(&["REDIS_PORT_6379_TCP=rediss://h", "SSL_CERT_FILE=/etc/ssl/own.pem"]);
     let wired = file.launch("links").finish();
-    assert!(wired.stdout.contains("warning: SSL_CERT_FILE: "), "{wired:?}");
+    for words in ["warning: SSL_CERT_FILE: ", "set it there too"] {
+        assert!(wired.stdout.contains(words), "no {words}: {wired:?}");
+    }
     let wired = file.launch("links").variable("SSL_CERT_FILE", "/etc/ssl/own.pem").finish();
     assert!(!(wired.stdout + &wired.stderr).contains("SSL_CERT_FILE: it says"));
+    // What the process alone has is not missing there.
+    let file = Written::new(&["REDIS_PORT_6379_TCP=rediss://h"]);
+    let wired = file.launch("links").variable("SSL_CERT_FILE", "/etc/ssl/certs/ca-certificates.crt").finish();
+    for words in ["warning: SSL_CERT_FILE: ", "set it in the file too"] {
+        assert!(wired.stdout.contains(words), "no {words}: {wired:?}");
+    }
 }

@@ -160,6 +160,23 @@ fn a_password_in_the_place_of_its_file_is_told_and_not_shown() {
     }
 }
 
+/// So where it begins as a path does, as one of 64 that are base64 do.
+#[test]
+fn a_password_that_begins_with_a_slash_is_not_shown_as_a_path() {
+    for setting in ["AUTH_FILE", "USERNAME_FILE"] {
+        for tail in ["==", "+0aZ/x=", ""] {
+            let secret = format!("/{}{tail}", password());
+            let launch = Launch::redis("127.0.0.1:1").variable(format!("REDIS_{setting}"), secret);
+            let launch = if setting == "AUTH_FILE" { launch } else { launch.variable("REDIS_AUTH", "x") };
+            let finished = launch.argument("links").finish();
+            assert_eq!(finished.code, Some(2), "{}", finished.stderr);
+            for words in [setting, "is hardly a path, and can't be read: ", "write the path of the file"] {
+                assert!(finished.stderr.contains(words), "no {words}: {}", finished.stderr);
+            }
+        }
+    }
+}
+
 /// Nothing that other users of the machine can read of a process holds a password: arguments and name.
 #[test]
 fn the_list_of_processes_shows_no_password() {

@@ -282,6 +282,30 @@ fn the_remedy_for_a_credential_that_is_missing_names_its_directory() {
     let path = "/run/credentials/redis-ambassador.service/credential_none";
     let told = expect_mistake(&[REDIS, ("REDIS_AUTH_FILE", path)], "REDIS_AUTH_FILE");
     assert!(told.contains("/etc/redis-ambassador/credentials/"), "{told}");
+    // They are there only as long as the service.
+    let path = "/run/credentials/no-such.service/credential_none";
+    let told = expect_mistake(&[REDIS, ("REDIS_AUTH_FILE", path)], "REDIS_AUTH_FILE");
+    assert!(told.contains("start the service, whose credentials are there only while it runs"), "{told}");
+}
+
+/// The remedy names a variable that applies to the port that the mistake is about.
+#[test]
+fn the_remedy_for_one_port_of_several_names_its_own_variable() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = directory.path().join("previous");
+    std::fs::write(&path, "x").unwrap();
+    let path = path.to_str().unwrap();
+    let other = ("REDIS_PORT_6380_TCP", "redis://other");
+    for (port, password) in [("6379", "set REDIS_AUTH_FILE,"), ("6380", "set REDIS_PORT_6380_AUTH_FILE,")] {
+        for (name, value) in [("USERNAME", "app"), ("AUTH_PREVIOUS_FILE", path)] {
+            let variable = format!("REDIS_PORT_{port}_{name}");
+            let told = expect_mistake(&[REDIS, other, (&variable, value)], &variable);
+            assert!(told.contains(password), "{told}");
+        }
+    }
+    let tunnel = ("REDIS_PORT_6380_TCP", "tcp://other:1");
+    let told = expect_mistake(&[REDIS, tunnel, ("REDIS_PORT_6380_WARM", "1")], "REDIS_PORT_6380_WARM");
+    assert!(told.contains("set REDIS_PORT_6380_AUTH_FILE or"), "{told}");
 }
 
 /// Values that are no such thing.
@@ -650,6 +674,12 @@ const LOOKALIKES: &[(Variables, &str, &str)] = &[
         "REDIS_HOST",
         "write REDIS_PORT_6380_TCP=tcp://cache:6380",
     ),
+    (
+        &[("MAIL_HOST", "smtp.example.com")],
+        "MAIL_HOST",
+        "write MAIL_PORT_<PORT>_TCP=tcp://smtp.example.com:<PORT>, with the server's port",
+    ),
+    (&[("MAIL_HOST", "smtp:25")], "MAIL_HOST", "write MAIL_PORT_25_TCP=tcp://smtp:25"),
     (&[("REDIS_PORT", "tcp://a:6379")], "REDIS_PORT", "write REDIS_PORT_6379_TCP=tcp://a:6379"),
     (
         &[("REDIS_NAME", "/app/redis")],
@@ -689,6 +719,24 @@ fn a_variable_that_was_meant_for_a_link_is_told_what_it_should_be() {
     assert_eq!(warnings(&wiring(&service)), "[]");
     let slip = [REDIS, ("CACHE_PORT_6380_TPC", "tcp://b:1")];
     assert!(warnings(&wiring(&slip)).contains("did you mean CACHE_PORT_6380_TCP?"));
+}
+
+/// Where `AMBASSADOR_LINKS` is why there is no link, nothing else is wrong with what stands beside those that are set.
+#[test]
+fn what_stands_beside_links_that_are_not_named_is_no_mistake() {
+    let linked = [
+        ("REDIS_PORT_6379_TCP", "tcp://10.0.0.5:6379"),
+        ("REDIS_PORT", "tcp://10.0.0.5:6379"),
+        ("WEB_SERVICE_HOST", "10.0.0.6"),
+        ("AMBASSADOR_LINKS", "cache"),
+    ];
+    let finished = launch(&linked).argument("links").finish();
+    finished.expect_mistake("AMBASSADOR_LINKS (--links)");
+    assert_eq!(finished.stderr.matches("remedy: ").count(), 1, "{}", finished.stderr);
+    // One that is not called as it should be may be the one that is named.
+    let slip = [&linked[..], &[("CACHE_PORT_6380_TPC", "tcp://b:1")]].concat();
+    let told = launch(&slip).argument("links").finish().expect_mistake("CACHE_PORT_6380_TPC");
+    assert!(told.contains("write CACHE_PORT_6380_TCP=tcp://b:1"), "{told}");
 }
 
 /// What other programs call the same thing is told too.

@@ -107,16 +107,13 @@ impl Finding {
 
     /// A server that takes the password of before.
     pub(super) fn of_rotation(link: &Link, backend: &str, credentials: &Credentials) -> Self {
-        let Credentials { variable, .. } = credentials;
+        let Credentials { variable, previous_variable, .. } = credentials;
         Self::new(
             Level::Warning,
             "auth",
             link,
             Some(backend),
-            format!(
-                "{backend} refuses the password of {variable} and takes that of {}_AUTH_PREVIOUS_FILE",
-                link.alias
-            ),
+            format!("{backend} refuses the password of {variable} and takes that of {previous_variable}"),
             format!("finish the rotation: give the server the password of {variable}"),
         )
     }
@@ -248,13 +245,13 @@ impl Finding {
 
     /// A Redis behind a plain tunnel, by its reply to PING.
     pub(super) fn of_redis_behind_tunnel(link: &Link, backend: &str, reply: &Reply) -> Option<Self> {
-        let (alias, variable) = (&link.alias, &link.variable);
+        let variable = &link.variable;
         let scheme = match (link.target.scheme, &link.tls) {
             (Scheme::Unix, _) => "redis+unix://",
             (_, Some(_)) => "rediss://",
             (_, None) => "redis://",
         };
-        let file = format!("set {alias}_AUTH_FILE to the file that holds it");
+        let file = format!("set {} to the file that holds it", link.credential_variable("AUTH_FILE"));
         let with_password = match link.target.scheme {
             Scheme::Tls | Scheme::Unix => format!("{file} and write {scheme} in {variable}"),
             _ => file,

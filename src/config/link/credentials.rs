@@ -27,6 +27,8 @@ pub struct Credentials {
     pub variable: String,
     /// The variable of the user, set or not, for remedies.
     pub username_variable: String,
+    /// The variable of `previous`, set or not, for remedies.
+    pub previous_variable: String,
     pub memory: Memory,
 }
 

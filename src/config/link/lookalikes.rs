@@ -35,6 +35,8 @@ const SENTINELS: &[&str] = &["_SENTINELS", "_SENTINEL_HOSTS", "_SENTINEL_NODES"]
 /// The alias where the name has none.
 const DEFAULT_ALIAS: &str = "REDIS";
 
+const NO_LINK: &str = "it is no link: the name of one is <ALIAS>_PORT_<PORT>_TCP, in capitals";
+
 /// Every one of them, in the order of their names.
 pub(super) fn lookalikes(env: &Env) -> Vec<Lookalike<'_>> {
     let is_ours = |name: &str| name.starts_with("AMBASSADOR_") || name.starts_with("KUBERNETES_");
@@ -99,7 +101,13 @@ fn lookalike<'a>(variable: &'a str, env: &Env) -> Option<Lookalike<'a>> {
     let is_host = !value.is_empty() && !value.contains(['/', ' ', '@', '=']);
     if let Some(alias) = of(HOSTS).filter(|_| is_host) {
         let port = text(&format!("{alias}_PORT"), env).and_then(|port| port.parse().ok());
-        let port = port.filter(|port| *port > 0).unwrap_or_else(|| port_of(value));
+        let port = port.filter(|port| *port > 0).or_else(|| given_port(value));
+        let Some(port) = port.or_else(|| is_of_redis(&name).then_some(DEFAULT_PORT)) else {
+            let alias = alias.strip_suffix("_SERVICE").unwrap_or(&alias);
+            let remedy =
+                format!("write {alias}_PORT_<PORT>_TCP=tcp://{value}:<PORT>, with the server's port");
+            return Some(Lookalike { variable, reason: NO_LINK.to_owned(), remedy, meant: None });
+        };
         let host = value.strip_suffix(&format!(":{port}")).unwrap_or(value);
         // As Kubernetes calls it.
         let alias = alias.strip_suffix("_SERVICE").unwrap_or(&alias);
@@ -141,12 +149,7 @@ fn named<'a>(variable: &'a str, meant: &str, target: Option<String>, is_close: b
         Some(target) => format!("write {meant}={target}"),
         None => format!("write {meant}, with a target such as tcp://redis.example.com:6379"),
     };
-    Lookalike {
-        variable,
-        reason: "it is no link: the name of one is <ALIAS>_PORT_<PORT>_TCP, in capitals".to_owned(),
-        remedy,
-        meant: is_close.then(|| meant.to_owned()),
-    }
+    Lookalike { variable, reason: NO_LINK.to_owned(), remedy, meant: is_close.then(|| meant.to_owned()) }
 }
 
 fn is_of_redis(name: &str) -> bool {
@@ -211,9 +214,13 @@ fn number(text: &str, value: &str) -> Option<u16> {
     digits.parse().ok().filter(|port| *port > 0)
 }
 
-/// The port that an address ends with.
+/// The port that an address ends with, or else that of Redis.
 pub(super) fn port_of(value: &str) -> u16 {
+    given_port(value).unwrap_or(DEFAULT_PORT)
+}
+
+fn given_port(value: &str) -> Option<u16> {
     let rest = value.split_once("://").map_or(value, |(_, rest)| rest);
     let hosts = rest.split(['/', '?', '#']).next().unwrap_or_default();
-    hosts.rsplit_once(':').and_then(|(_, port)| port.parse().ok()).unwrap_or(DEFAULT_PORT)
+    hosts.rsplit_once(':').and_then(|(_, port)| port.parse().ok())
 }

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,7 +27,7 @@ use crate::net::{Endpoint, Host};
 use crate::net::{Interface, Listen};
 use crate::secret::command::{CommandSpec, SecretCommand};
 use crate::secret::{
-    FileError, LONGEST, OptionalSecretFile, Secret, SecretFile, Source, without_line_ending,
+    FileError, LONGEST, OptionalSecretFile, Secret, SecretFile, Source, is_path, without_line_ending,
 };
 
 /// Where systemd puts the credentials of services.
@@ -59,9 +59,23 @@ impl<'a> LinkSettings<'a, '_> {
 
     /// The alias-wide variable, where it applies to this port.
     pub(super) fn alias_wide(&self, name: &'static str) -> Option<&'a str> {
-        let meant = setting(name).is_none_or(|setting| !setting.credential)
-            || self.settings.credential_ports.get(self.alias) == Some(&self.port);
+        let meant =
+            setting(name).is_none_or(|setting| !setting.credential) || self.has_credentials_of_alias();
         meant.then(|| self.settings.alias_wide(self.alias, name)).flatten()
+    }
+
+    fn has_credentials_of_alias(&self) -> bool {
+        self.settings.credential_ports.get(self.alias) == Some(&self.port)
+    }
+
+    /// What the variables of its credentials begin with, for remedies: the alias, where those of the alias apply to this
+    /// port, or else the port too.
+    pub(super) fn credential_prefix(&self) -> String {
+        if self.has_credentials_of_alias() {
+            format!("{}_", self.alias)
+        } else {
+            format!("{}_PORT_{}_", self.alias, self.port)
+        }
     }
 
     /// Of variables that say the same in several ways, the one that applies and its setting; two of them on one level
@@ -218,6 +232,7 @@ impl<'a> LinkSettings<'a, '_> {
     /// What authenticates the link to its target.
     fn credentials(&mut self, password: Option<Given<'a>>, target: &mut Target) -> Option<Credentials> {
         let link_variable = format!("{}_PORT_{}_TCP", self.alias, self.port);
+        let prefix = self.credential_prefix();
         let mistakes = self.findings.mistakes.len();
         let source = self.source(password, target.password.take().map(Arc::new), "password");
         let username = self.one_of(&["USERNAME", "USERNAME_FILE"]);
@@ -229,13 +244,13 @@ impl<'a> LinkSettings<'a, '_> {
             self.findings.mistake(
                 variable,
                 "a user without a password can't authenticate",
-                format!("set {}_AUTH_FILE, or remove {variable}", self.alias),
+                format!("set {prefix}AUTH_FILE, or remove {variable}"),
             );
         } else if source.is_none() && username_source.is_some() {
             self.findings.mistake(
                 &link_variable,
                 "its URL has a user but no password",
-                format!("set {}_AUTH_FILE, or take the user out of the URL", self.alias),
+                format!("set {prefix}AUTH_FILE, or take the user out of the URL"),
             );
         }
         // A password that is there, but of no use, has been reported.
@@ -244,7 +259,7 @@ impl<'a> LinkSettings<'a, '_> {
             self.findings.mistake(
                 variable,
                 "there is no password that this one could have come before",
-                format!("set {}_AUTH_FILE, or remove {variable}", self.alias),
+                format!("set {prefix}AUTH_FILE, or remove {variable}"),
             );
         }
         if let (false, Some(variable)) =
@@ -254,9 +269,13 @@ impl<'a> LinkSettings<'a, '_> {
             self.findings.mistake(
                 variable,
                 "there is no program whose tokens could expire",
-                format!("set {}_AUTH_COMMAND, or remove {variable}", self.alias),
+                format!("set {prefix}AUTH_COMMAND, or remove {variable}"),
             );
         }
+        let previous_variable = match self.variable("AUTH_PREVIOUS_FILE") {
+            Some(variable) => variable.to_owned(),
+            None => format!("{prefix}AUTH_PREVIOUS_FILE"),
+        };
         let variable = password.map_or(&*link_variable, |given| given.variable);
         let level = variable.strip_suffix(password.map_or("TCP", |given| given.name)).unwrap_or_default();
         let username_variable = match username {
@@ -271,6 +290,7 @@ impl<'a> LinkSettings<'a, '_> {
             previous,
             variable: variable.to_owned(),
             username_variable,
+            previous_variable,
             memory: Memory::default(),
         })
     }
@@ -285,20 +305,28 @@ impl<'a> LinkSettings<'a, '_> {
     }
 
     fn unreadable(&mut self, variable: &str, error: &FileError, what: &str) {
-        if error.path.is_relative() && !error.path.starts_with(".") && !error.path.starts_with("..") {
+        let is_below = error.path.starts_with(".") || error.path.starts_with("..");
+        if !is_below && !is_path(error.path.as_os_str().as_bytes()) {
+            let is = if error.path.is_relative() { "not a whole path" } else { "hardly a path" };
             // Maybe it is the secret itself, which nobody is to read.
             let place = variable.strip_suffix("_FILE").filter(|place| !place.ends_with("_PREVIOUS"));
             let itself = place.map(|place| format!("; the {what} itself goes into {place}"));
             self.findings.mistake(
                 variable,
-                format!("what it names is not a whole path, and can't be read: {}", error.reason),
+                format!("what it names is {is}, and can't be read: {}", error.reason),
                 format!("write the path of the file that holds the {what}{}", itself.unwrap_or_default()),
             );
             return;
         }
         let remedy = if error.path.starts_with(CREDENTIALS) {
+            let is_there = error.path.parent().is_some_and(Path::exists);
+            let start = if is_there {
+                ""
+            } else {
+                "start the service, whose credentials are there only while it runs; or, if it runs, "
+            };
             format!(
-                "put a file that holds the {what} where LoadCredential= in the unit reads it (credential_NAME is \
+                "{start}put a file that holds the {what} where LoadCredential= in the unit reads it (credential_NAME is \
                  /etc/redis-ambassador/credentials/NAME)"
             )
         } else {
@@ -370,7 +398,7 @@ impl<'a> LinkSettings<'a, '_> {
             self.findings.mistake(
                 variable,
                 "a user without a password can't authenticate",
-                format!("set {}_SENTINEL_AUTH_FILE, or remove {variable}", self.alias),
+                format!("set {}SENTINEL_AUTH_FILE, or remove {variable}", self.credential_prefix()),
             );
         }
         Access {
@@ -686,9 +714,15 @@ impl<'a> LinkSettings<'a, '_> {
     fn system_authorities(&mut self, link_variable: &str) -> Option<Arc<RootCertStore>> {
         if self.settings.system_authorities.get().is_none() {
             for name in ["SSL_CERT_FILE", "SSL_CERT_DIR"] {
-                if self.settings.env.is_other_than_ours(name) {
-                    let message = "it says where the system's authorities are, but only in the environment of this process, \
-                                   where it is not the same as in the file: set it there too";
+                let env = self.settings.env;
+                if env.is_other_than_ours(name) {
+                    let message = if env.contains(name) {
+                        "it says where the system's authorities are, but only in the environment of this process, where it \
+                         is not the same as in the file: set it there too"
+                    } else {
+                        "it says where the system's authorities are, and counts here, but the file does not have it: set it \
+                         in the file too, or remove it from the environment of this process"
+                    };
                     self.findings.warning(name, message);
                 }
             }
@@ -815,7 +849,10 @@ impl<'a> LinkSettings<'a, '_> {
                 self.findings.mistake(
                     variable,
                     "the link is a plain tunnel, and this is a setting of Redis links",
-                    format!("set {}_AUTH_FILE or write redis:// if the target is a Redis server, or remove {variable}", self.alias),
+                    format!(
+                        "set {}AUTH_FILE or write redis:// if the target is a Redis server, or remove {variable}",
+                        self.credential_prefix()
+                    ),
                 );
             }
         }
