@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::admin::{self, Admin, LinkCollector, ProcessCollector};
 use crate::client::accept::{Admission, accept};
+use crate::config::link::Credentials;
 use crate::config::{Config, Link, Process};
 use crate::descriptors::{self, Descriptors};
 use crate::failure::log::FailureLog;
@@ -176,9 +177,7 @@ impl App {
         for (listener, service) in self.bound {
             serving.push(format!("{} on {}", service.link.name, listener.address()));
             announce(&listener, &service.link);
-            if let Some(credentials) =
-                service.link.redis.as_ref().and_then(|redis| redis.credentials.as_ref())
-            {
+            if let Some(credentials) = service.link.credentials() {
                 credentials.start();
             }
             let admission = Admission {
@@ -267,8 +266,8 @@ async fn drain(
 /// The log line of a link at start: listener, target, user and source of the secret.
 fn announce(listener: &Listener, link: &Link) {
     let redis = link.redis.as_ref();
-    let credentials = redis.and_then(|redis| redis.credentials.as_ref());
-    let username = credentials.and_then(|credentials| credentials.username.as_ref()?.last());
+    let credentials = link.credentials();
+    let username = credentials.and_then(Credentials::user);
     let secret = credentials.and_then(|credentials| match &credentials.password {
         Source::File(file) => Some(file.path().display().to_string()),
         Source::Variable(_) | Source::Command(_) => Some(credentials.variable.clone()),

@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::Format;
 use super::screen::Screen;
 use super::table::{self, NOTHING};
+use crate::config::link::Credentials;
 use crate::config::{Config, Ignored, Link, Warning};
 use crate::net::tls::Verification;
 
@@ -38,8 +39,8 @@ struct Wiring<'a> {
 impl Row {
     fn of(link: &Link) -> Self {
         let redis = link.redis.as_ref();
-        let credentials = redis.and_then(|redis| redis.credentials.as_ref());
-        let username = credentials.and_then(|credentials| credentials.username.as_ref()?.last());
+        let credentials = link.credentials();
+        let username = credentials.and_then(Credentials::user);
         Self {
             alias: link.alias.clone(),
             port: link.port,

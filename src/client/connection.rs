@@ -485,7 +485,7 @@ impl Established {
 
     /// Shows the upstream the link's other secret.
     fn reauthenticate(&mut self) {
-        let credentials = self.service.link.redis.as_ref().and_then(|redis| redis.credentials.as_ref());
+        let credentials = self.service.link.credentials();
         let credential = credentials.and_then(Credentials::last);
         if let (Relay::Session(session), Some(credential)) = (&mut self.relay, credential) {
             session.reauthenticate(resp::commands(&[credential.command()]).expose());

@@ -76,6 +76,11 @@ impl Link {
         self.redis.as_ref().map_or(0, |redis| redis.warm)
     }
 
+    /// What authenticates us to the target, if anything does.
+    pub fn credentials(&self) -> Option<&Credentials> {
+        self.redis.as_ref()?.credentials.as_ref()
+    }
+
     /// The variable of a setting about credentials that applies to this link, for remedies: that of the alias may give
     /// them to another port.
     pub fn credential_variable(&self, setting: &str) -> String {
@@ -306,18 +311,21 @@ pub(super) fn parse(env: &Env, process: &Process, findings: &mut Diagnostics) ->
 /// The port to show where the one in a link's name is none.
 const DEFAULT_PORT: u16 = 6379;
 
+/// To write that target, whose user information is masked.
+fn write_remedy(variable: &str, target: &str) -> String {
+    let unmask =
+        if target.contains("****@") { ", with what stands there now in the place of ****" } else { "" };
+    format!("write {variable}={target}{unmask}")
+}
+
 /// What to write instead of a value that is no target.
 fn target_remedy(candidate: &Candidate<'_>, setting: Option<String>, mended: Option<String>) -> String {
     let Candidate { variable, alias, port } = candidate;
-    let mut remedy = match mended {
-        Some(target) if target.contains("****@") => {
-            format!("write {variable}={target}, with what stands there now in the place of ****")
-        }
-        Some(target) => format!("write {variable}={target}"),
-        None => {
-            let host = alias.to_lowercase().replace('_', "-");
-            format!("write for example {variable}=tcp://{host}.example.com:{port}")
-        }
+    let mut remedy = if let Some(target) = mended {
+        write_remedy(variable, &target)
+    } else {
+        let host = alias.to_lowercase().replace('_', "-");
+        format!("write for example {variable}=tcp://{host}.example.com:{port}")
     };
     if let Some(setting) = setting {
         remedy = format!("set {alias}_{setting}, and {remedy}");

@@ -184,7 +184,7 @@ impl Credentials {
 
     /// The last value of the sources, without reading them again.
     pub fn last(&self) -> Option<Arc<Credential>> {
-        let username = self.username.as_ref().and_then(Source::last);
+        let username = self.user();
         self.password.last().map(|password| Arc::new(Credential { username, password }))
     }
 
@@ -246,7 +246,7 @@ impl Credentials {
     fn other_causes(&self, words: &str, is_held: bool) -> String {
         let Self { variable, username_variable, .. } = self;
         let knows_users = words.starts_with("WRONGPASS");
-        let user = self.username.as_ref().and_then(Source::last).map(|user| shown_user(&user));
+        let user = self.user().map(|user| shown_user(&user));
         if is_held {
             let password =
                 format!("finish the rotation: give {variable} the password that the server has now");

@@ -382,7 +382,7 @@ impl Dialler {
         deadline: Instant,
     ) -> Result<Option<Login<'a>>, Failure> {
         let begun = Instant::now();
-        let Some(credentials) = link.redis.as_ref().and_then(|redis| redis.credentials.as_ref()) else {
+        let Some(credentials) = link.credentials() else {
             return Ok(None);
         };
         timeout_at(deadline, Box::pin(credentials.login(auth_state, &backends.metrics)))

@@ -122,7 +122,7 @@ impl Warm {
 
 /// The last known credential: the one that a handshake offers first.
 fn last_credential(link: &Link) -> Option<Arc<Credential>> {
-    link.redis.as_ref()?.credentials.as_ref()?.last()
+    link.credentials()?.last()
 }
 
 impl Pool {
@@ -349,7 +349,7 @@ async fn make(service: &LinkRuntime) -> Result<Warm, Failure> {
 /// Reads the secrets again after [`CHECK_INTERVAL`].
 async fn refresh_secret(service: &LinkRuntime) {
     sleep(CHECK_INTERVAL).await;
-    if let Some(credentials) = service.link.redis.as_ref().and_then(|redis| redis.credentials.as_ref()) {
+    if let Some(credentials) = service.link.credentials() {
         credentials.look(&service.metrics).await;
     }
 }

@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use super::findings::{Finding, Level};
 use super::server::Server;
 use crate::config::Link;
-use crate::config::link::Redis;
+use crate::config::link::{Credentials, Redis};
 use crate::failure::REFUSED;
 use crate::failure::{Failure, Stage};
 use crate::metrics::{CredentialKind, LinkMetrics};
@@ -25,7 +25,6 @@ use crate::net::tls::{Connector, Verification};
 use crate::net::{Endpoint, Host};
 use crate::random;
 use crate::resp::{self, Reply};
-use crate::secret::Source;
 use crate::upstream::backends::{Backends, Done, Entry, Lease, Next};
 use crate::upstream::dial::{Dialler, Introduced, Introduction, late};
 use crate::upstream::handshake::{self, Interview, Observer, Probe};
@@ -122,7 +121,7 @@ pub(super) struct Auth {
 impl Auth {
     fn of(redis: &Redis) -> Option<Self> {
         let credentials = redis.credentials.as_ref()?;
-        let username = credentials.username.as_ref().and_then(Source::last);
+        let username = credentials.user();
         Some(Self {
             username: username.map(|name| String::from_utf8_lossy(name.expose()).into_owned()),
             source: credentials.password.kind(),
@@ -387,7 +386,7 @@ impl Examination<'_> {
         if let Some(auth) = &mut self.seen.lock().examined.auth {
             auth.which = which.map(CredentialKind::name);
         }
-        let credentials = self.link.redis.as_ref().and_then(|redis| redis.credentials.as_ref());
+        let credentials = self.link.credentials();
         let is_previous = which.is_some_and(|which| which != CredentialKind::Current);
         let rotated = credentials.filter(|_| is_previous);
         self.find(rotated.map(|credentials| Finding::of_rotation(self.link, &self.shown, credentials)));
@@ -395,7 +394,7 @@ impl Examination<'_> {
 
     /// Says more of a password that was refused.
     fn judge_refusal(&self, failure: &Failure) {
-        let credentials = self.link.redis.as_ref().and_then(|redis| redis.credentials.as_ref());
+        let credentials = self.link.credentials();
         if let (Failure::Refused { what: REFUSED, .. }, Some(credentials)) = (failure, credentials)
             && let Some(finding) = self.seen.lock().findings.last_mut()
         {
@@ -463,7 +462,7 @@ impl Examination<'_> {
         let mut stranger = Interview::begin(stream, &self.shown, self.link, redis, &probe);
         let is_served = stranger.ping().await.is_ok();
         let credentials = redis.credentials.as_ref();
-        let username = credentials.and_then(|credentials| credentials.username.as_ref()?.last());
+        let username = credentials.and_then(Credentials::user);
         let username = username.as_ref().map(|username| username.expose());
         // Some servers close the connection instead of an answer; that is no welcome.
         let try_random_password = stranger.try_random_password(username, &random::word()).await.ok();

@@ -32,6 +32,13 @@ pub struct Credentials {
     pub memory: Memory,
 }
 
+impl Credentials {
+    /// The last known user, if there is one.
+    pub fn user(&self) -> Option<Arc<Secret>> {
+        self.username.as_ref().and_then(Source::last)
+    }
+}
+
 /// The history of a link's credentials over all backends.
 #[derive(Debug, Default)]
 pub struct Memory {

@@ -1,6 +1,6 @@
 //! Variables that somebody meant for a link, and that are none.
 
-use super::{DEFAULT_PORT, candidate, is_alias};
+use super::{DEFAULT_PORT, candidate, is_alias, write_remedy};
 use crate::config::Env;
 use crate::config::notation::unquoted;
 use crate::config::settings::nearest;
@@ -143,10 +143,7 @@ fn text<'a>(variable: &str, env: &'a Env) -> Option<&'a str> {
 
 fn named<'a>(variable: &'a str, meant: &str, target: Option<String>, is_close: bool) -> Lookalike<'a> {
     let remedy = match target {
-        Some(target) if target.contains("****@") => {
-            format!("write {meant}={target}, with what stands there now in the place of ****")
-        }
-        Some(target) => format!("write {meant}={target}"),
+        Some(target) => write_remedy(meant, &target),
         None => format!("write {meant}, with a target such as tcp://redis.example.com:6379"),
     };
     Lookalike { variable, reason: NO_LINK.to_owned(), remedy, meant: is_close.then(|| meant.to_owned()) }

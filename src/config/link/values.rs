@@ -104,6 +104,11 @@ impl<'a> LinkSettings<'a, '_> {
         None
     }
 
+    fn empty(&mut self, variable: &str, wanted: &str) {
+        let remedy = format!("give it {wanted}, or remove {variable}");
+        self.findings.mistake(variable, "it is set, but empty", remedy);
+    }
+
     pub(super) fn value<T>(
         &mut self,
         name: &'static str,
@@ -113,8 +118,7 @@ impl<'a> LinkSettings<'a, '_> {
         let variable = self.variable(name)?;
         let text = unquoted(self.settings.env.text(variable, self.findings)?);
         if text.is_empty() {
-            let remedy = format!("give it a value, or remove {variable}");
-            self.findings.mistake(variable, "it is set, but empty", remedy);
+            self.empty(variable, "a value");
             return None;
         }
         match parse(text) {
@@ -131,8 +135,7 @@ impl<'a> LinkSettings<'a, '_> {
     pub(super) fn redis(&mut self, target: &mut Target) -> Option<Redis> {
         let password = self.one_of(PASSWORDS);
         let scheme = target.scheme;
-        let unix_redis = scheme.is_redis();
-        if !(unix_redis || scheme == Scheme::Tcp && password.is_some()) {
+        if !(scheme.is_redis() || scheme == Scheme::Tcp && password.is_some()) {
             if let (Some(Given { variable, .. }), Scheme::Tls | Scheme::Unix) = (password, scheme) {
                 let (is, should_be) = match scheme {
                     Scheme::Tls => ("tls://", "rediss://"),
@@ -479,11 +482,7 @@ impl<'a> LinkSettings<'a, '_> {
             _ => without_line_ending(value),
         };
         if value.is_empty() {
-            self.findings.mistake(
-                variable,
-                "it is set, but empty",
-                format!("give it a value, or remove {variable}"),
-            );
+            self.empty(variable, "a value");
             return None;
         }
         if is_file {
@@ -531,11 +530,7 @@ impl<'a> LinkSettings<'a, '_> {
         let variable = self.variable(name)?;
         let value = file_name(self.settings.env.bytes(variable)?);
         if value.is_empty() {
-            self.findings.mistake(
-                variable,
-                "it is set, but empty",
-                format!("give it the path of a file, or remove {variable}"),
-            );
+            self.empty(variable, "the path of a file");
             return None;
         }
         Some(PathBuf::from(OsString::from_vec(value.to_vec())))
