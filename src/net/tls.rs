@@ -19,15 +19,18 @@ use std::sync::{Arc, LazyLock};
 use std::time::SystemTime;
 
 use parking_lot::Mutex;
-use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::ServerCertVerifier;
-use rustls::client::verify_server_cert_signed_by_trust_anchor;
+use rustls::client::{
+    ResolvesClientCert, Resumption, WebPkiServerVerifier, verify_server_cert_signed_by_trust_anchor,
+};
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoServerSessionStorage, ParsedCertificate, WebPkiClientVerifier};
 use rustls::sign::{CertifiedKey, SigningKey, SingleCertAndKey};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection};
+use rustls::{
+    ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection, SignatureScheme,
+};
 use zeroize::Zeroizing;
 
 use self::certificate::{Certificate, Purpose, Summary};
@@ -183,11 +186,29 @@ impl Connector {
 
     /// Makes a TLS stream of a fresh socket.
     pub async fn connect(&self, socket: Stream, endpoint: &Endpoint) -> io::Result<Stream> {
+        let config = Arc::clone(&self.config.current().await.config);
+        self.connect_with(config, socket, endpoint).await
+    }
+
+    /// As one who has no certificate.
+    pub async fn connect_as_a_stranger(&self, socket: Stream, endpoint: &Endpoint) -> io::Result<Stream> {
+        let mut config = ClientConfig::clone(&self.config.current().await.config);
+        config.client_auth_cert_resolver = Arc::new(NoCertificate);
+        // A session that is taken up again brings the certificate of its first connection with it.
+        config.resumption = Resumption::disabled();
+        self.connect_with(Arc::new(config), socket, endpoint).await
+    }
+
+    async fn connect_with(
+        &self,
+        config: Arc<ClientConfig>,
+        socket: Stream,
+        endpoint: &Endpoint,
+    ) -> io::Result<Stream> {
         let name = match &self.server_name {
             Some(name) => name.clone(),
             None => server_name(endpoint).map_err(io::Error::other)?,
         };
-        let config = Arc::clone(&self.config.current().await.config);
         let connection = ClientConnection::new(config, name).map_err(stream::refusal)?;
         let mut stream = TlsStream::new(socket, connection.into());
         if let Err(error) = stream.handshake().await {
@@ -374,6 +395,20 @@ fn client_config(material: Material, trust: &Trust) -> Result<ClientConfig, Stri
         Some(identity) => config.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(identity))),
         None => config.with_no_client_auth(),
     })
+}
+
+/// Shows none, whoever asks.
+#[derive(Debug)]
+struct NoCertificate;
+
+impl ResolvesClientCert for NoCertificate {
+    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        None
+    }
+
+    fn has_certs(&self) -> bool {
+        false
+    }
 }
 
 /// What a verifier can't be made without.

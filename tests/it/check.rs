@@ -602,6 +602,30 @@ fn a_client_certificate_that_is_demanded_is_a_matter_of_tls() {
     assert_eq!(steps(&report), [("connect", "ok"), ("tls", "failed"), ("ping", "not_reached")]);
 }
 
+/// A Redis without a password is open to anyone only where it asks for no certificate either.
+#[test]
+fn a_server_that_demands_a_client_certificate_lets_not_just_anyone_in() {
+    let authority = Authority::new("Test CA");
+    let identity = authority.issue(&["client"]);
+    for (settings, is_open) in [
+        ("tls-auth-clients yes", false),
+        ("tls-auth-clients yes\ntls-protocols TLSv1.2", false),
+        ("tls-auth-clients optional", true),
+        ("tls-auth-clients no", true),
+    ] {
+        let Some((_server, address)) = redis_over_tls(&authority, settings) else {
+            return;
+        };
+        let report = check(launch_over_tls(address, &authority).tls_identity("REDIS", &identity));
+        assert_eq!(report["ok"], true, "{report:#}");
+        if is_open {
+            expect(&report, "note", "open", &["wants no password"], "requirepass");
+        } else {
+            assert_eq!(report["findings"], json!([]), "{settings}: {report:#}");
+        }
+    }
+}
+
 /// An error of TLS has the same words as in the log.
 #[test]
 fn a_certificate_that_nobody_vouches_for_is_a_problem() {

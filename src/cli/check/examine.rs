@@ -318,7 +318,7 @@ impl Examination<'_> {
         } else if redis.credentials.is_some() {
             let stranger = self.come_as_a_stranger(redis, &lease, &introduction);
             self.find(timeout_at(self.deadline, stranger).await.ok().flatten());
-        } else if is_served {
+        } else if is_served && !self.demands_a_certificate(redis, &lease).await {
             self.find(Some(Finding::of_open_server(self.link, &self.shown)));
         }
         Some(())
@@ -467,6 +467,21 @@ impl Examination<'_> {
         // Some servers close the connection instead of an answer; that is no welcome.
         let try_random_password = stranger.try_random_password(username, &random::word()).await.ok();
         Finding::of_stranger(self.link, &self.shown, try_random_password, is_served)
+    }
+
+    /// Whether it is our certificate that lets us in: without one, nobody is served. Where that can't be found out any
+    /// more, it is believed.
+    async fn demands_a_certificate(&self, redis: &Redis, lease: &Lease) -> bool {
+        let Some(tls) = self.link.tls.as_ref().filter(|tls| tls.files.identity.is_some()) else {
+            return false;
+        };
+        let is_served = async {
+            let stream = self.connect_again(lease).await?;
+            let stream = tls.connect_as_a_stranger(stream, &lease.listed().endpoint).await.ok()?;
+            let probe = Probe::default();
+            Interview::begin(stream, &self.shown, self.link, redis, &probe).ping().await.ok()
+        };
+        timeout_at(self.deadline, is_served).await.ok().flatten().is_none()
     }
 
     /// What a question comes to until the deadline, and how long it took.
