@@ -712,7 +712,7 @@ fn what_is_wrong_with_a_clients_certificate_is_told_with_the_line_that_mends_it(
             "echo extendedKeyUsage=serverAuth > x.ext && openssl x509 -req -in client.csr -CA ca.pem -CAkey ca.key \
              -CAcreateserial -extfile x.ext -out client.pem",
             "not meant for this side",
-            "extendedKeyUsage=clientAuth",
+            "(echo extendedKeyUsage=clientAuth) > client.ext",
         ),
     ] {
         let bench = Workbench::new();

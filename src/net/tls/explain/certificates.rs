@@ -384,9 +384,12 @@ impl<'a> Shown<'a> {
         let usage = self.usage();
         let predicate = format!("is not meant for this side of TLS, which is {usage}");
         let remedy = if culprit == 0 {
+            let mut extensions = vec![self.named(), usage];
+            // For a client the usage is all that it has to be issued for.
+            extensions.dedup();
             format!(
                 "have a certificate issued with extendedKeyUsage serverAuth for servers and clientAuth for clients: {}",
-                self.anew(&[self.named(), usage])
+                self.anew(&extensions)
             )
         } else {
             AS_AUTHORITY.to_owned()
