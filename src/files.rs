@@ -13,6 +13,9 @@ use crate::text;
 /// device may have no end.
 pub fn open(path: &Path) -> Result<File, String> {
     let kind = std::fs::metadata(path).map_err(|e| text::io_error(&e))?;
+    if kind.is_dir() {
+        return Err("it is a directory: Docker makes one where the host has no such file".to_owned());
+    }
     if !kind.is_file() {
         return Err("it is not a regular file".to_owned());
     }

@@ -302,3 +302,21 @@ fn no_core_dump_and_no_other_process_of_the_user_shows_a_password() {
         assert!(!String::from_utf8_lossy(&read.stdout).contains(&password), "{path}");
     }
 }
+
+/// Docker makes a directory where the host has no file to mount.
+#[test]
+fn a_directory_in_the_place_of_a_secret_is_told_with_where_it_comes_from() {
+    let directory = tempfile::TempDir::new().expect("a temporary directory");
+    let finished = Launch::new()
+        .variable("REDIS_PORT_6379_TCP", "redis://127.0.0.1:6379")
+        .variable("REDIS_AUTH_FILE", directory.path())
+        .finish();
+    assert_eq!(finished.code, Some(2));
+    let place = directory.path().display();
+    for words in [
+        format!("{place}: it is a directory: Docker makes one where the host has no such file"),
+        "check the path before the colon of the mount, and remove that directory".to_owned(),
+    ] {
+        assert!(finished.stderr.contains(&words), "no {words}: {}", finished.stderr);
+    }
+}

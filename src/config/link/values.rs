@@ -332,6 +332,8 @@ impl<'a> LinkSettings<'a, '_> {
                 "{start}put a file that holds the {what} where LoadCredential= in the unit reads it (credential_NAME is \
                  /etc/redis-ambassador/credentials/NAME)"
             )
+        } else if error.path.is_dir() {
+            "check the path before the colon of the mount, and remove that directory".to_owned()
         } else {
             let user = rustix::process::geteuid().as_raw();
             format!("mount a file there that user {user} may read and that holds the {what}")
