@@ -38,7 +38,6 @@ pub use self::process::ProcessCollector;
 use crate::config::link::Redis;
 use crate::metrics::{self, Metrics};
 use crate::net::{Accepted, Listener};
-use crate::secret::Source;
 use crate::upstream::LinkRuntime;
 use crate::upstream::backends::BackendState;
 use crate::upstream::dial::DialState;
@@ -177,17 +176,19 @@ fn warnings(service: &LinkRuntime, backends: &[BackendState], works: bool) -> Ve
     let count = |holds: fn(&BackendState) -> bool| backends.iter().filter(|backend| holds(backend)).count();
     let all = backends.len();
     let (down, open) = (count(BackendState::is_down), count(|backend| backend.wants_no_password));
-    let sources = service.link.redis.as_ref().into_iter().flat_map(Redis::sources);
-    let is_stale = sources.into_iter().any(Source::is_stale);
+    let mut sources = service.link.redis.as_ref().into_iter().flat_map(Redis::sources);
+    let stale = sources.find(|source| source.is_stale());
     let down = (works && down > 0)
         .then(|| format!("{down} of {all} backends failed when last dialled; each is tried again by itself"));
     let open = (open > 0).then(|| {
         format!("{open} of {all} backends want no password: check that it is the right server, and protected")
     });
-    let stale = is_stale.then(|| {
-        "a secret can't be read: the last value serves on, and is lost by a restart; the log names its file or \
-         program"
-            .to_owned()
+    let stale = stale.map(|source| {
+        source.trouble().unwrap_or_else(|| {
+            "a secret can't be read: the last value serves on, and is lost by a restart; the log names its file or \
+             program"
+                .to_owned()
+        })
     });
     [down, open, stale].into_iter().flatten().collect()
 }

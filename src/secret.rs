@@ -138,6 +138,13 @@ impl Source {
         Some(format!("{}: {reason}", remedy?))
     }
 
+    /// Why a file gives no new value and what helps, as the log says it; `None` where nothing is known to help.
+    pub fn trouble(&self) -> Option<String> {
+        let Self::File(file) = self else { return None };
+        let Failure { reason, remedy } = file.failure()?;
+        Some(format!("{reason}: {}", remedy?))
+    }
+
     /// The kind of source, as `links` and the log show it.
     pub fn kind(&self) -> &'static str {
         match self {

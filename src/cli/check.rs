@@ -111,6 +111,7 @@ async fn check(link: &Link, dialler: &Dialler) -> (CheckedLink, Vec<Finding>) {
     let examining = servers.into_iter().map(|server| examine(link, dialler, server));
     let (mut backends, found): (Vec<_>, Vec<_>) = join_all(examining).await.into_iter().unzip();
     findings.extend(found.into_iter().flatten());
+    findings.extend(Finding::of_old_secrets(link).await);
     if backends.iter().any(|backend| backend.state_of("role") == Some(State::Ok)) {
         // That others have another role is what the setting is for.
         for finding in findings.iter_mut().filter(|finding| finding.about == "role") {

@@ -42,6 +42,12 @@ impl SecretFile {
         self.value.failure()
     }
 
+    /// Reads it again; why that gives no new value, if it does not.
+    pub async fn look(&self) -> Option<Failure> {
+        self.value.current().await;
+        self.failure()
+    }
+
     /// The value as of now, or as of a look that is at most so old.
     pub(super) async fn recent(&self, age: Duration) -> Arc<Secret> {
         Arc::clone(&*self.value.recent(age).await)

@@ -12,8 +12,8 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::support::{
-    Ambassador, Launch, Peer, RedisServer, Target, command, eventually, fixture, lines, metric, password,
-    replace,
+    Ambassador, Launch, Peer, RedisServer, Target, command, eventually, fixture, get, lines, metric,
+    password, replace,
 };
 
 const LINK: &str = "redis:6379";
@@ -578,24 +578,34 @@ fn a_file_that_was_replaced_under_its_mount_is_told() {
     let ambassador =
         launch(&redis, Path::new(place)).mount(&file, place).variable("REDIS_CONNECT_TIMEOUT", "1s").start();
     expect_service(ambassador.connect("redis:6379"));
-    set_password(&mut redis.administrator(&old), &new);
     let next = directory.path().join("next");
     fs::write(&next, &new).expect("a file");
     fs::rename(next, &file).expect("a rename");
+    let replaced = format!("{place} was replaced, and the old file is still mounted here");
+    let check = || {
+        launch(&redis, Path::new(place))
+            .argument("check")
+            .under(&["nsenter", "--mount", "--target", &ambassador.id().to_string(), "--"])
+            .finish()
+    };
+    // Also while the server takes the old one.
+    let checked = check();
+    assert_eq!(checked.code, Some(0));
+    assert!(checked.stdout.contains(&format!("warning: redis:6379: {replaced}")), "{}", checked.stdout);
+    set_password(&mut redis.administrator(&old), &new);
     let mut client = ambassador.connect("redis:6379");
     client.send(b"PING\r\n");
     client.expect_refusal("redis:6379");
     let told = ambassador.wait_for("secret reload failed; keeping the last value");
     let remedy = "restart the container, or mount the file's directory instead of the file";
-    assert_eq!(told["error"], format!("{place} was replaced, and the old file is still mounted here"));
+    assert_eq!(told["error"], replaced);
     assert_eq!(told["remedy"], remedy);
+    let links = get(ambassador.admin(), "/links").body;
+    assert!(links.contains(&format!("{replaced}: {remedy}")), "{links}");
     let failed = ambassador.wait_for("connection failed");
     assert!(failed["remedy"].as_str().is_some_and(|said| said.starts_with(remedy)), "{failed}");
     assert!((metric(ambassador.admin(), "secret_stale{link=\"redis:6379\"}") - 1.0).abs() < f64::EPSILON);
-    let checked = launch(&redis, Path::new(place))
-        .argument("check")
-        .under(&["nsenter", "--mount", "--target", &ambassador.id().to_string(), "--"])
-        .finish();
+    let checked = check();
     assert_eq!(checked.code, Some(1));
     assert!(checked.stdout.contains(remedy), "{}", checked.stdout);
 }

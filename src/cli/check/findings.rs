@@ -5,13 +5,15 @@ use std::time::{Duration, SystemTime};
 use serde::Serialize;
 
 use super::server::Server;
-use crate::config::link::Credentials;
+use crate::config::link::{Credentials, Redis};
 use crate::config::target::Scheme;
 use crate::config::{Link, Warning};
 use crate::failure::Failure;
 use crate::net::tls::Acceptor;
 use crate::net::tls::certificate::Summary;
+use crate::reload::Failure as Trouble;
 use crate::resp::Reply;
+use crate::secret::Source;
 use crate::text;
 use crate::upstream::handshake::OpenAccess;
 
@@ -103,6 +105,19 @@ impl Finding {
         {
             *remedy = format!("{remedy} What {} gives is {surroundings}", credentials.variable);
         }
+    }
+
+    /// Secrets that were replaced where the old ones are still mounted. A server may take them for a while yet.
+    pub(super) async fn of_old_secrets(link: &Link) -> Vec<Self> {
+        let mut found = Vec::new();
+        for source in link.redis.iter().flat_map(Redis::sources) {
+            if let Source::File(file) = source
+                && let Some(Trouble { reason, remedy: Some(remedy) }) = file.look().await
+            {
+                found.push(Self::new(Level::Warning, "secret", link, None, reason, remedy));
+            }
+        }
+        found
     }
 
     /// A server that takes the password of before.
