@@ -588,7 +588,8 @@ fn looks(password: &Secret, is_of_url: bool, has_user: bool) -> String {
     } else {
         ""
     };
-    format!(" (it gives {} bytes{kind})", bytes.len())
+    let unit = if bytes.len() == 1 { "byte" } else { "bytes" };
+    format!(" (it gives {} {unit}{kind})", bytes.len())
 }
 
 /// Whether these are at least eight characters of base64, in either alphabet, that stand for printable text. Random ones
@@ -673,6 +674,7 @@ mod tests {
             (b"hun%74er2", "9 bytes with a %XX, which is decoded in a URL alone)"),
             ("h\u{fc}nter".as_bytes(), "7 bytes with characters beyond ASCII)"),
             (b"hun ter", "7 bytes with white space in their midst)"),
+            (b"x", "1 byte)"),
             (b"hunter\n", "7 bytes)"),
             (b"100%sure", "8 bytes)"),
         ] {
