@@ -45,11 +45,27 @@ impl Played {
 
     /// Goes on until the session needs something, or nothing moves any more.
     async fn run(&mut self) -> Option<Event> {
+        tokio::time::timeout(Duration::from_millis(1), self.polled(&mut 0)).await.ok()
+    }
+
+    /// Goes on until the session needs something; counts how often it is polled.
+    async fn polled(&mut self, times: &mut u32) -> Event {
         let metrics = self.metrics.link("redis:6379");
-        let run = std::future::poll_fn(|cx| {
+        std::future::poll_fn(|cx| {
+            *times += 1;
             self.session.poll(cx, &mut self.near, &mut self.far, &self.handle, &metrics.session)
-        });
-        tokio::time::timeout(Duration::from_millis(1), run).await.ok()
+        })
+        .await
+    }
+
+    /// The same while the client reads so much.
+    async fn run_while_client_hears(&mut self, heard: &mut [u8]) -> Event {
+        let metrics = self.metrics.link("redis:6379");
+        let Self { session, near, far, handle, client, .. } = self;
+        let run = std::future::poll_fn(|cx| session.poll(cx, near, far, handle, &metrics.session));
+        let (event, read) = tokio::join!(run, client.read_exact(heard));
+        read.unwrap();
+        event
     }
 
     async fn client_says(&mut self, bytes: &[u8]) {
@@ -102,6 +118,15 @@ impl Played {
         self.target = target;
         let limits = Limits { idle: None, idle_since: Instant::now(), lifetime: None };
         self.session.attach(b"", limits, &self.handle)
+    }
+
+    /// The upstream ends while nothing is owed; the client's next command gets it another one.
+    async fn goes_on_elsewhere_with(&mut self, command: &[u8]) {
+        self.target.shutdown().await.unwrap();
+        assert!(self.run().await.is_none());
+        self.client.write_all(command).await.unwrap();
+        assert_eq!(shown(self.run().await), CLOSED);
+        self.attach();
     }
 
     fn ask(&self, reason: Reason, grace: Duration) {
@@ -410,11 +435,7 @@ async fn wait_does_not_tell_of_another_upstreams_writes() {
     played.client_says(b"INCR a\r\n").await;
     played.target_says(b":1\r\n").await;
     played.client_hears(b":1\r\n").await;
-    played.target.shutdown().await.unwrap();
-    assert!(played.run().await.is_none());
-    played.client.write_all(b"WAIT 1 100\r\n").await.unwrap();
-    assert_eq!(shown(played.run().await), CLOSED);
-    played.attach();
+    played.goes_on_elsewhere_with(b"WAIT 1 100\r\n").await;
     assert_eq!(shown(played.run().await), "Wait");
 }
 
@@ -673,11 +694,7 @@ async fn a_wait_in_vain_is_answered_behind_what_was_asked_before_it() {
     played.client_says(b"INCR a\r\n").await;
     played.target_says(b":1\r\n").await;
     played.client_hears(b":1\r\n").await;
-    played.target.shutdown().await.unwrap();
-    assert!(played.run().await.is_none());
-    played.client.write_all(b"GET a\r\nWAIT 1 100\r\n").await.unwrap();
-    assert_eq!(shown(played.run().await), CLOSED);
-    played.attach();
+    played.goes_on_elsewhere_with(b"GET a\r\nWAIT 1 100\r\n").await;
     assert!(played.run().await.is_none(), "GET is not answered yet");
     played.target_says(b"$1\r\n1\r\n").await;
     assert_eq!(shown(played.run().await), "Wait");
@@ -702,11 +719,7 @@ async fn a_write_that_was_refused_is_no_write_to_wait_for() {
     played.client_says(b"INCR a\r\n").await;
     played.target_says(b"-ERR value is not an integer or out of range\r\n").await;
     assert!(played.run().await.is_none());
-    played.target.shutdown().await.unwrap();
-    assert!(played.run().await.is_none());
-    played.client.write_all(b"WAIT 1 0\r\n").await.unwrap();
-    assert_eq!(shown(played.run().await), CLOSED);
-    played.attach();
+    played.goes_on_elsewhere_with(b"WAIT 1 0\r\n").await;
     assert!(played.run().await.is_none());
     played.target_hears(b"WAIT 1 0\r\n").await;
 }
@@ -772,13 +785,8 @@ async fn an_idle_limit_holds_though_somebody_waits_for_a_boundary() {
     played.ask(Reason::Lifetime, Duration::from_hours(1000));
     assert!(played.run().await.is_none());
     // It is not polled but for what it waits for.
-    let metrics = played.metrics.link("redis:6379");
     let mut polls = 0;
-    let run = std::future::poll_fn(|cx| {
-        polls += 1;
-        played.session.poll(cx, &mut played.near, &mut played.far, &played.handle, &metrics.session)
-    });
-    let event = tokio::time::timeout(2 * idle, run).await.ok();
+    let event = tokio::time::timeout(2 * idle, played.polled(&mut polls)).await.ok();
     assert_eq!(shown(event), "End(Idle)");
     assert!(polls < 20, "{polls} polls");
 }
@@ -942,12 +950,7 @@ async fn who_does_not_read_is_not_judged_any_further() {
     // Its upstream may go meanwhile.
     played.target.shutdown().await.unwrap();
     let mut heard = vec![0; reply.len()];
-    let (session, handle) = (&mut played.session, &played.handle);
-    let metrics = played.metrics.link("redis:6379");
-    let (near, far) = (&mut played.near, &mut played.far);
-    let run = std::future::poll_fn(|cx| session.poll(cx, near, far, handle, &metrics.session));
-    let (event, read) = tokio::join!(run, played.client.read_exact(&mut heard));
-    read.unwrap();
+    let event = played.run_while_client_hears(&mut heard).await;
     assert_eq!(heard, reply);
     assert_eq!(shown(Some(event)), "Own(Own(***))");
     played.session.judged(Ok(b"+OK\r\n"));
@@ -962,11 +965,7 @@ async fn a_client_is_told_behind_all_that_it_is_still_to_hear() {
     played.client_says(b"INCR a\r\n").await;
     played.target_says(b":1\r\n").await;
     played.client_hears(b":1\r\n").await;
-    played.target.shutdown().await.unwrap();
-    assert!(played.run().await.is_none());
-    played.client.write_all(b"GET a\r\n").await.unwrap();
-    assert_eq!(shown(played.run().await), CLOSED);
-    played.attach();
+    played.goes_on_elsewhere_with(b"GET a\r\n").await;
     assert!(played.run().await.is_none());
     half_taken(&mut played).await;
     played.client_says(b"WAIT 1 0\r\n").await;
@@ -1010,11 +1009,7 @@ async fn a_wait_that_was_not_met_is_waited_for_still() {
         played.client_says(said).await;
         played.target_says(heard).await;
         played.client_hears(heard).await;
-        played.target.shutdown().await.unwrap();
-        assert!(played.run().await.is_none());
-        played.client.write_all(b"WAIT 1 100\r\n").await.unwrap();
-        assert_eq!(shown(played.run().await), CLOSED);
-        played.attach();
+        played.goes_on_elsewhere_with(b"WAIT 1 100\r\n").await;
         assert_eq!(shown(played.run().await), if is_met { "" } else { "Wait" }, "{}", said.escape_ascii());
     }
 }
@@ -1031,13 +1026,8 @@ async fn the_end_of_a_target_that_takes_nothing_is_heard_at_once() {
     drop(std::mem::replace(&mut played.target, gone));
     played.client_says(b"GET b\r\n").await;
     let mut heard = vec![0; reply.len()];
-    let metrics = played.metrics.link("redis:6379");
     let begun = Instant::now();
-    let run = std::future::poll_fn(|cx| {
-        played.session.poll(cx, &mut played.near, &mut played.far, &played.handle, &metrics.session)
-    });
-    let (event, read) = tokio::join!(run, played.client.read_exact(&mut heard));
-    read.unwrap();
+    let event = played.run_while_client_hears(&mut heard).await;
     assert_eq!(shown(Some(event)).split('(').next(), Some("End"));
     assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
 }
