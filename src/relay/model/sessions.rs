@@ -118,7 +118,7 @@ async fn lead(story: &Story, mut client: Socket, targets: Vec<Socket>) -> End {
     let metrics = Metrics::new().link("redis:6379");
     let limits = || Limits { idle: None, idle_since: Instant::now(), lifetime: None };
     let policy =
-        Policy { reset: Reset::Renews, absorbs: false, resends: false, patience: Duration::from_hours(1) };
+        Policy { reset: Reset::Renews, absorbs: false, resends: false, patience: Duration::from_secs(5) };
     let mut session = Session::new(Vec::new(), Vec::new(), limits(), policy);
     let mut targets = targets.into_iter();
     let mut target = targets.next();
