@@ -1,14 +1,25 @@
 //! A session between a client and an upstream that tests play.
 
+use std::cell::Cell;
+
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
 use super::*;
 use crate::metrics::Metrics;
 use crate::relay::drain::DrainRequest;
 
+thread_local! {
+    /// Whether the kernel has something of the peer's that the runtime has not told of yet.
+    static HAS_NEWS: Cell<bool> = const { Cell::new(false) };
+}
+
 impl Side for DuplexStream {
     fn take_error(&self) -> Option<io::Error> {
         None
+    }
+
+    fn is_quiet(&self) -> bool {
+        !HAS_NEWS.get()
     }
 }
 
@@ -1064,4 +1075,20 @@ async fn many_settings_under_way_are_not_followed_any_further() {
     played.client.write_all(&said).await.unwrap();
     assert!(played.run().await.is_none());
     played.target_hears(b"WATCH a\r\n").await;
+}
+
+/// What the upstream has said meanwhile is read first, and the command of a client that says no more is not lost over it.
+#[tokio::test(start_paused = true)]
+async fn a_command_waits_for_news_of_its_upstream() {
+    let mut played = Played::new(POLICY);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    HAS_NEWS.set(true);
+    played.client_says(b"SET a 1\r\n").await;
+    played.client.shutdown().await.unwrap();
+    assert!(played.run().await.is_none());
+    HAS_NEWS.set(false);
+    assert!(played.run().await.is_none());
+    played.target_hears(b"SET a 1\r\n").await;
+    played.target_says(b"+OK\r\n").await;
+    played.client_hears(b"+OK\r\n").await;
 }
