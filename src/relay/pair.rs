@@ -113,6 +113,11 @@ impl Pair {
         self.broken.take().map_or(end, |broken| End::Broken(broken.0, broken.1))
     }
 
+    /// Whether anything ends it by time, as matters stand.
+    pub(super) fn is_timed(&self) -> bool {
+        self.clock.is_some() || !self.are_reading()
+    }
+
     /// Waits for what ends a connection by time. A connection that is asked to go does so when it is quiet, or `boundary`
     /// says that it may.
     pub(super) fn poll_clock<C: Side, T: Side>(

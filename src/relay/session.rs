@@ -308,7 +308,7 @@ impl Session {
             self.pair.to_target.keep(PING);
         }
         // That tells as well whether the upstream is there still.
-        if self.is_silent(Instant::now()) {
+        if self.is_worth_asking(self.last_at.elapsed()) {
             self.hold = Hold::Asking;
             self.set_alarm(ANSWER);
         }
@@ -324,9 +324,9 @@ impl Session {
             && !self.client_ended
     }
 
-    /// Whether the upstream has not been heard for so long that it is to be asked, and may be replaced.
-    fn is_silent(&self, now: Instant) -> bool {
-        now.saturating_duration_since(self.last_at) >= SILENCE && self.state.pin().is_none()
+    /// Whether the upstream has been silent for so long that it is to be asked, and may be replaced.
+    fn is_worth_asking(&self, silence: Duration) -> bool {
+        silence >= SILENCE && self.state.pin().is_none()
     }
 
     fn rare(&mut self) -> &mut Rare {
@@ -410,6 +410,9 @@ impl Session {
                     Decided::Event(event) => return Poll::Ready(event),
                     Decided::Again => continue,
                 }
+            }
+            if !self.pair.is_timed() {
+                return Poll::Pending;
             }
             let boundary = (self.framing == Framing::Exact)
                 .then(|| self.is_at_boundary() && !self.state.is_in_transaction());

@@ -153,7 +153,7 @@ impl Replies {
             }
             until_look = 16;
             if let (Some(one), Some(other)) = (before, like) {
-                let pairs = one.alternates(&other, &bytes[at..], due / 2);
+                let pairs = one.alternates(&other, &bytes[at - 2..], due / 2);
                 at += pairs * (one.length + other.length);
                 due -= 2 * pairs as u64;
                 if pairs > 0 {
@@ -291,10 +291,10 @@ impl Replies {
 /// next begins.
 #[derive(Clone, Copy)]
 struct Like {
-    /// The header, and which of eight bytes belong to it.
-    header: u64,
+    /// The line ending of what stands before it, and its header; and which of eight bytes belong to these.
+    mark: u64,
     mask: u64,
-    /// Of all of it, in bytes.
+    /// Of the whole element, in bytes.
     length: usize,
 }
 
@@ -302,32 +302,37 @@ impl Like {
     /// Of an element that lies there, if it is a string with a short header.
     #[inline]
     fn of(bytes: &[u8], at: usize, length: usize) -> Option<Self> {
-        let begin = bytes.get(at..)?.first_chunk::<8>()?;
-        let end = begin.iter().position(|byte| *byte == b'\n')?;
-        let mask = u64::MAX >> (56 - 8 * end);
-        let header = u64::from_le_bytes(*begin) & mask;
-        (begin[0] == b'$').then_some(Self { header, mask, length })
+        let [kind, one, two, three, four, five] = *bytes.get(at..)?.first_chunk::<6>()?;
+        let begin = [b'\r', b'\n', kind, one, two, three, four, five];
+        let end = begin.iter().skip(3).position(|byte| *byte == b'\n')?;
+        let mask = u64::MAX >> (32 - 8 * end);
+        (kind == b'$').then_some(Self { mark: u64::from_le_bytes(begin) & mask, mask, length })
     }
 
-    /// How often, and at most so often, the bytes go on with two like this one and the other.
+    /// Whether the element that has stood before these bytes' third one has ended, and one like this begins there.
+    #[inline]
+    fn is_at(&self, bytes: &[u8]) -> bool {
+        bytes.first_chunk().is_some_and(|begin| u64::from_le_bytes(*begin) & self.mask == self.mark)
+    }
+
+    /// How often, and at most so often, the bytes go on with two like this one and the other. `bytes` begin with the line
+    /// ending of the element before, which is known to be one.
     // Not inlined, so that all of it stays in registers.
     #[inline(never)]
     fn alternates(&self, other: &Self, bytes: &[u8], most: u64) -> usize {
-        let (middle, length) = (self.length, self.length + other.length);
-        let reach = length.max(middle + 8);
-        let header = |bytes: &[u8]| bytes.first_chunk().map_or(0, |header| u64::from_le_bytes(*header));
-        let (mut rest, mut pairs) = (bytes, 0);
-        while (pairs as u64) < most
-            && let Some(pair) = rest.get(..reach)
-            && header(pair) & self.mask == self.header
-            && header(&pair[middle..]) & other.mask == other.header
-            && pair[middle - 2..middle] == *b"\r\n"
-            && pair[length - 2..length] == *b"\r\n"
+        let pair = self.length + other.length;
+        let (mut at, mut pairs) = (0, 0);
+        while pairs < most
+            && bytes.get(at..).is_some_and(|rest| self.is_at(rest))
+            && bytes.get(at + self.length..).is_some_and(|rest| other.is_at(rest))
         {
-            rest = &rest[length..];
+            at += pair;
             pairs += 1;
         }
-        pairs
+        // The next one's mark would have told.
+        let is_ended = bytes.get(at..at + 2) == Some(b"\r\n");
+        let pairs = at / pair;
+        pairs - usize::from(pairs > 0 && !is_ended)
     }
 }
 
@@ -336,8 +341,11 @@ fn expect(byte: u8, expected: u8) -> Result<(), NotReply> {
 }
 
 /// How long the element is that the bytes begin with, if it is one of the usual kinds and lies whole in them.
-// Inlined, because one comes with every element, and a call costs as much as the element.
-#[inline]
+#[inline(always)]
+#[expect(
+    clippy::inline_always,
+    reason = "one comes with every element, and a call costs as much as the element"
+)]
 fn whole_element(bytes: &[u8]) -> Option<usize> {
     let length = match bytes {
         [b'$', one @ b'0'..=b'9', b'\r', b'\n', ..] => 4 + usize::from(one - b'0'),
@@ -477,6 +485,19 @@ mod tests {
             for pieces in [1, 2, stream.len()] {
                 assert!(ends(stream.chunks(pieces)).1, "{}", stream.escape_ascii());
             }
+        }
+    }
+
+    #[test]
+    fn a_row_is_followed_no_further_than_it_is_one() {
+        let row = "$3\r\nabc\r\n$12\r\nabcdefghijkl\r\n".repeat(10);
+        let reply = [b"*20\r\n", row.as_bytes()].concat();
+        for (at, byte) in reply.iter().enumerate() {
+            let mut other = reply.clone();
+            // Values may hold anything; all else may not.
+            other[at] = if byte.is_ascii_lowercase() { b'\r' } else { b'x' };
+            assert_eq!(ends([&other[..]]).1, !byte.is_ascii_lowercase(), "{at}");
+            assert_eq!(ends([&other[..]]), ends(other.chunks(1)), "{at}");
         }
     }
 

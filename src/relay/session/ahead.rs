@@ -98,10 +98,10 @@ impl Deref for Ahead {
 
 impl Drop for Ahead {
     fn drop(&mut self) {
-        // Most are empty, and to zero nothing takes some processors longer than a few bytes.
-        if !self.0.is_empty() {
+        // Most hold no memory.
+        if self.0.capacity() > 0 {
             self.0.as_mut_slice().zeroize();
+            self.release();
         }
-        self.release();
     }
 }

@@ -276,7 +276,7 @@ impl Session {
         };
         let now = Instant::now();
         let silence = now.saturating_duration_since(self.last_at);
-        if self.is_silent(now) {
+        if self.is_worth_asking(silence) {
             self.hold = Hold::Asking;
             self.owed.push(What::Probe, 1);
             self.pair.to_target.keep(PING);
