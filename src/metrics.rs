@@ -156,6 +156,7 @@ impl Metrics {
                 .map(|which| labelled(&self.secrets_used, "which", which.name())),
             secret_reloads: counter(&self.secret_reloads),
             warm: self.warm.get_or_create_owned(&of_link),
+            held: Gauge::default(),
             warm_hits: counter(&self.warm_hits),
             warm_misses: counter(&self.warm_misses),
             target_changes: counter(&self.target_changes),
@@ -197,6 +198,8 @@ pub struct LinkMetrics {
     secrets_used: [Counter; CredentialKind::ALL.len()],
     secret_reloads: Counter,
     warm: Gauge,
+    /// Of those that were ready, the ones that silent clients hold; part of `upstream_connections`.
+    held: Gauge,
     warm_hits: Counter,
     warm_misses: Counter,
     target_changes: Counter,
@@ -234,6 +237,17 @@ impl LinkMetrics {
     pub fn warm_connection(&self) -> WarmConnection {
         self.warm.inc();
         WarmConnection(self.warm.clone())
+    }
+
+    /// Counts a connection that was ready and is held for a silent client, until the guard is dropped.
+    pub fn held_connection(&self) -> WarmConnection {
+        self.held.inc();
+        WarmConnection(self.held.clone())
+    }
+
+    /// How many of them there are.
+    pub fn held_connections(&self) -> usize {
+        usize::try_from(self.held.get()).unwrap_or_default()
     }
 
     /// How many connections are ready.

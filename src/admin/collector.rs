@@ -75,6 +75,20 @@ impl Collector for LinkCollector {
             let number = i64::try_from(service.connections.count()).unwrap_or(i64::MAX);
             ConstGauge::new(number).encode(active.encode_family(&labels(&service.link.name, None))?)?;
         }
+        let mut upstreams = encoder.encode_descriptor(
+            "upstream_connections",
+            "Current connections to the target: clients' own, and those kept ready.",
+            None,
+            MetricType::Gauge,
+        )?;
+        for service in services {
+            let (own, ready) = (service.upstreams(), service.metrics.warm_connections());
+            for (kind, number) in [("own", own), ("ready", ready)] {
+                let labels = labels(&service.link.name, Some(("kind", kind)));
+                let number = i64::try_from(number).unwrap_or(i64::MAX);
+                ConstGauge::new(number).encode(upstreams.encode_family(&labels)?)?;
+            }
+        }
         let mut most = encoder.encode_descriptor(
             "connections_limit",
             "Connections of clients that are possible at a time.",

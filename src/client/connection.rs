@@ -106,44 +106,49 @@ impl LinkRuntime {
         }
         // A client that has spoken already is served at once.
         let held = match early.is_empty().then(|| self.warm.take(&self)).flatten() {
-            Some(warm) => {
-                Box::pin(self.hold(warm, &mut stream, &mut early, &admitted.guard, limits.reached_at())).await
-            }
-            None => Ok(None),
+            Some(warm) => Box::pin(self.hold(warm, &mut stream, &mut early, &admitted.guard, limits)).await,
+            None => Ok(Held::Gone),
         };
         let begun = Instant::now();
         let nothing = Restore::default();
         let host = self.link.redis.as_ref().and_then(|_| loops::host(&stream));
         let upstream = match held {
-            Ok(Some(warm)) => Ok(warm.serve(&self)),
-            Ok(None) => tokio::select! {
+            Ok(Held::Warm(warm)) => Ok(Some(warm.serve(&self))),
+            Ok(Held::Released) => Ok(None),
+            Ok(Held::Gone) => tokio::select! {
                 biased;
                 upstream = async {
                     self.dialler.unanswered.wait(host, self.link.connect_timeout / 2).await?;
                     self.upstream(&nothing).await
-                } => upstream,
+                } => upstream.map(Some),
                 () = client_leaves(&mut stream, &mut early, self.link.redis.is_some(), false) => Err(Failure::ClientLeft),
             },
             Err(left) => Err(left),
         };
         match upstream {
-            Ok((upstream, lease)) => {
-                self.metrics.dialled(begun.elapsed());
-                let (upstream, leading) = upstream.into_parts();
+            Ok(upstream) => {
                 tracing::debug!(
                     target: "client",
                     link = self.link.name,
                     %client,
-                    backend = %lease,
+                    backend = upstream.as_ref().map(|(_, lease)| tracing::field::display(lease)),
                     milliseconds = milliseconds(accepted_at),
                     "connection opened"
                 );
-                self.backends.assign(&admitted.guard, lease);
+                let (upstream, leading) = match upstream {
+                    Some((upstream, lease)) => {
+                        self.metrics.dialled(begun.elapsed());
+                        self.backends.assign(&admitted.guard, lease);
+                        let (upstream, leading) = upstream.into_parts();
+                        (Some(upstream), leading)
+                    }
+                    None => (None, Vec::new()),
+                };
                 let relay = match self.policy() {
                     None => Relay::Tunnel(Tunnel::new(early, leading, limits)),
+                    Some(policy) if upstream.is_none() => Relay::Session(Session::released(limits, policy)),
                     Some(policy) => Relay::Session(Session::new(early, leading, limits, policy)),
                 };
-                let upstream = Some(upstream);
                 Some(Box::new(Established {
                     service: self,
                     client,
@@ -172,8 +177,9 @@ impl LinkRuntime {
         client: &mut Stream,
         early: &mut Vec<u8>,
         guard: &ConnectionGuard,
-        latest: Option<Instant>,
-    ) -> Result<Option<Warm>, Failure> {
+        limits: Limits,
+    ) -> Result<Held, Failure> {
+        let (latest, release) = (limits.reached_at(), limits.released_at());
         let mut held = Some(warm);
         loop {
             let target_says = poll_fn(|cx| match &mut held {
@@ -184,7 +190,7 @@ impl LinkRuntime {
                 biased;
                 read = read_some(client, early) => {
                     if let Ok(1..) = read {
-                        return Ok(held.filter(|warm| warm.serves(self)));
+                        return Ok(held.filter(|warm| warm.serves(self)).into());
                     }
                     if let Some(unused) = held {
                         self.warm.discard(self, unused, "client_left");
@@ -192,12 +198,18 @@ impl LinkRuntime {
                     return Err(Failure::ClientLeft);
                 }
                 said = target_says => match said {
-                    Ok(1..) => return Ok(held),
+                    Ok(1..) => return Ok(held.into()),
                     // What the client has no use for yet is got when it has.
                     Ok(0) | Err(_) => held = None,
                 },
-                () = poll_fn(|cx| guard.poll_drain(cx).map(drop)) => return Ok(held),
-                () = sleep_until(latest.unwrap_or_else(Instant::now)), if latest.is_some() => return Ok(held),
+                () = poll_fn(|cx| guard.poll_drain(cx).map(drop)) => return Ok(held.into()),
+                () = sleep_until(latest.unwrap_or_else(Instant::now)), if latest.is_some() => return Ok(held.into()),
+                () = sleep_until(release.unwrap_or_else(Instant::now)), if release.is_some() => {
+                    if let Some(unused) = held {
+                        self.warm.discard(self, unused, "released");
+                    }
+                    return Ok(Held::Released);
+                }
             }
         }
     }
@@ -301,6 +313,7 @@ impl LinkRuntime {
         Limits {
             idle: self.link.idle_timeout,
             idle_since: now,
+            release_after: self.link.redis.as_ref().and_then(|redis| redis.release_after),
             lifetime: self.link.max_lifetime.map(|lifetime| {
                 // Connections that came together don't have to go together: up to a tenth earlier. A tunnel is over a
                 // tenth later in any case.
@@ -335,6 +348,21 @@ struct Established {
     upstream: Option<Stream>,
     relay: Relay,
     admitted: Admitted,
+}
+
+/// What has become of a warm upstream while its client was silent.
+enum Held {
+    Warm(Warm),
+    /// It is none any more, or there was none.
+    Gone,
+    /// It was given back, and the client is served without one.
+    Released,
+}
+
+impl From<Option<Warm>> for Held {
+    fn from(warm: Option<Warm>) -> Self {
+        warm.map_or(Self::Gone, Self::Warm)
+    }
 }
 
 /// How a connection ended.

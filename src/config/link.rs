@@ -138,6 +138,8 @@ pub struct Redis {
     pub reset: Reset,
     /// Whether sessions know where commands and replies end, and may go on with another connection.
     pub sessions: bool,
+    /// After how long without a byte a session gives its connection to the target back.
+    pub release_after: Option<Duration>,
     /// Whether another secret is shown on open sessions, too.
     pub reauth: bool,
     /// What becomes of a client's own authentication.

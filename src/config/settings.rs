@@ -83,6 +83,11 @@ pub const SETTINGS: &[Setting] = &[
          as they come, and what ends one side ends the other",
     ),
     redis(
+        "RELEASE_AFTER",
+        "a session that has been quiet for so long gives its connection to the target back, and gets another one with its \
+         client's next command; `off` never [default: off]",
+    ),
+    redis(
         "REAUTH",
         "`on` (the default): when the secret changes, open connections are authenticated again with the new one; `off`: only new \
          ones are",

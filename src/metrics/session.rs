@@ -30,11 +30,20 @@ pub enum Cause {
     Lifetime,
     Silent,
     Refused,
+    /// The session had no use for it for a while.
+    Released,
 }
 
 impl Cause {
-    pub const ALL: [Self; 6] =
-        [Self::Closed, Self::Moved, Self::Demoted, Self::Lifetime, Self::Silent, Self::Refused];
+    pub const ALL: [Self; 7] = [
+        Self::Closed,
+        Self::Moved,
+        Self::Demoted,
+        Self::Lifetime,
+        Self::Silent,
+        Self::Refused,
+        Self::Released,
+    ];
 
     /// The cause's name in logs and metrics.
     pub fn name(self) -> &'static str {
@@ -45,6 +54,7 @@ impl Cause {
             Self::Lifetime => "lifetime",
             Self::Silent => "silent",
             Self::Refused => "refused",
+            Self::Released => "released",
         }
     }
 }
@@ -197,9 +207,10 @@ impl SessionMetrics {
         self.errors.lock().values().map(Counter::get).sum()
     }
 
-    /// How many times a session has gone on with another upstream so far.
+    /// How many times a session has gone on with another upstream so far, though it had a use for the one before.
     pub fn exchanges(&self) -> u64 {
-        self.exchanges.iter().map(Counter::get).sum()
+        let unasked = Cause::ALL.into_iter().filter(|cause| *cause != Cause::Released);
+        unasked.map(|cause| self.exchanges[cause as usize].get()).sum()
     }
 
     /// The reply to a command began after this time.

@@ -460,7 +460,7 @@ async fn relay<C: Side, T: Side>(scenario: &Scenario, client: C, target: T) -> R
     let early = WORDS[..scenario.client.early].to_vec();
     let leading = WORDS[MOST..][..scenario.target.early].to_vec();
     let (early_length, leading_length) = (early.len(), leading.len());
-    let limits = Limits { idle: None, idle_since: begun, lifetime: None };
+    let limits = Limits { idle: None, idle_since: begun, lifetime: None, release_after: None };
     let mut tunnel = Tunnel::new(early, leading, limits);
     let asking = async {
         if let Some((after, grace)) = scenario.leave {

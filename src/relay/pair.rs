@@ -108,6 +108,27 @@ impl Pair {
         }
     }
 
+    /// Whether a session may give its upstream back: nothing has moved for long enough.
+    pub(super) fn is_quiet(&self) -> bool {
+        !self.is_broken() && self.clock.as_ref().is_some_and(|clock| clock.is_quiet(self.total()))
+    }
+
+    /// It has given it back.
+    pub(super) fn released(&mut self) {
+        let moved = self.total();
+        if let Some(clock) = &mut self.clock {
+            clock.released(moved);
+        }
+    }
+
+    /// A command of ours goes to the target, of which a quiet client knows nothing.
+    pub(super) fn keep_of_ours(&mut self, command: &[u8]) {
+        self.to_target.keep(command);
+        if let Some(clock) = &mut self.clock {
+            clock.passes_over(command.len() as u64);
+        }
+    }
+
     /// How it ended: where a side broke that is the news, whatever came of it later.
     pub(super) fn end(&mut self, end: End) -> End {
         self.broken.take().map_or(end, |broken| End::Broken(broken.0, broken.1))

@@ -229,6 +229,14 @@ impl Session {
         session
     }
 
+    /// One that has given its upstream back before its client has said a word.
+    pub fn released(limits: Limits, policy: Policy) -> Self {
+        let mut session = Self::new(Vec::new(), Vec::new(), limits, policy);
+        session.gone = Some(Cause::Released);
+        session.pair.released();
+        session
+    }
+
     /// Bytes so far.
     pub fn moved(&self) -> Moved {
         self.pair.moved()
@@ -301,11 +309,11 @@ impl Session {
     /// Shows the upstream another secret, with this command. Its reply is nobody's.
     pub fn reauthenticate(&mut self, command: &[u8]) {
         self.owed.push(What::Reauth, 1);
-        self.pair.to_target.keep(command);
+        self.pair.keep_of_ours(command);
         if self.state.gets_pushes() {
             // A server that still has a push to send refuses an AUTH without a word. What is behind it tells.
             self.owed.push(What::Probe, 1);
-            self.pair.to_target.keep(PING);
+            self.pair.keep_of_ours(PING);
         }
         // That tells as well whether the upstream is there still.
         if self.is_worth_asking(self.last_at.elapsed()) {
@@ -319,6 +327,16 @@ impl Session {
         self.is_at_boundary()
             && self.state.bears_auth()
             && self.gone.is_none()
+            && self.hold == Hold::None
+            && self.target_end.is_none()
+            && !self.client_ended
+    }
+
+    /// Whether the upstream could as well be another one, as far as the client has said.
+    fn has_no_use_for_it(&self) -> bool {
+        self.is_at_boundary()
+            && self.state.pin().is_none()
+            && self.ahead.is_empty()
             && self.hold == Hold::None
             && self.target_end.is_none()
             && !self.client_ended
@@ -416,9 +434,13 @@ impl Session {
             }
             let boundary = (self.framing == Framing::Exact)
                 .then(|| self.is_at_boundary() && !self.state.is_in_transaction());
-            let end =
-                ready!(self.pair.poll_clock(cx, client, target.as_ref(), !self.ahead.is_empty(), boundary));
-            match end {
+            let end = self.pair.poll_clock(cx, client, target.as_ref(), !self.ahead.is_empty(), boundary);
+            if end.is_pending() && self.pair.is_quiet() && target.is_some() && self.has_no_use_for_it() {
+                self.let_go(Cause::Released, target);
+                self.pair.released();
+                continue;
+            }
+            match ready!(end) {
                 // The boundary has come with the time.
                 End::Left(reason) if boundary == Some(true) => {
                     if let Some(end) = self.leave(reason, target, handle, metrics) {
@@ -549,7 +571,8 @@ impl Session {
     /// The upstream is none any more. Returns how many commands are to be sent again.
     fn let_go<T>(&mut self, cause: Cause, target: &mut Option<T>) -> u32 {
         *target = None;
-        self.gone = Some(cause);
+        // Where there is none already, nothing else takes it away.
+        self.gone.get_or_insert(cause);
         self.leave_upstream()
     }
 

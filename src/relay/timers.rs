@@ -15,7 +15,7 @@ use crate::relay::drain::DrainRequest;
 /// A connection is quiet when it has moved nothing for this long, and the target spoke last: no command is under way.
 const QUIET: Duration = Duration::from_millis(100);
 
-/// An idle timeout is looked at so many times while it runs, so that it is at most an eighth late and costs nothing
+/// A time without a byte is looked at so many times while it runs, so that it is at most an eighth late and costs nothing
 /// a message.
 const IDLE_LOOKS: u32 = 8;
 
@@ -32,6 +32,8 @@ pub struct Limits {
     pub idle_since: Instant,
     /// When it is asked to go by its age.
     pub lifetime: Option<(Instant, DrainRequest)>,
+    /// After how long without a byte a session gives its upstream back.
+    pub release_after: Option<Duration>,
 }
 
 impl Limits {
@@ -40,6 +42,11 @@ impl Limits {
         let idle = self.idle.map(|idle| self.idle_since + idle);
         let age = self.lifetime.map(|(at, _)| at);
         [idle, age].into_iter().flatten().min()
+    }
+
+    /// When such a connection gives its upstream back.
+    pub fn released_at(&self) -> Option<Instant> {
+        self.release_after.map(|after| self.idle_since + after)
     }
 }
 
@@ -66,6 +73,7 @@ pub(super) enum Event {
 #[derive(Debug, Default)]
 pub(super) struct Clock {
     idle: Option<Duration>,
+    release_after: Option<Duration>,
     /// When its age asks the connection to go.
     lifetime: Option<(Instant, DrainRequest)>,
     leave: Option<DrainRequest>,
@@ -75,25 +83,25 @@ pub(super) struct Clock {
     end: Option<Instant>,
     /// When sides that are not being read are to be looked at.
     look: Option<Instant>,
-    /// When to count what has moved, what had moved the last time, and for how many counts it has been so.
+    /// When to count what has moved, what had moved the last time, and since when it has been so.
     count: Option<Instant>,
     counted: u64,
-    unchanged: u32,
+    unchanged_since: Option<Instant>,
+    /// Whether that was so for long enough for a session to give its upstream back, at the last count.
+    is_quiet: bool,
     alarm: Option<Pin<Box<Sleep>>>,
 }
 
 impl Clock {
     /// A clock for those limits; where there are none it takes no room until something else comes up.
     pub(super) fn for_limits(limits: Limits) -> Option<Self> {
-        let Limits { idle, idle_since, lifetime } = limits;
-        if idle.is_none() && lifetime.is_none() {
+        let Limits { idle, idle_since, lifetime, release_after } = limits;
+        if idle.is_none() && lifetime.is_none() && release_after.is_none() {
             return None;
         }
-        let mut clock = Self { idle, lifetime, ..Self::default() };
+        let unchanged_since = Some(idle_since);
+        let mut clock = Self { idle, release_after, lifetime, unchanged_since, ..Self::default() };
         clock.count_from(0);
-        let counts = |pace: Duration| idle_since.elapsed().as_nanos().checked_div(pace.as_nanos());
-        let missed = clock.pace().and_then(counts).unwrap_or_default();
-        clock.unchanged = u32::try_from(missed).unwrap_or(IDLE_LOOKS);
         Some(clock)
     }
 
@@ -129,7 +137,28 @@ impl Clock {
     pub(super) fn renew(&mut self, limits: Limits, moved: u64) {
         self.idle = limits.idle;
         self.lifetime = limits.lifetime;
+        self.release_after = limits.release_after;
+        self.unchanged_since = Some(limits.idle_since);
+        self.is_quiet = false;
+        self.counted = moved;
         self.count_from(moved);
+    }
+
+    /// Whether a session may give its upstream back: nothing has moved for long enough.
+    pub(super) fn is_quiet(&self, moved: u64) -> bool {
+        self.is_quiet && moved == self.counted
+    }
+
+    /// It has given it back, and has none to give back before the next one. Its other times run on.
+    pub(super) fn released(&mut self, moved: u64) {
+        self.release_after = None;
+        self.is_quiet = false;
+        self.count_from(moved);
+    }
+
+    /// So many bytes that are about to move are nobody's but ours, and a session is as quiet as without them.
+    pub(super) fn passes_over(&mut self, bytes: u64) {
+        self.counted += bytes;
     }
 
     /// Ends it all at that time.
@@ -148,8 +177,7 @@ impl Clock {
 
     /// Starts counting anew.
     fn count_from(&mut self, moved: u64) {
-        self.counted = moved;
-        self.unchanged = 0;
+        self.note(moved, Instant::now());
         let at = self.pace().map(|pace| Instant::now() + pace);
         self.count = at.map(|at| self.quiet_from().map_or(at, |from| at.max(from)));
         self.set_alarm();
@@ -164,7 +192,7 @@ impl Clock {
     fn pace(&self) -> Option<Duration> {
         match self.quiet_from() {
             Some(_) => Some(QUIET),
-            None => self.idle.map(|idle| idle / IDLE_LOOKS),
+            None => self.idle.into_iter().chain(self.release_after).min().map(|least| least / IDLE_LOOKS),
         }
     }
 
@@ -226,21 +254,29 @@ impl Clock {
         None
     }
 
+    /// Takes in what has moved so far; whether that is more than the last time.
+    fn note(&mut self, moved: u64, now: Instant) -> bool {
+        let has_moved = moved != self.counted;
+        if has_moved {
+            self.counted = moved;
+            self.unchanged_since = Some(now);
+        }
+        has_moved
+    }
+
     /// One count: has anything moved since the last one?
     fn count(&mut self, now: Instant, activity: Activity) -> Option<End> {
-        if activity.moved == self.counted {
-            self.unchanged += 1;
-        } else {
-            self.counted = activity.moved;
-            self.unchanged = 0;
-        }
+        let has_moved = self.note(activity.moved, now);
         self.count = self.pace().map(|pace| now + pace);
+        let unchanged = self.unchanged_since.map(|since| now.saturating_duration_since(since));
+        let is_reached = |limit: Option<Duration>| limit.is_some_and(|limit| unchanged >= Some(limit));
+        self.is_quiet = is_reached(self.release_after);
         match self.leave {
             Some(leave) if !self.is_exact => {
-                let is_quiet = self.unchanged > 0 && activity.between_commands;
+                let is_quiet = !has_moved && activity.between_commands;
                 is_quiet.then_some(End::Left(leave.reason))
             }
-            _ => (self.unchanged >= IDLE_LOOKS).then_some(End::Idle),
+            _ => is_reached(self.idle).then_some(End::Idle),
         }
     }
 }
@@ -252,11 +288,14 @@ mod tests {
     #[tokio::test]
     async fn time_without_a_byte_counts_though_the_relay_had_not_begun() {
         let idle = Duration::from_secs(8);
-        for (seconds, counted) in [(0, 0), (3, 3), (8, 8), (16, 16)] {
+        for (seconds, is_over) in [(0, false), (3, false), (8, true), (16, true)] {
             let idle_since =
                 Instant::now().checked_sub(Duration::from_secs(seconds)).expect("a time after boot");
-            let clock = Clock::for_limits(Limits { idle: Some(idle), idle_since, lifetime: None });
-            assert_eq!(clock.map(|clock| clock.unchanged), Some(counted));
+            let limits = Limits { idle: Some(idle), idle_since, lifetime: None, release_after: None };
+            let mut clock = Clock::for_limits(limits).expect("a clock");
+            let activity = Activity { moved: 0, between_commands: false, boundary: None };
+            let counted = clock.count(Instant::now(), activity);
+            assert_eq!(matches!(counted, Some(End::Idle)), is_over, "{seconds}");
         }
     }
 }

@@ -156,6 +156,11 @@ impl Drop for ConnectionGuard {
 pub struct Reference(Weak<Registered>);
 
 impl Reference {
+    /// Whether it has an upstream now.
+    pub fn has_upstream(&self) -> bool {
+        self.0.upgrade().is_some_and(|connection| connection.lease.lock().is_some())
+    }
+
     /// Asks for its upstream to be authenticated again, with another secret.
     pub fn ask_for_authentication(&self) {
         if let Some(connection) = self.0.upgrade() {

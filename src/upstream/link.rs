@@ -47,6 +47,11 @@ impl LinkRuntime {
         dialled
     }
 
+    /// How many upstreams clients have, also those that hold one and have said nothing yet.
+    pub fn upstreams(&self) -> usize {
+        self.connections.upstreams() + self.metrics.held_connections()
+    }
+
     /// Dials once to check the target; the result is in the link's health.
     pub async fn find_out(&self, within: Duration) {
         // The health has the result, an error too.

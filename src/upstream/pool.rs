@@ -83,7 +83,7 @@ pub struct Warm {
     made_with: Option<Arc<Credential>>,
     made: Instant,
     expires: Instant,
-    /// Counts it in the metrics while it is in the pool.
+    /// Counts it in the metrics while it is in the pool, and while a client holds it.
     counted: Option<WarmConnection>,
 }
 
@@ -145,7 +145,8 @@ impl Pool {
                 // Where the runtime can't register one more socket, a dial would fail too.
                 let upstream = upstream.into_this_runtime().ok()?;
                 tracing::debug!(target: "pool", link = service.link.name, ready = self.count(), "ready connection taken");
-                return Some(Warm { upstream, lease, made_with, made, expires, counted: None });
+                let counted = Some(service.metrics.held_connection());
+                return Some(Warm { upstream, lease, made_with, made, expires, counted });
             }
         }
         None

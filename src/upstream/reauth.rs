@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::LinkRuntime;
+use super::connections::Reference;
 use crate::backoff::Backoff;
 use crate::config::link::Credentials;
 
@@ -33,7 +34,8 @@ async fn is_accepted(service: &LinkRuntime, credentials: &Credentials) -> bool {
             return false;
         }
         let (accepted, refused) = service.metrics.session.reauthentications();
-        for session in sessions {
+        // Those without an upstream would be waited for in vain; the next one that they get knows the secret.
+        for session in sessions.into_iter().filter(Reference::has_upstream) {
             session.ask_for_authentication();
             let begun = Instant::now();
             while begun.elapsed() < PATIENCE

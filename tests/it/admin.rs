@@ -306,6 +306,10 @@ fn every_series_is_there_from_the_start() {
     for stage in ["resolve", "connect", "tls", "auth", "select", "role", "client_auth", "limit", "allow"] {
         assert!(failed(&ambassador, "db:5432", stage).abs() < 0.5, "{stage}");
     }
+    for kind in ["own", "ready"] {
+        let series = format!("upstream_connections{{link=\"db:5432\",kind=\"{kind}\"}}");
+        assert!(metric(admin, &series).abs() < 0.5, "{kind}");
+    }
     for which in ["current", "previous", "last_good"] {
         let series = format!("auth_secret_used_total{{link=\"db:5432\",which=\"{which}\"}}");
         assert!(metric(admin, &series).abs() < 0.5, "{which}");
@@ -562,7 +566,15 @@ fn warm_connections_are_counted() {
     client.expect(b"+PONG\r\n");
     eventually_metric(admin, &of_link("warm_hits_total"), 1.0);
     eventually_metric(admin, &of_link("warm_connections"), 2.0);
+    // Who has said nothing yet has one all the same.
+    let kind = |kind: &str| format!("upstream_connections{{link=\"redis:6379\",kind=\"{kind}\"}}");
+    let silent = ambassador.connect("redis:6379");
+    eventually_metric(admin, &kind("own"), 2.0);
+    eventually_metric(admin, &kind("ready"), 2.0);
+    drop(silent);
+    eventually_metric(admin, &kind("own"), 1.0);
     redis.stop();
+    eventually_metric(admin, &kind("ready"), 0.0);
     eventually_metric(admin, &of_link("warm_connections"), 0.0);
     let mut refused = ambassador.connect("redis:6379");
     refused.expect_refusal("redis:6379");

@@ -9,6 +9,7 @@ mod lost;
 mod moves;
 mod owed;
 mod passwords;
+mod release;
 mod resets;
 mod restart;
 mod sentinel;

@@ -231,6 +231,35 @@ fn redis_settings_on_a_plain_tunnel_are_warned_about_or_refused() {
     expect_mistake(&[PLAIN, ("DB_USERNAME_FILE", "/dev/null")], "DB_USERNAME_FILE");
 }
 
+/// What needs sessions can't be had where there are none; all such mistakes are told at once, each with its remedy.
+#[test]
+fn what_needs_sessions_is_a_mistake_without_them() {
+    let off = ("REDIS_SESSIONS", "off");
+    let (release, absorb) = (("REDIS_RELEASE_AFTER", "5m"), ("REDIS_CLIENT_AUTH", "absorb"));
+    let plain = ("DB_RELEASE_AFTER", "5m");
+    for (variables, variable, remedy) in [
+        (
+            &[REDIS, off, release][..],
+            "REDIS_RELEASE_AFTER",
+            "remove the setting SESSIONS, or REDIS_RELEASE_AFTER",
+        ),
+        (&[REDIS, off, absorb], "REDIS_CLIENT_AUTH", "remove the setting SESSIONS, or REDIS_CLIENT_AUTH"),
+        (&[PLAIN, plain], "DB_RELEASE_AFTER", "or remove DB_RELEASE_AFTER"),
+        (&[REDIS, ("REDIS_RELEASE_AFTER", "300")], "REDIS_RELEASE_AFTER", "write REDIS_RELEASE_AFTER=300s"),
+        (&[REDIS, ("REDIS_RELEASE_AFTER", "0s")], "REDIS_RELEASE_AFTER", "write REDIS_RELEASE_AFTER=off"),
+    ] {
+        let told = expect_mistake(variables, variable);
+        assert!(told.contains(remedy), "{told}");
+    }
+    let finished = launch(&[REDIS, off, release, absorb, PLAIN, plain]).argument("links").finish();
+    for variable in [release.0, absorb.0, plain.0] {
+        finished.expect_mistake(variable);
+    }
+    // One that is off needs nothing.
+    wiring(&[REDIS, off, ("REDIS_RELEASE_AFTER", "off")]);
+    wiring(&[REDIS, release]);
+}
+
 /// A value and its file, or a URL's password and another one: nobody can say which is meant.
 #[test]
 fn two_sources_of_one_value_are_a_mistake() {

@@ -15,7 +15,9 @@ use super::variables::Settings;
 use super::{Access, Redis, Reset, Role, on_or_off, reset, role};
 use super::{ClientAuth, Credentials, Memory, Required};
 use crate::config::backends_file;
-use crate::config::notation::{Refusal, duration, flag, items, unquoted, word};
+use crate::config::notation::{
+    DURATION_OR_OFF, Refusal, duration, duration_or_off, flag, items, unquoted, word,
+};
 use crate::config::settings::{PASSWORDS, SETTINGS, Scope, setting};
 use crate::config::target::{Backends, Scheme, Target, database, endpoint};
 use crate::config::{Diagnostics, Process};
@@ -163,11 +165,26 @@ impl<'a> LinkSettings<'a, '_> {
             role: role.or(asks_sentinel.then_some(Role::Master)),
             reset,
             sessions,
+            release_after: self.release_after(sessions),
             reauth: self.value("REAUTH", on_or_off, "write on or off").unwrap_or(true),
             client_auth: self.client_auth(reset, sessions),
             warm: self.value("WARM", warm, "write a number, such as 4").unwrap_or_default(),
             sentinel: self.sentinel_access(asks_sentinel),
         })
+    }
+
+    /// After how long without a byte a session gives its connection back.
+    fn release_after(&mut self, sessions: bool) -> Option<Duration> {
+        let asked_for = self.variable("RELEASE_AFTER");
+        let after = self.value("RELEASE_AFTER", duration_or_off, DURATION_OR_OFF).flatten();
+        if let (Some(variable), Some(_), false) = (asked_for, after, sessions) {
+            self.findings.mistake(
+                variable,
+                "with SESSIONS=off nobody knows when a client has no use for its connection",
+                format!("remove the setting SESSIONS, or {variable}"),
+            );
+        }
+        after
     }
 
     /// What becomes of a client's own authentication.

@@ -61,6 +61,8 @@ struct Story {
     dial: u64,
     /// When the session is asked to leave its upstream.
     moves: Option<u64>,
+    /// After how many quiet milliseconds it gives its upstream back.
+    release: Option<u64>,
 }
 
 /// What a server has executed: the number of the command in the story.
@@ -116,7 +118,8 @@ async fn serve(mut socket: Socket, story: &Story, ends: Option<(usize, bool)>, e
 async fn lead(story: &Story, mut client: Socket, targets: Vec<Socket>) -> End {
     let handle = Handle::default();
     let metrics = Metrics::new().link("redis:6379");
-    let limits = || Limits { idle: None, idle_since: Instant::now(), lifetime: None };
+    let release_after = story.release.map(Duration::from_millis);
+    let limits = || Limits { idle: None, idle_since: Instant::now(), lifetime: None, release_after };
     let policy =
         Policy { reset: Reset::Renews, absorbs: false, resends: false, patience: Duration::from_secs(5) };
     let mut session = Session::new(Vec::new(), Vec::new(), limits(), policy);
@@ -143,7 +146,7 @@ async fn lead(story: &Story, mut client: Socket, targets: Vec<Socket>) -> End {
                 Event::Upstream(_) => {
                     sleep(Duration::from_millis(story.dial)).await;
                     target = targets.next();
-                    assert!(target.is_some(), "a server for each that ends, and one for each move");
+                    assert!(target.is_some(), "a server for each that ends, and for each move or release");
                     session.attach(b"", limits(), &handle);
                 }
                 Event::Reset => session.greeted(b""),
@@ -232,8 +235,9 @@ fn stories() -> impl Strategy<Value = Story> {
     let pieces = vec((1..60_000_usize, prop_oneof![Just(0), 1..400_u64]), 0..8);
     let ends = vec(prop_oneof![1 => Just(None), 2 => (0..6_usize, any::<bool>()).prop_map(Some)], 0..4);
     let moves = prop_oneof![2 => Just(None), 1 => (0..2000_u64).prop_map(Some)];
-    (vec(asked, 1..12), pieces, 0..200_u64, (ends, moves), manners()).prop_flat_map(
-        |(commands, pieces, dial, (mut ends, moves), line)| {
+    let release = prop_oneof![2 => Just(None), 1 => (8..400_u64).prop_map(Some)];
+    (vec(asked, 1..12), pieces, 0..200_u64, (ends, moves, release), manners()).prop_flat_map(
+        |(commands, pieces, dial, (mut ends, moves, release), line)| {
             let said: usize =
                 commands.iter().enumerate().map(|(number, asked)| asked.command(number).len()).sum();
             let (mut acts, mut left) = (Vec::new(), said);
@@ -243,14 +247,16 @@ fn stories() -> impl Strategy<Value = Story> {
             }
             acts.push(Act::Say(left));
             let client = Script { early: 0, acts, leaves: Leaves::WithAnEnd, deaf: 0, line };
-            // One after the last that ends, and one more to move to.
+            // One after the last that ends, and one more to move to; and each command may be the next one after a release.
             ends.extend([None, None]);
+            ends.extend(vec![None; release.map_or(0, |_| commands.len())]);
             vec(manners(), ends.len()).prop_map(move |lines| Story {
                 commands: commands.clone(),
                 client: client.clone(),
                 servers: lines.into_iter().zip(ends.clone()).collect(),
                 dial,
                 moves,
+                release,
             })
         },
     )

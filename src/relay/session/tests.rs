@@ -41,7 +41,7 @@ impl Played {
     fn new(policy: Policy) -> Self {
         let (client, near) = duplex(64 * 1024);
         let (far, target) = duplex(64 * 1024);
-        let limits = Limits { idle: None, idle_since: Instant::now(), lifetime: None };
+        let limits = Limits { idle: None, idle_since: Instant::now(), lifetime: None, release_after: None };
         let session = Session::new(Vec::new(), Vec::new(), limits, policy);
         Self {
             session,
@@ -127,7 +127,7 @@ impl Played {
         let (far, target) = duplex(64 * 1024);
         self.far = Some(far);
         self.target = target;
-        let limits = Limits { idle: None, idle_since: Instant::now(), lifetime: None };
+        let limits = Limits { idle: None, idle_since: Instant::now(), lifetime: None, release_after: None };
         self.session.attach(b"", limits, &self.handle)
     }
 
@@ -788,7 +788,7 @@ async fn who_asks_for_too_much_is_not_followed_any_further() {
 async fn an_idle_limit_holds_though_somebody_waits_for_a_boundary() {
     let mut played = Played::new(POLICY);
     let idle = Duration::from_mins(1);
-    let limits = Limits { idle: Some(idle), idle_since: Instant::now(), lifetime: None };
+    let limits = Limits { idle: Some(idle), idle_since: Instant::now(), lifetime: None, release_after: None };
     played.session.attach(b"", limits, &played.handle);
     played.client_says(b"WATCH a\r\n").await;
     played.target_says(b"+OK\r\n").await;
@@ -800,6 +800,216 @@ async fn an_idle_limit_holds_though_somebody_waits_for_a_boundary() {
     let event = tokio::time::timeout(2 * idle, played.polled(&mut polls)).await.ok();
     assert_eq!(shown(event), "End(Idle)");
     assert!(polls < 20, "{polls} polls");
+}
+
+const QUIET: Duration = Duration::from_mins(5);
+
+/// A session that gives its upstream back after five minutes, and whatever else `limits` say.
+fn releasing(limits: Limits) -> Played {
+    let mut played = Played::new(Policy { absorbs: true, ..POLICY });
+    let limits = Limits { idle_since: Instant::now(), release_after: Some(QUIET), ..limits };
+    played.session.attach(b"", limits, &played.handle);
+    played
+}
+
+fn no_limits() -> Limits {
+    Limits { idle: None, idle_since: Instant::now(), lifetime: None, release_after: None }
+}
+
+impl Played {
+    /// Lets time pass; what happens meanwhile, happens.
+    async fn rest(&mut self, time: Duration) -> Option<Event> {
+        tokio::time::timeout(time, self.polled(&mut 0)).await.ok()
+    }
+
+    /// After a rest an upstream may be asked whether it is there, before it hears what the client says.
+    async fn client_says_after_a_rest(&mut self, bytes: &[u8]) {
+        self.client_says(bytes).await;
+        if self.session.hold == Hold::Asking {
+            self.target_says(b"+PONG\r\n").await;
+            assert!(self.run().await.is_none());
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_quiet_session_gives_its_upstream_back_and_gets_another_one_with_the_next_command() {
+    let mut played = releasing(no_limits());
+    played.client_says(b"SELECT 4\r\n").await;
+    played.target_says(b"+OK\r\n").await;
+    played.client_hears(b"+OK\r\n").await;
+    assert_eq!(shown(played.rest(99 * QUIET / 100).await), "");
+    assert!(played.far.is_some(), "it is not late yet");
+    // What is said meanwhile puts it off.
+    played.client_says_after_a_rest(b"GET a\r\n").await;
+    played.target_says(b"$1\r\na\r\n").await;
+    played.client_hears(b"$1\r\na\r\n").await;
+    assert_eq!(shown(played.rest(99 * QUIET / 100).await), "");
+    assert!(played.far.is_some(), "a command has put it off");
+    assert_eq!(shown(played.rest(QUIET / 4).await), "");
+    assert!(played.far.is_none());
+    let mut heard = Vec::new();
+    played.target.read_to_end(&mut heard).await.unwrap();
+    assert_eq!(heard, [b"SELECT 4\r\n", PING, b"GET a\r\n"].concat());
+    // From then on there is nothing to wait for.
+    let mut polls = 0;
+    let event = tokio::time::timeout(100 * QUIET, played.polled(&mut polls)).await.ok();
+    assert_eq!(shown(event), "");
+    assert!(polls <= 2, "{polls} polls");
+    // A pipeline, whatever comes first.
+    played.client.write_all(b"AUTH x\r\nSET a 1\r\nGET a\r\n").await.unwrap();
+    assert_eq!(shown(played.run().await), "Own(Own(***))", "that needs no upstream");
+    played.session.judged(Ok(b"+OK\r\n"));
+    assert_eq!(shown(played.run().await), "Upstream(Released)");
+    assert_eq!(played.session.restore().commands().count(), 1);
+    assert_eq!(played.attach(), 0);
+    played.client_hears(b"+OK\r\n").await;
+    played.target_hears(b"SET a 1\r\nGET a\r\n").await;
+    played.target_says(b"+OK\r\n$1\r\n1\r\n").await;
+    played.client_hears(b"+OK\r\n$1\r\n1\r\n").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_has_a_use_for_the_upstream_keeps_it() {
+    let subscribed = b"*3\r\n$9\r\nsubscribe\r\n$1\r\na\r\n:1\r\n";
+    for (said, heard, and_then) in [
+        // Something is owed, or half there.
+        (&b"BLPOP a 0\r\n"[..], &b""[..], Some((&b""[..], &b"*-1\r\n"[..]))),
+        (b"GET a\r\n", b"$3\r\nab", Some((b"", b"c\r\n"))),
+        // A command is half sent; it has begun to go out, or has not.
+        (b"*2\r\n$4\r\nECHO\r\n$3\r\nab", b"", Some((b"c\r\n", b"$3\r\nabc\r\n"))),
+        (b"*2\r\n$4\r\nEC", b"", Some((b"HO\r\n$3\r\nabc\r\n", b"$3\r\nabc\r\n"))),
+        (b"PI", b"", Some((b"NG\r\n", b"+PONG\r\n"))),
+        // Its state can't be restored.
+        (b"MULTI\r\nINCR a\r\n", b"+OK\r\n+QUEUED\r\n", Some((b"EXEC\r\n", b"*1\r\n:1\r\n"))),
+        (b"WATCH a\r\n", b"+OK\r\n", Some((b"UNWATCH\r\n", b"+OK\r\n"))),
+        (b"CLIENT TRACKING ON\r\n", b"+OK\r\n", Some((b"CLIENT TRACKING OFF\r\n", b"+OK\r\n"))),
+        (b"SUBSCRIBE a\r\n", subscribed, None),
+        (b"CLIENT REPLY OFF\r\n", b"", None),
+        (b"HIMPORT PREPARE a\r\n", b"+OK\r\n", None),
+        (b"MONITOR\r\n", b"+OK\r\n", None),
+    ] {
+        let shows = said.escape_ascii();
+        let mut played = releasing(no_limits());
+        played.client_says(said).await;
+        played.target_says(heard).await;
+        played.client_hears(heard).await;
+        assert_eq!(shown(played.rest(3 * QUIET).await), "", "{shows}");
+        assert!(played.far.is_some(), "{shows}");
+        let Some((said, heard)) = and_then else { continue };
+        played.client_says_after_a_rest(said).await;
+        played.target_says(heard).await;
+        played.client_hears(heard).await;
+        assert_eq!(shown(played.rest(QUIET / 2).await), "", "{shows}");
+        assert!(played.far.is_some(), "{shows}: that has just come to its end");
+        assert_eq!(shown(played.rest(QUIET).await), "", "{shows}");
+        assert!(played.far.is_none(), "{shows}");
+    }
+    // That its client says no more is for the upstream to hear.
+    let mut played = releasing(no_limits());
+    played.client.shutdown().await.unwrap();
+    assert_eq!(shown(played.rest(3 * QUIET).await), "");
+    assert!(played.far.is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_time_is_counted_by_itself() {
+    // The upstream goes first, and then the client.
+    let begun = Instant::now();
+    let mut played = releasing(Limits { idle: Some(4 * QUIET), ..no_limits() });
+    assert_eq!(shown(played.rest(2 * QUIET).await), "");
+    assert!(played.far.is_none());
+    assert_eq!(shown(played.rest(4 * QUIET).await), "End(Idle)");
+    let idle = begun.elapsed();
+    assert!(idle >= 4 * QUIET && idle <= 5 * QUIET, "{idle:?}");
+    // Or the client, before it could.
+    let begun = Instant::now();
+    let mut played = releasing(Limits { idle: Some(QUIET / 2), ..no_limits() });
+    assert_eq!(shown(played.rest(2 * QUIET).await), "End(Idle)");
+    assert!(begun.elapsed() < QUIET && played.far.is_some());
+    // A lifetime that ends while there is no upstream asks for nothing.
+    let at = Instant::now() + 2 * QUIET;
+    let request = DrainRequest { reason: Reason::Lifetime, from: at, latest: at + 100 * QUIET };
+    let mut played =
+        releasing(Limits { idle: Some(4 * QUIET), lifetime: Some((at, request)), ..no_limits() });
+    assert_eq!(shown(played.rest(3 * QUIET).await), "");
+    played.client.write_all(b"PING\r\n").await.unwrap();
+    assert_eq!(shown(played.run().await), "Upstream(Released)");
+    // Nor does it put off the end of the client.
+    let begun = Instant::now();
+    let at = begun + 2 * QUIET;
+    let request = DrainRequest { reason: Reason::Lifetime, from: at, latest: at + 100 * QUIET };
+    let mut played =
+        releasing(Limits { idle: Some(4 * QUIET), lifetime: Some((at, request)), ..no_limits() });
+    assert_eq!(shown(played.rest(10 * QUIET).await), "End(Idle)");
+    assert!(begun.elapsed() <= 5 * QUIET, "{:?}", begun.elapsed());
+}
+
+/// An AUTH of ours is nothing that the client says.
+#[tokio::test(start_paused = true)]
+async fn another_secret_does_not_keep_an_upstream() {
+    let mut played = releasing(no_limits());
+    for _ in 0..5 {
+        if played.far.is_some() {
+            played.handle.ask_for_authentication();
+            assert_eq!(shown(played.run().await), "Reauthenticate");
+            played.session.reauthenticate(b"AUTH x\r\n");
+            assert!(played.run().await.is_none());
+            played.target_says(b"+OK\r\n").await;
+        }
+        assert_eq!(shown(played.rest(QUIET / 3).await), "");
+    }
+    assert!(played.far.is_none());
+    // Where there is none it waits for the next one.
+    played.handle.ask_for_authentication();
+    assert_eq!(shown(played.rest(QUIET).await), "");
+    played.client.write_all(b"PING\r\n").await.unwrap();
+    assert_eq!(shown(played.run().await), "Upstream(Released)");
+}
+
+/// Whatever else may come while there is no upstream.
+#[tokio::test(start_paused = true)]
+async fn a_session_without_an_upstream_ends_at_once() {
+    for drains in [true, false] {
+        let mut played = releasing(no_limits());
+        assert_eq!(shown(played.rest(2 * QUIET).await), "");
+        if drains {
+            played.ask(Reason::Drain, Duration::from_secs(5));
+            assert_eq!(shown(played.run().await), "End(Left(Drain))");
+        } else {
+            played.client.shutdown().await.unwrap();
+            assert_eq!(shown(played.run().await), "End(Closed)");
+        }
+    }
+    // One that has never said anything.
+    let limits = Limits { idle: Some(2 * QUIET), ..no_limits() };
+    let mut played = Played { far: None, ..Played::new(POLICY) };
+    played.session = Session::released(limits, POLICY);
+    assert_eq!(shown(played.rest(QUIET).await), "");
+    played.client.write_all(b"PING\r\n").await.unwrap();
+    assert_eq!(shown(played.run().await), "Upstream(Released)");
+    let limits = Limits { idle_since: Instant::now(), ..limits };
+    let mut played = Played { far: None, ..Played::new(POLICY) };
+    played.session = Session::released(limits, POLICY);
+    assert_eq!(shown(played.rest(3 * QUIET).await), "End(Idle)");
+}
+
+/// A WAIT that another upstream could only answer wrongly.
+#[tokio::test(start_paused = true)]
+async fn nobody_waits_for_writes_from_before_a_release() {
+    for (said, heard, is_met) in
+        [(&b"SET a 1\r\n"[..], &b"+OK\r\n"[..], false), (b"SET a 1\r\nWAIT 1 0\r\n", b"+OK\r\n:1\r\n", true)]
+    {
+        let mut played = releasing(no_limits());
+        played.client_says(said).await;
+        played.target_says(heard).await;
+        played.client_hears(heard).await;
+        assert_eq!(shown(played.rest(2 * QUIET).await), "");
+        played.client.write_all(b"WAIT 1 0\r\n").await.unwrap();
+        assert_eq!(shown(played.run().await), "Upstream(Released)");
+        played.attach();
+        assert_eq!(shown(played.run().await), if is_met { "" } else { "Wait" });
+    }
 }
 
 #[tokio::test(start_paused = true)]
