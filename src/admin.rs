@@ -158,7 +158,7 @@ impl LinkState {
             kind: if service.link.redis.is_some() { "redis" } else { "tcp" }.to_owned(),
             target: service.link.target.to_string(),
             connections: service.connections.count(),
-            upstreams: service.upstreams() + service.metrics.warm_connections(),
+            upstreams: service.upstreams().all() + service.metrics.warm_connections(),
             commands: is_followed.then(|| service.connections.moved().commands),
             errors: is_followed.then(|| service.metrics.session.errors()),
             commands_per_second: is_followed.then(|| rounded(sample.commands)),

@@ -34,6 +34,7 @@ use crate::upstream::discovery;
 use crate::upstream::loops::Unanswered;
 use crate::upstream::pool::{self, Pool};
 use crate::upstream::reauth;
+use crate::upstream::sharing::Sharing;
 use crate::workers::Workers;
 
 /// Time after the drain timeout for connections that end at the last moment to write their log line.
@@ -133,6 +134,7 @@ impl App {
                 dialler: Arc::clone(&dialler),
                 health: Health::default(),
                 warm: Pool::of(&link),
+                sharing: Sharing::of(&link),
                 reports: FailureLog::of(&link),
                 connections,
                 metrics,

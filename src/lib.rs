@@ -43,6 +43,13 @@
 //! says what it needs (an upstream, the handshake behind a RESET, an AUTH with another secret), and [`client::connection`]
 //! does it. Dropping the guard is the end of a connection, whatever path led to it.
 //!
+//! Sessions of a link with `SHARE` have no upstream of their own as long as they need none: each has a
+//! [`Seat`](relay::Seat) at one that the sessions of its thread share, which is a stream like any other to it.
+//! [`relay::shared`] puts their commands into one write and cuts the replies where they end; [`upstream::sharing`] dials and
+//! keeps such upstreams. Only whole, small commands travel there that leave nothing behind. What else a client says has an
+//! upstream lent to its session until nothing is owed and nothing left behind: that is an exchange of the upstream, there and
+//! back, and so there is nothing in a session that knows of sharing but when to ask for it.
+//!
 //! A link may keep some upstreams ready ([`upstream::pool`]). A client that gets one of those is waited for: until its
 //! first byte nothing has gone to the target, so that an upstream that ends meanwhile is replaced without a trace.
 //!
@@ -66,7 +73,8 @@
 //! - A refused password ends in the acceptance of another one or in the end of the connection.
 //! - A secret is a [`secret::Secret`] from the read to the write. It is zeroed when dropped, has no way into a log, and is
 //!   masked in the target's own words.
-//! - One task a connection, and nothing shared that it could spoil: a panic ends that connection alone.
+//! - One task a connection, and nothing shared that it could spoil: a panic ends that connection alone. A shared upstream
+//!   is one more task; what is said there that nobody has asked for ends it at once, for all.
 //! - Memory a connection is bounded: what is read is written at once or kept, and nothing is read while something is kept.
 //! - There is one way to end a connection from outside: its [`Handle`](relay::drain::Handle) is asked, *when nothing is
 //!   owed, at the latest then*. The relay does not know who asked. What it can't frame, and plain tunnels, go at a quiet

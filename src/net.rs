@@ -38,6 +38,19 @@ pub trait Side: AsyncRead + AsyncWrite + Unpin {
     fn is_quiet(&self) -> bool {
         true
     }
+
+    /// Whether others say something on it, too: it takes whole commands that leave nothing behind, and no others.
+    fn is_shared(&self) -> bool {
+        false
+    }
+
+    /// It was asked something, and has not answered in time.
+    fn does_not_answer(&self) {}
+
+    /// Whether nothing more is to be said on it.
+    fn is_leaving(&self) -> bool {
+        false
+    }
 }
 
 /// A resolved address to connect to.

@@ -10,5 +10,6 @@ mod link;
 pub mod loops;
 pub mod pool;
 pub mod reauth;
+pub mod sharing;
 
 pub use link::LinkRuntime;

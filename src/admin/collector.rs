@@ -15,6 +15,7 @@ use crate::net::tls::{Acceptor, Connector};
 use crate::secret::Source;
 use crate::upstream::LinkRuntime;
 use crate::upstream::backends::BackendState;
+use crate::upstream::connections::Upstreams;
 
 /// The links whose state is collected.
 #[derive(Clone)]
@@ -77,13 +78,15 @@ impl Collector for LinkCollector {
         }
         let mut upstreams = encoder.encode_descriptor(
             "upstream_connections",
-            "Current connections to the target: clients' own, and those kept ready.",
+            "Current connections to the target: clients' own, those that clients share, those lent to such a client, and those \
+             kept ready.",
             None,
             MetricType::Gauge,
         )?;
         for service in services {
-            let (own, ready) = (service.upstreams(), service.metrics.warm_connections());
-            for (kind, number) in [("own", own), ("ready", ready)] {
+            let Upstreams { own, shared, lent } = service.upstreams();
+            let ready = service.metrics.warm_connections();
+            for (kind, number) in [("own", own), ("shared", shared), ("lent", lent), ("ready", ready)] {
                 let labels = labels(&service.link.name, Some(("kind", kind)));
                 let number = i64::try_from(number).unwrap_or(i64::MAX);
                 ConstGauge::new(number).encode(upstreams.encode_family(&labels)?)?;

@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::client::accept::Admitted;
@@ -18,10 +18,10 @@ use crate::failure::Failure;
 use crate::failure::tls::{by_client, late_refusal, slow_client};
 use crate::net::tls::AcceptError;
 use crate::net::tls::explain::is_no_tls;
-use crate::net::{Accepted, Client, Stream};
+use crate::net::{Accepted, Client, Side, Stream};
 use crate::random::fraction;
 use crate::relay::drain::{DrainRequest, Reason};
-use crate::relay::{Cause, End, Event, Limits, Own, Party, Policy, Reset, Restore, Session, Tunnel};
+use crate::relay::{Cause, End, Event, Limits, Own, Party, Policy, Reset, Restore, Seat, Session, Tunnel};
 use crate::resp;
 use crate::text;
 use crate::upstream::LinkRuntime;
@@ -29,7 +29,8 @@ use crate::upstream::backends::Lease;
 use crate::upstream::connections::ConnectionGuard;
 use crate::upstream::handshake::Upstream;
 use crate::upstream::loops;
-use crate::upstream::pool::Warm;
+use crate::upstream::pool::{Origin, Warm};
+use crate::upstream::sharing;
 
 /// How much of what a client says before its upstream is there is taken in. It has to be read to see that a client
 /// has left, and it is enough for the first commands of any client library; the rest waits in the kernel.
@@ -105,7 +106,8 @@ impl LinkRuntime {
             }
         }
         // A client that has spoken already is served at once.
-        let held = match early.is_empty().then(|| self.warm.take(&self)).flatten() {
+        let takes_warm = early.is_empty() && !self.sharing.is_on();
+        let held = match takes_warm.then(|| self.warm.take(&self)).flatten() {
             Some(warm) => Box::pin(self.hold(warm, &mut stream, &mut early, &admitted.guard, limits)).await,
             None => Ok(Held::Gone),
         };
@@ -113,37 +115,43 @@ impl LinkRuntime {
         let nothing = Restore::default();
         let host = self.link.redis.as_ref().and_then(|_| loops::host(&stream));
         let upstream = match held {
-            Ok(Held::Warm(warm)) => Ok(Some(warm.serve(&self))),
+            Ok(Held::Warm(warm)) => Ok(Some(Way::of_upstream(warm.serve(&self)))),
             Ok(Held::Released) => Ok(None),
             Ok(Held::Gone) => tokio::select! {
                 biased;
                 upstream = async {
                     self.dialler.unanswered.wait(host, self.link.connect_timeout / 2).await?;
-                    self.upstream(&nothing).await
+                    if self.sharing.is_on() {
+                        return self.seat(&nothing).await.map(Way::of_seat);
+                    }
+                    self.upstream(&nothing).await.map(Way::of_upstream)
                 } => upstream.map(Some),
                 () = client_leaves(&mut stream, &mut early, self.link.redis.is_some(), false) => Err(Failure::ClientLeft),
             },
             Err(left) => Err(left),
         };
         match upstream {
-            Ok(upstream) => {
+            Ok(found) => {
+                let (upstream, leading, lease) = match found {
+                    Some((upstream, leading, lease)) => {
+                        self.metrics.dialled(begun.elapsed());
+                        (Some(upstream), leading, lease)
+                    }
+                    None => (None, Vec::new(), None),
+                };
                 tracing::debug!(
                     target: "client",
                     link = self.link.name,
                     %client,
-                    backend = upstream.as_ref().map(|(_, lease)| tracing::field::display(lease)),
+                    backend = lease.as_ref().map(tracing::field::display),
                     milliseconds = milliseconds(accepted_at),
                     "connection opened"
                 );
-                let (upstream, leading) = match upstream {
-                    Some((upstream, lease)) => {
-                        self.metrics.dialled(begun.elapsed());
-                        self.backends.assign(&admitted.guard, lease);
-                        let (upstream, leading) = upstream.into_parts();
-                        (Some(upstream), leading)
-                    }
-                    None => (None, Vec::new()),
-                };
+                let server =
+                    upstream.as_ref().map(|upstream| upstream.server(lease.as_ref())).unwrap_or_default();
+                if let Some(lease) = lease {
+                    self.backends.assign(&admitted.guard, lease);
+                }
                 let relay = match self.policy() {
                     None => Relay::Tunnel(Tunnel::new(early, leading, limits)),
                     Some(policy) if upstream.is_none() => Relay::Session(Session::released(limits, policy)),
@@ -155,6 +163,8 @@ impl LinkRuntime {
                     accepted_at,
                     stream,
                     upstream,
+                    server,
+                    origin: None,
                     relay,
                     admitted,
                 }))
@@ -305,6 +315,8 @@ impl LinkRuntime {
             absorbs: redis.absorbs_auth(),
             resends: redis.role.is_some() || self.backends.are_several(),
             patience: self.link.connect_timeout,
+            database: redis.select().unwrap_or_default(),
+            shares: self.sharing.is_on(),
         })
     }
 
@@ -327,6 +339,108 @@ impl LinkRuntime {
     }
 }
 
+/// The way of a client's bytes to the target.
+#[derive(Debug)]
+enum Way {
+    /// An upstream of its own.
+    Own(Stream),
+    /// Among those of other clients.
+    Seat(Seat),
+}
+
+/// A way, what the target has said on it already, and the lease of an upstream of the client's own.
+type Found = (Way, Vec<u8>, Option<Lease>);
+
+impl Way {
+    fn of_upstream((upstream, lease): (Upstream, Lease)) -> Found {
+        let (stream, leading) = upstream.into_parts();
+        (Self::Own(stream), leading, Some(lease))
+    }
+
+    fn of_seat(seat: Seat) -> Found {
+        (Self::Seat(seat), Vec::new(), None)
+    }
+
+    /// What stands for the server that it leads to.
+    fn server(&self, lease: Option<&Lease>) -> usize {
+        match (self, lease) {
+            (Self::Seat(seat), _) => seat.server(),
+            (Self::Own(_), lease) => lease.map(sharing::server).unwrap_or_default(),
+        }
+    }
+
+    /// Closes with a reset.
+    fn reset(self) {
+        match self {
+            Self::Own(stream) => stream.reset(),
+            Self::Seat(_) => {}
+        }
+    }
+}
+
+impl AsyncRead for Way {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Own(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Self::Seat(seat) => Pin::new(seat).poll_read(cx, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Way {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Own(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Seat(seat) => Pin::new(seat).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Own(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Seat(seat) => Pin::new(seat).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Own(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Seat(seat) => Pin::new(seat).poll_shutdown(cx),
+        }
+    }
+}
+
+impl Side for Way {
+    fn take_error(&self) -> Option<io::Error> {
+        match self {
+            Self::Own(stream) => stream.take_error(),
+            Self::Seat(seat) => seat.take_error(),
+        }
+    }
+
+    fn is_quiet(&self) -> bool {
+        match self {
+            Self::Own(stream) => stream.is_quiet(),
+            Self::Seat(seat) => seat.is_quiet(),
+        }
+    }
+
+    fn is_shared(&self) -> bool {
+        matches!(self, Self::Seat(_))
+    }
+
+    fn is_leaving(&self) -> bool {
+        match self {
+            Self::Own(_) => false,
+            Self::Seat(seat) => seat.is_leaving(),
+        }
+    }
+}
+
 /// What a living connection does.
 #[derive(Debug)]
 #[expect(
@@ -345,7 +459,11 @@ struct Established {
     accepted_at: Instant,
     stream: Stream,
     /// None while a session waits for its client's next command.
-    upstream: Option<Stream>,
+    upstream: Option<Way>,
+    /// What stands for the server of the last upstream.
+    server: usize,
+    /// Of an upstream that was lent.
+    origin: Option<Origin>,
     relay: Relay,
     admitted: Admitted,
 }
@@ -382,6 +500,9 @@ impl Established {
                 if upstream.is_none() {
                     admitted.guard.release();
                 }
+                if service.sharing.is_on() {
+                    admitted.guard.is_lent(!session.keeps_its_own());
+                }
                 event
             }
             (Relay::Tunnel(tunnel), Some(upstream)) => {
@@ -400,6 +521,10 @@ impl Established {
                 self.reauthenticate();
                 None
             }
+            Event::Share => {
+                self.share();
+                None
+            }
             Event::Reset => self.greet_again().await,
             Event::Own(own) => self.judge(&own).await,
             Event::AuthRefused => {
@@ -413,16 +538,47 @@ impl Established {
         None
     }
 
+    /// The session's own upstream is closed, and it goes on among others; or has none, until its client's next command.
+    fn share(&mut self) {
+        let Relay::Session(session) = &mut self.relay else { return };
+        if !self.service.sharing.is_on() {
+            session.shares_nothing();
+            return;
+        }
+        let is_clean = session.has_left_nothing();
+        if let (Some(Way::Own(stream)), Some(lease), Some(origin), true) =
+            (self.upstream.take(), self.admitted.guard.release(), self.origin.take(), is_clean)
+        {
+            self.service.warm.give_back(&self.service, Upstream::given_back(stream), lease, origin);
+        }
+        let seat = session.shared().and_then(|state| self.service.sharing.seat(&state));
+        session.needs_none();
+        if let Some(seat) = &seat {
+            session.goes_on_at(self.server == seat.server());
+            self.server = seat.server();
+            session.attach(&[], self.service.limits(), &self.admitted.guard);
+        }
+        self.upstream = seat.map(Way::Seat);
+    }
+
     /// Gets the session another upstream, with all that it had on the one before.
     async fn exchange(&mut self, cause: Cause) -> Option<Ending> {
-        let Self { service, client, stream, upstream, relay, admitted, .. } = self;
+        let Self { service, client, stream, upstream, server, origin, relay, admitted, .. } = self;
         let Relay::Session(session) = relay else { return None };
         let before = admitted.guard.release();
-        let restore = session.restore();
+        if !service.sharing.is_on() {
+            session.shares_nothing();
+        }
+        let (restore, shared) = (session.restore(), session.shared());
         let is_waited_for = session.is_waited_for();
+        if let (Some(Way::Seat(seat)), Cause::Refused) = (&upstream, cause) {
+            // Another one may take what this one has refused.
+            seat.leave();
+        }
+        let before_dial = Origin::now(service);
         let dialled = tokio::select! {
             biased;
-            dialled = another(service, &restore, session.resent_at()) => dialled,
+            dialled = another(service, &restore, shared.as_ref(), session.resent_at()) => dialled,
             () = client_leaves(stream, session.ahead(), true, is_waited_for) => Err(Failure::ClientLeft),
             reason = drained(&admitted.guard) => return Some(Ending::End(End::Left(reason))),
         };
@@ -431,19 +587,22 @@ impl Established {
             before.as_ref().is_some_and(|before| Arc::ptr_eq(before.backend(), lease.backend()))
         };
         match (dialled, cause) {
-            (Ok((_, lease)), Cause::Refused) if !has_role && is_same(&lease) => {
+            (Ok((_, _, Some(lease))), Cause::Refused) if !has_role && is_same(&lease) => {
                 // It would say the same again.
                 session.refusal_stands();
                 service.backends.assign(&admitted.guard, lease);
             }
-            (Ok((fresh, lease)), cause) => {
-                let (fresh, leading) = fresh.into_parts();
+            (Ok((fresh, leading, lease)), cause) => {
+                let at = fresh.server(lease.as_ref());
+                session.goes_on_at(*server == at);
+                *server = at;
+                *origin = Some(before_dial);
                 let again = session.attach(&leading, service.limits(), &admitted.guard);
                 tracing::debug!(
                     target: "client",
                     link = service.link.name,
                     %client,
-                    backend = %lease,
+                    backend = lease.as_ref().map(tracing::field::display),
                     cause = cause.name(),
                     again,
                     "session went on with another upstream"
@@ -451,7 +610,9 @@ impl Established {
                 *upstream = Some(fresh);
                 service.metrics.session.exchanged(cause);
                 service.metrics.session.resent(again);
-                service.backends.assign(&admitted.guard, lease);
+                if let Some(lease) = lease {
+                    service.backends.assign(&admitted.guard, lease);
+                }
             }
             (Err(failure), Cause::Refused) if !matches!(failure, Failure::ClientLeft) => {
                 session.refusal_stands();
@@ -470,7 +631,7 @@ impl Established {
         let LinkRuntime { link, dialler, backends, .. } = &*self.service;
         let guard = &self.admitted.guard;
         let greeted = match (self.upstream.take(), guard.release()) {
-            (Some(old), Some(lease)) => {
+            (Some(Way::Own(old)), Some(lease)) => {
                 dialler.greet_again(link, backends, &lease, old).await.map(|upstream| (upstream, lease))
             }
             _ => Err(Failure::ClientLeft),
@@ -478,7 +639,7 @@ impl Established {
         let leading = match greeted {
             Ok((upstream, lease)) => {
                 let (upstream, leading) = upstream.into_parts();
-                self.upstream = Some(upstream);
+                self.upstream = Some(Way::Own(upstream));
                 backends.assign(guard, lease);
                 Some(leading)
             }
@@ -533,7 +694,7 @@ impl Established {
 
     /// One line in the log, and the end that each side is owed.
     async fn close(self: Box<Self>, ending: Ending) {
-        let Self { service, client, accepted_at, mut stream, upstream, admitted, relay } = *self;
+        let Self { service, client, accepted_at, mut stream, upstream, admitted, relay, .. } = *self;
         let (moved, has_more) = match &relay {
             Relay::Tunnel(tunnel) => (tunnel.moved(), false),
             Relay::Session(session) => (session.moved(), session.is_ahead()),
@@ -601,17 +762,22 @@ impl Established {
 /// Another upstream for a session. A server that is about to stop closes a connection in the midst of its handshake; so
 /// does one behind a balancer that knows it no more.
 async fn another(
-    service: &LinkRuntime,
+    service: &Arc<LinkRuntime>,
     restore: &Restore,
+    shared: Option<&Restore>,
     since: Option<Instant>,
-) -> Result<(Upstream, Lease), Failure> {
+) -> Result<Found, Failure> {
     let begun = Instant::now();
     if let Some(since) = since {
         // What has been sent in vain just now is not sent again at once.
         sleep(AGAIN.saturating_sub(since.elapsed())).await;
     }
     loop {
-        match service.upstream(restore).await {
+        let found = match shared {
+            Some(state) => service.seat(state).await.map(Way::of_seat),
+            None => service.upstream(restore).await.map(Way::of_upstream),
+        };
+        match found {
             Err(Failure::Closed { .. }) if begun.elapsed() + AGAIN < service.link.connect_timeout => {
                 sleep(AGAIN).await;
             }

@@ -76,6 +76,11 @@ impl Link {
         self.redis.as_ref().map_or(0, |redis| redis.warm)
     }
 
+    /// How many upstreams the clients on one thread share; 0 where each has its own.
+    pub fn share(&self) -> usize {
+        self.redis.as_ref().map_or(0, |redis| redis.share)
+    }
+
     /// What authenticates us to the target, if anything does.
     pub fn credentials(&self) -> Option<&Credentials> {
         self.redis.as_ref()?.credentials.as_ref()
@@ -138,6 +143,8 @@ pub struct Redis {
     pub reset: Reset,
     /// Whether sessions know where commands and replies end, and may go on with another connection.
     pub sessions: bool,
+    /// How many upstreams the clients on one thread share; 0 where each has its own.
+    pub share: usize,
     /// After how long without a byte a session gives its connection to the target back.
     pub release_after: Option<Duration>,
     /// Whether another secret is shown on open sessions, too.

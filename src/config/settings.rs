@@ -83,6 +83,11 @@ pub const SETTINGS: &[Setting] = &[
          as they come, and what ends one side ends the other",
     ),
     redis(
+        "SHARE",
+        "how many connections to the target the clients on each thread share; a client gets one of its own for as long as its \
+         commands need that [default: 0: each has its own]",
+    ),
+    redis(
         "RELEASE_AFTER",
         "a session that has been quiet for so long gives its connection to the target back, and gets another one with its \
          client's next command; `off` never [default: off]",

@@ -32,6 +32,8 @@ pub enum Cause {
     Refused,
     /// The session had no use for it for a while.
     Released,
+    /// What comes next needs an upstream of the session's own, or none any more. That is no exchange for anybody to know of.
+    Lent,
 }
 
 impl Cause {
@@ -55,6 +57,7 @@ impl Cause {
             Self::Silent => "silent",
             Self::Refused => "refused",
             Self::Released => "released",
+            Self::Lent => "lent",
         }
     }
 }
@@ -220,7 +223,10 @@ impl SessionMetrics {
 
     /// A session goes on with another upstream.
     pub fn exchanged(&self, cause: Cause) {
-        self.exchanges[cause as usize].inc();
+        // Of the lent ones nobody wants to know.
+        if let Some(exchanges) = self.exchanges.get(cause as usize) {
+            exchanges.inc();
+        }
     }
 
     /// So many commands are sent again.

@@ -65,6 +65,10 @@ pub struct Policy {
     pub resends: bool,
     /// For how long a command may wait for that.
     pub patience: Duration,
+    /// The database in which an upstream stands before the client has said anything.
+    pub database: u32,
+    /// Whether sessions share upstreams for what may travel together.
+    pub shares: bool,
 }
 
 /// What becomes of a client's RESET.
@@ -94,6 +98,8 @@ pub enum Event {
     Own(Own),
     /// The upstream has refused the client's own password. The client has read that, and the session goes on.
     AuthRefused,
+    /// The session needs no upstream of its own any more: a seat at a shared one, with [`Session::attach`], or none.
+    Share,
     /// A WAIT for writes that the upstream knows nothing of. It can't be answered.
     Wait,
 }
@@ -161,6 +167,7 @@ enum TargetEnd {
 
 /// The state of a session.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct Session {
     pair: Pair,
     policy: Policy,
@@ -176,6 +183,11 @@ pub struct Session {
     /// Why there is no upstream at the moment.
     gone: Option<Cause>,
     client_ended: bool,
+    /// Whether what comes next may not travel among commands of other sessions.
+    needs_own: bool,
+    /// Whether the upstream has said what may not be what it seemed: replies were not counted, or one was an error, which
+    /// with some servers can be more than one line.
+    is_tainted: bool,
     target_end: Option<Box<TargetEnd>>,
     /// When the upstream was heard last; while one command alone is under way and [timed](Self::is_timed), when that came.
     last_at: Instant,
@@ -217,6 +229,8 @@ impl Session {
             hold: Hold::None,
             gone: None,
             client_ended: false,
+            needs_own: false,
+            is_tainted: false,
             target_end: None,
             last_at: Instant::now(),
             is_timed: false,
@@ -247,6 +261,34 @@ impl Session {
         self.state.restore()
     }
 
+    /// What has to be done on an upstream that it shares with sessions of the same state; none where it needs one of its own.
+    pub fn shared(&self) -> Option<Restore> {
+        if self.policy.shares && !self.needs_own { self.state.shared() } else { None }
+    }
+
+    /// Whether the next upstream, which is [attached](Self::attach) now, leads to the same server as the last one: another
+    /// connection to it knows of the same writes.
+    pub fn goes_on_at(&mut self, is_same: bool) {
+        if !is_same {
+            self.state.leaves_upstream();
+        }
+    }
+
+    /// Whether the session's own upstream is as good as new, as far as can be told for sure.
+    pub fn has_left_nothing(&self) -> bool {
+        self.state.restore().is_empty() && !self.is_tainted
+    }
+
+    /// There are no shared upstreams any more.
+    pub fn shares_nothing(&mut self) {
+        self.policy.shares = false;
+    }
+
+    /// Whether the session keeps an upstream of its own for good, as far as can be told.
+    pub fn keeps_its_own(&self) -> bool {
+        !matches!(self.state.pin(), None | Some(Pin::Transaction | Pin::Watch | Pin::RepliesOff))
+    }
+
     /// What the client has said and no upstream has heard, for who reads on while the session does not.
     pub fn ahead(&mut self) -> &mut Vec<u8> {
         self.ahead.buffer()
@@ -274,6 +316,12 @@ impl Session {
         self.pair.renew(limits);
         self.begin_with(leading);
         again
+    }
+
+    /// There is no upstream until the next command.
+    pub fn needs_none(&mut self) {
+        self.gone = Some(Cause::Lent);
+        self.leave_upstream();
     }
 
     /// The refusal is the client's: there is no other upstream to be had.
@@ -332,6 +380,15 @@ impl Session {
             && !self.client_ended
     }
 
+    /// Whether the session has no use any more for an upstream of its own.
+    fn gives_back(&mut self) -> bool {
+        if !self.policy.shares || !self.has_no_use_for_it() {
+            return false;
+        }
+        self.needs_own = false;
+        self.state.shared().is_some()
+    }
+
     /// Whether the upstream could as well be another one, as far as the client has said.
     fn has_no_use_for_it(&self) -> bool {
         self.is_at_boundary()
@@ -377,6 +434,7 @@ impl Session {
             self.framing = Framing::Uncounted;
         }
         self.is_timed = false;
+        self.is_tainted = true;
         self.state.pin_until_reset(Pin::LostFraming);
         if self.hold == Hold::Boundary {
             self.hold = Hold::None;
@@ -477,7 +535,7 @@ impl Session {
     }
 
     /// What the state of things asks for, now that nothing moves by itself.
-    fn decide<T>(
+    fn decide<T: Side>(
         &mut self,
         cx: &mut Context<'_>,
         target: &mut Option<T>,
@@ -521,7 +579,20 @@ impl Session {
             }
             _ => {}
         }
-        if handle.wants_authentication() && target.is_some() && self.may_reauthenticate() {
+        if target.as_ref().is_some_and(Side::is_leaving) && self.is_at_boundary() {
+            self.let_go(Cause::Lent, target);
+            return Some(Decided::Again);
+        }
+        if target.as_ref().is_some_and(|target| !target.is_shared())
+            && !handle.wants_authentication()
+            && self.gives_back()
+        {
+            return Some(Decided::Event(Event::Share));
+        }
+        if handle.wants_authentication()
+            && target.as_ref().is_some_and(|target| !target.is_shared())
+            && self.may_reauthenticate()
+        {
             handle.forget_authentication();
             return Some(Decided::Event(Event::Reauthenticate));
         }
@@ -585,7 +656,11 @@ impl Session {
         self.replies = Replies::default();
         self.target_end = None;
         self.is_timed = false;
-        self.state.leaves_upstream();
+        self.is_tainted = false;
+        // Whether that is another server is told when there is one.
+        if self.gone != Some(Cause::Lent) {
+            self.state.leaves_upstream();
+        }
         self.pair.to_target.begin_again();
         // What the client has said itself is judged whatever the upstream.
         if self.hold != Hold::Judging {
@@ -652,7 +727,7 @@ impl Session {
     }
 
     /// An upstream that does not answer in time.
-    fn poll_alarm<T>(&mut self, cx: &mut Context<'_>, target: &mut Option<T>) -> Option<Decided> {
+    fn poll_alarm<T: Side>(&mut self, cx: &mut Context<'_>, target: &mut Option<T>) -> Option<Decided> {
         let alarm = self.rare.as_mut()?.alarm.as_mut()?;
         if alarm.as_mut().poll(cx).is_pending() {
             return None;
@@ -660,6 +735,9 @@ impl Session {
         self.rare().alarm = None;
         match self.hold {
             Hold::Asking => {
+                if let Some(target) = target {
+                    target.does_not_answer();
+                }
                 self.let_go(Cause::Silent, target);
             }
             // It can't be known whether the RESET has been refused.

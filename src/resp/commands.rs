@@ -20,6 +20,9 @@ const LONGEST_LINE: u32 = 64 * 1024;
 /// begins.
 const LONGEST_LOOK: usize = 32 * 1024;
 
+/// The longest command that shares a connection with those of other clients, in bytes.
+pub const LONGEST_TOGETHER: usize = 16 * 1024;
+
 /// The most arguments that every version of Redis takes. Some refuse more before there is a name, so it is not waited for.
 const MANY_ARGUMENTS: i64 = 1024 * 1024;
 

@@ -5,6 +5,7 @@
 //! one backend can be drained.
 
 use std::ops::Deref;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
@@ -24,6 +25,8 @@ pub struct Connections {
 #[derive(Debug, Default)]
 struct Registry {
     connections: Slab<Arc<Registered>>,
+    /// How many of them are clients'; the others are shared by those.
+    clients: usize,
     /// The drain request to all connections; later ones get it too.
     everyone: Option<DrainRequest>,
     /// The bytes of connections that have ended.
@@ -35,13 +38,28 @@ struct Registered {
     handle: Handle,
     /// Set after the dial.
     lease: Mutex<Option<Lease>>,
+    is_shared: bool,
+    /// Whether a client that shares upstreams has one lent for a while.
+    is_lent: AtomicBool,
 }
 
 impl Connections {
+    /// Registers a client.
     pub fn register(self: &Arc<Self>) -> ConnectionGuard {
+        self.register_as(false)
+    }
+
+    /// Registers an upstream that clients share. It goes when they have gone, so a drain of all is not for it.
+    pub fn register_shared(self: &Arc<Self>) -> ConnectionGuard {
+        self.register_as(true)
+    }
+
+    fn register_as(self: &Arc<Self>, is_shared: bool) -> ConnectionGuard {
         let mut registry = self.registry.lock();
-        let registered = Registered { handle: Handle::new(registry.everyone), lease: Mutex::default() };
-        let connection = Arc::new(registered);
+        let everyone = registry.everyone.filter(|_| !is_shared);
+        registry.clients += usize::from(!is_shared);
+        let handle = Handle::new(everyone);
+        let connection = Arc::new(Registered { handle, is_shared, ..Registered::default() });
         let number = registry.connections.insert(Arc::clone(&connection));
         ConnectionGuard { connections: Arc::clone(self), connection, number }
     }
@@ -50,10 +68,10 @@ impl Connections {
     pub fn drain_all(&self, leave: DrainRequest) -> usize {
         let mut registry = self.registry.lock();
         registry.everyone = Some(leave);
-        for (_, connection) in &registry.connections {
+        for (_, connection) in registry.connections.iter().filter(|(_, connection)| !connection.is_shared) {
             connection.handle.ask(leave);
         }
-        registry.connections.len()
+        registry.clients
     }
 
     /// Drains the connections for whose lease `leaves` is true and that are not draining yet; returns their number.
@@ -81,15 +99,24 @@ impl Connections {
         registry.connections.iter().map(|(_, connection)| Reference(Arc::downgrade(connection))).collect()
     }
 
-    /// The number of current connections.
+    /// The number of current clients.
     pub fn count(&self) -> usize {
-        self.registry.lock().connections.len()
+        self.registry.lock().clients
     }
 
-    /// The number of current connections that have an upstream.
-    pub fn upstreams(&self) -> usize {
+    /// The number of upstreams of each kind.
+    pub fn upstreams(&self) -> Upstreams {
         let registry = self.registry.lock();
-        registry.connections.iter().filter(|(_, connection)| connection.lease.lock().is_some()).count()
+        let leased = registry.connections.iter().filter(|(_, connection)| connection.lease.lock().is_some());
+        let mut upstreams = Upstreams::default();
+        for (_, connection) in leased {
+            *match (connection.is_shared, connection.is_lent.load(Ordering::Relaxed)) {
+                (true, _) => &mut upstreams.shared,
+                (false, true) => &mut upstreams.lent,
+                (false, false) => &mut upstreams.own,
+            } += 1;
+        }
+        upstreams
     }
 
     /// Bytes forwarded by all connections, current and ended.
@@ -105,11 +132,29 @@ impl Connections {
         loop {
             // Subscribed before the check, so that the end of the last connection is not missed.
             let idle = self.wait_idle.notified();
-            if self.registry.lock().connections.is_empty() {
+            if self.registry.lock().clients == 0 {
                 return;
             }
             idle.await;
         }
+    }
+}
+
+/// How many upstreams there are.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Upstreams {
+    /// Of a client each.
+    pub own: usize,
+    /// Of all clients of a thread.
+    pub shared: usize,
+    /// Of a client each, until it needs none of its own any more.
+    pub lent: usize,
+}
+
+impl Upstreams {
+    /// Of all kinds.
+    pub fn all(self) -> usize {
+        self.own + self.shared + self.lent
     }
 }
 
@@ -125,6 +170,11 @@ impl ConnectionGuard {
     /// Assigns the connection to a backend; releases the one before.
     pub fn assign(&self, lease: Lease) {
         *self.connection.lease.lock() = Some(lease);
+    }
+
+    /// Whether its upstream is lent, should it have one of its own.
+    pub fn is_lent(&self, is_lent: bool) {
+        self.connection.is_lent.store(is_lent, Ordering::Relaxed);
     }
 
     /// Takes the lease away: the connection is at no backend.
@@ -146,7 +196,8 @@ impl Drop for ConnectionGuard {
         let mut registry = self.connections.registry.lock();
         registry.connections.remove(self.number);
         registry.moved_before.add(self.connection.handle.moved());
-        if registry.connections.is_empty() {
+        registry.clients -= usize::from(!self.connection.is_shared);
+        if registry.clients == 0 {
             self.connections.wait_idle.notify_waiters();
         }
     }

@@ -45,6 +45,11 @@ impl Upstream {
         (self.stream, self.leading)
     }
 
+    /// One that a session had, and on which it has left nothing behind.
+    pub fn given_back(stream: Stream) -> Self {
+        Self::of_plain_tunnel(stream)
+    }
+
     /// A plain tunnel needs no handshake.
     pub fn of_plain_tunnel(stream: Stream) -> Self {
         Self { stream, leading: Vec::new() }

@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::backends::{Backends, Lease};
-use super::connections::Connections;
+use super::connections::{Connections, Upstreams};
 use super::dial::{Dialler, Health};
 use super::handshake::Upstream;
 use super::pool::Pool;
+use super::sharing::Sharing;
 use crate::config::Link;
 use crate::failure::Failure;
 use crate::failure::log::FailureLog;
@@ -22,6 +23,7 @@ pub struct LinkRuntime {
     /// The result of the last dial.
     pub health: Health,
     pub warm: Pool,
+    pub sharing: Sharing,
     pub connections: Arc<Connections>,
     pub metrics: Arc<LinkMetrics>,
     /// The rate-limited log of failed connections.
@@ -47,9 +49,10 @@ impl LinkRuntime {
         dialled
     }
 
-    /// How many upstreams clients have, also those that hold one and have said nothing yet.
-    pub fn upstreams(&self) -> usize {
-        self.connections.upstreams() + self.metrics.held_connections()
+    /// How many upstreams clients have; those that hold one and have said nothing yet have it for their own.
+    pub fn upstreams(&self) -> Upstreams {
+        let upstreams = self.connections.upstreams();
+        Upstreams { own: upstreams.own + self.metrics.held_connections(), ..upstreams }
     }
 
     /// Dials once to check the target; the result is in the link's health.

@@ -2,7 +2,7 @@
 //! needs one.
 //!
 //! A link with a pool has one task, [`keep`], that dials a few at a time and watches them. Each upstream serves one
-//! client and is never returned to the pool. Until then it belongs to the runtime of that task; [`Pool::take`] moves
+//! client and is never returned to the pool, but for those that are [lent](Pool::give_back). Until then it belongs to the runtime of that task; [`Pool::take`] moves
 //! its socket to the runtime of the client. That costs two system calls. With a pool for each runtime, a client on one
 //! thread would wait while an upstream is ready on another.
 //!
@@ -32,6 +32,9 @@ use crate::random::jittered;
 use crate::upstream::LinkRuntime;
 use crate::upstream::backends::Lease;
 use crate::upstream::handshake::Upstream;
+
+/// So many that were lent are kept for the next sessions beside the pool's own.
+const MOST_GIVEN_BACK: usize = 4;
 
 /// The age at which an upstream is replaced, jittered. Firewalls and load balancers drop idle connections silently,
 /// the strictest after one minute; one dial in thirty seconds is a negligible load.
@@ -73,6 +76,20 @@ struct State {
     works: bool,
     /// The end of the back-off.
     rest: Option<Instant>,
+}
+
+/// When an upstream was got, and the credential that it has shown then at the latest.
+#[derive(Debug)]
+pub struct Origin {
+    made: Instant,
+    made_with: Option<Arc<Credential>>,
+}
+
+impl Origin {
+    /// Of one that is got next.
+    pub fn now(service: &LinkRuntime) -> Self {
+        Self { made: Instant::now(), made_with: last_credential(&service.link) }
+    }
 }
 
 /// An unused upstream.
@@ -165,6 +182,20 @@ impl Pool {
             self.state().rest = None;
             self.wakeup.notify_one();
         }
+    }
+
+    /// Takes in one that a session has needed for a while, and on which it has left nothing behind.
+    pub fn give_back(&self, service: &LinkRuntime, upstream: Upstream, lease: Lease, origin: Origin) {
+        let Origin { made, made_with } = origin;
+        let expires = made + MAX_AGE;
+        let warm = Warm { upstream, lease, made_with, made, expires, counted: None };
+        if self.count() >= self.size + MOST_GIVEN_BACK {
+            self.discard(service, warm, "too_many");
+        } else if warm.serves(service) {
+            self.put(service, warm);
+            self.wakeup.notify_one();
+        }
+        // Any other one is closed.
     }
 
     fn newest(&self) -> Option<Warm> {
@@ -285,7 +316,7 @@ impl Pool {
 /// Keeps a link's pool full until `stop` is true; then closes what is left in it.
 pub async fn keep(service: &LinkRuntime, mut stop: watch::Receiver<bool>) {
     let pool = &service.warm;
-    if pool.size == 0 {
+    if pool.size == 0 && !service.sharing.is_on() {
         return;
     }
     tokio::select! {

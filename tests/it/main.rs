@@ -31,6 +31,7 @@ mod sentinel;
 mod sessions;
 mod settings;
 mod several;
+mod sharing;
 mod srv;
 mod start;
 mod status;

@@ -2,7 +2,7 @@
 
 mod boundaries;
 mod clients;
-mod differential;
+pub(crate) mod differential;
 mod failover;
 mod idle;
 mod lost;
@@ -11,7 +11,7 @@ mod owed;
 mod passwords;
 mod release;
 mod resets;
-mod restart;
+pub(crate) mod restart;
 mod sentinel;
 mod silence;
 mod state;
@@ -34,7 +34,7 @@ fn exchanges(ambassador: &Ambassador, cause: &str) -> usize {
 }
 
 /// What a series has counted.
-fn counted(ambassador: &Ambassador, series: &str) -> usize {
+pub(crate) fn counted(ambassador: &Ambassador, series: &str) -> usize {
     format!("{:.0}", metric(ambassador.admin(), series)).parse().expect("a number of times")
 }
 

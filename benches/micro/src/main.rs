@@ -179,6 +179,7 @@ fn relayed(runtime: &Runtime, session: bool) -> (UnixStream, UnixStream) {
                 absorbs: false,
                 resends: true,
                 patience: Duration::from_secs(5),
+                database: 0, shares: false,
             };
             let mut session = Session::new(Vec::new(), Vec::new(), limits, policy);
             let metrics = Metrics::new().link("redis:6379");

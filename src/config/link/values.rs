@@ -165,12 +165,27 @@ impl<'a> LinkSettings<'a, '_> {
             role: role.or(asks_sentinel.then_some(Role::Master)),
             reset,
             sessions,
+            share: self.share(sessions),
             release_after: self.release_after(sessions),
             reauth: self.value("REAUTH", on_or_off, "write on or off").unwrap_or(true),
             client_auth: self.client_auth(reset, sessions),
             warm: self.value("WARM", warm, "write a number, such as 4").unwrap_or_default(),
             sentinel: self.sentinel_access(asks_sentinel),
         })
+    }
+
+    /// How many upstreams clients share.
+    fn share(&mut self, sessions: bool) -> usize {
+        let asked_for = self.variable("SHARE");
+        let share = self.value("SHARE", share, "write a number, such as 1").unwrap_or_default();
+        if let (Some(variable), 1.., false) = (asked_for, share, sessions) {
+            self.findings.mistake(
+                variable,
+                "with SESSIONS=off nobody knows to whom a reply belongs",
+                format!("remove the setting SESSIONS, or {variable}"),
+            );
+        }
+        share
     }
 
     /// After how long without a byte a session gives its connection back.
@@ -875,6 +890,19 @@ impl<'a> LinkSettings<'a, '_> {
 
 fn warm(text: &str) -> Result<usize, Refusal> {
     text.parse().map_err(|_| format!("\"{text}\" is not a number from 0 on").into())
+}
+
+/// So many threads have more than enough to do with.
+const MOST_SHARED: usize = 64;
+
+fn share(text: &str) -> Result<usize, Refusal> {
+    match text.parse() {
+        Ok(number) if number > MOST_SHARED => {
+            Err(Refusal::instead(format!("\"{text}\" is more than {MOST_SHARED}"), "1"))
+        }
+        Ok(number) => Ok(number),
+        Err(_) => Err(format!("\"{text}\" is not a number from 0 to {MOST_SHARED}").into()),
+    }
 }
 
 fn certificate_name(text: &str) -> Result<ServerName<'static>, Refusal> {

@@ -120,8 +120,14 @@ async fn lead(story: &Story, mut client: Socket, targets: Vec<Socket>) -> End {
     let metrics = Metrics::new().link("redis:6379");
     let release_after = story.release.map(Duration::from_millis);
     let limits = || Limits { idle: None, idle_since: Instant::now(), lifetime: None, release_after };
-    let policy =
-        Policy { reset: Reset::Renews, absorbs: false, resends: false, patience: Duration::from_secs(5) };
+    let policy = Policy {
+        reset: Reset::Renews,
+        absorbs: false,
+        resends: false,
+        patience: Duration::from_secs(5),
+        database: 0,
+        shares: false,
+    };
     let mut session = Session::new(Vec::new(), Vec::new(), limits(), policy);
     let mut targets = targets.into_iter();
     let mut target = targets.next();
@@ -150,7 +156,7 @@ async fn lead(story: &Story, mut client: Socket, targets: Vec<Socket>) -> End {
                     session.attach(b"", limits(), &handle);
                 }
                 Event::Reset => session.greeted(b""),
-                Event::Own(_) | Event::AuthRefused | Event::Wait | Event::Reauthenticate => {
+                Event::Own(_) | Event::AuthRefused | Event::Share | Event::Wait | Event::Reauthenticate => {
                     unreachable!("nothing of the kind was said")
                 }
             }

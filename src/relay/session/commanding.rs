@@ -9,12 +9,14 @@ use tokio::time::Instant;
 use super::ahead::{Ahead, MOST};
 use super::owed::What;
 use super::state::{Answering, Channels, Effect, Pin, Slot};
-use super::{ANSWER, Framing, Hold, Own, PING, Reset, Session};
+use super::{ANSWER, Cause, Framing, Hold, Own, PING, Reset, Session};
 use crate::net::Side;
 use crate::relay::copy::Failed;
 use crate::resp;
 use crate::resp::auth::{Command, command};
-use crate::resp::commands::{Class, Commands, First, Found, NoCommand, Special, UNLIMITED, first};
+use crate::resp::commands::{
+    Class, Commands, First, Found, LONGEST_TOGETHER, NoCommand, Special, UNLIMITED, first,
+};
 
 /// After so long a look at the socket costs nobody anything, and tells of an end that the runtime has not heard of yet.
 const PAUSE: Duration = Duration::from_millis(10);
@@ -32,6 +34,10 @@ enum Admit {
     Pass,
     /// Not now.
     Stop,
+    /// Not on an upstream that others share.
+    Own,
+    /// It is answered, and nothing behind it is heard.
+    Last,
     /// Something else goes to the upstream in its place; nothing, maybe.
     Instead(Cow<'static, [u8]>),
 }
@@ -73,7 +79,8 @@ impl Session {
             }
             if self.client_ended {
                 // Of a command that is not whole the target would hear in vain.
-                let waits = self.hold != Hold::None || self.is_leaving() && !self.ahead.is_empty();
+                let waits =
+                    self.hold != Hold::None || self.is_leaving(target.as_ref()) && !self.ahead.is_empty();
                 if waits && self.is_blocked(target.is_some()) && self.rare().alarm.is_none() {
                     self.set_alarm(ANSWER);
                     cx.waker().wake_by_ref();
@@ -90,7 +97,7 @@ impl Session {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
-            let is_held = self.hold != Hold::None || self.is_leaving();
+            let is_held = self.hold != Hold::None || self.is_leaving(target.as_ref());
             let room = (if is_held { MOST } else { buffer.len() }).saturating_sub(before);
             if room == 0 {
                 return self.poll_flush(cx, target);
@@ -131,8 +138,10 @@ impl Session {
     }
 
     /// Whether no further command goes to this upstream, because it is to be left.
-    fn is_leaving(&self) -> bool {
-        self.pair.leave().is_some_and(|leave| leave.from <= Instant::now())
+    fn is_leaving<T: Side>(&self, target: Option<&T>) -> bool {
+        let is_asked = self.pair.leave().is_some_and(|leave| leave.from <= Instant::now())
+            || target.is_some_and(Side::is_leaving);
+        is_asked
             && self.framing == Framing::Exact
             && !self.owed.transaction().unwrap_or(self.state.is_in_transaction())
     }
@@ -177,8 +186,8 @@ impl Session {
                     continue;
                 }
                 Ok(Found::Partial) => break,
-                Err(NoCommand) if target.is_none() => {
-                    self.hold = Hold::Upstream;
+                Err(NoCommand) if target.as_ref().is_none_or(Side::is_shared) => {
+                    self.asks_for_its_own(target);
                     break;
                 }
                 Err(NoCommand) => {
@@ -190,16 +199,24 @@ impl Session {
             let instead = match self.admit(class, &bytes[at..at + length], is_whole, target) {
                 Admit::Pass => None,
                 Admit::Instead(other) => Some(other),
-                Admit::Stop => {
+                Admit::Last => return (bytes.len(), Ok(())),
+                admit => {
                     if !is_whole {
                         self.commands = Commands::default();
+                    }
+                    if matches!(admit, Admit::Own) {
+                        self.asks_for_its_own(target);
                     }
                     break;
                 }
             };
             self.count += 1;
             if self.owed.is_too_much() {
-                self.stop_counting();
+                if target.as_ref().is_some_and(Side::is_shared) {
+                    self.hold = Hold::Boundary;
+                } else {
+                    self.stop_counting();
+                }
             }
             if let Some(other) = instead {
                 for bytes in [&bytes[from..at], &other] {
@@ -241,23 +258,59 @@ impl Session {
         is_whole: bool,
         target: &mut Option<T>,
     ) -> Admit {
+        let is_shared = target.as_ref().is_some_and(Side::is_shared);
+        // A small one is waited for.
+        let is_to_share = is_shared || target.is_none() && self.policy.shares;
+        let least = bytes.len().saturating_add(self.commands.rest());
+        if is_to_share && !is_whole && class.travels() && least <= LONGEST_TOGETHER {
+            return Admit::Stop;
+        }
+        let may_share = class.travels() && is_whole && bytes.len() <= LONGEST_TOGETHER;
+        if target.is_none() {
+            self.needs_own = !may_share;
+        }
         if self.target_end.is_some() || self.owed.is_empty() && !self.may_begin(class, target) {
             return Admit::Stop;
         }
-        if self.is_leaving() {
+        if self.is_leaving(target.as_ref()) {
             return Admit::Stop;
         }
+        if is_shared && !may_share && !self.is_own(class) {
+            return Admit::Own;
+        }
         let what = match class {
-            Class::Reads => What::Reads,
+            Class::Reads | Class::ReadsByScript => What::Reads,
             Class::Writes => What::Writes,
             Class::Blocks => What::Blocks,
             Class::Runs => What::Runs,
             Class::Other => What::Other,
             Class::Unknown => return self.leaves(What::Leaves, Effect::Unknown),
-            Class::Special(special) => return self.special(special, bytes, is_whole),
+            Class::Special(special) => return self.special(special, bytes, is_whole, is_shared),
         };
         self.owe(what);
         Admit::Pass
+    }
+
+    /// Whether a command may be for us, and not for the upstream.
+    fn is_own(&self, class: Class) -> bool {
+        match class {
+            Class::Special(Special::Auth | Special::Hello) => self.policy.absorbs,
+            Class::Special(Special::Quit) => self.policy.shares,
+            _ => false,
+        }
+    }
+
+    /// What may not go out among others waits until nothing is owed, and then for an upstream of the session's own.
+    fn asks_for_its_own<T>(&mut self, target: &mut Option<T>) {
+        if target.is_some() && !self.owed.is_empty() {
+            self.hold = Hold::Boundary;
+            return;
+        }
+        if target.is_some() {
+            self.let_go(Cause::Lent, target);
+        }
+        self.needs_own = true;
+        self.hold = Hold::Upstream;
     }
 
     /// Before a command goes out though nothing is owed: whether the upstream is there.
@@ -267,8 +320,7 @@ impl Session {
         }
         let Some(stream) = target else {
             // Those that are not for the upstream are seen to first.
-            let is_own =
-                matches!(class, Class::Special(Special::Auth | Special::Hello)) && self.policy.absorbs;
+            let is_own = self.is_own(class);
             if !is_own {
                 self.hold = Hold::Upstream;
             }
@@ -343,7 +395,7 @@ impl Session {
     }
 
     /// A command that leaves something behind, or is answered in a way of its own.
-    fn special(&mut self, special: Special, bytes: &[u8], is_whole: bool) -> Admit {
+    fn special(&mut self, special: Special, bytes: &[u8], is_whole: bool, is_shared: bool) -> Admit {
         let First::Command(arguments, _) = first(bytes, UNLIMITED) else {
             // So long that it was not waited for.
             debug_assert!(!is_whole);
@@ -353,14 +405,23 @@ impl Session {
             return self.leaves(What::Leaves, Effect::Unknown);
         };
         match special {
-            Special::Auth | Special::Hello => return self.own(&arguments, bytes),
+            Special::Auth | Special::Hello => return self.own(&arguments, bytes, is_shared),
             Special::Reset if arguments.len() == 1 => return self.resets(),
             Special::Client => return self.client(&arguments),
             Special::Subscribe | Special::Unsubscribe => {
                 let of = Channels::of(&arguments[0].to_ascii_lowercase());
                 return self.subscribes(special == Special::Subscribe, of, arguments.len() - 1);
             }
-            Special::Select => return self.sets(Slot::Database, Some(encoded(&arguments))),
+            Special::Select => {
+                // In the link's own database it is as any other.
+                let number =
+                    arguments.get(1).and_then(|number| std::str::from_utf8(number).ok()?.parse().ok());
+                let is_own = arguments.len() == 2 && number == Some(self.policy.database);
+                let select =
+                    |number: u32| encoded(&[b"SELECT"[..].into(), number.to_string().into_bytes().into()]);
+                let command = number.map_or_else(|| encoded(&arguments), select);
+                return self.sets(Slot::Database, (!is_own).then_some(command));
+            }
             Special::Readonly => return self.sets(Slot::Readonly, Some(encoded(&arguments))),
             Special::Readwrite => return self.sets(Slot::Readonly, None),
             Special::Multi => return self.leaves(What::Leaves, Effect::Multi),
@@ -372,6 +433,16 @@ impl Session {
                 let wanted = arguments[1..].split_last().map_or(&[][..], |(_, servers)| servers);
                 let number = |word: &Cow<'_, [u8]>| std::str::from_utf8(word).ok()?.parse().ok();
                 let wanted = wanted.iter().map(|word| number(word).unwrap_or(u64::MAX)).collect();
+                let is_in_multi = self.owed.transaction().unwrap_or(self.state.is_in_transaction());
+                let is_exact = self.framing == Framing::Exact && self.state.answering == Answering::On;
+                if self.policy.shares && is_exact && !is_in_multi {
+                    if self.is_early() {
+                        return self.waits_for_boundary();
+                    }
+                    // A server waits for what it had written at the connection's last command: this one may have had none.
+                    self.owed.push(What::Probe, 1);
+                    self.pair.to_target.keep(PING);
+                }
                 return self.leaves(What::Blocks, Effect::Wait(wanted));
             }
             // The client is told behind all replies to what it has said.
@@ -386,6 +457,15 @@ impl Session {
                 self.owe(if waits { What::Blocks } else { What::Reads });
                 return Admit::Pass;
             }
+            Special::Quit if is_shared || self.policy.shares && self.gone.is_some() => {
+                if self.is_early() {
+                    return self.waits_for_boundary();
+                }
+                // The others stay.
+                self.pair.to_client.keep(b"+OK\r\n");
+                self.client_ended = true;
+                return Admit::Last;
+            }
             Special::Quit => self.state.is_quitting = true,
             Special::Lasting => self.stop_counting(),
             Special::Asking | Special::Reset => {}
@@ -396,7 +476,7 @@ impl Session {
     }
 
     /// AUTH or HELLO.
-    fn own(&mut self, arguments: &[Cow<'_, [u8]>], bytes: &[u8]) -> Admit {
+    fn own(&mut self, arguments: &[Cow<'_, [u8]>], bytes: &[u8], is_shared: bool) -> Admit {
         let shows = match command(arguments) {
             Command::Auth(_) => true,
             // Its answer is the same whoever gives it.
@@ -405,9 +485,8 @@ impl Session {
             _ => false,
         };
         if !(shows && self.policy.absorbs) {
-            if self.gone.is_some() {
-                self.hold = Hold::Upstream;
-                return Admit::Stop;
+            if self.gone.is_some() || is_shared {
+                return Admit::Own;
             }
             let effect = match command(arguments) {
                 Command::Auth(_) => Effect::Auth,
@@ -502,6 +581,8 @@ impl Session {
                 self.owe(What::Leaves);
                 return Admit::Instead(encoded(&arguments[..2]).into());
             }
+            // Who knows it may do something to the connection from elsewhere.
+            b"id" if self.policy.shares => return self.leaves(What::Sets, Effect::Unknown),
             b"id" | b"info" | b"list" | b"getname" | b"getredir" | b"trackinginfo" | b"help" => {
                 self.owe(What::Reads);
             }

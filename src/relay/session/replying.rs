@@ -1,5 +1,6 @@
 //! The way of replies: what belongs to whom, and what is not for the client.
 
+use std::io;
 use std::task::{Context, Poll, ready};
 
 use tokio::time::Instant;
@@ -128,6 +129,9 @@ impl Session {
             }
             match self.pair.to_client.poll_read(cx, target, buffer) {
                 Poll::Ready(Ok(0)) => self.target_end = Some(Box::new(TargetEnd::Eof)),
+                Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::QuotaExceeded => {
+                    return Poll::Ready(Err(Failed::Write(error)));
+                }
                 Poll::Ready(Err(error)) => self.target_end = Some(Box::new(TargetEnd::Broke(error))),
                 Poll::Ready(Ok(length)) => self.replied(cx, client, &buffer[..length], metrics)?,
                 Poll::Pending => {
@@ -300,6 +304,7 @@ impl Session {
         }
         if is_error {
             metrics.error(code(head));
+            self.is_tainted = true;
         }
         if self.hold == Hold::Refused {
             if self.goes_on_refused(head) {

@@ -341,6 +341,18 @@ impl State {
         }
     }
 
+    /// What puts it on a connection that it shares with others of the same state; none where that can't be.
+    pub(super) fn shared(&self) -> Option<Restore> {
+        let mut set = self.set.iter().flat_map(|set| set.iter());
+        let is_shared = |slot: Slot| matches!(slot, Slot::Protocol | Slot::Database);
+        let bears = self.pin().is_none() && set.all(|(slot, _)| is_shared(*slot) || !slot.is_needed());
+        bears.then(|| {
+            let Restore(mut commands) = self.restore();
+            commands.retain(|(_, is_needed)| *is_needed);
+            Restore(commands)
+        })
+    }
+
     /// What puts it on another connection.
     pub(super) fn restore(&self) -> Restore {
         let set = self.set.iter().flat_map(|set| set.iter());

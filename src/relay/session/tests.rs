@@ -11,6 +11,8 @@ use crate::relay::drain::DrainRequest;
 thread_local! {
     /// Whether the kernel has something of the peer's that the runtime has not told of yet.
     static HAS_NEWS: Cell<bool> = const { Cell::new(false) };
+    /// Whether other sessions have the upstream, too.
+    static IS_SHARED: Cell<bool> = const { Cell::new(false) };
 }
 
 impl Side for DuplexStream {
@@ -21,10 +23,20 @@ impl Side for DuplexStream {
     fn is_quiet(&self) -> bool {
         !HAS_NEWS.get()
     }
+
+    fn is_shared(&self) -> bool {
+        IS_SHARED.get()
+    }
 }
 
-const POLICY: Policy =
-    Policy { reset: Reset::Renews, absorbs: false, resends: true, patience: Duration::from_secs(5) };
+const POLICY: Policy = Policy {
+    reset: Reset::Renews,
+    absorbs: false,
+    resends: true,
+    patience: Duration::from_secs(5),
+    database: 0,
+    shares: false,
+};
 
 /// A session between a client and an upstream, both in the hands of a test.
 struct Played {
@@ -1301,4 +1313,67 @@ async fn a_command_waits_for_news_of_its_upstream() {
     played.target_hears(b"SET a 1\r\n").await;
     played.target_says(b"+OK\r\n").await;
     played.client_hears(b"+OK\r\n").await;
+}
+
+const SHARING: Policy = Policy { shares: true, ..POLICY };
+
+#[tokio::test(start_paused = true)]
+async fn what_may_not_travel_waits_for_all_replies_and_an_upstream_of_its_own() {
+    for command in [
+        "MULTI\r\n",
+        "BLPOP a 0\r\n",
+        "EVAL x 0\r\n",
+        "EVAL_RO x 0\r\n",
+        "SUBSCRIBE a\r\n",
+        "SELECT 1\r\n",
+        "MODULE.UNKNOWN\r\n",
+    ] {
+        IS_SHARED.set(true);
+        let mut played = Played::new(SHARING);
+        played.client_says(format!("INCR a\r\nGET b\r\n{command}GET c\r\n").as_bytes()).await;
+        played.target_hears(b"INCR a\r\nGET b\r\n").await;
+        played.target_says(b":1\r\n").await;
+        assert!(played.run().await.is_none(), "GET is not answered yet");
+        played.target_says(b"$1\r\nb\r\n").await;
+        assert_eq!(shown(played.run().await), "Upstream(Lent)", "{command}");
+        played.client_hears_already(b":1\r\n$1\r\nb\r\n").await;
+        assert!(played.session.shared().is_none(), "{command}");
+        IS_SHARED.set(false);
+        assert_eq!(played.attach(), 0);
+        assert!(played.run().await.is_none());
+        played.target_hears(command.as_bytes()).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upstream_of_its_own_is_given_back_where_another_state_bears_that() {
+    const OK: &str = "+OK\r\n";
+    for (said, heard, shared) in [
+        ("EVAL x 0", "$-1\r\n", Some("")),
+        ("BLPOP a 0", "*-1\r\n", Some("")),
+        ("CLIENT SETNAME me", OK, Some("")),
+        ("SELECT 3", OK, Some("*2\r\n$6\r\nSELECT\r\n$1\r\n3\r\n")),
+        ("SELECT 3", "-ERR DB index is out of range\r\n", Some("")),
+        ("HELLO 3", "%0\r\n", Some("*2\r\n$5\r\nHELLO\r\n$1\r\n3\r\n")),
+        ("CLIENT NO-EVICT on", OK, None),
+        ("CLIENT NO-TOUCH on", OK, None),
+        ("READONLY", OK, None),
+        ("MULTI", OK, None),
+        ("WATCH a", OK, None),
+        ("CLIENT TRACKING on", OK, None),
+        ("MODULE.UNKNOWN", OK, None),
+        ("SUBSCRIBE a", "*3\r\n$9\r\nsubscribe\r\n$1\r\na\r\n:1\r\n", None),
+    ] {
+        let mut played = Played::new(SHARING);
+        played.client_says(format!("{said}\r\n").as_bytes()).await;
+        played.target_says(heard.as_bytes()).await;
+        let event = shown(played.run().await);
+        assert_eq!(event, if shared.is_some() { "Share" } else { "" }, "{said}");
+        played.client_hears_already(heard.as_bytes()).await;
+        let state = played.session.shared().map(|state| {
+            let commands: Vec<u8> = state.commands().flat_map(|(command, _)| command.to_vec()).collect();
+            String::from_utf8(commands).unwrap()
+        });
+        assert_eq!(state.as_deref(), shared, "{said}");
+    }
 }

@@ -8,6 +8,8 @@
 pub enum Class {
     /// It changes nothing: it does not matter how often it is executed.
     Reads,
+    /// It runs a script or a function that changes nothing.
+    ReadsByScript,
     /// It changes data.
     Writes,
     /// It changes data, and may be answered late.
@@ -20,6 +22,14 @@ pub enum Class {
     Special(Special),
     /// Nobody knows.
     Unknown,
+}
+
+impl Class {
+    /// Whether such commands of several clients may share one connection: they are answered at once, by one reply that is all
+    /// theirs, and leave nothing behind.
+    pub fn travels(self) -> bool {
+        matches!(self, Self::Reads | Self::Writes)
+    }
 }
 
 /// A command that has to be looked at.
@@ -49,8 +59,7 @@ pub enum Special {
 }
 
 /// They change nothing, so that it does not matter how often they are executed.
-const READS: &str = "bitcount bitfield_ro bitpos clusterscan dbsize digest dump echo eval_ro evalsha_ro exists expiretime \
-     fcall_ro geodist geohash geopos georadius_ro georadiusbymember_ro geosearch get getbit getrange hexists \
+const READS: &str = "bitcount bitfield_ro bitpos clusterscan dbsize digest dump echo exists expiretime geodist geohash geopos georadius_ro georadiusbymember_ro geosearch get getbit getrange hexists \
      hexpiretime hget hgetall hkeys hlen hmget hpexpiretime hpttl hrandfield hscan hstrlen httl hvals info \
      keys lastsave lcs lindex llen lolwut lpos lrange mget pexpiretime pfcount ping pttl randomkey role scan \
      scard sdiff sinter sintercard sismember smembers smismember sort_ro srandmember sscan stralgo strlen \
@@ -76,6 +85,9 @@ const BLOCKS: &str = "blmove blmovem blmpop blpop brpop brpoplpush bzmpop bzpopm
 /// They change the server or tell others something, and leave nothing behind on the connection.
 const OTHERS: &str =
     "bgrewriteaof bgsave failover migrate pfselftest publish replicaof save shutdown slaveof spublish";
+
+/// They run scripts that change nothing.
+const READING_RUNS: &str = "eval_ro evalsha_ro fcall_ro";
 
 /// They run scripts.
 const RUNS: &str = "eval evalsha fcall";
@@ -155,6 +167,7 @@ const fn table() -> [Slot; SLOTS] {
         (READS, Known::Class(Class::Reads)),
         (WRITES, Known::Class(Class::Writes)),
         (BLOCKS, Known::Class(Class::Blocks)),
+        (READING_RUNS, Known::Class(Class::ReadsByScript)),
         (RUNS, Known::Class(Class::Runs)),
         (OTHERS, Known::Class(Class::Other)),
         (CONTAINERS, Known::Container),
@@ -248,7 +261,7 @@ mod tests {
 
     #[test]
     fn every_name_is_found_once_and_in_any_case() {
-        let lists = [READS, WRITES, BLOCKS, RUNS, OTHERS, CONTAINERS, READING_SUBCOMMANDS];
+        let lists = [READS, WRITES, BLOCKS, READING_RUNS, RUNS, OTHERS, CONTAINERS, READING_SUBCOMMANDS];
         let mut names: Vec<_> = lists.iter().flat_map(|list| list.split(' ')).collect();
         names.extend(SPECIAL.iter().map(|(name, _)| *name));
         let count = names.len();
@@ -273,7 +286,7 @@ mod tests {
             ("SORT", Class::Writes),
             ("blpop", Class::Blocks),
             ("evalsha", Class::Runs),
-            ("eval_ro", Class::Reads),
+            ("eval_ro", Class::ReadsByScript),
             ("PUBLISH", Class::Other),
             ("JSON.SET", Class::Other),
             ("reset", Class::Special(Special::Reset)),

@@ -8,32 +8,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::{LINK, rounds};
-use crate::support::{Ambassador, Launch, PATIENCE, Peer, RedisServer, Version, password, random};
-
-/// Random numbers that a seed repeats.
-struct Dice(u64);
-
-impl Dice {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    /// Less than `end`.
-    fn below(&mut self, end: usize) -> usize {
-        usize::try_from(self.next() % end as u64).expect("a small number")
-    }
-
-    fn one_of<'a, T: ?Sized>(&mut self, all: &[&'a T]) -> &'a T {
-        all[self.below(all.len())]
-    }
-
-    fn percent(&mut self, percent: usize) -> bool {
-        self.below(100) < percent
-    }
-}
+use crate::support::{
+    Ambassador, Dice, Launch, Load, PATIENCE, Peer, RedisServer, Version, password, random,
+};
 
 /// What a server can be asked, from its own list: a name, and how many words a command has, as Redis writes it (less than
 /// zero: so many or more).
@@ -455,7 +432,7 @@ impl Twins {
         }
         let said = [&stream.concat()[..], LAST, end].concat();
         let direct = converse(self.servers[0].address(), &said, !end.is_empty(), None);
-        let mut dice = Dice(seed | 1);
+        let mut dice = Dice::new(seed);
         let through = converse(self.ambassador.address(LINK), &said, !end.is_empty(), Some(&mut dice));
         [without_ids(&direct), without_ids(&through)]
     }
@@ -554,16 +531,28 @@ fn difference(direct: &[u8], through: &[u8]) -> String {
 
 /// Asks both the same, many times.
 fn compare(version: Version, password: String, all: bool, launch: impl FnOnce(Launch) -> Launch) {
+    compare_beside(version, password, all, launch, None);
+}
+
+/// The same while others may be at work at the ambassador, who must not notice it.
+pub(crate) fn compare_beside(
+    version: Version,
+    password: String,
+    all: bool,
+    launch: impl FnOnce(Launch) -> Launch,
+    others: Option<fn(&Ambassador) -> Load>,
+) {
     let has_password = !password.is_empty();
     let Some(twins) = Twins::start(version, password, launch) else { return };
     let known = Known::of(&twins.servers[0], all);
+    let others = others.map(|start| start(&twins.ambassador));
     let seed_of_all = std::env::var("SESSIONS_SEED").ok().and_then(|seed| seed.parse().ok());
     // The same streams each time; in the long run others.
     let is_long = std::env::var_os("SESSIONS_ROUNDS").is_some();
     for round in 1..=rounds(8) {
         let usual = || if is_long { random() } else { u64::try_from(round).expect("a number") << 20 };
         let seed = seed_of_all.unwrap_or_else(usual);
-        let mut dice = Dice(seed | 1);
+        let mut dice = Dice::new(seed);
         let len = 1 + dice.below(200);
         let stream = known.stream(&mut dice, len);
         let end = if dice.percent(30) { dice.one_of(&ENDS) } else { &[] };
@@ -589,6 +578,10 @@ fn compare(version: Version, password: String, all: bool, launch: impl FnOnce(La
             difference(&direct, &through),
             difference(&shorter_direct, &shorter_through),
         );
+    }
+    if let Some(mut others) = others {
+        others.goes_on();
+        others.expect_no_failure();
     }
 }
 

@@ -7,7 +7,7 @@ use super::{LINK, PACE, append_to, read};
 use crate::support::{Ambassador, Failure, Launch, Load, RedisServer, appended, password};
 
 /// How long a restart takes.
-const DOWN: Duration = Duration::from_secs(1);
+pub(crate) const DOWN: Duration = Duration::from_secs(1);
 
 fn real(configuration: &str) -> Option<(RedisServer, Ambassador, String)> {
     let password = password();
@@ -21,7 +21,7 @@ fn real(configuration: &str) -> Option<(RedisServer, Ambassador, String)> {
 }
 
 /// Fifty clients, of which ten write.
-fn fifty(ambassador: &Ambassador) -> Load {
+pub(crate) fn fifty(ambassador: &Ambassador) -> Load {
     let mut load = Load::on(ambassador.address(LINK));
     load.add("reader", 20, PACE, read);
     load.add_with("?protocol=resp3", "reader", 20, PACE, read);
@@ -32,7 +32,7 @@ fn fifty(ambassador: &Ambassador) -> Load {
 
 /// Readers have no failure; a writer at most one, of what was on its way when the server ended.
 #[track_caller]
-fn expect_little(load: &mut Load, ended: Instant) {
+pub(crate) fn expect_little(load: &mut Load, ended: Instant) {
     load.stop();
     let failures = load.failures();
     let is_under_way =

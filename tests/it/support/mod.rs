@@ -3,6 +3,7 @@
 
 mod ambassador;
 mod browser;
+mod dice;
 mod dns;
 mod fixture;
 mod http;
@@ -24,6 +25,7 @@ use std::time::{Duration, Instant};
 
 pub(crate) use ambassador::{Ambassador, Finished, Launch, another_user, lines};
 pub(crate) use browser::Browser;
+pub(crate) use dice::Dice;
 pub(crate) use dns::{Dnsmasq, Manner, NameServer};
 pub(crate) use fixture::{error_in, every_answer, fixture, fixture_text, unknown_command};
 pub(crate) use http::{get, metric, request};

@@ -1,0 +1,979 @@
+//! One upstream that sessions of a thread share.
+//!
+//! What they say goes out in one write when all who are ready have been heard, and what the server says is cut where
+//! replies end: each session has a [`Seat`], to which it writes its commands and from which it reads its own replies.
+//!
+//! A mistake would give one client what is another's. So a seat takes whole commands alone, of the classes that may
+//! [travel together](Class::travels), and looks for itself; and whatever a server says that nobody has asked for ends the
+//! upstream for all.
+
+use std::collections::VecDeque;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use slab::Slab;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep, sleep_until};
+use zeroize::Zeroizing;
+
+use super::copy::with_buffer;
+use super::drain::{DrainRequest, Handle, Reason};
+use crate::net::Side;
+use crate::resp::commands::{Commands, Found, LONGEST_TOGETHER};
+use crate::resp::replies::{Frame, Replies};
+
+/// How much of what sessions have said may wait for the server before they have to wait. In bytes.
+const UNSENT: usize = 256 * 1024;
+
+/// How much is kept for a client that does not read before nothing more is taken from it, and nothing more for it where
+/// others need not wait for that. In bytes.
+const UNREAD: usize = 1024 * 1024;
+
+/// How much is kept for a client that does not read, and for whom others would have to wait. In bytes.
+const MOST_UNREAD: usize = 16 * 1024 * 1024;
+
+/// How long an upstream without a session is kept for the next one.
+const LINGER: Duration = Duration::from_secs(30);
+
+/// How much is read before others on the thread have their turn: so little that who reads at all is never behind by
+/// [`UNREAD`]. In bytes.
+const TURN: usize = UNREAD / 2;
+
+/// An upstream on which nothing was heard for so long, though it was asked, is no longer there.
+const ANSWER: Duration = Duration::from_secs(1);
+
+/// Why it came to an end.
+#[derive(Debug)]
+pub enum Ended {
+    /// It was to be left, or nobody needed it any more.
+    Left,
+    /// The server closed it.
+    Eof,
+    Broke(io::Error),
+    /// The server has said what a server does not say here.
+    Spoiled(&'static str),
+}
+
+/// What the sessions and the upstream's [`Driver`] have in common.
+#[derive(Debug, Default)]
+struct Mux {
+    /// What goes to the server with the next write, and whose the replies to that will be.
+    unsent: Vec<u8>,
+    queued: VecDeque<Run>,
+    /// Whose the replies are that are still to come, in order.
+    owed: VecDeque<Run>,
+    /// When the server has said something the last time.
+    heard_at: Option<Instant>,
+    places: Slab<Place>,
+    driver: Option<Waker>,
+    /// Seats that wait until less is unsent.
+    waiting: Vec<Waker>,
+    /// No further command goes to it.
+    is_leaving: bool,
+    is_ended: bool,
+    /// Whether the server has accepted another secret of ours, once it has answered.
+    reauthenticated: Option<bool>,
+}
+
+/// Several replies to one session.
+#[derive(Debug)]
+struct Run {
+    /// None for a command of ours.
+    place: Option<usize>,
+    count: u32,
+}
+
+/// What there is for one session.
+#[derive(Debug, Default)]
+struct Place {
+    /// Replies that the session has not read, and how much of them it has.
+    unread: Vec<u8>,
+    taken: usize,
+    /// Replies that are still to come.
+    owed: u32,
+    /// The session has gone: its replies are nobody's.
+    is_left: bool,
+    /// The client has said all that it has to say.
+    is_finished: bool,
+    /// More is unread than is kept.
+    is_full: bool,
+    waker: Option<Waker>,
+}
+
+/// A shared upstream, for who takes seats at it.
+#[derive(Debug, Clone, Default)]
+pub struct Shared {
+    mux: Arc<Mutex<Mux>>,
+    server: usize,
+}
+
+/// A session's place at a shared upstream: a stream of its own commands and replies.
+#[derive(Debug)]
+pub struct Seat {
+    shared: Shared,
+    place: usize,
+}
+
+impl Shared {
+    /// A new one, and its first session's seat. `server` stands for the server that it leads to.
+    pub fn new(server: usize) -> (Self, Seat) {
+        let shared = Self { server, ..Self::default() };
+        let place = shared.mux.lock().places.insert(Place::default());
+        let seat = Seat { shared: shared.clone(), place };
+        (shared, seat)
+    }
+
+    /// A place for one more session; none where the upstream is to be left, or has ended.
+    pub fn seat(&self) -> Option<Seat> {
+        let mut mux = self.mux.lock();
+        if mux.is_leaving || mux.is_ended {
+            return None;
+        }
+        let place = mux.places.insert(Place::default());
+        Some(Seat { shared: self.clone(), place })
+    }
+
+    /// Whether nobody can take a seat any more.
+    pub fn is_over(&self) -> bool {
+        let mux = self.mux.lock();
+        mux.is_leaving || mux.is_ended
+    }
+
+    /// How many sessions there are.
+    pub fn sessions(&self) -> usize {
+        self.mux.lock().places.len()
+    }
+}
+
+impl Mux {
+    fn wake_driver(&mut self) {
+        if let Some(driver) = self.driver.take() {
+            driver.wake();
+        }
+    }
+
+    /// Takes whole commands of one session.
+    fn takes(&mut self, place: usize, bytes: &[u8]) -> io::Result<()> {
+        let mut commands = Commands::default();
+        let (mut at, mut count) = (0, 0);
+        while at < bytes.len() {
+            match commands.find(&bytes[at..]) {
+                Ok(Found::Whole(class, length)) if class.travels() && length <= LONGEST_TOGETHER => {
+                    at += length;
+                    count += 1;
+                }
+                Ok(Found::Nothing(length)) => at += length,
+                _ => return Err(io::Error::other("a command that may not travel with others")),
+            }
+        }
+        if count > 0 {
+            match self.queued.back_mut() {
+                Some(run) if run.place == Some(place) => run.count += count,
+                _ => self.queued.push_back(Run { place: Some(place), count }),
+            }
+            self.places[place].owed += count;
+        }
+        self.unsent.extend_from_slice(bytes);
+        self.wake_driver();
+        Ok(())
+    }
+
+    /// All that is unsent goes out by way of this empty buffer.
+    fn sends(&mut self, sending: &mut Vec<u8>) {
+        std::mem::swap(sending, &mut self.unsent);
+        self.owed.append(&mut self.queued);
+        for waker in self.waiting.drain(..) {
+            waker.wake();
+        }
+    }
+
+    /// Cuts what the server has said.
+    fn hears(&mut self, replies: &mut Replies, bytes: &[u8]) -> Result<(), &'static str> {
+        let mut at = 0;
+        while at < bytes.len() {
+            let Some(run) = self.owed.front_mut() else { return Err("a reply that nobody asked for") };
+            if replies.is_between() && matches!(bytes[at], b'>' | b'|') {
+                return Err("a push");
+            }
+            let step = replies.follow(&bytes[at..]).map_err(|_| "bytes that are no reply")?;
+            let piece = &bytes[at..at + step.length];
+            at += step.length;
+            let is_whole = match step.ended {
+                Some(Frame::Push) => return Err("a push"),
+                Some(Frame::Reply) => true,
+                None => false,
+            };
+            let place = run.place;
+            if is_whole {
+                run.count -= 1;
+                if run.count == 0 {
+                    self.owed.pop_front();
+                }
+            }
+            match place {
+                Some(number) => self.gives(number, piece, is_whole),
+                None if is_whole => self.reauthenticated = Some(!replies.head(piece).starts_with(b"-")),
+                None => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives a session its part.
+    fn gives(&mut self, number: usize, piece: &[u8], is_whole: bool) {
+        let place = &mut self.places[number];
+        place.owed -= u32::from(is_whole);
+        if place.is_left {
+            if place.owed == 0 {
+                self.places.remove(number);
+            }
+            return;
+        }
+        // What the client has is not kept.
+        if place.taken > UNREAD / 4 && place.taken > place.unread.len() / 2 {
+            place.unread.drain(..place.taken);
+            place.taken = 0;
+        }
+        let mut all = self.owed.iter().chain(&self.queued);
+        if place.unread.len() - place.taken + piece.len() > MOST_UNREAD
+            && all.any(|run| run.place != Some(number))
+        {
+            place.is_full = true;
+            place.unread = Vec::new();
+            place.taken = 0;
+        }
+        if !place.is_full {
+            place.unread.extend_from_slice(piece);
+        }
+        if let Some(waker) = place.waker.take() {
+            waker.wake();
+        }
+    }
+
+    /// Whether one session has so much unread that no more is read for it; it has the upstream to itself.
+    fn is_held_up(&mut self) -> bool {
+        let Some(Run { place: Some(number), .. }) = self.owed.front() else { return false };
+        let (number, place) = (*number, &self.places[*number]);
+        if place.is_left || place.unread.len() - place.taken <= UNREAD {
+            return false;
+        }
+        // Nobody else is to come behind it.
+        self.leave();
+        self.owed.iter().chain(&self.queued).all(|run| run.place == Some(number))
+    }
+
+    /// No further command goes to the upstream; sessions leave it when they are owed nothing.
+    fn leave(&mut self) {
+        if !self.is_leaving {
+            self.is_leaving = true;
+            self.wake_all();
+        }
+    }
+
+    fn end(&mut self) {
+        self.is_ended = true;
+        self.unsent = Vec::new();
+        self.queued.clear();
+        self.owed.clear();
+        self.wake_all();
+    }
+
+    fn wake_all(&mut self) {
+        for waker in self.waiting.drain(..) {
+            waker.wake();
+        }
+        for (_, place) in &mut self.places {
+            if let Some(waker) = place.waker.take() {
+                waker.wake();
+            }
+        }
+    }
+}
+
+impl Place {
+    fn waits(&mut self, cx: &Context<'_>) {
+        if !self.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            self.waker = Some(cx.waker().clone());
+        }
+    }
+}
+
+impl AsyncRead for Seat {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let mux = &mut *self.shared.mux.lock();
+        let place = &mut mux.places[self.place];
+        if place.is_full {
+            return Poll::Ready(Err(unread()));
+        }
+        let left = &place.unread[place.taken..];
+        if left.is_empty() {
+            if mux.is_ended || place.is_finished && place.owed == 0 {
+                return Poll::Ready(Ok(()));
+            }
+            place.waits(cx);
+            return Poll::Pending;
+        }
+        let was_much = left.len() > UNREAD;
+        let length = left.len().min(buffer.remaining());
+        buffer.put_slice(&left[..length]);
+        place.taken += length;
+        if place.taken == place.unread.len() {
+            place.taken = 0;
+            place.unread.clear();
+            if place.unread.capacity() > UNREAD {
+                place.unread = Vec::new();
+            }
+        }
+        if was_much {
+            mux.wake_driver();
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// A client that does not read what it has asked for.
+fn unread() -> io::Error {
+    io::Error::new(io::ErrorKind::QuotaExceeded, "the client does not read its replies")
+}
+
+impl AsyncWrite for Seat {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let mux = &mut *self.shared.mux.lock();
+        if mux.is_ended {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
+        let place = &mut mux.places[self.place];
+        if place.unread.len() - place.taken > UNREAD {
+            place.waits(cx);
+            return Poll::Pending;
+        }
+        if mux.unsent.len() > UNSENT {
+            mux.waiting.push(cx.waker().clone());
+            return Poll::Pending;
+        }
+        mux.takes(self.place, bytes)?;
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let place = &mut self.shared.mux.lock().places[self.place];
+        place.is_finished = true;
+        if let Some(waker) = place.waker.take() {
+            waker.wake();
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Side for Seat {
+    fn take_error(&self) -> Option<io::Error> {
+        None
+    }
+
+    fn is_quiet(&self) -> bool {
+        let mux = self.shared.mux.lock();
+        !mux.is_ended && mux.places[self.place].unread.is_empty()
+    }
+
+    fn is_shared(&self) -> bool {
+        true
+    }
+
+    fn is_leaving(&self) -> bool {
+        self.shared.mux.lock().is_leaving
+    }
+
+    fn does_not_answer(&self) {
+        let mut mux = self.shared.mux.lock();
+        if mux.heard_at.is_none_or(|at| at.elapsed() >= ANSWER) {
+            mux.leave();
+        }
+    }
+}
+
+impl Seat {
+    /// The server that it leads to.
+    pub fn server(&self) -> usize {
+        self.shared.server
+    }
+
+    /// Nobody is to come here any more.
+    pub fn leave(&self) {
+        self.shared.mux.lock().leave();
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mux = &mut *self.shared.mux.lock();
+        let place = &mut mux.places[self.place];
+        if place.owed == 0 || mux.is_ended {
+            mux.places.remove(self.place);
+        } else {
+            place.is_left = true;
+            place.unread = Vec::new();
+            place.waker = None;
+        }
+        mux.wake_driver();
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.shared.mux.lock().end();
+    }
+}
+
+/// What moves bytes between the server and the seats.
+#[derive(Debug)]
+pub struct Driver {
+    shared: Shared,
+    replies: Replies,
+    /// What the server has said before anybody asked.
+    leading: Vec<u8>,
+    /// An AUTH of ours that waits until nothing is owed: one that is refused may get no reply while another one is on its way.
+    secret: Option<Zeroizing<Vec<u8>>>,
+    /// What is being written, and how much of it the server has taken.
+    sending: Zeroizing<Vec<u8>>,
+    sent: usize,
+    is_flushed: bool,
+    leave: Option<DrainRequest>,
+    alarm: Option<(Instant, Pin<Box<Sleep>>)>,
+    /// Since when there is no session.
+    alone_since: Option<Instant>,
+}
+
+impl Driver {
+    pub fn new(shared: Shared, leading: Vec<u8>) -> Self {
+        Self {
+            shared,
+            replies: Replies::default(),
+            leading,
+            secret: None,
+            sending: Zeroizing::default(),
+            sent: 0,
+            is_flushed: true,
+            leave: None,
+            alarm: None,
+            alone_since: Some(Instant::now()),
+        }
+    }
+
+    /// Shows the server another secret, with this command, once nothing is owed. Its reply is nobody's.
+    pub fn reauthenticate(&mut self, command: &[u8]) {
+        self.secret = Some(Zeroizing::new(command.to_vec()));
+        self.shared.mux.lock().wake_driver();
+    }
+
+    /// Whether another secret was accepted, once that is known.
+    pub fn take_reauthenticated(&mut self) -> Option<bool> {
+        self.shared.mux.lock().reauthenticated.take()
+    }
+
+    /// Goes on as far as it goes now; ready when the upstream is over. It is for all when the driver is dropped.
+    pub fn poll<T: Side>(&mut self, cx: &mut Context<'_>, target: &mut T, handle: &Handle) -> Poll<Ended> {
+        if let Poll::Ready(leave) = handle.poll_drain(cx)
+            && leave.reason != Reason::Drain
+        {
+            self.leave = Some(leave);
+        }
+        if self.leave.is_some_and(|leave| leave.from <= Instant::now()) {
+            self.shared.mux.lock().leave();
+        }
+        if !self.leading.is_empty() {
+            return Poll::Ready(Ended::Spoiled("a reply that nobody asked for"));
+        }
+        if let Poll::Ready(ended) = self.poll_read(cx, target) {
+            return Poll::Ready(ended);
+        }
+        if let Poll::Ready(Err(error)) = self.poll_write(cx, target) {
+            return Poll::Ready(Ended::Broke(error));
+        }
+        self.poll_end(cx)
+    }
+
+    fn poll_read<T: Side>(&mut self, cx: &mut Context<'_>, target: &mut T) -> Poll<Ended> {
+        let Self { shared, replies, .. } = self;
+        with_buffer(|buffer| {
+            let mut moved = 0;
+            loop {
+                if moved >= TURN {
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+                if shared.mux.lock().is_held_up() {
+                    return Poll::Pending;
+                }
+                let mut read = ReadBuf::new(buffer);
+                if let Err(error) = ready!(Pin::new(&mut *target).poll_read(cx, &mut read)) {
+                    return Poll::Ready(Ended::Broke(error));
+                }
+                let bytes = read.filled();
+                if bytes.is_empty() {
+                    return Poll::Ready(Ended::Eof);
+                }
+                moved += bytes.len();
+                let mut mux = shared.mux.lock();
+                mux.heard_at = Some(Instant::now());
+                if let Err(what) = mux.hears(replies, bytes) {
+                    return Poll::Ready(Ended::Spoiled(what));
+                }
+            }
+        })
+    }
+
+    fn poll_write<T: Side>(&mut self, cx: &mut Context<'_>, target: &mut T) -> Poll<io::Result<()>> {
+        loop {
+            while self.sent < self.sending.len() {
+                let taken = ready!(Pin::new(&mut *target).poll_write(cx, &self.sending[self.sent..]))?;
+                if taken == 0 {
+                    return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+                }
+                self.sent += taken;
+                self.is_flushed = false;
+            }
+            let mux = &mut *self.shared.mux.lock();
+            if mux.owed.back().is_some_and(|run| run.place.is_none()) {
+                // It was a secret.
+                self.sending = Zeroizing::default();
+            }
+            self.sending.clear();
+            self.sent = 0;
+            if mux.owed.is_empty()
+                && let Some(secret) = self.secret.take()
+            {
+                self.sending = secret;
+                mux.owed.push_back(Run { place: None, count: 1 });
+                continue;
+            }
+            let is_alone = self.secret.is_some() || mux.owed.front().is_some_and(|run| run.place.is_none());
+            if mux.unsent.is_empty() || is_alone {
+                break;
+            }
+            mux.sends(&mut self.sending);
+        }
+        if self.sending.capacity() > UNSENT {
+            self.sending = Zeroizing::default();
+        }
+        if !self.is_flushed {
+            ready!(Pin::new(target).poll_flush(cx))?;
+            self.is_flushed = true;
+        }
+        Poll::Pending
+    }
+
+    /// Whether nobody needs it any more, or its time is over; sees to it that the driver is woken again.
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
+        let (is_alone, is_leaving) = {
+            let mut mux = self.shared.mux.lock();
+            let is_alone = mux.places.is_empty() && mux.owed.is_empty() && mux.queued.is_empty();
+            if !mux.driver.as_ref().is_some_and(|driver| driver.will_wake(cx.waker())) {
+                mux.driver = Some(cx.waker().clone());
+            }
+            (is_alone, mux.is_leaving)
+        };
+        self.alone_since = if is_alone { self.alone_since.or_else(|| Some(Instant::now())) } else { None };
+        if is_alone && is_leaving {
+            return Poll::Ready(Ended::Left);
+        }
+        let now = Instant::now();
+        let until_left = self.leave.map(|leave| if leave.from > now { leave.from } else { leave.latest });
+        let until_closed = self.alone_since.map(|since| since + LINGER);
+        let Some(at) = until_left.into_iter().chain(until_closed).min() else {
+            self.alarm = None;
+            return Poll::Pending;
+        };
+        let is_set = self.alarm.as_ref().is_some_and(|(set, _)| *set == at);
+        if !is_set {
+            self.alarm = Some((at, Box::pin(sleep_until(at))));
+        }
+        if let Some((_, alarm)) = &mut self.alarm {
+            ready!(alarm.as_mut().poll(cx));
+        }
+        let is_over = self.leave.is_some_and(|leave| leave.latest <= Instant::now())
+            || self.alone_since.is_some_and(|since| since.elapsed() >= LINGER);
+        if is_over {
+            // Nobody takes a seat from here on.
+            return Poll::Ready(Ended::Left);
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use proptest::collection::vec;
+    use proptest::prelude::{Just, Strategy, prop_assert_eq, prop_oneof, proptest};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+    use tokio::time::timeout;
+
+    use super::*;
+
+    /// A shared upstream whose server the test plays; the driver's task ends with why.
+    fn played() -> (Shared, Seat, DuplexStream, tokio::task::JoinHandle<Ended>) {
+        let (mut near, server) = duplex(64 * 1024 * 1024);
+        let (shared, seat) = Shared::new(0);
+        let mut driver = Driver::new(shared.clone(), Vec::new());
+        let running = tokio::spawn(async move {
+            let handle = Handle::default();
+            poll_fn(|cx| driver.poll(cx, &mut near, &handle)).await
+        });
+        (shared, seat, server, running)
+    }
+
+    async fn hears(server: &mut DuplexStream, expected: &[u8]) {
+        let mut heard = vec![0; expected.len()];
+        server.read_exact(&mut heard).await.expect("commands");
+        assert_eq!(heard.escape_ascii().to_string(), expected.escape_ascii().to_string());
+    }
+
+    async fn gets(seat: &mut Seat, expected: &[u8]) {
+        let mut got = vec![0; expected.len()];
+        timeout(Duration::from_secs(5), seat.read_exact(&mut got)).await.expect("in time").expect("replies");
+        assert_eq!(got.escape_ascii().to_string(), expected.escape_ascii().to_string());
+    }
+
+    async fn is_at_its_end(seat: &mut Seat) {
+        let rest = timeout(Duration::from_secs(5), seat.read(&mut [0; 16])).await.expect("in time");
+        assert_eq!(rest.expect("an end"), 0);
+    }
+
+    #[tokio::test]
+    async fn each_gets_its_own_replies_however_they_come() {
+        for pieces in [1, 2, 3, 7, 1000] {
+            let (shared, mut one, mut server, _running) = played();
+            let mut two = shared.seat().expect("a seat");
+            one.write_all(b"GET a\r\nGET b\r\n").await.expect("taken");
+            two.write_all(b"*2\r\n$6\r\nLRANGE\r\n$1\r\nc\r\n").await.expect("taken");
+            one.write_all(b"\r\nGET d\r\n").await.expect("taken");
+            hears(&mut server, b"GET a\r\nGET b\r\n*2\r\n$6\r\nLRANGE\r\n$1\r\nc\r\n\r\nGET d\r\n").await;
+            let (first, second) = (&b"$1\r\na\r\n-ERR b\r\n"[..], &b"*2\r\n$1\r\nc\r\n*1\r\n:7\r\n"[..]);
+            for piece in [first, second, b"$-1\r\n"].concat().chunks(pieces) {
+                server.write_all(piece).await.expect("said");
+                tokio::task::yield_now().await;
+            }
+            gets(&mut two, second).await;
+            gets(&mut one, &[first, b"$-1\r\n"].concat()).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn who_leaves_leaves_its_replies_to_nobody() {
+        let (shared, mut one, mut server, _running) = played();
+        let mut two = shared.seat().expect("a seat");
+        one.write_all(b"GET a\r\nGET b\r\n").await.expect("taken");
+        two.write_all(b"GET c\r\n").await.expect("taken");
+        hears(&mut server, b"GET a\r\nGET b\r\nGET c\r\n").await;
+        server.write_all(b"$1\r\na\r\n$10\r\nhalf ").await.expect("said");
+        gets(&mut one, b"$1\r\na\r\n$10\r\nhalf ").await;
+        drop(one);
+        // Its place is not given to another one before all of them have come.
+        let mut three = shared.seat().expect("a seat");
+        three.write_all(b"GET d\r\n").await.expect("taken");
+        hears(&mut server, b"GET d\r\n").await;
+        server.write_all(b"of it\r\n$1\r\nc\r\n$1\r\nd\r\n").await.expect("said");
+        gets(&mut two, b"$1\r\nc\r\n").await;
+        gets(&mut three, b"$1\r\nd\r\n").await;
+        assert_eq!(shared.sessions(), 2);
+    }
+
+    #[tokio::test]
+    async fn what_may_not_travel_is_not_taken() {
+        let large = format!("*3\r\n$3\r\nSET\r\n$1\r\na\r\n$17000\r\n{}\r\n", "v".repeat(17_000));
+        for refused in [
+            &b"MULTI\r\n"[..],
+            b"BLPOP a 0\r\n",
+            b"EVAL x 0\r\n",
+            b"EVAL_RO x 0\r\n",
+            b"SELECT 1\r\n",
+            b"CLIENT ID\r\n",
+            b"SUBSCRIBE a\r\n",
+            b"MODULE.UNKNOWN\r\n",
+            b"GET a",
+            b"*2\r\n$3\r\nGET\r\n$1\r\n",
+            b"*2\r\n$3\r\nGET\r\n$100\r\nabc",
+            b"GET a\r\nMULTI\r\n",
+            b"\x16\x03\x01",
+            large.as_bytes(),
+        ] {
+            let (shared, mut one, mut server, _running) = played();
+            let mut two = shared.seat().expect("a seat");
+            assert!(one.write_all(refused).await.is_err(), "{}", refused.escape_ascii());
+            two.write_all(b"GET b\r\n").await.expect("taken");
+            hears(&mut server, b"GET b\r\n").await;
+            server.write_all(b"$1\r\nb\r\n").await.expect("said");
+            gets(&mut two, b"$1\r\nb\r\n").await;
+        }
+    }
+
+    #[tokio::test]
+    async fn what_nobody_asked_for_ends_it_for_all() {
+        for said in [
+            &b"$1\r\na\r\n$1\r\nb\r\n+OK\r\n"[..],
+            b">2\r\n+invalidate\r\n*0\r\n",
+            // Of one that is not all there nobody gets a part.
+            b">2\r\n+invali",
+            b"|1\r\n+a\r\n+b\r\n$1\r\na\r\n",
+            b"HTTP/1.1 400 Bad Request\r\n",
+            b"$1\r\na\r\n$1\r\nb\r\n-ERR max number of clients reached\r\n",
+        ] {
+            let (shared, mut one, mut server, running) = played();
+            let mut two = shared.seat().expect("a seat");
+            one.write_all(b"GET a\r\n").await.expect("taken");
+            two.write_all(b"GET b\r\n").await.expect("taken");
+            hears(&mut server, b"GET a\r\nGET b\r\n").await;
+            server.write_all(said).await.expect("said");
+            let ended = timeout(Duration::from_secs(5), running).await;
+            let ended = ended.unwrap_or_else(|_| panic!("{} ends nothing", said.escape_ascii()));
+            assert!(matches!(ended, Ok(Ended::Spoiled(_))), "{ended:?}");
+            let mut rest = Vec::new();
+            one.read_to_end(&mut rest).await.expect("an end");
+            assert!(rest.is_empty() || rest == b"$1\r\na\r\n", "{}", rest.escape_ascii());
+            two.read_to_end(&mut rest).await.expect("an end");
+            assert!(shared.seat().is_none() && one.write_all(b"GET a\r\n").await.is_err());
+        }
+    }
+
+    #[tokio::test]
+    async fn who_does_not_read_holds_up_nobody() {
+        let (shared, mut slow, mut server, _running) = played();
+        let mut other = shared.seat().expect("a seat");
+        let half = format!("${}\r\n{}\r\n", MOST_UNREAD / 2 + 1024, "v".repeat(MOST_UNREAD / 2 + 1024));
+        slow.write_all(b"GET a\r\nGET a\r\n").await.expect("taken");
+        other.write_all(b"GET b\r\n").await.expect("taken");
+        hears(&mut server, b"GET a\r\nGET a\r\nGET b\r\n").await;
+        server.write_all(half.as_bytes()).await.expect("said");
+        server.write_all(half.as_bytes()).await.expect("said");
+        server.write_all(b"$1\r\nb\r\n").await.expect("said");
+        gets(&mut other, b"$1\r\nb\r\n").await;
+        let error = slow.read(&mut [0; 16]).await.expect_err("too much");
+        assert_eq!(error.kind(), io::ErrorKind::QuotaExceeded);
+    }
+
+    #[tokio::test]
+    async fn what_is_unread_is_bounded_where_nobody_waits_behind_it() {
+        let (shared, mut slow, mut server, _running) = played();
+        let size = 3 * MOST_UNREAD;
+        let whole = format!("${size}\r\n{}\r\n", "v".repeat(size));
+        slow.write_all(b"GET a\r\n").await.expect("taken");
+        hears(&mut server, b"GET a\r\n").await;
+        server.write_all(whole.as_bytes()).await.expect("said");
+        // Nobody comes behind it.
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        assert!(shared.is_over() && shared.seat().is_none());
+        let unread = shared.mux.lock().places[0].unread.len();
+        assert!(unread > UNREAD && unread <= UNREAD + 256 * 1024, "{unread}");
+        gets(&mut slow, whole.as_bytes()).await;
+    }
+
+    #[tokio::test]
+    async fn another_secret_is_shown_when_nothing_is_owed_and_alone() {
+        let (mut near, mut server) = duplex(1024);
+        let (shared, mut seat) = Shared::new(0);
+        let mut other = shared.seat().expect("a seat");
+        let driver = Arc::new(Mutex::new(Driver::new(shared, Vec::new())));
+        let driving = Arc::clone(&driver);
+        let _running = tokio::spawn(async move {
+            let handle = Handle::default();
+            poll_fn(|cx| driving.lock().poll(cx, &mut near, &handle)).await
+        });
+        for (reply, accepted) in [(&b"-WRONGPASS no\r\n"[..], false), (b"+OK\r\n", true)] {
+            seat.write_all(b"GET a\r\n").await.expect("taken");
+            hears(&mut server, b"GET a\r\n").await;
+            driver.lock().reauthenticate(b"AUTH p\r\n");
+            other.write_all(b"GET b\r\n").await.expect("taken");
+            // It would read this as its own otherwise, should the server say nothing to the AUTH.
+            server.write_all(b"$1\r\na\r\n").await.expect("said");
+            gets(&mut seat, b"$1\r\na\r\n").await;
+            hears(&mut server, b"AUTH p\r\n").await;
+            let early = timeout(Duration::from_millis(20), server.read(&mut [0; 8])).await;
+            assert!(early.is_err(), "nothing goes out behind it");
+            server.write_all(reply).await.expect("said");
+            hears(&mut server, b"GET b\r\n").await;
+            server.write_all(b"$1\r\nb\r\n").await.expect("said");
+            gets(&mut other, b"$1\r\nb\r\n").await;
+            assert_eq!(driver.lock().take_reauthenticated(), Some(accepted));
+        }
+    }
+
+    #[tokio::test]
+    async fn who_reads_slowly_costs_no_more_than_it_is_behind() {
+        let (shared, mut slow, mut server, _running) = played();
+        let value = format!("$100000\r\n{}\r\n", "v".repeat(100_000));
+        let mut got = vec![0; 90_000];
+        for _ in 0..50 {
+            slow.write_all(b"GET a\r\n").await.expect("taken");
+            hears(&mut server, b"GET a\r\n").await;
+            server.write_all(value.as_bytes()).await.expect("said");
+            slow.read_exact(&mut got).await.expect("a part of it");
+            let held = shared.mux.lock().places[0].unread.len();
+            assert!(held < 2 * UNREAD, "{held} bytes are kept");
+        }
+    }
+
+    #[tokio::test]
+    async fn one_that_does_not_answer_is_left_unless_it_was_heard_just_now() {
+        let (shared, mut one, mut server, _running) = played();
+        one.write_all(b"GET a\r\n").await.expect("taken");
+        hears(&mut server, b"GET a\r\n").await;
+        server.write_all(b"$1\r\na\r\n").await.expect("said");
+        gets(&mut one, b"$1\r\na\r\n").await;
+        one.does_not_answer();
+        assert!(!one.is_leaving(), "it has answered somebody");
+        shared.mux.lock().heard_at = Instant::now().checked_sub(ANSWER);
+        one.does_not_answer();
+        assert!(one.is_leaving() && shared.seat().is_none());
+    }
+
+    #[tokio::test]
+    async fn it_ends_when_it_is_to_be_left_and_nothing_is_owed() {
+        let (near, mut server) = duplex(1024);
+        let (shared, mut seat) = Shared::new(0);
+        let handle = Arc::new(Handle::default());
+        let (mut near, asked) = (near, Arc::clone(&handle));
+        let mut driver = Driver::new(shared.clone(), Vec::new());
+        let running = tokio::spawn(async move { poll_fn(|cx| driver.poll(cx, &mut near, &handle)).await });
+        seat.write_all(b"GET a\r\n").await.expect("taken");
+        let now = Instant::now();
+        asked.ask(DrainRequest { reason: Reason::Moved, from: now, latest: now + Duration::from_mins(1) });
+        hears(&mut server, b"GET a\r\n").await;
+        server.write_all(b"$1\r\na\r\n").await.expect("said");
+        gets(&mut seat, b"$1\r\na\r\n").await;
+        assert!(seat.is_leaving() && shared.seat().is_none());
+        drop(seat);
+        assert!(matches!(running.await.expect("an end"), Ended::Left));
+    }
+
+    #[tokio::test]
+    async fn a_finished_client_gets_its_replies_and_then_the_end() {
+        let (_shared, mut seat, mut server, _running) = played();
+        seat.write_all(b"GET a\r\n").await.expect("taken");
+        seat.shutdown().await.expect("finished");
+        hears(&mut server, b"GET a\r\n").await;
+        server.write_all(b"$1\r\na\r\n").await.expect("said");
+        gets(&mut seat, b"$1\r\na\r\n").await;
+        is_at_its_end(&mut seat).await;
+    }
+
+    /// Sessions of the test below.
+    const SESSIONS: usize = 5;
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        /// A session says so many commands.
+        Says(usize, u8),
+        /// The server says so many bytes of what it owes.
+        Hears(usize),
+        /// A session reads so many bytes.
+        Reads(usize, usize),
+        /// A session goes, and another one comes.
+        Leaves(usize),
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let step = prop_oneof![
+            6 => (0..SESSIONS, 1..6u8).prop_map(|(session, count)| Step::Says(session, count)),
+            6 => prop_oneof![1..40usize, Just(2000)].prop_map(Step::Hears),
+            4 => (0..SESSIONS, 1..100usize).prop_map(|(session, length)| Step::Reads(session, length)),
+            1 => (0..SESSIONS).prop_map(Step::Leaves),
+        ];
+        vec(step, 1..200)
+    }
+
+    /// A reply that no other one is like.
+    fn reply(number: usize) -> String {
+        match number % 5 {
+            0 => format!("+{number}\r\n"),
+            1 => format!(":{number}\r\n"),
+            2 => format!("-ERR {number}\r\n"),
+            3 => format!("$9\r\n\r\n{number:07}\r\n"),
+            _ => format!("*2\r\n*1\r\n:{number}\r\n$-1\r\n"),
+        }
+    }
+
+    /// One session of the test below: what it has got, and what is to come in all.
+    struct Client {
+        seat: Seat,
+        got: Vec<u8>,
+        expected: Vec<u8>,
+    }
+
+    impl Client {
+        fn new(seat: Seat) -> Self {
+            Self { seat, got: Vec::new(), expected: Vec::new() }
+        }
+
+        fn reads(&mut self, length: usize) {
+            let mut bytes = vec![0; length];
+            let mut read = ReadBuf::new(&mut bytes);
+            let polled =
+                Pin::new(&mut self.seat).poll_read(&mut Context::from_waker(Waker::noop()), &mut read);
+            assert!(matches!(polled, Poll::Ready(Ok(())) | Poll::Pending), "{polled:?}");
+            self.got.extend_from_slice(read.filled());
+            assert!(self.expected.starts_with(&self.got), "{}", self.got.escape_ascii());
+        }
+    }
+
+    proptest! {
+        /// Whatever sessions say and read, and however they come and go.
+        #[test]
+        fn nobody_gets_what_is_anothers(steps in steps()) {
+            let (shared, seat) = Shared::new(0);
+            let mut clients = vec![Client::new(seat)];
+            clients.extend((1..SESSIONS).map(|_| Client::new(shared.seat().expect("a seat"))));
+            let (mut replies, mut said, mut number) = (Replies::default(), Vec::new(), 0);
+            for step in steps {
+                match step {
+                    Step::Says(session, count) => {
+                        let client = &mut clients[session];
+                        let commands = "GET a\r\n".repeat(count.into());
+                        let mut cx = Context::from_waker(Waker::noop());
+                        let polled = Pin::new(&mut client.seat).poll_write(&mut cx, commands.as_bytes());
+                        assert!(matches!(polled, Poll::Ready(Ok(length)) if length == commands.len()));
+                        for _ in 0..count {
+                            let reply = reply(number);
+                            number += 1;
+                            client.expected.extend_from_slice(reply.as_bytes());
+                            said.extend_from_slice(reply.as_bytes());
+                        }
+                    }
+                    Step::Hears(length) => {
+                        let length = length.min(said.len());
+                        let bytes: Vec<u8> = said.drain(..length).collect();
+                        let mut mux = shared.mux.lock();
+                        mux.sends(&mut Vec::new());
+                        mux.hears(&mut replies, &bytes).expect("replies");
+                    }
+                    Step::Reads(session, length) => clients[session].reads(length),
+                    Step::Leaves(session) => clients[session] = Client::new(shared.seat().expect("a seat")),
+                }
+            }
+            shared.mux.lock().sends(&mut Vec::new());
+            shared.mux.lock().hears(&mut replies, &said).expect("replies");
+            for client in &mut clients {
+                client.reads(client.expected.len() + 1);
+                prop_assert_eq!(client.got.escape_ascii().to_string(), client.expected.escape_ascii().to_string());
+            }
+            // Nothing is left of those that have gone.
+            prop_assert_eq!(shared.sessions(), SESSIONS);
+            prop_assert_eq!(shared.mux.lock().owed.len(), 0);
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! How many connections the server sees.
+
+use super::{LINK, real, upstreams};
+use crate::support::{Ambassador, Peer, RedisServer, eventually};
+
+const CLIENTS: usize = 200;
+
+/// Upstreams a thread, and threads.
+const SHARED: usize = 2;
+const THREADS: usize = 2;
+
+struct Stage {
+    _server: RedisServer,
+    ambassador: Ambassador,
+    administrator: redis::Connection,
+}
+
+impl Stage {
+    fn start() -> Option<Self> {
+        let (server, ambassador, password) = real("", SHARED, THREADS)?;
+        let administrator = server.administrator(&password);
+        Some(Self { _server: server, ambassador, administrator })
+    }
+
+    fn clients(&self, count: usize) -> Vec<Peer> {
+        (0..count).map(|_| self.ambassador.connect(LINK)).collect()
+    }
+
+    /// How many connections the server has beside the administrator's.
+    fn connections(&mut self) -> usize {
+        let list: String =
+            redis::cmd("CLIENT").arg("LIST").query(&mut self.administrator).expect("CLIENT LIST");
+        list.lines().count() - 1
+    }
+
+    #[track_caller]
+    fn has_at_most(&mut self, most: usize) {
+        let connections = self.connections();
+        assert!(connections <= most, "{connections} connections, not {most}");
+        let shared = upstreams(&self.ambassador, "shared");
+        assert!(shared <= most, "{shared} shared upstreams, not {most}");
+    }
+
+    #[track_caller]
+    fn has_at_most_in_the_end(&mut self, most: usize) {
+        // Some of those that were lent are kept ready for who needs one next.
+        let most = most + READY;
+        eventually(&format!("the server has at most {most} connections"), || self.connections() <= most);
+        eventually("nobody has one of its own", || {
+            ["own", "lent"].iter().all(|kind| upstreams(&self.ambassador, kind) == 0)
+        });
+    }
+
+    /// What the metric says of the kinds, and what the server has, agree.
+    #[track_caller]
+    fn agrees(&mut self) {
+        eventually("the metrics and the server agree", || {
+            let kinds = ["own", "shared", "lent", "ready"].map(|kind| upstreams(&self.ambassador, kind));
+            kinds.iter().sum::<usize>() == self.connections()
+        });
+    }
+}
+
+#[track_caller]
+fn say(clients: &mut [Peer], said: &str, heard: &str) {
+    for client in &mut *clients {
+        client.send(said.as_bytes());
+    }
+    for client in clients {
+        client.expect(heard.as_bytes());
+    }
+}
+
+/// So many that were lent are kept.
+const READY: usize = 4;
+
+/// Two hundred clients that ask for something, at the same time and one after the other.
+#[test]
+fn many_clients_need_few_connections() {
+    let Some(mut stage) = Stage::start() else { return };
+    let mut clients = stage.clients(CLIENTS);
+    // Those say nothing.
+    let _silent = stage.clients(50);
+    for _ in 0..5 {
+        say(&mut clients, "SET k v\r\nGET k\r\n", "+OK\r\n$1\r\nv\r\n");
+        stage.has_at_most(SHARED * THREADS);
+    }
+    for client in &mut clients {
+        say(std::slice::from_mut(client), "GET k\r\n", "$1\r\nv\r\n");
+    }
+    stage.has_at_most(SHARED * THREADS);
+    assert!(upstreams(&stage.ambassador, "shared") > 0);
+    stage.agrees();
+}
+
+/// A thread shares with no other one: each has as many as there may be.
+#[test]
+fn each_thread_has_its_own() {
+    let Some(mut stage) = Stage::start() else { return };
+    let mut clients = stage.clients(CLIENTS);
+    say(&mut clients, "SET k v\r\nGET k\r\n", "+OK\r\n$1\r\nv\r\n");
+    assert_eq!(upstreams(&stage.ambassador, "shared"), SHARED * THREADS);
+    assert_eq!(stage.connections(), SHARED * THREADS);
+}
+
+/// What needs an upstream of its own has it for as long as it needs it.
+#[test]
+fn after_transactions_and_waits_few_connections_are_left() {
+    let Some(mut stage) = Stage::start() else { return };
+    let mut clients = stage.clients(CLIENTS);
+    say(&mut clients, "SET k v\r\n", "+OK\r\n");
+    for (said, heard) in [
+        ("MULTI\r\nGET k\r\nEXEC\r\n", "+OK\r\n+QUEUED\r\n*1\r\n$1\r\nv\r\n"),
+        ("BLPOP none 0.01\r\n", "*-1\r\n"),
+        ("WATCH k\r\nUNWATCH\r\n", "+OK\r\n+OK\r\n"),
+        ("EVAL \"return redis.call('GET', 'k')\" 0\r\n", "$1\r\nv\r\n"),
+    ] {
+        say(&mut clients, said, heard);
+        say(&mut clients, "GET k\r\n", "$1\r\nv\r\n");
+        stage.has_at_most_in_the_end(SHARED * THREADS);
+    }
+    stage.agrees();
+}
+
+/// In the midst of a transaction, or blocked, a client has one to itself.
+#[test]
+fn what_is_lent_is_counted() {
+    const EACH: usize = 5;
+    let Some(mut stage) = Stage::start() else { return };
+    let mut others = stage.clients(20);
+    say(&mut others, "SET k v\r\n", "+OK\r\n");
+    assert_eq!(upstreams(&stage.ambassador, "lent"), 0);
+    let mut transactions = stage.clients(EACH);
+    say(&mut transactions, "MULTI\r\n", "+OK\r\n");
+    assert_eq!(upstreams(&stage.ambassador, "lent"), EACH);
+    let mut blocked = stage.clients(EACH);
+    say(&mut blocked, "GET k\r\nBLPOP queue 0\r\n", "$1\r\nv\r\n");
+    eventually("they block", || upstreams(&stage.ambassador, "lent") == 2 * EACH);
+    let mut subscribers = stage.clients(EACH);
+    say(&mut subscribers, "SUBSCRIBE c\r\n", "*3\r\n$9\r\nsubscribe\r\n$1\r\nc\r\n:1\r\n");
+    assert_eq!(upstreams(&stage.ambassador, "own"), EACH);
+    stage.agrees();
+    say(&mut transactions, "EXEC\r\n", "*0\r\n");
+    for _ in 0..EACH {
+        say(&mut others[..1], "RPUSH queue v\r\n", ":1\r\n");
+    }
+    for client in &mut blocked {
+        client.expect(b"*2\r\n$5\r\nqueue\r\n$1\r\nv\r\n");
+    }
+    drop(subscribers);
+    say(&mut transactions, "GET k\r\n", "$1\r\nv\r\n");
+    stage.has_at_most_in_the_end(SHARED * THREADS);
+}
+
+/// Clients that come and go leave no connection behind, however they go.
+#[test]
+fn clients_that_have_gone_leave_no_connection_behind() {
+    let Some(mut stage) = Stage::start() else { return };
+    for said in [
+        "GET k\r\n",
+        "GET k\r\n*2\r\n$3\r\nGET\r\n$10\r\nhalf",
+        "MULTI\r\nGET k\r\n",
+        "BLPOP none 0\r\n",
+        "SUBSCRIBE c\r\n",
+        "MONITOR\r\n",
+        "CLIENT REPLY OFF\r\n",
+        "HELLO 3\r\nCLIENT TRACKING ON\r\n",
+        "*x\r\n",
+        "",
+    ] {
+        for resets in [false, true] {
+            for mut client in stage.clients(10) {
+                client.send(said.as_bytes());
+                if resets {
+                    client.reset();
+                }
+            }
+        }
+    }
+    // RESP2 and RESP3.
+    stage.has_at_most_in_the_end(2 * SHARED * THREADS);
+    stage.agrees();
+}
+
+/// Every database and protocol has its own, which is known of each.
+#[test]
+fn a_state_is_shared_by_those_who_are_in_it() {
+    let Some(mut stage) = Stage::start() else { return };
+    let mut clients = stage.clients(CLIENTS);
+    for (number, client) in clients.iter_mut().enumerate() {
+        let database = number % 3;
+        client.send(format!("SELECT {database}\r\nSET who {database}\r\n").as_bytes());
+        client.expect(b"+OK\r\n+OK\r\n");
+    }
+    for _ in 0..5 {
+        for (number, client) in clients.iter_mut().enumerate() {
+            client.send(b"GET who\r\n");
+            client.expect(format!("$1\r\n{}\r\n", number % 3).as_bytes());
+        }
+    }
+    stage.has_at_most_in_the_end(3 * SHARED * THREADS);
+}
