@@ -4,7 +4,7 @@
 //! replies end: each session has a [`Seat`], to which it writes its commands and from which it reads its own replies.
 //!
 //! A mistake would give one client what is another's. So a seat takes whole commands alone, of the classes that may
-//! [travel together](Class::travels), and looks for itself; and whatever a server says that nobody has asked for ends the
+//! [travel together](crate::resp::commands::Class::travels), and looks for itself; and whatever a server says that nobody has asked for ends the
 //! upstream for all.
 
 use std::collections::VecDeque;

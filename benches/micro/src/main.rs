@@ -168,7 +168,8 @@ fn relayed(runtime: &Runtime, session: bool) -> (UnixStream, UnixStream) {
         let (far, server) = UnixStream::pair().expect("a socket pair");
         tokio::spawn(async move {
             let handle = Handle::default();
-            let limits = Limits { idle: None, idle_since: Instant::now(), lifetime: None, release_after: None };
+            let limits =
+                Limits { idle: None, idle_since: Instant::now(), lifetime: None, release_after: None };
             let (mut near, mut far) = (Stream::Unix(near), Stream::Unix(far));
             if !session {
                 let _ = Tunnel::new(Vec::new(), Vec::new(), limits).run(&mut near, &mut far, &handle).await;
@@ -179,7 +180,8 @@ fn relayed(runtime: &Runtime, session: bool) -> (UnixStream, UnixStream) {
                 absorbs: false,
                 resends: true,
                 patience: Duration::from_secs(5),
-                database: 0, shares: false,
+                database: 0,
+                shares: false,
             };
             let mut session = Session::new(Vec::new(), Vec::new(), limits, policy);
             let metrics = Metrics::new().link("redis:6379");
