@@ -43,6 +43,9 @@ const LINGER: Duration = Duration::from_secs(30);
 /// [`UNREAD`]. In bytes.
 const TURN: usize = UNREAD / 2;
 
+/// How long an AUTH of ours may hold up all others.
+const AUTH_ANSWER: Duration = Duration::from_secs(5);
+
 /// An upstream on which nothing was heard for so long, though it was asked, is no longer there.
 const ANSWER: Duration = Duration::from_secs(1);
 
@@ -445,6 +448,8 @@ pub struct Driver {
     leading: Vec<u8>,
     /// An AUTH of ours that waits until nothing is owed: one that is refused may get no reply while another one is on its way.
     secret: Option<Zeroizing<Vec<u8>>>,
+    /// Until when its reply has to be there.
+    answer_by: Option<Instant>,
     /// What is being written, and how much of it the server has taken.
     sending: Zeroizing<Vec<u8>>,
     sent: usize,
@@ -462,6 +467,7 @@ impl Driver {
             replies: Replies::default(),
             leading,
             secret: None,
+            answer_by: None,
             sending: Zeroizing::default(),
             sent: 0,
             is_flushed: true,
@@ -555,6 +561,7 @@ impl Driver {
                 && let Some(secret) = self.secret.take()
             {
                 self.sending = secret;
+                self.answer_by = Some(Instant::now() + AUTH_ANSWER);
                 mux.owed.push_back(Run { place: None, count: 1 });
                 continue;
             }
@@ -576,14 +583,15 @@ impl Driver {
 
     /// Whether nobody needs it any more, or its time is over; sees to it that the driver is woken again.
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
-        let (is_alone, is_leaving) = {
+        let (is_alone, is_leaving, is_asked) = {
             let mut mux = self.shared.mux.lock();
             let is_alone = mux.places.is_empty() && mux.owed.is_empty() && mux.queued.is_empty();
             if !mux.driver.as_ref().is_some_and(|driver| driver.will_wake(cx.waker())) {
                 mux.driver = Some(cx.waker().clone());
             }
-            (is_alone, mux.is_leaving)
+            (is_alone, mux.is_leaving, mux.owed.front().is_some_and(|run| run.place.is_none()))
         };
+        self.answer_by = self.answer_by.filter(|_| is_asked);
         self.alone_since = if is_alone { self.alone_since.or_else(|| Some(Instant::now())) } else { None };
         if is_alone && is_leaving {
             return Poll::Ready(Ended::Left);
@@ -591,7 +599,7 @@ impl Driver {
         let now = Instant::now();
         let until_left = self.leave.map(|leave| if leave.from > now { leave.from } else { leave.latest });
         let until_closed = self.alone_since.map(|since| since + LINGER);
-        let Some(at) = until_left.into_iter().chain(until_closed).min() else {
+        let Some(at) = [until_left, until_closed, self.answer_by].into_iter().flatten().min() else {
             self.alarm = None;
             return Poll::Pending;
         };
@@ -604,6 +612,9 @@ impl Driver {
         }
         let is_over = self.leave.is_some_and(|leave| leave.latest <= Instant::now())
             || self.alone_since.is_some_and(|since| since.elapsed() >= LINGER);
+        if self.answer_by.is_some_and(|by| by <= Instant::now()) {
+            return Poll::Ready(Ended::Broke(io::ErrorKind::TimedOut.into()));
+        }
         if is_over {
             // Nobody takes a seat from here on.
             return Poll::Ready(Ended::Left);
@@ -811,6 +822,26 @@ mod tests {
             gets(&mut other, b"$1\r\nb\r\n").await;
             assert_eq!(driver.lock().take_reauthenticated(), Some(accepted));
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_secret_that_is_not_answered_ends_it() {
+        let (mut near, mut server) = duplex(1024);
+        let (shared, mut seat) = Shared::new(0);
+        let mut driver = Driver::new(shared, Vec::new());
+        driver.reauthenticate(b"AUTH p\r\n");
+        let running = tokio::spawn(async move {
+            let handle = Handle::default();
+            poll_fn(|cx| driver.poll(cx, &mut near, &handle)).await
+        });
+        hears(&mut server, b"AUTH p\r\n").await;
+        seat.write_all(b"GET a\r\n").await.expect("taken");
+        let ended = running.await.expect("an end");
+        assert!(
+            matches!(&ended, Ended::Broke(error) if error.kind() == io::ErrorKind::TimedOut),
+            "{ended:?}"
+        );
+        assert_eq!(seat.read(&mut [0; 8]).await.expect("an end"), 0);
     }
 
     #[tokio::test]
