@@ -48,7 +48,8 @@
 //! [`relay::shared`] puts their commands into one write and cuts the replies where they end; [`upstream::sharing`] dials and
 //! keeps such upstreams. Only whole, small commands travel there that leave nothing behind. What else a client says has an
 //! upstream lent to its session until nothing is owed and nothing left behind: that is an exchange of the upstream, there and
-//! back, and so there is nothing in a session that knows of sharing but when to ask for it.
+//! back. So a session knows when to ask for one, and three commands that are about the connection itself: QUIT, WAIT and
+//! CLIENT ID.
 //!
 //! A link may keep some upstreams ready ([`upstream::pool`]). A client that gets one of those is waited for: until its
 //! first byte nothing has gone to the target, so that an upstream that ends meanwhile is replaced without a trace.
