@@ -30,7 +30,6 @@ use crate::upstream::connections::ConnectionGuard;
 use crate::upstream::handshake::Upstream;
 use crate::upstream::loops;
 use crate::upstream::pool::{Origin, Warm};
-use crate::upstream::sharing;
 
 /// How much of what a client says before its upstream is there is taken in. It has to be read to see that a client
 /// has left, and it is enough for the first commands of any client library; the rest waits in the kernel.
@@ -361,11 +360,11 @@ impl Way {
         (Self::Seat(seat), Vec::new(), None)
     }
 
-    /// What stands for the server that it leads to.
-    fn server(&self, lease: Option<&Lease>) -> usize {
-        match (self, lease) {
-            (Self::Seat(seat), _) => seat.server(),
-            (Self::Own(_), lease) => lease.map(sharing::server).unwrap_or_default(),
+    /// The number of the server that it leads to.
+    fn server(&self, lease: Option<&Lease>) -> u64 {
+        match self {
+            Self::Seat(seat) => seat.server(),
+            Self::Own(_) => lease.map(|lease| lease.backend().number).unwrap_or_default(),
         }
     }
 
@@ -460,8 +459,8 @@ struct Established {
     stream: Stream,
     /// None while a session waits for its client's next command.
     upstream: Option<Way>,
-    /// What stands for the server of the last upstream.
-    server: usize,
+    /// The number of the last upstream's server.
+    server: u64,
     /// Of an upstream that was lent.
     origin: Option<Origin>,
     relay: Relay,

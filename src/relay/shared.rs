@@ -111,7 +111,7 @@ struct Place {
 #[derive(Debug, Clone, Default)]
 pub struct Shared {
     mux: Arc<Mutex<Mux>>,
-    server: usize,
+    server: u64,
 }
 
 /// A session's place at a shared upstream: a stream of its own commands and replies.
@@ -122,8 +122,8 @@ pub struct Seat {
 }
 
 impl Shared {
-    /// A new one, and its first session's seat. `server` stands for the server that it leads to.
-    pub fn new(server: usize) -> (Self, Seat) {
+    /// A new one, and its first session's seat. `server` is the number of the one that it leads to.
+    pub fn new(server: u64) -> (Self, Seat) {
         let shared = Self { server, ..Self::default() };
         let place = shared.mux.lock().places.insert(Place::default());
         let seat = Seat { shared: shared.clone(), place };
@@ -407,8 +407,8 @@ impl Side for Seat {
 }
 
 impl Seat {
-    /// The server that it leads to.
-    pub fn server(&self) -> usize {
+    /// The number of the server that it leads to.
+    pub fn server(&self) -> u64 {
         self.shared.server
     }
 

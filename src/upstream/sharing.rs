@@ -118,16 +118,11 @@ impl LinkRuntime {
             Err(failure) => return group.seat(1).ok_or(failure),
         };
         let (stream, leading) = upstream.into_parts();
-        let (shared, seat) = Shared::new(server(&lease));
+        let (shared, seat) = Shared::new(lease.backend().number);
         group.upstreams.lock().push(shared.clone());
         tokio::spawn(drive(Arc::clone(self), shared, stream, leading, lease));
         Ok(seat)
     }
-}
-
-/// What stands for the server that a lease is for.
-pub fn server(lease: &Lease) -> usize {
-    Arc::as_ptr(lease.backend()).addr()
 }
 
 /// Moves bytes for as long as the upstream lasts.

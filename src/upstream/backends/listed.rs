@@ -8,7 +8,7 @@
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -24,6 +24,8 @@ use crate::upstream::handshake::Probe;
 /// An address to dial, and what is known of it from earlier dials.
 #[derive(Debug)]
 pub struct Backend {
+    /// No other one has it, nor will have it.
+    pub number: u64,
     pub address: Address,
     /// What the server's handshake has shown: which commands it knows, whether it requires a password.
     pub probe: Probe,
@@ -42,7 +44,9 @@ pub struct Backend {
 
 impl Backend {
     fn new(address: Address) -> Arc<Self> {
+        static LAST: AtomicU64 = AtomicU64::new(0);
         Arc::new(Self {
+            number: LAST.fetch_add(1, Ordering::Relaxed) + 1,
             address,
             probe: Probe::default(),
             auth_state: AuthState::default(),
