@@ -2,9 +2,9 @@
 //! needs one.
 //!
 //! A link with a pool has one task, [`keep`], that dials a few at a time and watches them. Each upstream serves one
-//! client and is never returned to the pool, but for those that are [lent](Pool::give_back). Until then it belongs to the runtime of that task; [`Pool::take`] moves
-//! its socket to the runtime of the client. That costs two system calls. With a pool for each runtime, a client on one
-//! thread would wait while an upstream is ready on another.
+//! client and is never returned to the pool, but for those that are [lent](Pool::give_back). Until then it belongs to the
+//! runtime of that task; [`Pool::take`] moves its socket to the runtime of the client. That costs two system calls. With a
+//! pool for each runtime, a client on one thread would wait while an upstream is ready on another.
 //!
 //! An upstream is discarded when it becomes readable (EOF above all), at its [maximum age](MAX_AGE), when the secret
 //! differs from the one that it was authenticated with, and when a new dial would choose another backend. All of this
@@ -321,7 +321,7 @@ pub async fn keep(service: &LinkRuntime, mut stop: watch::Receiver<bool>) {
     }
     tokio::select! {
         () = make_and_watch(service) => {}
-                // An error means that the sender is gone: the process ends.
+        // An error means that the sender is gone: the process ends.
         _ = stop.wait_for(|stop| *stop) => {}
     }
     while let Some(warm) = pool.newest() {
