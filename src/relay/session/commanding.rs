@@ -1,6 +1,7 @@
 //! The way of commands: what may go to the upstream and when, and what is not for it.
 
 use std::borrow::Cow;
+use std::str::FromStr;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -27,6 +28,11 @@ const LONGEST_SET: usize = 1024;
 /// What a server that expects a command in a place where it may not be left out is given instead of a client's AUTH; its
 /// reply is the same but for its kind.
 const INSTEAD: &[u8] = b"*2\r\n$4\r\nPING\r\n$2\r\nOK\r\n";
+
+/// A number, as a command has it.
+fn number<T: FromStr>(word: &[u8]) -> Option<T> {
+    std::str::from_utf8(word).ok()?.parse().ok()
+}
 
 /// What is to be done with a command.
 enum Admit {
@@ -414,8 +420,7 @@ impl Session {
             }
             Special::Select => {
                 // In the link's own database it is as any other.
-                let number =
-                    arguments.get(1).and_then(|number| std::str::from_utf8(number).ok()?.parse().ok());
+                let number = arguments.get(1).and_then(|word| number(word));
                 let is_own = arguments.len() == 2 && number == Some(self.policy.database);
                 let select =
                     |number: u32| encoded(&[b"SELECT"[..].into(), number.to_string().into_bytes().into()]);
@@ -431,7 +436,6 @@ impl Session {
             Special::Unwatch => return self.leaves(What::Sets, Effect::Unwatch),
             Special::Wait if !self.state.wrote_elsewhere() => {
                 let wanted = arguments[1..].split_last().map_or(&[][..], |(_, servers)| servers);
-                let number = |word: &Cow<'_, [u8]>| std::str::from_utf8(word).ok()?.parse().ok();
                 let wanted = wanted.iter().map(|word| number(word).unwrap_or(u64::MAX)).collect();
                 let is_in_multi = self.owed.transaction().unwrap_or(self.state.is_in_transaction());
                 let is_exact = self.framing == Framing::Exact && self.state.answering == Answering::On;
