@@ -3,9 +3,9 @@
 //! What they say goes out in one write when all who are ready have been heard, and what the server says is cut where
 //! replies end: each session has a [`Seat`], to which it writes its commands and from which it reads its own replies.
 //!
-//! A mistake would give one client what is another's. So a seat takes whole commands alone, of the classes that may
-//! [travel together](crate::resp::commands::Class::travels), and looks for itself; and whatever a server says that nobody has asked for ends the
-//! upstream for all.
+//! A mistake would give one client what is another's. So a seat takes whole commands alone, of the classes that may [travel
+//! together](crate::resp::commands::Class::travels), and looks for itself; and whatever a server says that nobody has asked
+//! for ends the upstream for all.
 
 use std::collections::VecDeque;
 use std::io;
@@ -120,6 +120,10 @@ pub struct Seat {
     shared: Shared,
     place: usize,
 }
+
+/// What a seat fails with when its client does not read its replies: it is the client that is to go, and nothing is to be
+/// asked again elsewhere.
+pub(super) const UNREAD_REPLIES: io::ErrorKind = io::ErrorKind::QuotaExceeded;
 
 impl Shared {
     /// A new one, and its first session's seat. `server` is the number of the one that it leads to.
@@ -314,7 +318,7 @@ impl AsyncRead for Seat {
         let mux = &mut *self.shared.mux.lock();
         let place = &mut mux.places[self.place];
         if place.is_full {
-            return Poll::Ready(Err(unread()));
+            return Poll::Ready(Err(io::Error::new(UNREAD_REPLIES, "the client does not read its replies")));
         }
         let left = &place.unread[place.taken..];
         if left.is_empty() {
@@ -340,11 +344,6 @@ impl AsyncRead for Seat {
         }
         Poll::Ready(Ok(()))
     }
-}
-
-/// A client that does not read what it has asked for.
-fn unread() -> io::Error {
-    io::Error::new(io::ErrorKind::QuotaExceeded, "the client does not read its replies")
 }
 
 impl AsyncWrite for Seat {
@@ -439,8 +438,7 @@ impl Drop for Driver {
     }
 }
 
-/// What moves bytes between the server and the seats.
-#[derive(Debug)]
+/// What moves bytes between the server and the seats. It may hold a password, so it has no `Debug`.
 pub struct Driver {
     shared: Shared,
     replies: Replies,
@@ -773,7 +771,7 @@ mod tests {
         server.write_all(b"$1\r\nb\r\n").await.expect("said");
         gets(&mut other, b"$1\r\nb\r\n").await;
         let error = slow.read(&mut [0; 16]).await.expect_err("too much");
-        assert_eq!(error.kind(), io::ErrorKind::QuotaExceeded);
+        assert_eq!(error.kind(), UNREAD_REPLIES);
     }
 
     #[tokio::test]

@@ -1,6 +1,5 @@
 //! The way of replies: what belongs to whom, and what is not for the client.
 
-use std::io;
 use std::task::{Context, Poll, ready};
 
 use tokio::time::Instant;
@@ -11,6 +10,7 @@ use super::{Framing, Hold, Rare, Reset, Session, TargetEnd};
 use crate::metrics::session::SessionMetrics;
 use crate::net::Side;
 use crate::relay::copy::Failed;
+use crate::relay::shared::UNREAD_REPLIES;
 use crate::resp::replies::{Frame, HEAD, Replies};
 
 /// So much is kept of replies behind a refusal, until it is known whether all of them are refusals: those to as many small
@@ -129,7 +129,7 @@ impl Session {
             }
             match self.pair.to_client.poll_read(cx, target, buffer) {
                 Poll::Ready(Ok(0)) => self.target_end = Some(Box::new(TargetEnd::Eof)),
-                Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::QuotaExceeded => {
+                Poll::Ready(Err(error)) if error.kind() == UNREAD_REPLIES => {
                     return Poll::Ready(Err(Failed::Write(error)));
                 }
                 Poll::Ready(Err(error)) => self.target_end = Some(Box::new(TargetEnd::Broke(error))),

@@ -2,11 +2,12 @@
 
 use std::cell::Cell;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, duplex};
 
 use super::*;
 use crate::metrics::Metrics;
 use crate::relay::drain::DrainRequest;
+use crate::relay::shared::UNREAD_REPLIES;
 
 thread_local! {
     /// Whether the kernel has something of the peer's that the runtime has not told of yet.
@@ -1376,4 +1377,50 @@ async fn an_upstream_of_its_own_is_given_back_where_another_state_bears_that() {
         });
         assert_eq!(state.as_deref(), shared, "{said}");
     }
+}
+
+/// A seat whose client has not read what it has asked for.
+struct Unread;
+
+impl AsyncRead for Unread {
+    fn poll_read(self: Pinned<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Err(UNREAD_REPLIES.into()))
+    }
+}
+
+impl AsyncWrite for Unread {
+    fn poll_write(self: Pinned<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pinned<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pinned<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Side for Unread {
+    fn take_error(&self) -> Option<io::Error> {
+        None
+    }
+
+    fn is_shared(&self) -> bool {
+        true
+    }
+}
+
+/// What it has asked for is not asked again for it: it would not read that either.
+#[tokio::test(start_paused = true)]
+async fn a_client_that_does_not_read_what_it_shares_is_closed() {
+    let mut played = Played::new(SHARING);
+    let mut seat = Some(Unread);
+    played.client.write_all(b"GET a\r\nGET b\r\n").await.expect("sent");
+    let metrics = played.metrics.link("redis:6379");
+    let Played { session, near, handle, .. } = &mut played;
+    let event = std::future::poll_fn(|cx| session.poll(cx, near, &mut seat, handle, &metrics.session));
+    let event = tokio::time::timeout(Duration::from_mins(1), event).await.expect("an end");
+    assert!(matches!(event, Event::End(End::Broken(Party::Client, _))), "{event:?}");
 }
