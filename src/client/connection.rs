@@ -19,7 +19,6 @@ use crate::failure::tls::{by_client, late_refusal, slow_client};
 use crate::net::tls::AcceptError;
 use crate::net::tls::explain::is_no_tls;
 use crate::net::{Accepted, Client, Side, Stream};
-use crate::random::fraction;
 use crate::relay::drain::{DrainRequest, Reason};
 use crate::relay::{Cause, End, Event, Limits, Own, Party, Policy, Reset, Restore, Seat, Session, Tunnel};
 use crate::resp;
@@ -44,9 +43,6 @@ const LOOK: Duration = Duration::from_millis(500);
 
 /// Before an upstream is dialled that refuses or closes again and again.
 const AGAIN: Duration = Duration::from_millis(50);
-
-/// Longer than any process runs.
-const NO_DEADLINE: Duration = Duration::from_hours(24 * 365 * 30);
 
 /// How long a refused client may go on sending before its connection is closed for good.
 pub const LINGER: Duration = Duration::from_secs(2);
@@ -317,24 +313,6 @@ impl LinkRuntime {
             database: redis.select().unwrap_or_default(),
             shares: self.sharing.is_on(),
         })
-    }
-
-    fn limits(&self) -> Limits {
-        let now = Instant::now();
-        Limits {
-            idle: self.link.idle_timeout,
-            idle_since: now,
-            release_after: self.link.redis.as_ref().and_then(|redis| redis.release_after),
-            lifetime: self.link.max_lifetime.map(|lifetime| {
-                // Connections that came together don't have to go together: up to a tenth earlier. A tunnel is over a
-                // tenth later in any case.
-                let from = now + lifetime.mul_f64(1.0 - 0.1 * fraction());
-                // A session ends nothing for it that is under way.
-                let has_session = self.link.redis.as_ref().is_some_and(|redis| redis.sessions);
-                let grace = if has_session { NO_DEADLINE } else { lifetime / 10 };
-                (from, DrainRequest { reason: Reason::Lifetime, from, latest: now + lifetime + grace })
-            }),
-        }
     }
 }
 

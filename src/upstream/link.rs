@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::backends::{Backends, Lease};
 use super::connections::{Connections, Upstreams};
 use super::dial::{Dialler, Health};
@@ -13,7 +15,12 @@ use crate::config::Link;
 use crate::failure::Failure;
 use crate::failure::log::FailureLog;
 use crate::metrics::LinkMetrics;
-use crate::relay::Restore;
+use crate::random::fraction;
+use crate::relay::drain::{DrainRequest, Reason};
+use crate::relay::{Limits, Restore};
+
+/// Longer than any process runs.
+const NO_DEADLINE: Duration = Duration::from_hours(24 * 365 * 30);
 
 /// What all connections of one link share.
 pub struct LinkRuntime {
@@ -47,6 +54,25 @@ impl LinkRuntime {
             self.warm.reset_backoff();
         }
         dialled
+    }
+
+    /// How long a connection that begins now may live.
+    pub fn limits(&self) -> Limits {
+        let now = Instant::now();
+        Limits {
+            idle: self.link.idle_timeout,
+            idle_since: now,
+            release_after: self.link.redis.as_ref().and_then(|redis| redis.release_after),
+            lifetime: self.link.max_lifetime.map(|lifetime| {
+                // Connections that came together don't have to go together: up to a tenth earlier. A tunnel is over a
+                // tenth later in any case.
+                let from = now + lifetime.mul_f64(1.0 - 0.1 * fraction());
+                // A session ends nothing for it that is under way.
+                let has_session = self.link.redis.as_ref().is_some_and(|redis| redis.sessions);
+                let grace = if has_session { NO_DEADLINE } else { lifetime / 10 };
+                (from, DrainRequest { reason: Reason::Lifetime, from, latest: now + lifetime + grace })
+            }),
+        }
     }
 
     /// How many upstreams clients have; those that hold one and have said nothing yet have it for their own.
