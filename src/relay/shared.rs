@@ -453,13 +453,16 @@ pub struct Driver {
     sent: usize,
     is_flushed: bool,
     leave: Option<DrainRequest>,
+    /// When its age asks it to go.
+    lifetime: Option<(Instant, DrainRequest)>,
     alarm: Option<(Instant, Pin<Box<Sleep>>)>,
     /// Since when there is no session.
     alone_since: Option<Instant>,
 }
 
 impl Driver {
-    pub fn new(shared: Shared, leading: Vec<u8>) -> Self {
+    /// `leading` is what the server has said already; `lifetime` is when its age asks it to go, and how.
+    pub fn new(shared: Shared, leading: Vec<u8>, lifetime: Option<(Instant, DrainRequest)>) -> Self {
         Self {
             shared,
             replies: Replies::default(),
@@ -470,6 +473,7 @@ impl Driver {
             sent: 0,
             is_flushed: true,
             leave: None,
+            lifetime,
             alarm: None,
             alone_since: Some(Instant::now()),
         }
@@ -492,6 +496,9 @@ impl Driver {
             && leave.reason != Reason::Drain
         {
             self.leave = Some(leave);
+        }
+        if let Some((_, leave)) = self.lifetime.take_if(|(at, _)| *at <= Instant::now()) {
+            self.leave.get_or_insert(leave);
         }
         if self.leave.is_some_and(|leave| leave.from <= Instant::now()) {
             self.shared.mux.lock().leave();
@@ -597,7 +604,9 @@ impl Driver {
         let now = Instant::now();
         let until_left = self.leave.map(|leave| if leave.from > now { leave.from } else { leave.latest });
         let until_closed = self.alone_since.map(|since| since + LINGER);
-        let Some(at) = [until_left, until_closed, self.answer_by].into_iter().flatten().min() else {
+        let until_old = self.lifetime.map(|(at, _)| at);
+        let times = [until_left, until_closed, until_old, self.answer_by];
+        let Some(at) = times.into_iter().flatten().min() else {
             self.alarm = None;
             return Poll::Pending;
         };
@@ -637,7 +646,7 @@ mod tests {
     fn played() -> (Shared, Seat, DuplexStream, tokio::task::JoinHandle<Ended>) {
         let (mut near, server) = duplex(64 * 1024 * 1024);
         let (shared, seat) = Shared::new(0);
-        let mut driver = Driver::new(shared.clone(), Vec::new());
+        let mut driver = Driver::new(shared.clone(), Vec::new(), None);
         let running = tokio::spawn(async move {
             let handle = Handle::default();
             poll_fn(|cx| driver.poll(cx, &mut near, &handle)).await
@@ -797,7 +806,7 @@ mod tests {
         let (mut near, mut server) = duplex(1024);
         let (shared, mut seat) = Shared::new(0);
         let mut other = shared.seat().expect("a seat");
-        let driver = Arc::new(Mutex::new(Driver::new(shared, Vec::new())));
+        let driver = Arc::new(Mutex::new(Driver::new(shared, Vec::new(), None)));
         let driving = Arc::clone(&driver);
         let _running = tokio::spawn(async move {
             let handle = Handle::default();
@@ -826,7 +835,7 @@ mod tests {
     async fn a_secret_that_is_not_answered_ends_it() {
         let (mut near, mut server) = duplex(1024);
         let (shared, mut seat) = Shared::new(0);
-        let mut driver = Driver::new(shared, Vec::new());
+        let mut driver = Driver::new(shared, Vec::new(), None);
         driver.reauthenticate(b"AUTH p\r\n");
         let running = tokio::spawn(async move {
             let handle = Handle::default();
@@ -840,6 +849,27 @@ mod tests {
             "{ended:?}"
         );
         assert_eq!(seat.read(&mut [0; 8]).await.expect("an end"), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_old_one_is_left_when_nothing_is_owed() {
+        let (mut near, mut server) = duplex(1024);
+        let (shared, mut seat) = Shared::new(0);
+        let at = Instant::now() + Duration::from_mins(10);
+        let leave = DrainRequest { reason: Reason::Lifetime, from: at, latest: at + Duration::from_hours(1) };
+        let mut driver = Driver::new(shared.clone(), Vec::new(), Some((at, leave)));
+        let running = tokio::spawn(async move {
+            let handle = Handle::default();
+            poll_fn(|cx| driver.poll(cx, &mut near, &handle)).await
+        });
+        seat.write_all(b"GET a\r\n").await.expect("taken");
+        hears(&mut server, b"GET a\r\n").await;
+        tokio::time::sleep(Duration::from_mins(11)).await;
+        assert!(seat.is_leaving() && shared.seat().is_none());
+        server.write_all(b"$1\r\na\r\n").await.expect("said");
+        gets(&mut seat, b"$1\r\na\r\n").await;
+        drop(seat);
+        assert!(matches!(running.await.expect("an end"), Ended::Left));
     }
 
     #[tokio::test]
@@ -877,7 +907,7 @@ mod tests {
         let (shared, mut seat) = Shared::new(0);
         let handle = Arc::new(Handle::default());
         let (mut near, asked) = (near, Arc::clone(&handle));
-        let mut driver = Driver::new(shared.clone(), Vec::new());
+        let mut driver = Driver::new(shared.clone(), Vec::new(), None);
         let running = tokio::spawn(async move { poll_fn(|cx| driver.poll(cx, &mut near, &handle)).await });
         seat.write_all(b"GET a\r\n").await.expect("taken");
         let now = Instant::now();

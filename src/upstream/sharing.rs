@@ -136,7 +136,7 @@ async fn drive(
     let guard = service.connections.register_shared();
     let backend = lease.to_string();
     service.backends.assign(&guard, lease);
-    let mut driver = Driver::new(shared, leading);
+    let mut driver = Driver::new(shared, leading, service.limits().lifetime);
     let begun = Instant::now();
     let ended = poll_fn(|cx| {
         let ended = driver.poll(cx, &mut stream, &guard);
