@@ -184,6 +184,17 @@ fn expect_error(ambassador: &Ambassador) {
     });
 }
 
+/// A client for each of what is [said](SAID), which the server has heard in this order.
+fn all_ask(played: &Played) -> (Ambassador, [Peer; SAID.len()]) {
+    let ambassador = played.ambassador(|launch| launch);
+    let mut clients = SAID.map(|_| ambassador.connect(LINK));
+    for (number, (client, said)) in clients.iter_mut().zip(SAID).enumerate() {
+        client.send(said.as_bytes());
+        played.has_heard(number + 1);
+    }
+    (ambassador, clients)
+}
+
 /// It reads what is its own, or its connection is over and it has read a part of that at most; or a part of what the
 /// server said in its place. Says which.
 #[track_caller]
@@ -248,12 +259,7 @@ const BROKEN: [(&str, usize); 20] = [
 fn nobody_hears_what_a_broken_upstream_says() {
     for (bytes, right) in BROKEN {
         let played = Played::start(Some(Answer { after: 4, bytes, ends: false }));
-        let ambassador = played.ambassador(|launch| launch);
-        let mut clients = SAID.map(|_| ambassador.connect(LINK));
-        for (number, (client, said)) in clients.iter_mut().zip(SAID).enumerate() {
-            client.send(said.as_bytes());
-            played.has_heard(number + 1);
-        }
+        let (ambassador, mut clients) = all_ask(&played);
         let case = bytes.escape_debug();
         let wrong = &bytes[OWN[..right].concat().len()..];
         // A push may be anybody's.
@@ -296,12 +302,7 @@ fn more_replies_than_commands_are_nobodys() {
     {
         let bytes: &'static str = format!("{}{more}", OWN.concat()).leak();
         let played = Played::start(Some(Answer { after: 4, bytes, ends: false }));
-        let ambassador = played.ambassador(|launch| launch);
-        let mut clients = SAID.map(|_| ambassador.connect(LINK));
-        for (number, (client, said)) in clients.iter_mut().zip(SAID).enumerate() {
-            client.send(said.as_bytes());
-            played.has_heard(number + 1);
-        }
+        let (ambassador, mut clients) = all_ask(&played);
         for (client, own) in clients.iter_mut().zip(OWN) {
             client.expect(own.as_bytes());
         }
@@ -377,12 +378,7 @@ fn a_shared_upstream_that_ends_in_a_reply_costs_one_reader_at_most() {
         ("$1\r\na\r\n$1\r\nb\r\n+O", 2),
     ] {
         let played = Played::start(Some(Answer { after: 4, bytes, ends: true }));
-        let ambassador = played.ambassador(|launch| launch);
-        let mut clients = SAID.map(|_| ambassador.connect(LINK));
-        for (number, (client, said)) in clients.iter_mut().zip(SAID).enumerate() {
-            client.send(said.as_bytes());
-            played.has_heard(number + 1);
-        }
+        let (_ambassador, mut clients) = all_ask(&played);
         let case = bytes.escape_debug();
         let is_half = !bytes.ends_with('\n') && !bytes.is_empty();
         let served: Vec<_> =
