@@ -46,10 +46,13 @@
 //! Sessions of a link with `SHARE` have no upstream of their own as long as they need none: each has a
 //! [`Seat`](relay::Seat) at one that the sessions of its thread share, which is a stream like any other to it.
 //! [`relay::shared`] puts their commands into one write and cuts the replies where they end; [`upstream::sharing`] dials and
-//! keeps such upstreams. Only whole, small commands travel there that leave nothing behind. What else a client says has an
-//! upstream lent to its session until nothing is owed and nothing left behind: that is an exchange of the upstream, there and
-//! back. So a session knows when to ask for one, and three commands that are about the connection itself: QUIT, WAIT and
-//! CLIENT ID.
+//! keeps such upstreams. Only whole, small commands travel there that leave nothing behind. A command that sets the database,
+//! the protocol or a name goes to an upstream where that is set already: it changes nothing there, and the reply is the
+//! server's own. What else a client says has an upstream lent to its session until nothing is owed and nothing left behind:
+//! that is an exchange of the upstream, there and back; what was set on it is undone before the next session has it. So a
+//! session knows when to ask for one, and three commands that are about the connection itself: QUIT, WAIT and CLIENT ID.
+//! Sessions that share fill one thread after the other ([`workers`]): the more there are on one, the more goes out in one
+//! write.
 //!
 //! A link may keep some upstreams ready ([`upstream::pool`]). A client that gets one of those is waited for: until its
 //! first byte nothing has gone to the target, so that an upstream that ends meanwhile is replaced without a trace.

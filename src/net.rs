@@ -39,8 +39,14 @@ pub trait Side: AsyncRead + AsyncWrite + Unpin {
         true
     }
 
-    /// Whether others say something on it, too: it takes whole commands that leave nothing behind, and no others.
+    /// Whether others say something on it, too: it takes whole commands that leave nothing behind, those
+    /// that it [bears](Self::bears), and no others.
     fn is_shared(&self) -> bool {
+        false
+    }
+
+    /// Whether others would not notice that this command was said on it, which sets something.
+    fn bears(&self, _command: &[u8]) -> bool {
         false
     }
 

@@ -2,7 +2,8 @@
 //! messages between threads.
 //!
 //! A new connection goes to the worker with the fewest. The first worker is the accepting thread; it is preferred among
-//! equals, because no hand-over is needed.
+//! equals, because no hand-over is needed. Connections that share upstreams fill one worker after the other instead: the
+//! more of them are on a thread, the more of their commands go out in one write.
 
 use std::io;
 use std::sync::Arc;
@@ -19,7 +20,20 @@ use crate::descriptors;
 /// file system before others have to wait.
 const BLOCKING_THREADS: usize = 16;
 
+/// So many connections are together on one worker before the next one gets any. One thread carries more requests than a
+/// single Redis server, and more connections in one batch bring little.
+const TOGETHER: usize = 256;
+
 pub struct Workers(Vec<Worker>);
+
+/// Which worker gets a new connection.
+#[derive(Debug, Clone, Copy)]
+pub enum Placement {
+    /// The one with the fewest.
+    Apart,
+    /// The one with the most that has room ([`TOGETHER`]).
+    Together,
+}
 
 struct Worker {
     runtime: Handle,
@@ -52,19 +66,32 @@ impl Workers {
         self.0.len()
     }
 
+    fn place(&self, placement: Placement) -> Option<&Worker> {
+        let connections = |worker: &&Worker| worker.connections.load(Ordering::Relaxed);
+        let fullest = || {
+            // Of equals the last one is taken: it is to be the first worker.
+            let with_room = self.0.iter().rev().filter(|worker| connections(worker) < TOGETHER);
+            with_room.max_by_key(connections)
+        };
+        let fewest = || self.0.iter().min_by_key(connections);
+        match placement {
+            Placement::Apart => fewest(),
+            Placement::Together => fullest().or_else(fewest),
+        }
+    }
+
     /// Returns once every worker has run a task: none of them hangs.
     pub async fn respond(&self) {
         join_all(self.0.iter().map(|worker| worker.runtime.spawn(async {}))).await;
     }
 
-    /// Spawns a connection on the worker with the fewest. It counts there until its [`LoadGuard`] is dropped.
-    pub fn spawn<F>(&self, connection: impl FnOnce(LoadGuard) -> F)
+    /// Spawns a connection. It counts at its worker until its [`LoadGuard`] is dropped.
+    pub fn spawn<F>(&self, placement: Placement, connection: impl FnOnce(LoadGuard) -> F)
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let fewest = self.0.iter().min_by_key(|worker| worker.connections.load(Ordering::Relaxed));
         // There is always a first worker.
-        let Some(worker) = fewest else { return };
+        let Some(worker) = self.place(placement) else { return };
         worker.runtime.spawn(connection(LoadGuard::take(&worker.connections)));
     }
 }
@@ -115,6 +142,37 @@ mod tests {
     use tokio::time::timeout;
 
     use super::*;
+
+    /// Threads by the number of connections on each, and the one that gets the next.
+    #[test]
+    fn connections_that_share_fill_one_worker_after_the_other() {
+        let place = |numbers: &[usize], placement| {
+            let workers = runtime().expect("a runtime").block_on(async {
+                numbers
+                    .iter()
+                    .map(|number| {
+                        let worker = Worker::of(Handle::current());
+                        worker.connections.store(*number, Ordering::Relaxed);
+                        worker
+                    })
+                    .collect()
+            });
+            let workers = Workers(workers);
+            let chosen = workers.place(placement).expect("a worker");
+            workers.0.iter().position(|worker| std::ptr::eq(worker, chosen)).expect("one of them")
+        };
+        for (numbers, together, apart) in [
+            ([0, 0, 0], 0, 0),
+            ([1, 0, 0], 0, 1),
+            ([3, 5, 4], 1, 0),
+            ([TOGETHER - 1, 0, 0], 0, 1),
+            ([TOGETHER, 0, 0], 1, 1),
+            ([TOGETHER, TOGETHER + 2, TOGETHER + 1], 0, 0),
+        ] {
+            assert_eq!(place(&numbers, Placement::Together), together, "{numbers:?}");
+            assert_eq!(place(&numbers, Placement::Apart), apart, "{numbers:?}");
+        }
+    }
 
     /// Whoever asks waits for it, until it goes on.
     #[test]

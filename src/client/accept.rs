@@ -15,7 +15,7 @@ use crate::failure::Failure;
 use crate::net::{Accepted, BACKLOG, Client, Listener};
 use crate::upstream::LinkRuntime;
 use crate::upstream::connections::ConnectionGuard;
-use crate::workers::{LoadGuard, Workers};
+use crate::workers::{LoadGuard, Placement, Workers};
 
 /// Behind accepts that fail: out of file descriptors, the only cure is that connections end.
 const BACKOFF: Backoff = Backoff { first: Duration::from_millis(5), longest: Duration::from_secs(1) };
@@ -126,7 +126,8 @@ fn admit(
     match admission.admit(&service, client) {
         Ok(permits) => {
             let guard = service.connections.register();
-            workers.spawn(|place| {
+            let placement = if service.sharing.is_on() { Placement::Together } else { Placement::Apart };
+            workers.spawn(placement, |place| {
                 service.serve(accepted, client, Admitted { guard, _permits: permits, _place: place })
             });
         }
@@ -134,7 +135,7 @@ fn admit(
             // Where even these are too many, the client is told and not waited for.
             let permit = Arc::clone(&admission.refusals).try_acquire_owned();
             let linger = if permit.is_ok() { LINGER } else { Duration::ZERO };
-            workers.spawn(|place| async move {
+            workers.spawn(Placement::Apart, |place| async move {
                 service.reject_early(accepted, client, &failure, linger).await;
                 drop((permit, place));
             });

@@ -310,7 +310,7 @@ impl LinkRuntime {
             absorbs: redis.absorbs_auth(),
             resends: redis.role.is_some() || self.backends.are_several(),
             patience: self.link.connect_timeout,
-            database: redis.select().unwrap_or_default(),
+            database: self.link.database(),
             shares: self.sharing.is_on(),
         })
     }
@@ -396,6 +396,13 @@ impl Side for Way {
         match self {
             Self::Own(stream) => stream.take_error(),
             Self::Seat(seat) => seat.take_error(),
+        }
+    }
+
+    fn bears(&self, command: &[u8]) -> bool {
+        match self {
+            Self::Own(_) => false,
+            Self::Seat(seat) => seat.bears(command),
         }
     }
 
@@ -522,11 +529,12 @@ impl Established {
             session.shares_nothing();
             return;
         }
-        let is_clean = session.has_left_nothing();
-        if let (Some(Way::Own(stream)), Some(lease), Some(origin), true) =
-            (self.upstream.take(), self.admitted.guard.release(), self.origin.take(), is_clean)
+        let left = session.left_behind();
+        if let (Some(Way::Own(stream)), Some(lease), Some(origin), Some(left)) =
+            (self.upstream.take(), self.admitted.guard.release(), self.origin.take(), left)
         {
-            self.service.warm.give_back(&self.service, Upstream::given_back(stream), lease, origin);
+            let given_back = Upstream::given_back(stream);
+            tokio::spawn(Arc::clone(&self.service).take_back(given_back, left, lease, origin));
         }
         let seat = session.shared().and_then(|state| self.service.sharing.seat(&state));
         session.needs_none();
@@ -546,7 +554,8 @@ impl Established {
         if !service.sharing.is_on() {
             session.shares_nothing();
         }
-        let (restore, shared) = (session.restore(), session.shared());
+        let behind = || session.shared_behind().filter(|state| service.sharing.knows(state));
+        let (restore, shared) = (session.restore(), session.shared().or_else(behind));
         let is_waited_for = session.is_waited_for();
         if let (Some(Way::Seat(seat)), Cause::Refused) = (&upstream, cause) {
             // Another one may take what this one has refused.

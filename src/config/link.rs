@@ -81,6 +81,11 @@ impl Link {
         self.redis.as_ref().map_or(0, |redis| redis.share)
     }
 
+    /// The database in which an upstream stands before a client has said anything.
+    pub fn database(&self) -> u32 {
+        self.redis.as_ref().and_then(Redis::select).unwrap_or_default()
+    }
+
     /// What authenticates us to the target, if anything does.
     pub fn credentials(&self) -> Option<&Credentials> {
         self.redis.as_ref()?.credentials.as_ref()

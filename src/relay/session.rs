@@ -266,6 +266,14 @@ impl Session {
         if self.policy.shares && !self.needs_own { self.state.shared() } else { None }
     }
 
+    /// What sessions have in common behind the client's next command, where that one sets nothing else: at an upstream that
+    /// these share it changes nothing, and is answered all the same.
+    pub fn shared_behind(&self) -> Option<Restore> {
+        let First::Command(arguments, _) = first(&self.ahead, UNLIMITED) else { return None };
+        let after = self.state.shared_behind(&arguments, self.policy.database);
+        after.filter(|_| self.policy.shares && self.owed.is_empty())
+    }
+
     /// Whether the next upstream, which is [attached](Self::attach) now, leads to the same server as the last one: another
     /// connection to it knows of the same writes.
     pub fn goes_on_at(&mut self, is_same: bool) {
@@ -274,9 +282,9 @@ impl Session {
         }
     }
 
-    /// Whether the session's own upstream is as good as new, as far as can be told for sure.
-    pub fn has_left_nothing(&self) -> bool {
-        self.state.restore().is_empty() && !self.is_tainted
+    /// What there is on the session's own upstream, as far as can be told for sure.
+    pub fn left_behind(&self) -> Option<Restore> {
+        (!self.is_tainted).then(|| self.state.restore())
     }
 
     /// There are no shared upstreams any more.

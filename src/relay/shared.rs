@@ -22,8 +22,9 @@ use zeroize::Zeroizing;
 
 use super::copy::with_buffer;
 use super::drain::{DrainRequest, Handle, Reason};
+use super::session::state::Restore;
 use crate::net::Side;
-use crate::resp::commands::{Commands, Found, LONGEST_TOGETHER};
+use crate::resp::commands::{Commands, First, Found, LONGEST_TOGETHER, UNLIMITED, first};
 use crate::resp::replies::{Frame, Replies};
 
 /// How much of what sessions have said may wait for the server before they have to wait. In bytes.
@@ -112,6 +113,8 @@ struct Place {
 pub struct Shared {
     mux: Arc<Mutex<Mux>>,
     server: u64,
+    state: Arc<Restore>,
+    database: u32,
 }
 
 /// A session's place at a shared upstream: a stream of its own commands and replies.
@@ -126,9 +129,10 @@ pub struct Seat {
 pub(super) const UNREAD_REPLIES: io::ErrorKind = io::ErrorKind::QuotaExceeded;
 
 impl Shared {
-    /// A new one, and its first session's seat. `server` is the number of the one that it leads to.
-    pub fn new(server: u64) -> (Self, Seat) {
-        let shared = Self { server, ..Self::default() };
+    /// A new one, and its first session's seat. `server` is the number of the one that it leads to, `state` what was set
+    /// there, `database` the link's.
+    pub fn new(server: u64, state: Restore, database: u32) -> (Self, Seat) {
+        let shared = Self { server, state: Arc::new(state), database, ..Self::default() };
         let place = shared.mux.lock().places.insert(Place::default());
         let seat = Seat { shared: shared.clone(), place };
         (shared, seat)
@@ -142,6 +146,14 @@ impl Shared {
         }
         let place = mux.places.insert(Place::default());
         Some(Seat { shared: self.clone(), place })
+    }
+
+    /// Whether the command sets nothing but what is set already, or what people alone read.
+    fn bears(&self, command: &[u8]) -> bool {
+        match first(command, UNLIMITED) {
+            First::Command(arguments, _) => self.state.bears(&arguments, self.database),
+            _ => false,
+        }
     }
 
     /// Whether nobody can take a seat any more.
@@ -163,13 +175,15 @@ impl Mux {
         }
     }
 
-    /// Takes whole commands of one session.
-    fn takes(&mut self, place: usize, bytes: &[u8]) -> io::Result<()> {
+    /// Takes whole commands of one session: those that travel together, and those that the upstream bears.
+    fn takes(&mut self, place: usize, bytes: &[u8], bears: impl Fn(&[u8]) -> bool) -> io::Result<()> {
         let mut commands = Commands::default();
         let (mut at, mut count) = (0, 0);
         while at < bytes.len() {
             match commands.find(&bytes[at..]) {
-                Ok(Found::Whole(class, length)) if class.travels() && length <= LONGEST_TOGETHER => {
+                Ok(Found::Whole(class, length))
+                    if length <= LONGEST_TOGETHER && (class.travels() || bears(&bytes[at..at + length])) =>
+                {
                     at += length;
                     count += 1;
                 }
@@ -348,11 +362,12 @@ impl AsyncRead for Seat {
 
 impl AsyncWrite for Seat {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let mux = &mut *self.shared.mux.lock();
+        let Self { shared, place: number } = &*self;
+        let mux = &mut *shared.mux.lock();
         if mux.is_ended {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
-        let place = &mut mux.places[self.place];
+        let place = &mut mux.places[*number];
         if place.unread.len() - place.taken > UNREAD {
             place.waits(cx);
             return Poll::Pending;
@@ -361,7 +376,7 @@ impl AsyncWrite for Seat {
             mux.waiting.push(cx.waker().clone());
             return Poll::Pending;
         }
-        mux.takes(self.place, bytes)?;
+        mux.takes(*number, bytes, |command| shared.bears(command))?;
         Poll::Ready(Ok(bytes.len()))
     }
 
@@ -395,6 +410,10 @@ impl Side for Seat {
 
     fn is_leaving(&self) -> bool {
         self.shared.mux.lock().is_leaving
+    }
+
+    fn bears(&self, command: &[u8]) -> bool {
+        self.shared.bears(command)
     }
 
     fn does_not_answer(&self) {
@@ -645,7 +664,7 @@ mod tests {
     /// A shared upstream whose server the test plays; the driver's task ends with why.
     fn played() -> (Shared, Seat, DuplexStream, tokio::task::JoinHandle<Ended>) {
         let (mut near, server) = duplex(64 * 1024 * 1024);
-        let (shared, seat) = Shared::new(0);
+        let (shared, seat) = Shared::new(0, Restore::default(), 0);
         let mut driver = Driver::new(shared.clone(), Vec::new(), None);
         let running = tokio::spawn(async move {
             let handle = Handle::default();
@@ -804,7 +823,7 @@ mod tests {
     #[tokio::test]
     async fn another_secret_is_shown_when_nothing_is_owed_and_alone() {
         let (mut near, mut server) = duplex(1024);
-        let (shared, mut seat) = Shared::new(0);
+        let (shared, mut seat) = Shared::new(0, Restore::default(), 0);
         let mut other = shared.seat().expect("a seat");
         let driver = Arc::new(Mutex::new(Driver::new(shared, Vec::new(), None)));
         let driving = Arc::clone(&driver);
@@ -834,7 +853,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_secret_that_is_not_answered_ends_it() {
         let (mut near, mut server) = duplex(1024);
-        let (shared, mut seat) = Shared::new(0);
+        let (shared, mut seat) = Shared::new(0, Restore::default(), 0);
         let mut driver = Driver::new(shared, Vec::new(), None);
         driver.reauthenticate(b"AUTH p\r\n");
         let running = tokio::spawn(async move {
@@ -854,7 +873,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_old_one_is_left_when_nothing_is_owed() {
         let (mut near, mut server) = duplex(1024);
-        let (shared, mut seat) = Shared::new(0);
+        let (shared, mut seat) = Shared::new(0, Restore::default(), 0);
         let at = Instant::now() + Duration::from_mins(10);
         let leave = DrainRequest { reason: Reason::Lifetime, from: at, latest: at + Duration::from_hours(1) };
         let mut driver = Driver::new(shared.clone(), Vec::new(), Some((at, leave)));
@@ -904,7 +923,7 @@ mod tests {
     #[tokio::test]
     async fn it_ends_when_it_is_to_be_left_and_nothing_is_owed() {
         let (near, mut server) = duplex(1024);
-        let (shared, mut seat) = Shared::new(0);
+        let (shared, mut seat) = Shared::new(0, Restore::default(), 0);
         let handle = Arc::new(Handle::default());
         let (mut near, asked) = (near, Arc::clone(&handle));
         let mut driver = Driver::new(shared.clone(), Vec::new(), None);
@@ -994,7 +1013,7 @@ mod tests {
         /// Whatever sessions say and read, and however they come and go.
         #[test]
         fn nobody_gets_what_is_anothers(steps in steps()) {
-            let (shared, seat) = Shared::new(0);
+            let (shared, seat) = Shared::new(0, Restore::default(), 0);
             let mut clients = vec![Client::new(seat)];
             clients.extend((1..SESSIONS).map(|_| Client::new(shared.seat().expect("a seat"))));
             let (mut replies, mut said, mut number) = (Replies::default(), Vec::new(), 0);

@@ -9,7 +9,7 @@ use super::backends::{Backends, Lease};
 use super::connections::{Connections, Upstreams};
 use super::dial::{Dialler, Health};
 use super::handshake::Upstream;
-use super::pool::Pool;
+use super::pool::{Origin, Pool};
 use super::sharing::Sharing;
 use crate::config::Link;
 use crate::failure::Failure;
@@ -54,6 +54,15 @@ impl LinkRuntime {
             self.warm.reset_backoff();
         }
         dialled
+    }
+
+    /// Takes back an upstream that was lent to a session; what that has left behind is taken away. One with which that
+    /// can't be done is closed.
+    pub async fn take_back(self: Arc<Self>, upstream: Upstream, left: Restore, lease: Lease, origin: Origin) {
+        let Some(undone) = left.undone(self.link.database()) else { return };
+        if let Ok(upstream) = self.dialler.restore(&self.link, &lease, upstream, &undone).await {
+            self.warm.give_back(&self, upstream, lease, origin);
+        }
     }
 
     /// How long a connection that begins now may live.

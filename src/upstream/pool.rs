@@ -34,7 +34,7 @@ use crate::upstream::backends::Lease;
 use crate::upstream::handshake::Upstream;
 
 /// So many that were lent are kept for the next sessions beside the pool's own.
-const MOST_GIVEN_BACK: usize = 4;
+const MOST_GIVEN_BACK: usize = 32;
 
 /// The age at which an upstream is replaced, jittered. Firewalls and load balancers drop idle connections silently,
 /// the strictest after one minute; one dial in thirty seconds is a negligible load.
@@ -184,7 +184,7 @@ impl Pool {
         }
     }
 
-    /// Takes in one that a session has needed for a while, and on which it has left nothing behind.
+    /// Takes in one that a session has needed for a while, and on which nothing is left behind.
     pub fn give_back(&self, service: &LinkRuntime, upstream: Upstream, lease: Lease, origin: Origin) {
         let Origin { made, made_with } = origin;
         let expires = made + MAX_AGE;

@@ -40,8 +40,8 @@ pub struct Sharing {
     groups: Mutex<Groups>,
 }
 
-/// By their thread, and by the commands that make their state.
-type Groups = HashMap<(ThreadId, Vec<u8>), Arc<Group>>;
+/// By their thread and state.
+type Groups = HashMap<(ThreadId, Restore), Arc<Group>>;
 
 /// Those of one thread and state.
 #[derive(Debug, Default)]
@@ -77,9 +77,13 @@ impl Sharing {
         self.group(state).seat(1)
     }
 
+    /// Whether there were sessions of that state on this thread, so that there can be such upstreams.
+    pub fn knows(&self, state: &Restore) -> bool {
+        self.groups.lock().contains_key(&(thread::current().id(), state.clone()))
+    }
+
     fn group(&self, state: &Restore) -> Arc<Group> {
-        let key = state.commands().flat_map(|(command, _)| command.iter().copied()).collect();
-        Arc::clone(self.groups.lock().entry((thread::current().id(), key)).or_default())
+        Arc::clone(self.groups.lock().entry((thread::current().id(), state.clone())).or_default())
     }
 }
 
@@ -118,7 +122,7 @@ impl LinkRuntime {
             Err(failure) => return group.seat(1).ok_or(failure),
         };
         let (stream, leading) = upstream.into_parts();
-        let (shared, seat) = Shared::new(lease.backend().number);
+        let (shared, seat) = Shared::new(lease.backend().number, state.clone(), self.link.database());
         group.upstreams.lock().push(shared.clone());
         tokio::spawn(drive(Arc::clone(self), shared, stream, leading, lease));
         Ok(seat)

@@ -10,7 +10,7 @@ mod settings;
 mod story;
 mod wire;
 
-use crate::support::{Ambassador, Launch, RedisServer, get, metric, password};
+use crate::support::{Ambassador, Launch, RedisServer, Version, get, metric, password};
 
 const LINK: &str = "redis:6379";
 
@@ -21,8 +21,17 @@ fn sharing(launch: Launch, upstreams: usize, threads: usize) -> Launch {
 
 /// A real server with a password, and an ambassador before it.
 fn real(configuration: &str, upstreams: usize, threads: usize) -> Option<(RedisServer, Ambassador, String)> {
+    real_version(Version::Redis70, configuration, upstreams, threads)
+}
+
+fn real_version(
+    version: Version,
+    configuration: &str,
+    upstreams: usize,
+    threads: usize,
+) -> Option<(RedisServer, Ambassador, String)> {
     let password = password();
-    let server = RedisServer::start(&format!("requirepass {password}\n{configuration}"))?;
+    let server = RedisServer::start_version(version, &format!("requirepass {password}\n{configuration}"))?;
     let launch = Launch::redis(server.address()).variable("REDIS_AUTH", &password);
     let ambassador = sharing(launch, upstreams, threads).start();
     Some((server, ambassador, password))

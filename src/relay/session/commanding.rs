@@ -1,7 +1,6 @@
 //! The way of commands: what may go to the upstream and when, and what is not for it.
 
 use std::borrow::Cow;
-use std::str::FromStr;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -9,11 +8,10 @@ use tokio::time::Instant;
 
 use super::ahead::{Ahead, MOST};
 use super::owed::What;
-use super::state::{Answering, Channels, Effect, Pin, Slot};
+use super::state::{Answering, Channels, Effect, Pin, encoded, number};
 use super::{ANSWER, Cause, Framing, Hold, Own, PING, Reset, Session};
 use crate::net::Side;
 use crate::relay::copy::Failed;
-use crate::resp;
 use crate::resp::auth::{Command, command};
 use crate::resp::commands::{
     Class, Commands, First, Found, LONGEST_TOGETHER, NoCommand, Special, UNLIMITED, first,
@@ -22,17 +20,9 @@ use crate::resp::commands::{
 /// After so long a look at the socket costs nobody anything, and tells of an end that the runtime has not heard of yet.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// The longest command that is kept for other upstreams. Who sets more than that keeps its upstream.
-const LONGEST_SET: usize = 1024;
-
 /// What a server that expects a command in a place where it may not be left out is given instead of a client's AUTH; its
 /// reply is the same but for its kind.
 const INSTEAD: &[u8] = b"*2\r\n$4\r\nPING\r\n$2\r\nOK\r\n";
-
-/// A number, as a command has it.
-fn number<T: FromStr>(word: &[u8]) -> Option<T> {
-    std::str::from_utf8(word).ok()?.parse().ok()
-}
 
 /// What is to be done with a command.
 enum Admit {
@@ -275,14 +265,29 @@ impl Session {
         if target.is_none() {
             self.needs_own = !may_share;
         }
-        if self.target_end.is_some() || self.owed.is_empty() && !self.may_begin(class, target) {
+        if is_shared && self.needs_own {
+            // It is there for what it bears alone, and may be of another state than the session.
+            if !self.owed.is_empty() {
+                return self.waits_for_boundary();
+            }
+            if may_share {
+                self.let_go(Cause::Lent, target);
+                self.needs_own = false;
+                self.hold = Hold::Upstream;
+                return Admit::Stop;
+            }
+        }
+        if self.target_end.is_some() || self.owed.is_empty() && !self.may_begin(class, bytes, target) {
             return Admit::Stop;
         }
         if self.is_leaving(target.as_ref()) {
             return Admit::Stop;
         }
-        if is_shared && !may_share && !self.is_own(class) {
-            return Admit::Own;
+        if is_shared && !may_share && !self.is_own(class, bytes) {
+            let is_borne = is_whole && target.as_ref().is_some_and(|target| target.bears(bytes));
+            if !is_borne {
+                return Admit::Own;
+            }
         }
         let what = match class {
             Class::Reads | Class::ReadsByScript => What::Reads,
@@ -297,10 +302,17 @@ impl Session {
         Admit::Pass
     }
 
-    /// Whether a command may be for us, and not for the upstream.
-    fn is_own(&self, class: Class) -> bool {
+    /// Whether a command is for us, and not for the upstream.
+    fn is_own(&self, class: Class, bytes: &[u8]) -> bool {
         match class {
-            Class::Special(Special::Auth | Special::Hello) => self.policy.absorbs,
+            Class::Special(Special::Auth | Special::Hello) => {
+                self.policy.absorbs
+                    && match first(bytes, UNLIMITED) {
+                        First::Command(arguments, _) => shows(&arguments),
+                        // So long that it was not waited for.
+                        _ => true,
+                    }
+            }
             Class::Special(Special::Quit) => self.policy.shares,
             _ => false,
         }
@@ -320,13 +332,13 @@ impl Session {
     }
 
     /// Before a command goes out though nothing is owed: whether the upstream is there.
-    fn may_begin<T: Side>(&mut self, class: Class, target: &mut Option<T>) -> bool {
+    fn may_begin<T: Side>(&mut self, class: Class, bytes: &[u8], target: &mut Option<T>) -> bool {
         if self.framing != Framing::Exact {
             return true;
         }
         let Some(stream) = target else {
             // Those that are not for the upstream are seen to first.
-            let is_own = self.is_own(class);
+            let is_own = self.is_own(class, bytes);
             if !is_own {
                 self.hold = Hold::Upstream;
             }
@@ -411,24 +423,14 @@ impl Session {
             return self.leaves(What::Leaves, Effect::Unknown);
         };
         match special {
-            Special::Auth | Special::Hello => return self.own(&arguments, bytes, is_shared),
+            Special::Auth | Special::Hello => return self.own(&arguments, bytes),
             Special::Reset if arguments.len() == 1 => return self.resets(),
             Special::Client => return self.client(&arguments),
             Special::Subscribe | Special::Unsubscribe => {
                 let of = Channels::of(&arguments[0].to_ascii_lowercase());
                 return self.subscribes(special == Special::Subscribe, of, arguments.len() - 1);
             }
-            Special::Select => {
-                // In the link's own database it is as any other.
-                let number = arguments.get(1).and_then(|word| number(word));
-                let is_own = arguments.len() == 2 && number == Some(self.policy.database);
-                let select =
-                    |number: u32| encoded(&[b"SELECT"[..].into(), number.to_string().into_bytes().into()]);
-                let command = number.map_or_else(|| encoded(&arguments), select);
-                return self.sets(Slot::Database, (!is_own).then_some(command));
-            }
-            Special::Readonly => return self.sets(Slot::Readonly, Some(encoded(&arguments))),
-            Special::Readwrite => return self.sets(Slot::Readonly, None),
+            Special::Select | Special::Readonly | Special::Readwrite => return self.sets(&arguments),
             Special::Multi => return self.leaves(What::Leaves, Effect::Multi),
             Special::Exec => return self.leaves(What::Leaves, Effect::Exec),
             Special::Discard => return self.leaves(What::Leaves, Effect::Discard),
@@ -480,38 +482,16 @@ impl Session {
     }
 
     /// AUTH or HELLO.
-    fn own(&mut self, arguments: &[Cow<'_, [u8]>], bytes: &[u8], is_shared: bool) -> Admit {
-        let shows = match command(arguments) {
-            Command::Auth(_) => true,
-            // Its answer is the same whoever gives it.
-            Command::Wrong(_) => arguments.first().is_some_and(|name| name.eq_ignore_ascii_case(b"AUTH")),
-            Command::Hello(shown, _) => shown.is_some(),
-            _ => false,
-        };
-        if !(shows && self.policy.absorbs) {
-            if self.gone.is_some() || is_shared {
-                return Admit::Own;
-            }
-            let effect = match command(arguments) {
-                Command::Auth(_) => Effect::Auth,
-                Command::Hello(credential, kept) => {
-                    let protocol = match kept.get(1).map(|version| &version[..]) {
-                        None => None,
-                        Some(b"2") => Some(2),
-                        Some(b"3") => Some(3),
-                        Some(_) => return self.leaves(What::Leaves, Effect::Unknown),
-                    };
-                    let name = kept.get(2..4).map(|named| {
-                        encoded(&[Cow::Borrowed(b"CLIENT"), Cow::Borrowed(b"SETNAME"), named[1].into()])
-                    });
-                    Effect::Hello { protocol, name, authenticates: credential.is_some() }
-                }
+    fn own(&mut self, arguments: &[Cow<'_, [u8]>], bytes: &[u8]) -> Admit {
+        if !(self.policy.absorbs && shows(arguments)) {
+            return match command(arguments) {
+                Command::Auth(_) => self.leaves(What::Sets, Effect::Auth),
+                Command::Hello(..) => self.sets(arguments),
                 _ => {
                     self.owe(What::Leaves);
-                    return Admit::Pass;
+                    Admit::Pass
                 }
             };
-            return self.leaves(What::Sets, effect);
         }
         match self.state.answering {
             Answering::Off => return Admit::Instead(Cow::default()),
@@ -564,26 +544,14 @@ impl Session {
 
     fn client(&mut self, arguments: &[Cow<'_, [u8]>]) -> Admit {
         let word = |number: usize| arguments.get(number).map_or(Vec::new(), |word| word.to_ascii_lowercase());
-        let all = || encoded(arguments);
-        let is_on = word(2) == b"on";
         match &word(1)[..] {
-            b"setname" => {
-                // Without a name it has none.
-                let has_name = arguments.get(2).is_some_and(|name| !name.is_empty());
-                return self.sets(Slot::Name, has_name.then(all));
-            }
-            b"setinfo" if word(2) == b"lib-name" => return self.sets(Slot::LibraryName, Some(all())),
-            b"setinfo" if word(2) == b"lib-ver" => return self.sets(Slot::LibraryVersion, Some(all())),
-            b"no-evict" => return self.sets(Slot::NoEvict, is_on.then(all)),
-            b"no-touch" => return self.sets(Slot::NoTouch, is_on.then(all)),
-            b"capa" => return self.sets(Slot::Capabilities, Some(all())),
             b"tracking" => return self.leaves(What::Sets, Effect::Tracking(word(2) != b"off")),
             b"reply" => return self.reply_mode(&word(2), arguments.len() == 3),
             b"maint_notifications" => {
                 // What only a client that dials the target itself has any use for. Without what it asks for every server refuses it,
                 // in its own words.
                 self.owe(What::Leaves);
-                return Admit::Instead(encoded(&arguments[..2]).into());
+                return Admit::Instead(encoded(&[&arguments[0], &arguments[1]]).into());
             }
             // Who knows it may do something to the connection from elsewhere.
             b"id" if self.policy.shares => return self.leaves(What::Sets, Effect::Unknown),
@@ -594,17 +562,17 @@ impl Session {
                 self.owe(What::Leaves);
                 self.state.sends(word(1) == b"caching");
             }
-            _ => return self.leaves(What::Leaves, Effect::Unknown),
+            _ => return self.sets(arguments),
         }
         Admit::Pass
     }
 
     /// A command that sets something that another upstream is given too.
-    fn sets(&mut self, slot: Slot, command: Option<Vec<u8>>) -> Admit {
-        if command.as_ref().is_some_and(|command| command.len() > LONGEST_SET) {
-            return self.leaves(What::Leaves, Effect::Unknown);
+    fn sets(&mut self, arguments: &[Cow<'_, [u8]>]) -> Admit {
+        match Effect::setting(arguments, self.policy.database) {
+            None | Some(Effect::Unknown) => self.leaves(What::Leaves, Effect::Unknown),
+            Some(effect) => self.leaves(What::Sets, effect),
         }
-        self.leaves(What::Sets, Effect::Set(slot, command))
     }
 
     /// CLIENT REPLY.
@@ -676,9 +644,16 @@ impl Session {
     }
 }
 
+/// Whether an AUTH or HELLO says who the client is.
+fn shows(arguments: &[Cow<'_, [u8]>]) -> bool {
+    match command(arguments) {
+        Command::Auth(_) => true,
+        // Its answer is the same whoever gives it.
+        Command::Wrong(_) => arguments.first().is_some_and(|name| name.eq_ignore_ascii_case(b"AUTH")),
+        Command::Hello(shown, _) => shown.is_some(),
+        _ => false,
+    }
+}
+
 /// What goes out where RESET itself has no reply.
 const RESET_AND_PING: &[u8] = b"*1\r\n$5\r\nRESET\r\n*1\r\n$4\r\nPING\r\n";
-
-fn encoded(words: &[Cow<'_, [u8]>]) -> Vec<u8> {
-    resp::commands(&[words.iter().map(|word| &**word).collect()]).expose().to_vec()
-}

@@ -1,7 +1,14 @@
 //! What a client's commands have left behind on its connection: what can be put on another one, and what can't.
 
+use std::borrow::Cow;
+use std::str::FromStr;
+
 pub use crate::metrics::session::Pin;
 use crate::resp;
+use crate::resp::auth::{Command, command};
+
+/// The longest command that is kept for other upstreams, in bytes. Who sets more than that keeps its upstream.
+const LONGEST_SET: usize = 1024;
 
 /// Which replies come.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -33,7 +40,7 @@ impl Channels {
 }
 
 /// What can be put on another connection, in the order in which it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Slot {
     Protocol,
     Name,
@@ -50,6 +57,28 @@ impl Slot {
     /// Whether the connection is another one without it; a name is one that people read.
     fn is_needed(self) -> bool {
         !matches!(self, Self::Name | Self::LibraryName | Self::LibraryVersion)
+    }
+
+    /// Whether sessions for which it is the same can share a connection.
+    fn is_shared(self) -> bool {
+        matches!(self, Self::Protocol | Self::Database)
+    }
+
+    /// The command that takes away whatever was set; none where nothing does. `database` is the link's.
+    fn default(self, database: u32) -> Option<Vec<u8>> {
+        let database = database.to_string();
+        let words: &[&[u8]] = match self {
+            Self::Protocol => &[b"HELLO", b"2"],
+            Self::Name => &[b"CLIENT", b"SETNAME", b""],
+            Self::Database => &[b"SELECT", database.as_bytes()],
+            Self::LibraryName => &[b"CLIENT", b"SETINFO", b"LIB-NAME", b""],
+            Self::LibraryVersion => &[b"CLIENT", b"SETINFO", b"LIB-VER", b""],
+            Self::NoEvict => &[b"CLIENT", b"NO-EVICT", b"OFF"],
+            Self::NoTouch => &[b"CLIENT", b"NO-TOUCH", b"OFF"],
+            Self::Capabilities => return None,
+            Self::Readonly => &[b"READWRITE"],
+        };
+        Some(encoded(words))
     }
 }
 
@@ -82,6 +111,55 @@ pub(super) enum Effect {
 }
 
 impl Effect {
+    /// Of a command that sets something that any connection can be given; none of any other. `database` is the link's: in
+    /// that one a connection is as any other.
+    pub(super) fn setting(arguments: &[Cow<'_, [u8]>], database: u32) -> Option<Self> {
+        let words: Vec<&[u8]> = arguments.iter().map(|word| &**word).collect();
+        let [name, rest @ ..] = &words[..] else { return None };
+        let all = || encoded(&words);
+        let (slot, command) = match &name.to_ascii_lowercase()[..] {
+            b"select" => {
+                let wanted = if let [word] = rest { number(word) } else { None };
+                let select = |wanted: u32| encoded(&[b"SELECT", wanted.to_string().as_bytes()]);
+                (Slot::Database, (wanted != Some(database)).then(|| wanted.map_or_else(all, select)))
+            }
+            b"readonly" => (Slot::Readonly, Some(all())),
+            b"readwrite" => (Slot::Readonly, None),
+            b"hello" => return hello(arguments),
+            b"client" => {
+                let word = |at: usize| rest.get(at).map_or(Vec::new(), |word| word.to_ascii_lowercase());
+                let is_on = || word(1) == b"on";
+                match &word(0)[..] {
+                    // Without a name it has none.
+                    b"setname" => (Slot::Name, rest.get(1).is_some_and(|name| !name.is_empty()).then(all)),
+                    b"setinfo" if word(1) == b"lib-name" => (Slot::LibraryName, Some(all())),
+                    b"setinfo" if word(1) == b"lib-ver" => (Slot::LibraryVersion, Some(all())),
+                    b"no-evict" => (Slot::NoEvict, is_on().then(all)),
+                    b"no-touch" => (Slot::NoTouch, is_on().then(all)),
+                    b"capa" => (Slot::Capabilities, Some(all())),
+                    _ => return None,
+                }
+            }
+            _ => return None,
+        };
+        let is_short = command.as_ref().is_none_or(|command| command.len() <= LONGEST_SET);
+        Some(if is_short { Self::Set(slot, command) } else { Self::Unknown })
+    }
+
+    /// What sessions share where this has its effect too; none where that can't be shared.
+    fn shared(&self, mut before: Restore) -> Option<Restore> {
+        match self {
+            Self::Set(slot, command) if slot.is_shared() => put(&mut before.0, *slot, command.clone()),
+            Self::Set(slot, command) if slot.is_needed() && command.is_some() => return None,
+            Self::Set(..) | Self::Hello { protocol: None, authenticates: false, .. } => {}
+            Self::Hello { protocol: Some(protocol), authenticates: false, .. } => {
+                put(&mut before.0, Slot::Protocol, (*protocol == 3).then(hello_3));
+            }
+            _ => return None,
+        }
+        Some(before)
+    }
+
     /// Whether a reply that is no error is a good one.
     pub(super) fn is_met(&self, reply: &[u8]) -> bool {
         let Self::Wait(wanted) = self else { return true };
@@ -108,14 +186,53 @@ impl Effect {
     }
 }
 
+/// HELLO, with its version and maybe a name.
+fn hello(arguments: &[Cow<'_, [u8]>]) -> Option<Effect> {
+    let Command::Hello(credential, kept) = command(arguments) else { return None };
+    let protocol = match kept.get(1).map(|version| &version[..]) {
+        None => None,
+        Some(b"2") => Some(2),
+        Some(b"3") => Some(3),
+        Some(_) => return Some(Effect::Unknown),
+    };
+    let name = kept.get(2..4).map(|named| encoded(&[b"CLIENT", b"SETNAME", named[1]]));
+    Some(Effect::Hello { protocol, name, authenticates: credential.is_some() })
+}
+
+/// A number, as a command has it.
+pub(super) fn number<T: FromStr>(word: &[u8]) -> Option<T> {
+    std::str::from_utf8(word).ok()?.parse().ok()
+}
+
+fn hello_3() -> Vec<u8> {
+    encoded(&[b"HELLO", b"3"])
+}
+
+pub(super) fn encoded(words: &[&[u8]]) -> Vec<u8> {
+    resp::commands(&[words.to_vec()]).expose().to_vec()
+}
+
 /// Commands that put a session's state on another connection.
-#[derive(Debug, Default)]
-pub struct Restore(Vec<(Vec<u8>, bool)>);
+#[derive(Debug, Default, Clone, PartialEq, Eq, Hash)]
+pub struct Restore(Set);
 
 impl Restore {
     /// The commands, as RESP arrays, and whether each of them has to succeed.
     pub fn commands(&self) -> impl ExactSizeIterator<Item = (&[u8], bool)> {
-        self.0.iter().map(|(command, is_needed)| (&command[..], *is_needed))
+        self.0.iter().map(|(slot, command)| (&command[..], slot.is_needed()))
+    }
+
+    /// Whether a connection that sessions share in this state is the same behind a command that sets something, as far as
+    /// that makes a difference to them.
+    pub fn bears(&self, arguments: &[Cow<'_, [u8]>], database: u32) -> bool {
+        let effect = Effect::setting(arguments, database);
+        effect.and_then(|effect| effect.shared(self.clone())).is_some_and(|after| after == *self)
+    }
+
+    /// What takes all of it away again; none where nothing does.
+    pub fn undone(&self, database: u32) -> Option<Self> {
+        let undone = self.0.iter().map(|(slot, _)| Some((*slot, slot.default(database)?.into())));
+        undone.collect::<Option<_>>().map(Self)
     }
 
     pub fn is_empty(&self) -> bool {
@@ -137,8 +254,16 @@ impl Lasting {
     }
 }
 
-/// What was set, and the commands that set it.
+/// What was set, and the commands that set it, in order.
 type Set = Vec<(Slot, Box<[u8]>)>;
+
+fn put(set: &mut Set, slot: Slot, command: Option<Vec<u8>>) {
+    set.retain(|(known, _)| *known != slot);
+    if let Some(command) = command {
+        set.push((slot, command.into()));
+        set.sort_unstable_by_key(|(slot, _)| *slot);
+    }
+}
 
 /// The state that the replies so far tell of; but for [`answering`](Self::answering), which has to be known as soon as a
 /// command is sent.
@@ -286,8 +411,7 @@ impl State {
             Effect::Hello { protocol, name, authenticates } => {
                 if let Some(protocol) = protocol {
                     self.is_resp3 = protocol == 3;
-                    let hello = || resp::commands(&[vec![b"HELLO", b"3"]]).expose().to_vec();
-                    self.set(Slot::Protocol, self.is_resp3.then(hello));
+                    self.set(Slot::Protocol, self.is_resp3.then(hello_3));
                 }
                 if name.is_some() {
                     self.set(Slot::Name, name);
@@ -308,12 +432,7 @@ impl State {
     }
 
     fn set(&mut self, slot: Slot, command: Option<Vec<u8>>) {
-        let set = self.set.get_or_insert_default();
-        set.retain(|(known, _)| *known != slot);
-        if let Some(command) = command {
-            set.push((slot, command.into()));
-            set.sort_unstable_by_key(|(slot, _)| *slot);
-        }
+        put(self.set.get_or_insert_default(), slot, command);
         self.shrink();
     }
 
@@ -343,20 +462,19 @@ impl State {
 
     /// What puts it on a connection that it shares with others of the same state; none where that can't be.
     pub(super) fn shared(&self) -> Option<Restore> {
-        let mut set = self.set.iter().flat_map(|set| set.iter());
-        let is_shared = |slot: Slot| matches!(slot, Slot::Protocol | Slot::Database);
-        let bears = self.pin().is_none() && set.all(|(slot, _)| is_shared(*slot) || !slot.is_needed());
-        bears.then(|| {
-            let Restore(mut commands) = self.restore();
-            commands.retain(|(_, is_needed)| *is_needed);
-            Restore(commands)
-        })
+        let Restore(mut set) = self.restore();
+        set.retain(|(slot, _)| slot.is_needed());
+        (self.pin().is_none() && set.iter().all(|(slot, _)| slot.is_shared())).then_some(Restore(set))
+    }
+
+    /// The same behind a command that sets something, if that has worked.
+    pub(super) fn shared_behind(&self, arguments: &[Cow<'_, [u8]>], database: u32) -> Option<Restore> {
+        Effect::setting(arguments, database)?.shared(self.shared()?)
     }
 
     /// What puts it on another connection.
     pub(super) fn restore(&self) -> Restore {
-        let set = self.set.iter().flat_map(|set| set.iter());
-        Restore(set.map(|(slot, command)| (command.to_vec(), slot.is_needed())).collect())
+        Restore(self.set.as_deref().cloned().unwrap_or_default())
     }
 }
 
@@ -384,6 +502,83 @@ mod tests {
         state.reset(false);
         assert_eq!(restored(&state), ["lib"]);
         assert!(!state.is_resp3);
+    }
+
+    fn words(command: &str) -> Vec<Cow<'_, [u8]>> {
+        command.split(' ').map(|word| Cow::Borrowed(word.as_bytes())).collect()
+    }
+
+    /// Commands that one after the other are good, and whether an upstream that sessions share bears the last one.
+    #[test]
+    fn what_changes_nothing_is_borne() {
+        for (said, is_borne) in [
+            (&["SELECT 1"][..], false),
+            (&["SELECT 7"], true),
+            (&["SELECT 1", "SELECT 1"], true),
+            (&["SELECT 1", "SELECT 7"], false),
+            (&["SELECT 1", "SELECT 7", "SELECT 7"], true),
+            (&["SELECT 1", "SELECT 1 x"], false),
+            (&["SELECT 1", "HELLO"], true),
+            (&["HELLO 2"], true),
+            (&["HELLO 3"], false),
+            (&["HELLO 3", "HELLO 3"], true),
+            (&["HELLO 3", "HELLO 2"], false),
+            (&["HELLO 3", "hello 3 setname me"], true),
+            (&["HELLO 3", "HELLO 3 AUTH a b"], false),
+            (&["HELLO 03"], false),
+            (&["HELLO 4"], false),
+            (&["CLIENT SETNAME me"], true),
+            (&["CLIENT SETINFO LIB-NAME lib"], true),
+            (&["client setinfo lib-ver 1"], true),
+            (&["CLIENT SETINFO OTHER 1"], false),
+            (&["CLIENT NO-EVICT ON"], false),
+            (&["CLIENT NO-EVICT OFF"], true),
+            (&["CLIENT CAPA redirect"], false),
+            (&["READONLY"], false),
+            (&["READWRITE"], true),
+            (&["CLIENT TRACKING ON"], false),
+            (&["CLIENT KILL x"], false),
+            (&["MULTI"], false),
+            (&["RESET"], false),
+            (&["AUTH x"], false),
+            (&["GET a"], false),
+        ] {
+            let [before @ .., last] = said else { continue };
+            let mut state = State::default();
+            for command in before {
+                state.replied(Effect::setting(&words(command), 7).expect("a setting"), true);
+            }
+            let shared = state.shared().expect("a shared one");
+            assert_eq!(shared.bears(&words(last), 7), is_borne, "{said:?}");
+            // Where the session would go for it, it is borne.
+            let behind = state.shared_behind(&words(last), 7);
+            assert!(behind.as_ref().is_none_or(|behind| behind.bears(&words(last), 7)), "{said:?}");
+            assert!(!is_borne || behind == Some(shared), "{said:?}");
+        }
+    }
+
+    #[test]
+    fn what_was_set_can_be_undone() {
+        let mut state = State::default();
+        for command in ["HELLO 3 SETNAME me", "SELECT 1", "CLIENT SETINFO LIB-VER 1", "CLIENT NO-TOUCH on"] {
+            state.replied(Effect::setting(&words(command), 7).expect("a setting"), true);
+        }
+        let undone = state.restore().undone(7).expect("a way back");
+        let undone: Vec<u8> = undone.commands().flat_map(|(command, _)| command.to_vec()).collect();
+        let expected = [
+            &["HELLO", "2"][..],
+            &["CLIENT", "SETNAME", ""],
+            &["SELECT", "7"],
+            &["CLIENT", "SETINFO", "LIB-VER", ""],
+            &["CLIENT", "NO-TOUCH", "OFF"],
+        ];
+        let expected: Vec<u8> = expected
+            .iter()
+            .flat_map(|words| encoded(&words.iter().map(|word| word.as_bytes()).collect::<Vec<_>>()))
+            .collect();
+        assert_eq!(undone.escape_ascii().to_string(), expected.escape_ascii().to_string());
+        state.replied(Effect::setting(&words("CLIENT CAPA redirect"), 7).expect("a setting"), true);
+        assert!(state.restore().undone(7).is_none());
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! How many connections the server sees.
 
-use super::{LINK, real, upstreams};
-use crate::support::{Ambassador, Peer, RedisServer, eventually};
+use super::{LINK, real_version, upstreams};
+use crate::support::{Ambassador, Peer, RedisServer, Version, eventually};
 
 const CLIENTS: usize = 200;
 
@@ -17,7 +17,11 @@ struct Stage {
 
 impl Stage {
     fn start() -> Option<Self> {
-        let (server, ambassador, password) = real("", SHARED, THREADS)?;
+        Self::start_version(Version::Redis70)
+    }
+
+    fn start_version(version: Version) -> Option<Self> {
+        let (server, ambassador, password) = real_version(version, "", SHARED, THREADS)?;
         let administrator = server.administrator(&password);
         Some(Self { _server: server, ambassador, administrator })
     }
@@ -31,6 +35,14 @@ impl Stage {
         let list: String =
             redis::cmd("CLIENT").arg("LIST").query(&mut self.administrator).expect("CLIENT LIST");
         list.lines().count() - 1
+    }
+
+    /// How many AUTHs the server has had.
+    fn authentications(&mut self) -> usize {
+        let info: String =
+            redis::cmd("INFO").arg("commandstats").query(&mut self.administrator).expect("INFO");
+        let calls = info.lines().find_map(|line| line.strip_prefix("cmdstat_auth:calls="));
+        calls.and_then(|calls| calls.split(',').next()?.parse().ok()).expect("AUTHs")
     }
 
     #[track_caller]
@@ -72,7 +84,7 @@ fn say(clients: &mut [Peer], said: &str, heard: &str) {
 }
 
 /// So many that were lent are kept.
-const READY: usize = 4;
+const READY: usize = 32;
 
 /// Two hundred clients that ask for something, at the same time and one after the other.
 #[test]
@@ -93,11 +105,14 @@ fn many_clients_need_few_connections() {
     stage.agrees();
 }
 
-/// A thread shares with no other one: each has as many as there may be.
+/// A thread shares with no other one: each has as many as there may be, once the first one is full.
 #[test]
 fn each_thread_has_its_own() {
     let Some(mut stage) = Stage::start() else { return };
     let mut clients = stage.clients(CLIENTS);
+    say(&mut clients, "SET k v\r\nGET k\r\n", "+OK\r\n$1\r\nv\r\n");
+    assert_eq!(upstreams(&stage.ambassador, "shared"), SHARED);
+    clients.extend(stage.clients(CLIENTS));
     say(&mut clients, "SET k v\r\nGET k\r\n", "+OK\r\n$1\r\nv\r\n");
     assert_eq!(upstreams(&stage.ambassador, "shared"), SHARED * THREADS);
     assert_eq!(stage.connections(), SHARED * THREADS);
@@ -199,4 +214,96 @@ fn a_state_is_shared_by_those_who_are_in_it() {
         }
     }
     stage.has_at_most_in_the_end(3 * SHARED * THREADS);
+}
+
+/// What client libraries say first. Not every version of Redis knows all of it.
+fn introduces_itself(client: &mut Peer, hello: &str) {
+    client.send(format!("{hello}PING\r\nSELECT 2\r\n").as_bytes());
+    let answer = client.receive_until(b"+PONG\r\n+OK\r\n");
+    assert_eq!(
+        answer.first(),
+        Some(if hello.is_empty() { &b'+' } else { &b'%' }),
+        "{}",
+        answer.escape_ascii()
+    );
+    client.send(b"CLIENT SETINFO LIB-NAME lib\r\nCLIENT SETNAME me\r\n");
+    let answer = client.expect_line();
+    assert!(answer == "+OK" || answer.to_lowercase().starts_with("-err unknown subcommand"), "{answer}");
+    client.expect(b"+OK\r\n");
+}
+
+/// Who says what he is, and which database he wants, is answered where that is so already.
+#[test]
+fn an_introduction_needs_no_connection() {
+    for version in Version::ALL {
+        let Some(mut stage) = Stage::start_version(version) else { continue };
+        for hello in ["", "HELLO 3\r\n"] {
+            for round in 0..20 {
+                let before = stage.authentications();
+                let mut client = stage.clients(1).remove(0);
+                introduces_itself(&mut client, hello);
+                // Another time, and back.
+                client.send(b"SELECT 0\r\nGET k\r\nSELECT 2\r\n");
+                client.receive_until(b"\r\n+OK\r\n");
+                // By then there is one of each state.
+                if round > 2 {
+                    assert_eq!(stage.authentications(), before, "{} {hello}, round {round}", version.name());
+                }
+                // The name is his own, where it is asked for.
+                client.send(b"CLIENT GETNAME\r\n");
+                client.expect(b"$2\r\nme\r\n");
+            }
+        }
+    }
+}
+
+/// A database that there is not is not his, and what comes behind it goes to the one that he has.
+#[test]
+fn a_refused_introduction_changes_nothing() {
+    let Some(stage) = Stage::start() else { return };
+    let mut clients = stage.clients(3);
+    for (number, client) in clients.iter_mut().enumerate() {
+        client.send(format!("SELECT {number}\r\nSET who {number}\r\n").as_bytes());
+        client.expect(b"+OK\r\n+OK\r\n");
+    }
+    for (number, client) in clients.iter_mut().enumerate() {
+        for refused in
+            ["SELECT 99", "SELECT 01", "SELECT 1 2", "CLIENT SETNAME \"a b\"", "HELLO 4", "HELLO 3 x"]
+        {
+            client.send(format!("{refused}\r\nGET who\r\n").as_bytes());
+            let reply = client.receive_until(format!("$1\r\n{number}\r\n").as_bytes());
+            assert!(reply.starts_with(b"-"), "{refused}: {}", reply.escape_ascii());
+        }
+    }
+}
+
+/// What a session has set on an upstream that was lent to it is taken away before the next one has it.
+#[test]
+fn what_was_lent_comes_back_as_new() {
+    for version in Version::ALL {
+        let Some(mut stage) = Stage::start_version(version) else { continue };
+        let mut clients = stage.clients(2);
+        let (first, second) = clients.split_at_mut(1);
+        let (first, second) = (&mut first[0], &mut second[0]);
+        second.send(b"SET who 0\r\n");
+        second.expect(b"+OK\r\n");
+        introduces_itself(first, "");
+        first.send(b"SET who 2\r\n");
+        first.expect(b"+OK\r\n");
+        let mut before = 0;
+        for round in 0..10 {
+            for (client, who, name) in [(&mut *first, 2, "$2\r\nme\r\n"), (&mut *second, 0, "$-1\r\n")] {
+                client.send(b"MULTI\r\nCLIENT GETNAME\r\nGET who\r\nEXEC\r\n");
+                let queued = "+QUEUED\r\n".repeat(2);
+                client.expect(format!("+OK\r\n{queued}*2\r\n{name}$1\r\n{who}\r\n").as_bytes());
+                client.send(b"GET who\r\n");
+                client.expect(format!("$1\r\n{who}\r\n").as_bytes());
+                eventually("it is ready again", || upstreams(&stage.ambassador, "ready") > 0);
+            }
+            if round == 0 {
+                before = stage.authentications();
+            }
+        }
+        assert_eq!(stage.authentications(), before, "{}", version.name());
+    }
 }

@@ -115,12 +115,19 @@ impl Peer {
     /// Takes one line, without its ending.
     #[track_caller]
     pub(crate) fn expect_line(&mut self) -> String {
-        let mut line = Vec::new();
-        while !line.ends_with(b"\r\n") {
-            line.extend(self.receive(1));
-        }
+        let mut line = self.receive_until(b"\r\n");
         line.truncate(line.len() - 2);
         String::from_utf8(line).expect("a line of text")
+    }
+
+    /// Takes everything up to these bytes, and them.
+    #[track_caller]
+    pub(crate) fn receive_until(&mut self, end: &[u8]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        while !bytes.ends_with(end) {
+            bytes.extend(self.receive(1));
+        }
+        bytes
     }
 
     /// Everything up to a clean end; a reset fails the test.
