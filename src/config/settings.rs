@@ -84,8 +84,8 @@ pub const SETTINGS: &[Setting] = &[
     ),
     redis(
         "SHARE",
-        "how many connections to the target the clients on each thread share; a client gets one of its own for as long as its \
-         commands need that [default: 0: each has its own]",
+        "how many connections to the target the clients on each thread share, 1 to 64; a client gets one of its own for as long as \
+         its commands need that [default: each has its own]",
     ),
     redis(
         "RELEASE_AFTER",

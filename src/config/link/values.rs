@@ -177,7 +177,9 @@ impl<'a> LinkSettings<'a, '_> {
     /// How many upstreams clients share.
     fn share(&mut self, sessions: bool) -> usize {
         let asked_for = self.variable("SHARE");
-        let share = self.value("SHARE", share, "write a number, such as 1").unwrap_or_default();
+        let share = self
+            .value("SHARE", share, "write a number, such as 1, or nothing for a connection each")
+            .unwrap_or_default();
         if let (Some(variable), 1.., false) = (asked_for, share, sessions) {
             self.findings.mistake(
                 variable,
@@ -900,8 +902,9 @@ fn share(text: &str) -> Result<usize, Refusal> {
         Ok(number) if number > MOST_SHARED => {
             Err(Refusal::instead(format!("\"{text}\" is more than {MOST_SHARED}"), "1"))
         }
+        Ok(0) => Err("\"0\" leaves nothing to share".into()),
         Ok(number) => Ok(number),
-        Err(_) => Err(format!("\"{text}\" is not a number from 0 to {MOST_SHARED}").into()),
+        Err(_) => Err(format!("\"{text}\" is not a number from 1 to {MOST_SHARED}").into()),
     }
 }
 
