@@ -25,7 +25,7 @@ use super::drain::{DrainRequest, Handle, Reason};
 use super::session::state::Restore;
 use crate::net::Side;
 use crate::resp::commands::{Commands, First, Found, LONGEST_TOGETHER, UNLIMITED, first};
-use crate::resp::replies::{Frame, Replies};
+use crate::resp::replies::{Replies, Step};
 
 /// How much of what sessions have said may wait for the server before they have to wait. In bytes.
 const UNSENT: usize = 256 * 1024;
@@ -217,37 +217,40 @@ impl Mux {
         let mut at = 0;
         while at < bytes.len() {
             let Some(run) = self.owed.front_mut() else { return Err("a reply that nobody asked for") };
-            if replies.is_between() && matches!(bytes[at], b'>' | b'|') {
-                return Err("a push");
-            }
-            let step = replies.follow(&bytes[at..]).map_err(|_| "bytes that are no reply")?;
-            let piece = &bytes[at..at + step.length];
-            at += step.length;
-            let is_whole = match step.ended {
-                Some(Frame::Push) => return Err("a push"),
-                Some(Frame::Reply) => true,
-                None => false,
-            };
-            let place = run.place;
-            if is_whole {
-                run.count -= 1;
-                if run.count == 0 {
-                    self.owed.pop_front();
+            let (place, from, before) = (run.place, at, run.count);
+            let mut wrong = None;
+            while at < bytes.len() && run.count > 0 && wrong.is_none() {
+                let is_push = replies.is_between() && matches!(bytes[at], b'>' | b'|');
+                match replies.follow(&bytes[at..]) {
+                    _ if is_push => wrong = Some("a push"),
+                    Err(_) => wrong = Some("bytes that are no reply"),
+                    Ok(Step { ended, length }) => {
+                        if place.is_none() && ended.is_some() {
+                            self.reauthenticated = Some(!replies.head(&bytes[at..]).starts_with(b"-"));
+                        }
+                        run.count -= u32::from(ended.is_some());
+                        at += length;
+                    }
                 }
             }
-            match place {
-                Some(number) => self.gives(number, piece, is_whole),
-                None if is_whole => self.reauthenticated = Some(!replies.head(piece).starts_with(b"-")),
-                None => {}
+            let (whole, is_over) = (before - run.count, run.count == 0);
+            if is_over {
+                self.owed.pop_front();
+            }
+            if let Some(number) = place {
+                self.gives(number, &bytes[from..at], whole);
+            }
+            if let Some(wrong) = wrong {
+                return Err(wrong);
             }
         }
         Ok(())
     }
 
-    /// Gives a session its part.
-    fn gives(&mut self, number: usize, piece: &[u8], is_whole: bool) {
+    /// Gives a session its part, in which so many replies end.
+    fn gives(&mut self, number: usize, piece: &[u8], whole: u32) {
         let place = &mut self.places[number];
-        place.owed -= u32::from(is_whole);
+        place.owed -= whole;
         if place.is_left {
             if place.owed == 0 {
                 self.places.remove(number);
