@@ -22,7 +22,7 @@ load: ## thousands of connections at once, held, in a storm, mute
 soak: ## an hour (SOAK_SECONDS) of load, rotations, failovers and restarts; a report in target/soak
 	@cargo test --locked --test long -- --ignored --nocapture soak::
 
-bench: ## measure against HAProxy, nginx, socat and stunnel, side by side
+bench: ## measure against HAProxy, nginx, socat, stunnel and twemproxy, side by side
 	@benches/run
 
 lint: ## formatting, clippy, documentation, shell scripts, licences

@@ -27,6 +27,8 @@ pub struct Bars {
 pub struct Lines {
     pub title: String,
     pub caption: String,
+    /// What grows.
+    pub over: &'static str,
     pub logarithmic: bool,
     pub peers: Vec<(&'static str, Vec<(f64, Summary)>)>,
 }
@@ -153,9 +155,11 @@ fn draw_lines(area: &Area<'_>, panel: &Lines) -> Result<()> {
         .axis_style(FAINT)
         .x_labels(4)
         .y_labels(5)
-        .x_desc("other connections open")
+        .x_desc(panel.over)
         .label_style((FONT, 12).into_font().color(&INK))
-        .x_label_formatter(&|x| number(10f64.powf(*x)).trim_end_matches(".0").to_owned())
+        .x_label_formatter(&|x| {
+            number(10f64.powf(*x)).trim_end_matches(".0").trim_end_matches(".00").to_owned()
+        })
         .y_label_formatter(&|y| number(if panel.logarithmic { 10f64.powf(*y) } else { *y }))
         .draw()
         .map_err(drawing)?;

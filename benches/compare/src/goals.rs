@@ -5,7 +5,7 @@ use crate::peers::{DIRECT, HAPROXY, NGINX, OURS, STUNNEL, UNFRAMED};
 use crate::samples::{Metric, Results, Summary};
 use crate::workloads::requests::{Case, LARGE, MANY, SMALL};
 use crate::workloads::tls::{self, Side};
-use crate::workloads::{bulk, connections, growth, idle, short, startup, warm};
+use crate::workloads::{bulk, connections, growth, idle, sharing, short, startup, warm};
 
 #[derive(Clone, Copy)]
 pub enum Bound {
@@ -60,6 +60,7 @@ pub fn all(results: &Results, machine: &Machine, capacity: usize) -> Vec<Goal> {
         .chain([HAPROXY, STUNNEL].into_iter().flat_map(|other| of_tls(results, other)))
         .chain(of_warm(results))
         .chain(of_sessions(results))
+        .chain(of_sharing(results))
         .chain(of_the_program(results, machine))
         .collect()
 }
@@ -170,6 +171,37 @@ fn of_sessions(results: &Results) -> [Goal; 4] {
         let bound = Bound::AtMost(bound);
         ratio_goal(what, bound, UNFRAMED, results, "sessions", Metric::RequestCpu, &cases)
     })
+}
+
+fn of_sharing(results: &Results) -> Vec<Goal> {
+    use Bound::{AtLeast, AtMost};
+    use Metric::{Median, P99, RedisCpu, RequestCpu, RequestRate};
+    let named = |cases: [Case; 2]| cases.map(|case| case.to_string()).to_vec();
+    let (many, crowd, pipelines) =
+        (named(sharing::many()), named(sharing::crowd()), named(sharing::pipelines()));
+    let (large, lists) = (named(sharing::large()), named(sharing::lists()));
+    let one = vec![sharing::get(1).to_string()];
+    let [far, tls] = [warm::LONG_WAY, warm::TLS].map(|target| vec![sharing::first_answer(target)]);
+    [
+        ("Sharing: throughput, 50 connections", AtLeast(1.0), DIRECT, RequestRate, &many),
+        ("Sharing: throughput, 50 connections", AtLeast(1.6), HAPROXY, RequestRate, &many),
+        ("Sharing: processor time a request, 50 connections", AtMost(0.55), HAPROXY, RequestCpu, &many),
+        ("Sharing: Redis' processor time a request, 50 connections", AtMost(0.35), DIRECT, RedisCpu, &many),
+        ("Sharing: p99, 50 connections", AtMost(1.2), DIRECT, P99, &many),
+        ("Sharing: throughput, 200 connections", AtLeast(1.1), DIRECT, RequestRate, &crowd),
+        ("Sharing: Redis' processor time a request, 200 connections", AtMost(0.25), DIRECT, RedisCpu, &crowd),
+        ("Sharing: p50, one connection", AtMost(1.0), HAPROXY, Median, &one),
+        ("Sharing: throughput, pipeline of 16", AtLeast(0.8), DIRECT, RequestRate, &pipelines),
+        ("Sharing: throughput, pipeline of 16", AtLeast(1.3), HAPROXY, RequestRate, &pipelines),
+        ("Sharing: throughput of 64 KiB values", AtLeast(1.3), HAPROXY, RequestRate, &large),
+        ("Sharing: throughput of LRANGE", AtLeast(0.95), DIRECT, RequestRate, &lists),
+        ("Sharing: a new client's first answer, 1 ms each way", AtMost(0.40), DIRECT, Median, &far),
+        ("Sharing: a new client's first answer, TLS to the target", AtMost(0.20), DIRECT, Median, &tls),
+    ]
+    .map(|(what, bound, other, metric, cases)| {
+        ratio_goal(what, bound, other, results, "sharing", metric, cases)
+    })
+    .into()
 }
 
 fn of_the_program(results: &Results, machine: &Machine) -> [Goal; 4] {

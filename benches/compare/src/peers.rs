@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -25,12 +25,16 @@ pub const DIRECT_RESUMED: &str = "direct, resuming";
 pub const OURS: &str = "redis-ambassador";
 /// Ours without connections kept ready.
 pub const COLD: &str = "WARM=0";
+/// Ours whose clients share no upstreams.
+pub const UNSHARED: &str = "SHARE=0";
 /// Ours that does not follow where commands and replies end.
 pub const UNFRAMED: &str = "SESSIONS=off";
 pub const HAPROXY: &str = "HAProxy";
 pub const NGINX: &str = "nginx";
 pub const SOCAT: &str = "socat";
 pub const STUNNEL: &str = "stunnel";
+pub const TWEMPROXY: &str = "twemproxy";
+pub const PREDIXY: &str = "predixy";
 
 /// A way to reach a target.
 pub struct Peer {
@@ -103,6 +107,10 @@ pub struct Peers {
     pub warm: Vec<Peer>,
     /// The ambassador with itself.
     pub sessions: Vec<Peer>,
+    /// With the proxies that share connections too, as far as they are installed.
+    pub sharing: Vec<Peer>,
+    /// The same without those, which answer a PING by themselves.
+    pub first_answers: Vec<Peer>,
 }
 
 impl Peers {
@@ -116,7 +124,7 @@ impl Peers {
                 name,
                 program: find(program),
                 version: version(program, flag, words),
-                authenticates: name == OURS,
+                authenticates: [OURS, PREDIXY].contains(&name),
                 command,
                 capacity,
                 folder: folder.clone(),
@@ -127,6 +135,9 @@ impl Peers {
         let nginx = proxy(NGINX, Path::new("nginx"), ("-v", "nginx version: nginx/"), nginx_command);
         let socat = proxy(SOCAT, Path::new("socat"), ("-V", "socat version "), socat_command);
         let stunnel = proxy(STUNNEL, Path::new("stunnel"), ("-version", "stunnel "), stunnel_command);
+        let twemproxy =
+            proxy(TWEMPROXY, Path::new("nutcracker"), ("--version", "nutcracker-"), twemproxy_command);
+        let predixy = proxy(PREDIXY, Path::new("predixy"), ("--version", "predixy-"), predixy_command);
 
         let through = |proxy: &Arc<Proxy>| Peer {
             name: proxy.name,
@@ -147,6 +158,19 @@ impl Peers {
         let unframed = || ours_with(UNFRAMED, &[("SESSIONS", "off")]);
         let mut redis = plain();
         redis.insert(1, unframed());
+        let first_answers = || {
+            vec![
+                ours_with(OURS, &[("SHARE", "1")]),
+                ours_with(UNSHARED, &[]),
+                through(&haproxy),
+                direct(DIRECT, Sessions::Fresh),
+            ]
+        };
+        let mut sharing = first_answers();
+        let installed = [&twemproxy, &predixy].into_iter().filter(|proxy| proxy.is_installed());
+        // The direct connection stays the last one.
+        let last = sharing.len() - 1;
+        sharing.splice(last..last, installed.map(through));
         Ok(Self {
             plain: plain(),
             redis,
@@ -158,7 +182,9 @@ impl Peers {
                 direct(DIRECT_RESUMED, Sessions::Resumed),
             ],
             sessions: vec![through(&ours), unframed()],
-            programs: vec![ours, haproxy, nginx, socat, stunnel],
+            sharing,
+            first_answers: first_answers(),
+            programs: vec![ours, haproxy, nginx, socat, stunnel, twemproxy, predixy],
         })
     }
 }
@@ -334,6 +360,82 @@ libwrap = no
     let mut command = Command::new(program);
     command.arg(path);
     Ok(command)
+}
+
+/// twemproxy, which Debian calls nutcracker.
+///
+/// - `server_connections`: one, its default. Its recommendations warn of more: a client's pipeline might then be
+///   answered out of date.
+/// - `mbuf-size`: its default of 16 KiB. Its recommendations want small ones to save memory for very many connections
+///   alone; large ones read and write more at once.
+/// - `preconnect`: its connection to Redis is there before the first client.
+/// - It has one thread. No `timeout`, no ejection of servers, and of its log what it has by default. Its statistics
+///   can't be turned off, but nobody asks for them.
+/// - The password can't be given otherwise than in the file; it is made for the run alone. Clients have to send it too.
+fn twemproxy_command(instance: &Instance<'_>) -> Result<Command> {
+    let Instance { program, listen, route: Route { target, .. }, folder, .. } = instance;
+    let path = folder.join("twemproxy.yml");
+    let password = target.password.as_deref().context("it is for Redis alone")?;
+    let configuration = format!(
+        "target:
+  listen: {listen}
+  backlog: 4096
+  redis: true
+  redis_auth: {password}
+  preconnect: true
+  servers:
+    - {}:1
+",
+        target.address
+    );
+    fs::write(&path, configuration)?;
+    // Held for a moment, so that the other one is not the same.
+    let held = TcpListener::bind(listen)?;
+    let statistics = free_port()?;
+    drop(held);
+    let mut command = Command::new(program);
+    command.arg("-c").arg(path).args(["-a", "127.0.0.1", "-s", &statistics.to_string()]);
+    Ok(command)
+}
+
+/// predixy, which Debian has no package of. Its release 7.0.1 states that it is 1.0.5.
+///
+/// - `WorkerThreads`: one a core, as the others have it; each has a connection to Redis.
+/// - `BufSize`: its default of 4 KiB. Its manual leaves a better one to everybody's own measurements.
+/// - A pool of one server, which needs a hash and a distribution, but has nothing to distribute.
+/// - No line in the log for every connection; clients need no password.
+/// - The password can't be given otherwise than in the file; it is made for the run alone.
+fn predixy_command(instance: &Instance<'_>) -> Result<Command> {
+    let Instance { program, listen, route: Route { target, .. }, folder, .. } = instance;
+    let path = folder.join("predixy.conf");
+    let password = target.password.as_deref().context("it is for Redis alone")?;
+    let configuration = format!(
+        "Bind {listen}
+WorkerThreads {}
+LogNoticeSample 0
+StandaloneServerPool {{
+    Password {password}
+    Hash crc16
+    Distribution modula
+    RefreshMethod fixed
+    Group target {{
+        + {}
+    }}
+}}
+",
+        thread::available_parallelism()?,
+        target.address
+    );
+    fs::write(&path, configuration)?;
+    let mut command = Command::new(program);
+    command.arg(path);
+    Ok(command)
+}
+
+impl Proxy {
+    pub fn is_installed(&self) -> bool {
+        self.program.is_file()
+    }
 }
 
 impl Peer {

@@ -12,10 +12,10 @@ use crate::Bench;
 use crate::charts::{self, Bars, Lines};
 use crate::goals::{self, Bound, Goal};
 use crate::machine::Machine;
-use crate::peers::{DIRECT, OURS};
+use crate::peers::{DIRECT, HAPROXY, OURS, UNSHARED};
 use crate::samples::{Better, Metric, Results, Summary, count, number};
 use crate::workloads::requests::{Case, LARGE, SMALL};
-use crate::workloads::{self, Workload, growth, warm};
+use crate::workloads::{self, Workload, growth, sharing, warm};
 
 #[derive(Serialize)]
 struct Raw<'a> {
@@ -68,6 +68,9 @@ struct Report<'a> {
     folder: &'a Path,
 }
 
+/// What the chart of the workload of that name shows.
+const SHARING: &str = "Requests a second and Redis' processor time a request, by the number of connections";
+
 impl Report<'_> {
     fn page(&self) -> Result<String> {
         let mut page = String::new();
@@ -104,9 +107,15 @@ impl Report<'_> {
     /// The README's part: the four figures that matter.
     fn readme(&self) -> Result<String> {
         let mut text = String::new();
-        let peers: Vec<_> = self.bench.peers.programs.iter().map(|program| program.name).collect();
+        let headline = goals::headline(self.bench.capacity);
+        let mut peers: Vec<_> = self.bench.peers.programs.iter().map(|program| program.name).collect();
+        peers.retain(|peer| {
+            headline.iter().any(|(_, workload, case, metric)| {
+                self.results.summary(workload, case, *metric, peer).is_some()
+            })
+        });
         writeln!(text, "| | {} |\n| --- |{}", peers.join(" | "), " ---: |".repeat(peers.len()))?;
-        for (title, workload, case, metric) in goals::headline(self.bench.capacity) {
+        for (title, workload, case, metric) in headline {
             write!(text, "| {title} |")?;
             for peer in &peers {
                 match self.results.summary(workload, &case, metric, peer) {
@@ -115,6 +124,11 @@ impl Report<'_> {
                 }
             }
             writeln!(text)?;
+        }
+        if !self.results.cases("sharing", Metric::RedisCpu).is_empty() {
+            let what = "redis-ambassador with [`SHARE=1`](docs/redis.md#sharing), where clients share connections to \
+                        Redis, beside `SHARE=0`, where each has its own, HAProxy, and no proxy (direct):";
+            write!(text, "\n{}\n![{SHARING}](docs/benchmarks-sharing.svg)\n", wrapped(what))?;
         }
         Ok(text)
     }
@@ -208,11 +222,24 @@ impl Report<'_> {
 
     fn workload(&self, workload: &Workload) -> Result<String> {
         let mut text = format!("## {}\n\n{}\n", workload.title, wrapped(workload.text));
+        if workload.name == sharing::WORKLOAD.name {
+            text.push_str(&self.left_out());
+        }
         text.push_str(&self.charts_of(workload)?);
         for metric in workload.metrics {
             text.push_str(&self.table(workload, *metric)?);
         }
         Ok(text)
+    }
+
+    /// The proxies that are not here: Debian does not have all of them.
+    fn left_out(&self) -> String {
+        let programs = self.bench.peers.programs.iter().filter(|program| !program.is_installed());
+        let names: Vec<_> = programs.map(|program| program.name).collect();
+        if names.is_empty() {
+            return String::new();
+        }
+        format!("Not measured, as not installed here: {}.\n\n", names.join(", "))
     }
 
     fn table(&self, workload: &Workload, metric: Metric) -> Result<String> {
@@ -274,6 +301,7 @@ impl Report<'_> {
         match workload.name {
             "requests" => self.charts_of_requests(),
             "growth" => self.chart_of_growth(),
+            "sharing" => self.chart_of_sharing(),
             "tls" => self.charts_of_tls(),
             _ => self.chart_of_all(workload),
         }
@@ -352,31 +380,55 @@ impl Report<'_> {
     }
 
     fn chart_of_growth(&self) -> Result<String> {
-        let workload = growth::WORKLOAD.name;
-        let sizes = growth::sizes(self.bench.capacity);
-        let lines = |metric: Metric, logarithmic: bool| {
-            let point = |peer: &str, number: usize| {
-                Some((number as f64, self.results.summary(workload, &growth::case(number), metric, peer)?))
-            };
-            let line = |name: &'static str| {
-                (name, sizes.iter().filter_map(|number| point(name, *number)).collect::<Vec<_>>())
-            };
-            let peers = self.results.peers(workload, metric).into_iter();
-            let lines = peers.map(line).filter(|(_, points)| !points.is_empty());
-            Lines {
-                title: metric.title().to_owned(),
-                caption: caption(metric),
-                logarithmic,
-                peers: lines.collect(),
-            }
-        };
-        let file = "benchmarks-growth.svg";
+        let peers = self.results.peers("growth", Metric::RequestCpu);
+        let points = growth::sizes(self.bench.capacity).map(|number| (number, growth::case(number)));
+        let lines = |metric| self.lines("growth", metric, &peers, "other connections open", &points);
         // Memory spans three orders of magnitude.
-        charts::lines(
-            &self.folder.join(file),
-            &[lines(Metric::RequestCpu, false), lines(Metric::ProcessMemory, true)],
-        )?;
-        Ok(format!("![Growth]({file})\n\n"))
+        let memory = Lines { logarithmic: true, ..lines(Metric::ProcessMemory) };
+        self.chart_of_lines("growth", "Growth", vec![lines(Metric::RequestCpu), memory])
+    }
+
+    /// What it is about; the rest is in the tables.
+    fn chart_of_sharing(&self) -> Result<String> {
+        let peers = [OURS, UNSHARED, HAPROXY, DIRECT];
+        let points = sharing::CLIENTS.map(|number| (number, sharing::get(number).to_string()));
+        let lines = |metric| self.lines("sharing", metric, &peers, "connections, GET", &points);
+        self.chart_of_lines("sharing", SHARING, vec![lines(Metric::RequestRate), lines(Metric::RedisCpu)])
+    }
+
+    fn lines(
+        &self,
+        workload: &str,
+        metric: Metric,
+        peers: &[&'static str],
+        over: &'static str,
+        points: &[(usize, String)],
+    ) -> Lines {
+        let line = |name: &'static str| {
+            let figure = |(number, case): &(usize, String)| {
+                Some((*number as f64, self.results.summary(workload, case, metric, name)?))
+            };
+            (name, points.iter().filter_map(figure).collect::<Vec<_>>())
+        };
+        let lines = peers.iter().map(|name| line(name)).filter(|(_, points)| !points.is_empty());
+        Lines {
+            title: metric.title().to_owned(),
+            caption: caption(metric),
+            over,
+            logarithmic: false,
+            peers: lines.collect(),
+        }
+    }
+
+    /// As `chart`, with lines.
+    fn chart_of_lines(&self, name: &str, title: &str, mut panels: Vec<Lines>) -> Result<String> {
+        panels.retain(|panel| !panel.peers.is_empty());
+        if panels.is_empty() {
+            return Ok(String::new());
+        }
+        let file = format!("benchmarks-{name}.svg");
+        charts::lines(&self.folder.join(&file), &panels)?;
+        Ok(format!("![{title}]({file})\n\n"))
     }
 }
 
@@ -435,11 +487,13 @@ const METHOD: &str = "\
 - What is measured and what measures share the cores. Throughput therefore says
   how much of the machine a proxy leaves to Redis and its clients; without a
   proxy (direct) it is what Redis and the load generator reach by themselves.
-- HAProxy, nginx, socat and stunnel are Debian's packages. How each is
-  configured, with the reasons, is in
-  [peers.rs](../benches/compare/src/peers.rs).
+- HAProxy, nginx, socat, stunnel and twemproxy are Debian's packages.
+  [predixy](https://github.com/joyieldInc/predixy) is none of them: it takes
+  part where somebody has built and installed it. How each is configured, with
+  the reasons, is in [peers.rs](../benches/compare/src/peers.rs).
 - Behind the others, and without a proxy, the client authenticates itself;
-  redis-ambassador does it for the client.
+  redis-ambassador and predixy do it for the client.
+- Redis' own processor time is that of its process, over the same load.
 - Redis has one thread, a password and no persistence.
 - The certificates are made for the run and removed after it.
 
@@ -452,14 +506,14 @@ make bench
 ```
 
 It installs what is missing of haproxy, nginx, libnginx-mod-stream, socat,
-stunnel4, redis-server and redis-tools, builds redis-ambassador as it is
-released, and measures, for about twenty minutes on two cores.
+stunnel4, nutcracker, redis-server and redis-tools, builds redis-ambassador as
+it is released, and measures, for about twenty-five minutes on two cores.
 
 | variable | default | meaning |
 | --- | --- | --- |
 | `BENCH_ROUNDS` | 5 | how often everything is measured |
 | `BENCH_SECONDS` | 0.5 | for how long, each cell of a round |
-| `BENCH_ONLY` | all | some of `requests,redis-benchmark,short,idle,bulk,growth,tls,warm,sessions,startup` |
+| `BENCH_ONLY` | all | some of `requests,redis-benchmark,short,idle,bulk,growth,tls,warm,sessions,sharing,startup` |
 | `BENCH_IMAGE` | `redis-ambassador:bench` | the image to be weighed |
 
 Every run leaves the figures of all its rounds (`results.json`) and the logs of

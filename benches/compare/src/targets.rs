@@ -14,12 +14,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::socket::{MsgFlags, recv};
+use nix::unistd::Pid;
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::version::TLS13;
 use rustls::{HandshakeKind, ServerConfig, ServerConnection, StreamOwned};
 
+use crate::accounting;
 use crate::certificates::Certificates;
 use crate::load::tls::{self, Sessions};
 use crate::load::{self, Credentials};
@@ -102,6 +104,11 @@ impl Redis {
 
     pub fn tls_target(&self) -> &Target {
         &self.tls_target
+    }
+
+    /// The processor time used so far.
+    pub fn cpu_time(&self) -> Result<Duration> {
+        accounting::cpu_time(Pid::from_raw(i32::try_from(self.process.id())?))
     }
 
     /// Runs a command on a connection of its own and returns the first bytes of the reply.
@@ -316,15 +323,28 @@ pub struct LongWay {
     target: Target,
 }
 
+/// What connecting over a long way takes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Connecting {
+    NoTime,
+    /// There and back, as on a network. The client believes to be connected at once; what it says waits for so long.
+    RoundTrip,
+}
+
 impl LongWay {
-    pub fn start(target: &Target, delay: Duration) -> Result<Self> {
+    pub fn start(target: &Target, delay: Duration, connecting: Connecting) -> Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, free_port()?))?;
         let way = Target { address: listener.local_addr()?, ..target.clone() };
         let end = target.address;
         thread::spawn(move || {
             for near in listener.incoming().flatten() {
                 // Where it can't go on, the client sees its connection end.
-                thread::spawn(move || forward(&near, end, delay).ok());
+                thread::spawn(move || {
+                    if connecting == Connecting::RoundTrip {
+                        thread::sleep(2 * delay);
+                    }
+                    forward(&near, end, delay).ok()
+                });
             }
         });
         Ok(Self { target: way })
@@ -357,6 +377,35 @@ fn carry(mut from: &TcpStream, mut to: &TcpStream, delay: Duration) {
             // Either side may be gone for good by now.
             let _ = to.shutdown(Shutdown::Write);
             return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Without a round trip for connecting an answer takes the way there and back, with one twice as long.
+    #[test]
+    fn a_long_way_takes_its_time() {
+        const DELAY: Duration = Duration::from_millis(20);
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+        let address = listener.local_addr().expect("its address");
+        thread::spawn(move || {
+            for mut stream in listener.incoming().flatten() {
+                let mut byte = [0];
+                // A client that is not answered fails.
+                let _ = stream.read_exact(&mut byte).and_then(|()| stream.write_all(&byte));
+            }
+        });
+        let target = Target { address, password: None, authority: None };
+        for (connecting, least) in [(Connecting::NoTime, 2 * DELAY), (Connecting::RoundTrip, 4 * DELAY)] {
+            let way = LongWay::start(&target, DELAY, connecting).expect("a way");
+            let start = Instant::now();
+            let mut stream = TcpStream::connect(way.target().address).expect("connected");
+            stream.write_all(b"?").expect("sent");
+            stream.read_exact(&mut [0]).expect("answered");
+            assert!(start.elapsed() >= least, "{:?}", start.elapsed());
         }
     }
 }

@@ -6,6 +6,7 @@ pub mod idle;
 mod redis_benchmark;
 pub mod requests;
 pub mod sessions;
+pub mod sharing;
 pub mod short;
 pub mod startup;
 pub mod tls;
@@ -41,6 +42,7 @@ pub const ALL: &[Workload] = &[
     tls::WORKLOAD,
     warm::WORKLOAD,
     sessions::WORKLOAD,
+    sharing::WORKLOAD,
     startup::WORKLOAD,
 ];
 
@@ -85,6 +87,25 @@ fn in_turn<T>(peers: &[T], round: usize) -> impl Iterator<Item = &T> {
         let step = if round.is_multiple_of(2) { step } else { number - step };
         &peers[(round + step) % number]
     })
+}
+
+/// Measures one case with every peer, in all rounds.
+fn measure_each(
+    bench: &Bench,
+    workload: &'static str,
+    case: &str,
+    peers: &[Running],
+    results: &mut Results,
+    measure: impl Fn(&Running) -> Result<Vec<(Metric, f64)>>,
+) -> Result<()> {
+    for round in bench.rounds() {
+        for peer in in_turn(peers, round) {
+            let cell = Cell { workload, case, peer: peer.name, round };
+            results.record(&cell, measure(peer));
+            bench.redis.wait_until_quiet()?;
+        }
+    }
+    Ok(())
 }
 
 fn open_many(peer: &Running, number: usize) -> Result<Vec<Conversation>> {

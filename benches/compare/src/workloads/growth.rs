@@ -55,7 +55,7 @@ fn measure(bench: &Bench, peer: &Peer, batch: &Batch, round: usize, results: &mu
         let before = running.settled_cpu_time()?;
         let mut outcome = generator.run(duration, requests::ENOUGH)?;
         let cpu = running.settled_cpu_time()?.saturating_sub(before);
-        let cpu = requests::request_cpu(cpu, outcome.requests);
+        let cpu = requests::a_request(Metric::RequestCpu, cpu, outcome.requests);
         let memory = running.proportional_set_size()? as f64 / (1024.0 * 1024.0);
         let rate = outcome.requests as f64 / outcome.elapsed.as_secs_f64();
         let p99 = outcome.latencies.percentile(99);

@@ -90,44 +90,57 @@ impl Case {
 fn run(bench: &Bench, results: &mut Results) -> Result<()> {
     let route = Route::to(bench.redis.target());
     let peers = start_all(&bench.peers.redis, route, WORKLOAD.name, results);
+    let cases: Vec<_> = Case::all().into_iter().map(|case| (case.to_string(), case)).collect();
     for round in bench.rounds() {
-        for case in Case::all() {
-            let batch = case.batch(&bench.redis)?;
-            for peer in in_turn(&peers, round) {
-                let figures = measure(peer, &batch, case.connections, bench.settings.duration);
-                let cell = Cell { workload: WORKLOAD.name, case: &case.to_string(), peer: peer.name, round };
-                results.record(&cell, figures);
-                bench.redis.wait_until_quiet()?;
-            }
+        measure_round(bench, WORKLOAD.name, &cases, &peers, round, results)?;
+    }
+    Ok(())
+}
+
+/// Measures every case, by its name, with every peer.
+pub fn measure_round(
+    bench: &Bench,
+    workload: &'static str,
+    cases: &[(String, Case)],
+    peers: &[Running],
+    round: usize,
+    results: &mut Results,
+) -> Result<()> {
+    for (name, case) in cases {
+        let batch = case.batch(&bench.redis)?;
+        for peer in in_turn(peers, round) {
+            let cell = Cell { workload, case: name, peer: peer.name, round };
+            results.record(&cell, measure(bench, peer, &batch, case.connections));
+            bench.redis.wait_until_quiet()?;
         }
     }
     Ok(())
 }
 
-pub fn measure(
-    peer: &Running,
-    batch: &Batch,
-    connections: usize,
-    duration: Duration,
-) -> Result<Vec<(Metric, f64)>> {
+fn measure(bench: &Bench, peer: &Running, batch: &Batch, connections: usize) -> Result<Vec<(Metric, f64)>> {
+    let duration = bench.settings.duration;
     let mut generator = Generator::new(open_many(peer, connections)?, batch.clone())?;
     // Lets buffers grow and the processor settle; not counted.
     generator.run(duration / 5, 0)?;
     let before = peer.settled_cpu_time()?;
+    // Redis is at rest when whoever asks it is.
+    let redis_before = bench.redis.cpu_time()?;
     let mut outcome = generator.run(duration, ENOUGH)?;
     let cpu = peer.settled_cpu_time()?.saturating_sub(before);
+    let redis_cpu = bench.redis.cpu_time()?.saturating_sub(redis_before);
     let mut figures = vec![
         (Metric::RequestRate, outcome.requests as f64 / outcome.elapsed.as_secs_f64()),
         (Metric::Median, outcome.latencies.percentile(50)),
         (Metric::P99, outcome.latencies.percentile(99)),
+        a_request(Metric::RedisCpu, redis_cpu, outcome.requests),
     ];
     if peer.is_proxy() {
-        figures.push(request_cpu(cpu, outcome.requests));
+        figures.push(a_request(Metric::RequestCpu, cpu, outcome.requests));
     }
     Ok(figures)
 }
 
-/// What the proxy spent on each of so many requests.
-pub fn request_cpu(spent: Duration, requests: usize) -> (Metric, f64) {
-    (Metric::RequestCpu, spent.as_secs_f64() * 1e6 / requests as f64)
+/// What was spent on each of so many requests.
+pub fn a_request(metric: Metric, spent: Duration, requests: usize) -> (Metric, f64) {
+    (metric, spent.as_secs_f64() * 1e6 / requests as f64)
 }

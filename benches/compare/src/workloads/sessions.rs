@@ -74,7 +74,7 @@ impl<'a> Loaded<'a> {
 
     fn figures(&self) -> Vec<(Metric, f64)> {
         let rate = self.requests as f64 / self.elapsed.as_secs_f64();
-        vec![requests::request_cpu(self.spent, self.requests), (Metric::RequestRate, rate)]
+        vec![requests::a_request(Metric::RequestCpu, self.spent, self.requests), (Metric::RequestRate, rate)]
     }
 }
 

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::{Workload, in_turn, start_all};
+use super::{Workload, measure_each, start_all};
 use crate::Bench;
 use crate::load::Conversation;
 use crate::load::short::{self, Outcome};
 use crate::peers::{HAPROXY, Route, Running};
-use crate::samples::{Cell, Metric, Results};
+use crate::samples::{Metric, Results};
 
 pub const WORKLOAD: Workload = Workload {
     name: "short",
@@ -29,15 +29,10 @@ const CLIENTS: usize = 8;
 fn run(bench: &Bench, results: &mut Results) -> Result<()> {
     let route = Route::to(bench.redis.target());
     let peers = start_all(&bench.peers.plain, route, WORKLOAD.name, results);
-    for round in bench.rounds() {
-        for peer in in_turn(&peers, round) {
-            let cell = Cell { workload: WORKLOAD.name, case: CASE, peer: peer.name, round };
-            let figures = measure_with(peer, bench.settings.duration, || peer.open());
-            results.record(&cell, figures.map(|(figures, _)| figures));
-            bench.redis.wait_until_quiet()?;
-        }
-    }
-    Ok(())
+    measure_each(bench, WORKLOAD.name, CASE, &peers, results, |peer| {
+        let (figures, _) = measure_with(peer, bench.settings.duration, || peer.open())?;
+        Ok(figures)
+    })
 }
 
 /// The figures, and what happened besides.

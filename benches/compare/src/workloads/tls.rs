@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 
 use super::requests::{self, Case, LARGE, SMALL};
-use super::{Workload, connections, idle, in_turn, short, start_all};
+use super::{Workload, connections, idle, in_turn, measure_each, short, start_all};
 use crate::Bench;
 use crate::load::tls::{Sessions, credulous};
 use crate::load::{self, Credentials};
@@ -100,8 +100,9 @@ fn run(bench: &Bench, results: &mut Results) -> Result<()> {
     let to_target = Route::to(bench.redis.tls_target());
     for (side, route) in [(Side::Clients, from_clients), (Side::Target, to_target)] {
         let peers = start_all(&bench.peers.tls, route, WORKLOAD.name, results);
+        let cases: Vec<_> = all_requests().map(|case| (request_case(side, &case), case)).collect();
         for round in bench.rounds() {
-            requests_of_round(bench, side, &peers, round, results)?;
+            requests::measure_round(bench, WORKLOAD.name, &cases, &peers, round, results)?;
             for peer in in_turn(&bench.peers.tls, round) {
                 let case = idle_case(side);
                 let cell = Cell { workload: WORKLOAD.name, case: &case, peer: peer.name, round };
@@ -112,51 +113,16 @@ fn run(bench: &Bench, results: &mut Results) -> Result<()> {
     }
     for sessions in [Sessions::Fresh, Sessions::Resumed] {
         let peers = start_all(&bench.peers.tls, from_clients, WORKLOAD.name, results);
-        handshakes(bench, &handshake_case(Side::Clients, sessions), &peers, results, |peer| {
+        let case = handshake_case(Side::Clients, sessions);
+        measure_each(bench, WORKLOAD.name, &case, &peers, results, |peer| {
             handshakes_of_clients(peer, sessions, bench.settings.duration)
         })?;
         let target = HandshakeTarget::start(&bench.certificates, sessions)?;
         let peers = start_all(&bench.peers.tls, Route::to(target.target()), WORKLOAD.name, results);
-        handshakes(bench, &handshake_case(Side::Target, sessions), &peers, results, |peer| {
+        let case = handshake_case(Side::Target, sessions);
+        measure_each(bench, WORKLOAD.name, &case, &peers, results, |peer| {
             handshakes_with(&target, peer, sessions, bench.settings.duration)
         })?;
-    }
-    Ok(())
-}
-
-fn requests_of_round(
-    bench: &Bench,
-    side: Side,
-    peers: &[Running],
-    round: usize,
-    results: &mut Results,
-) -> Result<()> {
-    for case in all_requests() {
-        let batch = case.batch(&bench.redis)?;
-        for peer in in_turn(peers, round) {
-            let figures = requests::measure(peer, &batch, case.connections, bench.settings.duration);
-            let case = request_case(side, &case);
-            let cell = Cell { workload: WORKLOAD.name, case: &case, peer: peer.name, round };
-            results.record(&cell, figures);
-            bench.redis.wait_until_quiet()?;
-        }
-    }
-    Ok(())
-}
-
-fn handshakes(
-    bench: &Bench,
-    case: &str,
-    peers: &[Running],
-    results: &mut Results,
-    measure: impl Fn(&Running) -> Result<Vec<(Metric, f64)>>,
-) -> Result<()> {
-    for round in bench.rounds() {
-        for peer in in_turn(peers, round) {
-            let cell = Cell { workload: WORKLOAD.name, case, peer: peer.name, round };
-            results.record(&cell, measure(peer));
-            bench.redis.wait_until_quiet()?;
-        }
     }
     Ok(())
 }

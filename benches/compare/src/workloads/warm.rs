@@ -9,7 +9,7 @@ use crate::Bench;
 use crate::load::short;
 use crate::peers::{COLD, DIRECT, DIRECT_RESUMED, Route, Running};
 use crate::samples::{Cell, Metric, Results};
-use crate::targets::LongWay;
+use crate::targets::{Connecting, LongWay};
 
 pub const WORKLOAD: Workload = Workload {
     name: "warm",
@@ -30,7 +30,7 @@ pub const LOOPBACK: &str = "loopback";
 pub const LONG_WAY: &str = "1 ms each way to the target";
 pub const TLS: &str = "TLS to the target";
 
-const DELAY: Duration = Duration::from_millis(1);
+pub const DELAY: Duration = Duration::from_millis(1);
 
 /// Between a client's connections: none, which drains what is ready, and one in which it fills again and everybody
 /// falls asleep.
@@ -48,7 +48,7 @@ pub fn cases(target: &str) -> [String; 2] {
 }
 
 fn run(bench: &Bench, results: &mut Results) -> Result<()> {
-    let long_way = LongWay::start(bench.redis.target(), DELAY)?;
+    let long_way = LongWay::start(bench.redis.target(), DELAY, Connecting::NoTime)?;
     let targets =
         [(LOOPBACK, bench.redis.target()), (LONG_WAY, long_way.target()), (TLS, bench.redis.tls_target())];
     for (name, target) in targets {
@@ -68,7 +68,7 @@ fn run(bench: &Bench, results: &mut Results) -> Result<()> {
     Ok(())
 }
 
-fn measure(peer: &Running, pause: Duration, duration: Duration) -> Result<Vec<(Metric, f64)>> {
+pub fn measure(peer: &Running, pause: Duration, duration: Duration) -> Result<Vec<(Metric, f64)>> {
     short::run(1, duration / 5, pause, || peer.open())?;
     let mut outcome = short::run(1, duration, pause, || peer.open())?;
     Ok(vec![(Metric::Median, outcome.latencies.percentile(50))])
