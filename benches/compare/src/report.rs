@@ -488,9 +488,9 @@ const METHOD: &str = "\
   how much of the machine a proxy leaves to Redis and its clients; without a
   proxy (direct) it is what Redis and the load generator reach by themselves.
 - HAProxy, nginx, socat, stunnel and twemproxy are Debian's packages.
-  [predixy](https://github.com/joyieldInc/predixy) is none of them: it takes
-  part where somebody has built and installed it. How each is configured, with
-  the reasons, is in [peers.rs](../benches/compare/src/peers.rs).
+  Debian has none of [predixy](https://github.com/joyieldInc/predixy), which
+  takes part where it was built and installed by hand. How each is configured,
+  with the reasons, is in [peers.rs](../benches/compare/src/peers.rs).
 - Behind the others, and without a proxy, the client authenticates itself;
   redis-ambassador and predixy do it for the client.
 - Redis' own processor time is that of its process, over the same load.
