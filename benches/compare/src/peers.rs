@@ -26,7 +26,7 @@ pub const OURS: &str = "redis-ambassador";
 /// Ours without connections kept ready.
 pub const COLD: &str = "WARM=0";
 /// Ours whose clients share no upstreams.
-pub const UNSHARED: &str = "SHARE=0";
+pub const UNSHARED: &str = "not sharing";
 /// Ours that does not follow where commands and replies end.
 pub const UNFRAMED: &str = "SESSIONS=off";
 pub const HAPROXY: &str = "HAProxy";

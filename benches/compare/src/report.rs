@@ -127,7 +127,7 @@ impl Report<'_> {
         }
         if !self.results.cases("sharing", Metric::RedisCpu).is_empty() {
             let what = "redis-ambassador with [`SHARE=1`](docs/redis.md#sharing), where clients share connections to \
-                        Redis, beside `SHARE=0`, where each has its own, HAProxy, and no proxy (direct):";
+                        Redis, beside itself without (not sharing), HAProxy, and no proxy (direct):";
             write!(text, "\n{}\n![{SHARING}](docs/benchmarks-sharing.svg)\n", wrapped(what))?;
         }
         Ok(text)
