@@ -52,6 +52,9 @@ const SILENCE: Duration = Duration::from_secs(30);
 /// How long it may take to answer.
 const ANSWER: Duration = Duration::from_secs(1);
 
+/// Who needs an upstream of its own again after so short a time keeps the next one for as long, whether it is needed or not.
+const BUSY: Duration = Duration::from_millis(20);
+
 /// What it is asked.
 const PING: &[u8] = b"*1\r\n$4\r\nPING\r\n";
 
@@ -211,6 +214,10 @@ struct Rare {
     resent_since: Option<Instant>,
     /// When that was the last time.
     resent_at: Option<Instant>,
+    /// When an upstream that was lent was given back.
+    gave_back_at: Option<Instant>,
+    /// For how long the one that is lent now is kept.
+    keeps: Option<Pinned<Box<Sleep>>>,
 }
 
 impl Session {
@@ -323,6 +330,10 @@ impl Session {
         self.leave_is_served(handle);
         self.pair.renew(limits);
         self.begin_with(leading);
+        if let Some(rare) = &mut self.rare {
+            let is_busy = self.needs_own && rare.gave_back_at.is_some_and(|at| at.elapsed() < BUSY);
+            rare.keeps = is_busy.then(|| Box::pin(sleep(BUSY)));
+        }
         again
     }
 
@@ -595,7 +606,11 @@ impl Session {
             && !handle.wants_authentication()
             && self.gives_back()
         {
-            return Some(Decided::Event(Event::Share));
+            let rare = self.rare();
+            if rare.keeps.as_mut().is_none_or(|time| time.as_mut().poll(cx).is_ready()) {
+                rare.gave_back_at = Some(Instant::now());
+                return Some(Decided::Event(Event::Share));
+            }
         }
         if handle.wants_authentication()
             && target.as_ref().is_some_and(|target| !target.is_shared())

@@ -14,6 +14,8 @@ thread_local! {
     static HAS_NEWS: Cell<bool> = const { Cell::new(false) };
     /// Whether other sessions have the upstream, too.
     static IS_SHARED: Cell<bool> = const { Cell::new(false) };
+    /// Whether what is said there is set already.
+    static BEARS: Cell<bool> = const { Cell::new(false) };
 }
 
 impl Side for DuplexStream {
@@ -27,6 +29,10 @@ impl Side for DuplexStream {
 
     fn is_shared(&self) -> bool {
         IS_SHARED.get()
+    }
+
+    fn bears(&self, _: &[u8]) -> bool {
+        BEARS.get()
     }
 }
 
@@ -1376,6 +1382,80 @@ async fn an_upstream_of_its_own_is_given_back_where_another_state_bears_that() {
             String::from_utf8(commands).unwrap()
         });
         assert_eq!(state.as_deref(), shared, "{said}");
+    }
+}
+
+/// What sets a database goes alone to where that is set already; what is behind it goes where the session is then.
+#[tokio::test(start_paused = true)]
+async fn what_sets_something_is_said_where_it_is_set() {
+    fn shown_state(state: Option<Restore>) -> Option<String> {
+        let said = |state: Restore| {
+            state.commands().map(|(said, _)| String::from_utf8_lossy(said).into_owned()).collect()
+        };
+        state.map(said)
+    }
+    const FIRST: &str = "*2\r\n$6\r\nSELECT\r\n$1\r\n1\r\n";
+    for (reply, state) in [("+OK\r\n", FIRST), ("-ERR no\r\n", "")] {
+        let mut played = Played::new(SHARING);
+        IS_SHARED.set(true);
+        played.client.write_all(b"SELECT 1\r\nCLIENT SETNAME me\r\nGET a\r\n").await.unwrap();
+        assert_eq!(shown(played.run().await), "Upstream(Lent)");
+        assert_eq!(shown_state(played.session.shared()), None);
+        assert_eq!(shown_state(played.session.shared_behind()).as_deref(), Some(FIRST));
+        BEARS.set(true);
+        played.attach();
+        assert!(played.run().await.is_none());
+        played.target_hears(b"SELECT 1\r\n").await;
+        played.nothing_more_is_heard().await;
+        played.target_says(reply.as_bytes()).await;
+        played.client_hears(reply.as_bytes()).await;
+        // The name may be said there too.
+        played.target_hears(b"CLIENT SETNAME me\r\n").await;
+        played.target_says(b"+OK\r\n").await;
+        assert_eq!(shown(played.run().await), "Upstream(Lent)");
+        played.client_hears_already(b"+OK\r\n").await;
+        assert_eq!(shown_state(played.session.shared()).as_deref(), Some(state));
+        played.attach();
+        assert!(played.run().await.is_none());
+        played.target_hears(b"GET a\r\n").await;
+        played.target_says(b"$-1\r\n").await;
+        played.client_hears(b"$-1\r\n").await;
+        // There it is at home, and nothing is waited for.
+        played.client_says(b"CLIENT SETNAME you\r\nGET a\r\n").await;
+        played.target_hears(b"CLIENT SETNAME you\r\nGET a\r\n").await;
+        IS_SHARED.set(false);
+        BEARS.set(false);
+    }
+}
+
+/// An exchange there and back costs more than an upstream for a moment.
+#[tokio::test(start_paused = true)]
+async fn who_needs_it_again_at_once_keeps_what_is_lent_for_a_moment() {
+    let mut played = Played::new(SHARING);
+    for (pause, is_kept) in [(Duration::ZERO, false), (BUSY / 2, true), (BUSY / 2, true), (BUSY, false)] {
+        tokio::time::sleep(pause).await;
+        played.client.write_all(b"EVAL x 0\r\n").await.unwrap();
+        if played.far.is_none() {
+            assert_eq!(shown(played.run().await), "Upstream(Lent)");
+            played.attach();
+        }
+        assert!(played.run().await.is_none());
+        played.target_hears(b"EVAL x 0\r\n").await;
+        played.target_says(b"$-1\r\n").await;
+        let event = shown(played.run().await);
+        played.client_hears_already(b"$-1\r\n").await;
+        assert_eq!(event, if is_kept { "" } else { "Share" });
+        if is_kept {
+            // Who goes on needs no other one.
+            played.client_says(b"EVAL y 0\r\n").await;
+            played.target_hears(b"EVAL y 0\r\n").await;
+            played.target_says(b"$-1\r\n").await;
+            played.client_hears(b"$-1\r\n").await;
+            let event = tokio::time::timeout(BUSY, played.polled(&mut 0)).await.ok();
+            assert_eq!(shown(event), "Share");
+        }
+        played.session.needs_none();
+        played.far = None;
     }
 }
 
