@@ -359,6 +359,9 @@ fn whole_element(bytes: &[u8]) -> Option<usize> {
             let end = line.iter().position(|byte| *byte < b' ')?;
             return (bytes.get(end..end + 2)? == b"\r\n").then_some(end + 2);
         }
+        // What is not there.
+        [b'$' | b'*', b'-', b'1', b'\r', b'\n', ..] => return Some(5),
+        [b'_', b'\r', b'\n', ..] => return Some(3),
         _ => return None,
     };
     (bytes.get(length..length + 2)? == b"\r\n").then_some(length + 2)
