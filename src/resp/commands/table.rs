@@ -10,7 +10,7 @@ pub enum Class {
     Reads,
     /// It runs a script or a function that changes nothing.
     ReadsByScript,
-    /// It changes data.
+    /// It changes data, or has another effect on what others see.
     Writes,
     /// It changes data, and may be answered late.
     Blocks,
@@ -68,13 +68,13 @@ const READS: &str = "bitcount bitfield_ro bitpos clusterscan dbsize digest dump 
      zrange zrangebylex zrangebyscore zrank zrevrange zrevrangebylex zrevrangebyscore zrevrank zscan zscore \
      zunion";
 
-/// They change data.
+/// They change data, or tell others something that replicas hear too.
 const WRITES: &str = "append bitfield bitop copy decr decrby del delex delifeq expire expireat flushall flushdb geoadd \
      georadius georadiusbymember geosearchstore getdel getex getset hdel hexpire hexpireat hgetdel hgetex \
      hincrby hincrbyfloat hmset hpersist hpexpire hpexpireat hset hsetex hsetnx incr incrby incrbyfloat \
      linsert lmove lmpop lpop lpush lpushx lrem lset ltrim move mset msetex msetnx persist pexpire \
-     pexpireat pfadd pfdebug pfmerge psetex rename renamenx restore restore-asking rpop rpoplpush rpush \
-     rpushx sadd sdiffstore set setbit setex setnx setrange sinterstore smove sort spop srem sunionstore \
+     pexpireat pfadd pfdebug pfmerge psetex publish rename renamenx restore restore-asking rpop rpoplpush rpush \
+     rpushx sadd sdiffstore set setbit setex setnx setrange sinterstore smove sort spop spublish srem sunionstore \
      swapdb unlink vadd vrem vsetattr xack xackdel xadd xautoclaim xclaim xdel xdelex xgroup xsetid xtrim \
      zadd zdiffstore zincrby zinterstore zmpop zpopmax zpopmin zrangestore zrem zremrangebylex \
      zremrangebyrank zremrangebyscore zunionstore";
@@ -82,9 +82,8 @@ const WRITES: &str = "append bitfield bitop copy decr decrby del delex delifeq e
 /// They change data, and may be answered late.
 const BLOCKS: &str = "blmove blmovem blmpop blpop brpop brpoplpush bzmpop bzpopmax bzpopmin xreadgroup";
 
-/// They change the server or tell others something, and leave nothing behind on the connection.
-const OTHERS: &str =
-    "bgrewriteaof bgsave failover migrate pfselftest publish replicaof save shutdown slaveof spublish";
+/// They change the server, and leave nothing behind on the connection.
+const OTHERS: &str = "bgrewriteaof bgsave failover migrate pfselftest replicaof save shutdown slaveof";
 
 /// They run scripts that change nothing.
 const READING_RUNS: &str = "eval_ro evalsha_ro fcall_ro";
@@ -106,6 +105,10 @@ const READING_SUBCOMMANDS: &str = "acl|cat acl|getuser acl|help acl|list acl|use
      memory|malloc-stats memory|stats memory|usage module|help module|list object|encoding object|freq object|help \
      object|idletime object|refcount pubsub|channels pubsub|help pubsub|numpat pubsub|numsub pubsub|shardchannels \
      pubsub|shardnumsub script|exists script|help slowlog|get slowlog|help slowlog|len";
+
+/// Subcommands that end what keeps the server busy. While it is, it lets nobody into a database, so they go where the
+/// client is already.
+const ENDING_SUBCOMMANDS: &str = "function|kill script|kill";
 
 /// What the commands of modules that come with Redis begin with; they leave nothing behind.
 const MODULES: &[&str] = &["bf.", "cf.", "cms.", "ft.", "json.", "tdigest.", "topk.", "ts."];
@@ -172,6 +175,7 @@ const fn table() -> [Slot; SLOTS] {
         (OTHERS, Known::Class(Class::Other)),
         (CONTAINERS, Known::Container),
         (READING_SUBCOMMANDS, Known::Class(Class::Reads)),
+        (ENDING_SUBCOMMANDS, Known::Class(Class::Writes)),
     ];
     let mut list = 0;
     while list < lists.len() {
@@ -261,7 +265,17 @@ mod tests {
 
     #[test]
     fn every_name_is_found_once_and_in_any_case() {
-        let lists = [READS, WRITES, BLOCKS, READING_RUNS, RUNS, OTHERS, CONTAINERS, READING_SUBCOMMANDS];
+        let lists = [
+            READS,
+            WRITES,
+            BLOCKS,
+            READING_RUNS,
+            RUNS,
+            OTHERS,
+            CONTAINERS,
+            READING_SUBCOMMANDS,
+            ENDING_SUBCOMMANDS,
+        ];
         let mut names: Vec<_> = lists.iter().flat_map(|list| list.split(' ')).collect();
         names.extend(SPECIAL.iter().map(|(name, _)| *name));
         let count = names.len();
@@ -287,7 +301,8 @@ mod tests {
             ("blpop", Class::Blocks),
             ("evalsha", Class::Runs),
             ("eval_ro", Class::ReadsByScript),
-            ("PUBLISH", Class::Other),
+            ("PUBLISH", Class::Writes),
+            ("FAILOVER", Class::Other),
             ("JSON.SET", Class::Other),
             ("reset", Class::Special(Special::Reset)),
             ("HIMPORT", Class::Unknown),
@@ -298,6 +313,8 @@ mod tests {
         }
         assert_eq!(subcommand(b"CONFIG", b"Get"), Class::Reads);
         assert_eq!(subcommand(b"CONFIG", b"SET"), Class::Other);
+        assert_eq!(subcommand(b"SCRIPT", b"KILL"), Class::Writes);
+        assert_eq!(subcommand(b"SCRIPT", b"LOAD"), Class::Other);
         assert_eq!(subcommand(b"SCRIPT", b"DEBUG"), Class::Special(Special::Lasting));
     }
 }
