@@ -1,6 +1,8 @@
 //! How many connections the server sees.
 
-use super::{LINK, real_version, upstreams};
+use super::life::connections;
+use super::wire::Wire;
+use super::{LINK, real, real_version, upstreams};
 use crate::support::{Ambassador, Peer, RedisServer, Version, eventually};
 
 const CLIENTS: usize = 200;
@@ -135,6 +137,46 @@ fn after_transactions_and_waits_few_connections_are_left() {
         stage.has_at_most_in_the_end(SHARED * THREADS);
     }
     stage.agrees();
+}
+
+/// Publishers share too: a message leaves nothing behind.
+#[test]
+fn publishers_need_few_connections() {
+    let Some(mut stage) = Stage::start() else { return };
+    let mut clients = stage.clients(CLIENTS);
+    for _ in 0..5 {
+        say(&mut clients, "PUBLISH c v\r\nSPUBLISH c v\r\n", ":0\r\n:0\r\n");
+        stage.has_at_most(SHARED * THREADS);
+    }
+    stage.agrees();
+}
+
+/// What was lent is lent again to who is in the same database and protocol, and not dialled for every command.
+#[test]
+fn what_was_lent_serves_the_next_in_the_same_state() {
+    const ROUNDS: usize = 50;
+    for state in ["SELECT 3\r\n", "HELLO 3\r\n", "HELLO 3\r\nSELECT 3\r\n"] {
+        let Some((server, ambassador, password)) = real("", 1, 1) else { return };
+        let mut wires = [(); 2].map(|()| Wire::connect(ambassador.address(LINK)));
+        for wire in &mut wires {
+            wire.say(state.as_bytes());
+            assert!(state.lines().all(|_| wire.hear().is_ok_and(|reply| !reply.starts_with(b"-"))));
+        }
+        let before = connections(&server, &password);
+        for round in 0..ROUNDS {
+            for wire in &mut wires {
+                wire.say(format!("EVAL \"return redis.call('SET', 'k', {round})\" 0\r\n").as_bytes());
+                assert_eq!(wire.hear().as_deref(), Ok(&b"+OK\r\n"[..]));
+                wire.say(b"STRLEN k\r\n");
+                assert_eq!(
+                    wire.hear().as_deref(),
+                    Ok(format!(":{}\r\n", round.to_string().len()).as_bytes())
+                );
+            }
+        }
+        let dialled = connections(&server, &password) - before;
+        assert!(dialled < ROUNDS / 5, "{dialled} connections in {state}");
+    }
 }
 
 /// In the midst of a transaction, or blocked, a client has one to itself.

@@ -209,7 +209,7 @@ fn work_as_php(client: &mut Peer, own: &str, number: usize) {
 }
 
 /// How many connections the server has ever had.
-fn connections(server: &RedisServer, password: &str) -> usize {
+pub(super) fn connections(server: &RedisServer, password: &str) -> usize {
     let mut administrator = server.administrator(password);
     let stats: String = redis::cmd("INFO").arg("stats").query(&mut administrator).expect("INFO");
     let line = stats.lines().find_map(|line| line.strip_prefix("total_connections_received:"));

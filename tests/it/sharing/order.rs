@@ -219,6 +219,14 @@ fn nothing_is_left_on_what_was_lent() {
                 format!("+OK\r\n+QUEUED\r\n+QUEUED\r\n*2\r\n{name}$-1\r\n*-1\r\n{name}:1\r\n:1\r\n")
                     .as_bytes(),
             );
+            let mut in_five = ambassador.connect(LINK);
+            in_five.send(
+                b"SELECT 5\r\nMULTI\r\nGET who\r\nCLIENT GETNAME\r\nEXEC\r\nBLPOP none 0.01\r\nGET who\r\n",
+            );
+            let name = "$4\r\nfive\r\n";
+            in_five.expect(
+                format!("+OK\r\n+OK\r\n+QUEUED\r\n+QUEUED\r\n*2\r\n{name}$-1\r\n*-1\r\n{name}").as_bytes(),
+            );
         }
     }
 }
@@ -294,6 +302,27 @@ fn who_blocks_delays_nobody() {
             format!("*2\r\n${}\r\n{queue}\r\n${}\r\n{value}\r\n$1\r\n1\r\n", queue.len(), value.len());
         blocked[number].expect(heard.as_bytes());
     }
+}
+
+/// While a script keeps the server busy, a client that shares its database with others can end it.
+#[test]
+fn who_shares_can_end_what_keeps_the_server_busy() {
+    let Some((_server, ambassador, _)) = real("lua-time-limit 10", 1, 1) else { return };
+    let [mut one, mut two] = [(); 2].map(|()| ambassador.connect(LINK));
+    for client in [&mut one, &mut two] {
+        client.send(b"SELECT 3\r\nGET k\r\n");
+        client.expect(b"+OK\r\n$-1\r\n");
+    }
+    one.send(b"EVAL \"while true do end\" 0\r\n");
+    eventually("the server is busy", || {
+        two.send(b"GET k\r\n");
+        two.expect_line().starts_with("-BUSY")
+    });
+    two.send(b"SCRIPT KILL\r\n");
+    two.expect(b"+OK\r\n");
+    assert!(one.expect_line().contains("killed by user"));
+    two.send(b"FUNCTION KILL\r\nGET k\r\n");
+    two.expect(b"-NOTBUSY No scripts in execution right now.\r\n$-1\r\n");
 }
 
 /// Messages are for those who have subscribed, in both protocols.
