@@ -722,9 +722,14 @@ impl Session {
     fn target_ended<T>(&mut self, target: &mut Option<T>, metrics: &SessionMetrics) -> Option<Decided> {
         let needs_none = self.client_ended && self.owed.is_empty() && self.ahead.is_empty();
         if !self.pair.is_broken() && self.may_be_exchanged() && !needs_none {
-            if self.hold == Hold::Greeting {
+            match self.hold {
                 // The handshake finds out.
-                return Some(Decided::Event(Event::Reset));
+                Hold::Greeting => return Some(Decided::Event(Event::Reset)),
+                // Of the one that has refused nothing more is wanted, whether others share it or not.
+                Hold::Refused if self.are_all_refused() => {
+                    return Some(Decided::Event(Event::Upstream(Cause::Refused)));
+                }
+                _ => {}
             }
             metrics.resent(self.let_go(Cause::Closed, target));
             return Some(Decided::Again);

@@ -1,18 +1,18 @@
 //! Sessions: the client stays, whatever becomes of the upstream.
 
 mod boundaries;
-mod clients;
+pub(crate) mod clients;
 pub(crate) mod differential;
-mod failover;
+pub(crate) mod failover;
 mod idle;
 mod lost;
-mod moves;
+pub(crate) mod moves;
 mod owed;
-mod passwords;
+pub(crate) mod passwords;
 mod release;
-mod resets;
+pub(crate) mod resets;
 pub(crate) mod restart;
-mod sentinel;
+pub(crate) mod sentinel;
 mod silence;
 mod state;
 mod tokens;

@@ -6,6 +6,7 @@ mod crowd;
 mod isolation;
 mod life;
 mod order;
+mod promises;
 mod settings;
 mod story;
 mod wire;
@@ -17,6 +18,11 @@ const LINK: &str = "redis:6379";
 /// A link whose clients share so many upstreams a thread, of so many threads.
 fn sharing(launch: Launch, upstreams: usize, threads: usize) -> Launch {
     launch.variable("REDIS_SHARE", upstreams.to_string()).variable("AMBASSADOR_THREADS", threads.to_string())
+}
+
+/// A link all of whose clients share one upstream.
+pub(crate) fn all_on_one(launch: Launch) -> Launch {
+    sharing(launch, 1, 1)
 }
 
 /// A real server with a password, and an ambassador before it.

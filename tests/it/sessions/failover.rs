@@ -6,7 +6,7 @@ use std::time::Duration;
 use redis::Connection;
 
 use super::{LINK, check_lists, exchanges, rounds, work};
-use crate::support::{Ambassador, Launch, Load, RedisServer, Version, eventually, password};
+use crate::support::{Launch, Load, RedisServer, Version, eventually, password};
 
 /// A primary and its replica, behind a link that takes the master of the two.
 struct Pair {
@@ -66,10 +66,15 @@ impl Pair {
 /// transaction or a script that was refused is told so, in Redis' own words; nobody loses a connection.
 #[test]
 fn a_planned_failover_costs_no_client_anything_on_any_server() {
+    a_planned_failover_costs_nothing(|launch| launch);
+}
+
+/// The same of a link with more settings.
+pub(crate) fn a_planned_failover_costs_nothing(change: impl Fn(Launch) -> Launch) {
     const EACH: usize = 3;
     for version in Version::ALL {
         let Some(pair) = Pair::start(version) else { continue };
-        let ambassador = pair.launch().start();
+        let ambassador = change(pair.launch()).start();
         let mut load = Load::on(ambassador.address(LINK));
         work(&mut load, EACH, Duration::from_millis(5));
         load.goes_on();
@@ -92,9 +97,14 @@ fn a_planned_failover_costs_no_client_anything_on_any_server() {
 /// the other.
 #[test]
 fn a_write_that_was_refused_is_sent_to_the_new_primary() {
+    a_refused_write_goes_to_the_new_primary(|launch| launch);
+}
+
+/// The same of a link with more settings.
+pub(crate) fn a_refused_write_goes_to_the_new_primary(change: impl Fn(Launch) -> Launch) {
     for version in Version::ALL {
         let Some(pair) = Pair::start(version) else { continue };
-        let ambassador = pair.launch().start();
+        let ambassador = change(pair.launch()).start();
         let mut client = ambassador.connect(LINK);
         client.send(b"SET k 1\r\n");
         client.expect(b"+OK\r\n");
@@ -114,8 +124,13 @@ fn a_write_that_was_refused_is_sent_to_the_new_primary() {
 /// A client that has said all that it has to say, and ended its stream, gets the answer of the new primary too.
 #[test]
 fn a_client_that_ends_its_stream_gets_the_new_primarys_answer() {
+    the_last_word_goes_to_the_new_primary(|launch| launch);
+}
+
+/// The same of a link with more settings.
+pub(crate) fn the_last_word_goes_to_the_new_primary(change: impl Fn(Launch) -> Launch) {
     let Some(pair) = Pair::start(Version::Redis70) else { return };
-    let ambassador = pair.launch().variable("REDIS_MOVE_GRACE", "off").start();
+    let ambassador = change(pair.launch().variable("REDIS_MOVE_GRACE", "off")).start();
     let mut client = ambassador.connect(LINK);
     client.send(b"SET k 1\r\n");
     client.expect(b"+OK\r\n");
@@ -140,6 +155,11 @@ fn demote(pair: &Pair) {
 /// What a script or a transaction was refused is told as it is: part of the work may be done.
 #[test]
 fn a_script_and_a_transaction_are_told_what_the_server_said() {
+    scripts_and_transactions_hear_the_server(|launch| launch);
+}
+
+/// The same of a link with more settings.
+pub(crate) fn scripts_and_transactions_hear_the_server(change: impl Fn(Launch) -> Launch) {
     let said: [(&str, &[&str]); 2] = [
         ("EVAL \"return redis.call('SET', 'k', 'v')\" 0\r\n", &["-READONLY"]),
         ("MULTI\r\nSET k v\r\nEXEC\r\n", &["+OK", "-READONLY", "-EXECABORT"]),
@@ -147,7 +167,7 @@ fn a_script_and_a_transaction_are_told_what_the_server_said() {
     for (said, heard) in said {
         let Some(pair) = Pair::start(Version::Redis70) else { return };
         // It is not looked after meanwhile: nobody else tells that the primary has been demoted.
-        let ambassador = pair.launch().variable("REDIS_MOVE_GRACE", "off").start();
+        let ambassador = change(pair.launch().variable("REDIS_MOVE_GRACE", "off")).start();
         let mut client = ambassador.connect(LINK);
         client.send(b"PING\r\n");
         client.expect(b"+PONG\r\n");
@@ -168,9 +188,13 @@ fn a_script_and_a_transaction_are_told_what_the_server_said() {
 /// Where no server takes the write, a client hears Redis' own words once the connect timeout is over, and stays.
 #[test]
 fn where_no_server_takes_a_write_the_client_hears_so() {
+    a_write_that_no_server_takes_is_refused(|launch| launch);
+}
+
+/// The same of a link with more settings.
+pub(crate) fn a_write_that_no_server_takes_is_refused(change: impl Fn(Launch) -> Launch) {
     let Some(pair) = Pair::start(Version::Redis70) else { return };
-    let ambassador = pair.launch().variable("REDIS_CONNECT_TIMEOUT", "1s").start();
-    let ambassador: Ambassador = ambassador;
+    let ambassador = change(pair.launch().variable("REDIS_CONNECT_TIMEOUT", "1s")).start();
     let mut client = ambassador.connect(LINK);
     client.send(b"SET k 1\r\n");
     client.expect(b"+OK\r\n");

@@ -40,6 +40,7 @@ fn look(
 }
 
 /// Moves hundreds of clients from the first server to the second one; nobody has an error.
+#[track_caller]
 fn move_under_load(servers: &[RedisServer; 2], ambassador: &Ambassador, begin: impl FnOnce()) {
     let places = Arc::new(Mutex::new(vec![0; BUSY + QUIET]));
     let mut load = Load::on(ambassador.address(LINK));
@@ -62,7 +63,6 @@ fn move_under_load(servers: &[RedisServer; 2], ambassador: &Ambassador, begin: i
     }
     servers[0].wait_until_alone(&mut old);
     load.expect_no_failure();
-    assert!(exchanges(ambassador, "moved") >= BUSY);
 }
 
 /// How many connections a server has had, and when.
@@ -108,48 +108,69 @@ impl Arrivals {
 /// A name that leads somewhere else.
 #[test]
 fn a_name_moves_under_hundreds_of_busy_clients() {
-    let Some(servers) = two() else { return };
+    let Some(ambassador) = a_name_moves(|launch| launch) else { return };
+    assert!(exchanges(&ambassador, "moved") >= BUSY);
+}
+
+/// The same of a link with more settings.
+pub(crate) fn a_name_moves(change: impl FnOnce(Launch) -> Launch) -> Option<Ambassador> {
+    let servers = two()?;
     let [first, second] = servers.each_ref().map(RedisServer::address);
     let dns = NameServer::start();
     dns.addresses("redis.test", &[first.ip()]);
-    let ambassador = Launch::redis(format!("redis.test:{}", first.port()))
-        .variable("AMBASSADOR_DNS", dns.address().to_string())
-        .start();
+    let launch = Launch::redis(format!("redis.test:{}", first.port()))
+        .variable("AMBASSADOR_DNS", dns.address().to_string());
+    let ambassador = change(launch).start();
     move_under_load(&servers, &ambassador, || dns.addresses("redis.test", &[second.ip()]));
+    Some(ambassador)
 }
 
 /// An SRV record that names another target.
 #[test]
 fn a_service_record_moves_under_hundreds_of_busy_clients() {
-    let Some(servers) = two() else { return };
+    let Some(ambassador) = a_service_record_moves(|launch| launch) else { return };
+    assert!(exchanges(&ambassador, "moved") >= BUSY);
+}
+
+/// The same of a link with more settings.
+pub(crate) fn a_service_record_moves(change: impl FnOnce(Launch) -> Launch) -> Option<Ambassador> {
+    let servers = two()?;
     let [first, second] = servers.each_ref().map(RedisServer::address);
     let dns = NameServer::start();
     dns.addresses("first.test", &[first.ip()]);
     dns.addresses("second.test", &[second.ip()]);
     dns.services("_redis._tcp.test", &[(0, 0, first.port(), "first.test")]);
-    let ambassador = Launch::redis("unused")
+    let launch = Launch::redis("unused")
         .variable("REDIS_PORT_6379_TCP", "redis+srv://_redis._tcp.test")
-        .variable("AMBASSADOR_DNS", dns.address().to_string())
-        .start();
+        .variable("AMBASSADOR_DNS", dns.address().to_string());
+    let ambassador = change(launch).start();
     move_under_load(&servers, &ambassador, || {
         dns.services("_redis._tcp.test", &[(0, 0, second.port(), "second.test")]);
     });
+    Some(ambassador)
 }
 
 /// A line of a file.
 #[test]
 fn a_line_of_a_file_moves_under_hundreds_of_busy_clients() {
-    let Some(servers) = two() else { return };
+    let Some(ambassador) = a_line_of_a_file_moves(|launch| launch) else { return };
+    assert!(exchanges(&ambassador, "moved") >= BUSY);
+}
+
+/// The same of a link with more settings.
+pub(crate) fn a_line_of_a_file_moves(change: impl FnOnce(Launch) -> Launch) -> Option<Ambassador> {
+    let servers = two()?;
     let [first, second] = servers.each_ref().map(RedisServer::address);
     let directory = tempfile::tempdir().expect("a temporary directory");
     let path = directory.path().join("backends");
     fs::write(&path, format!("{first}\n")).expect("a file");
-    let ambassador = Launch::redis("unused")
-        .variable("REDIS_PORT_6379_TCP", format!("redis+file://{}", path.display()))
-        .start();
+    let launch =
+        Launch::redis("unused").variable("REDIS_PORT_6379_TCP", format!("redis+file://{}", path.display()));
+    let ambassador = change(launch).start();
     move_under_load(&servers, &ambassador, || {
         let next = directory.path().join("next");
         fs::write(&next, format!("{second}\n")).expect("a file");
         fs::rename(next, &path).expect("a rename");
     });
+    Some(ambassador)
 }

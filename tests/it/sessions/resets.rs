@@ -7,16 +7,15 @@ use super::LINK;
 use crate::support::{Ambassador, Launch, Peer, RedisServer, Version, password};
 
 /// A server with the user `app`, and a client's view of it in database 3.
-fn real(version: Version) -> Option<(RedisServer, Ambassador)> {
+fn real(version: Version, change: impl Fn(Launch) -> Launch) -> Option<(RedisServer, Ambassador)> {
     let secret = password();
     let configuration = format!("requirepass {}\nuser app on >{secret} ~* &* +@all", password());
     let server = RedisServer::start_version(version, &configuration)?;
-    let ambassador = Launch::redis(server.address())
+    let launch = Launch::redis(server.address())
         .variable("REDIS_USERNAME", "app")
         .variable("REDIS_AUTH", &secret)
-        .variable("REDIS_DB", "3")
-        .start();
-    Some((server, ambassador))
+        .variable("REDIS_DB", "3");
+    Some((server, change(launch).start()))
 }
 
 /// The number of the connection that a client has at the server.
@@ -28,12 +27,20 @@ fn id(client: &mut Peer) -> String {
 /// User, database and connection are what they were, between commands and in one write with others.
 #[test]
 fn after_a_reset_all_is_as_at_first_on_every_server() {
+    a_reset_changes_nothing(|launch| launch, id);
+}
+
+/// The same of a link with more settings, and of what else has to be the same afterwards.
+pub(crate) fn a_reset_changes_nothing(
+    change: impl Fn(Launch) -> Launch,
+    looks: impl Fn(&mut Peer) -> String,
+) {
     for version in Version::ALL {
-        let Some((_server, ambassador)) = real(version) else { continue };
+        let Some((_server, ambassador)) = real(version, &change) else { continue };
         let mut client = ambassador.connect(LINK);
         client.send(b"SET k three\r\n");
         client.expect(b"+OK\r\n");
-        let before = id(&mut client);
+        let before = looks(&mut client);
         for said in
             ["RESET\r\n", "SELECT 5\r\nRESET\r\n", "MULTI\r\nGET k\r\nRESET\r\n", "SUBSCRIBE a\r\nRESET\r\n"]
         {
@@ -41,11 +48,11 @@ fn after_a_reset_all_is_as_at_first_on_every_server() {
             while client.expect_line() != "+RESET" {}
             client.send(b"ACL WHOAMI\r\nGET k\r\n");
             client.expect(b"$3\r\napp\r\n$5\r\nthree\r\n");
-            assert_eq!(id(&mut client), before, "another connection at {}", version.name());
+            assert_eq!(looks(&mut client), before, "another connection at {}", version.name());
         }
         client.send(&b"RESET\r\nGET k\r\n".repeat(50));
         client.expect(&b"+RESET\r\n$5\r\nthree\r\n".repeat(50));
-        assert_eq!(id(&mut client), before, "another connection at {}", version.name());
+        assert_eq!(looks(&mut client), before, "another connection at {}", version.name());
     }
 }
 
@@ -135,6 +142,11 @@ fn servers_of_several_versions_all_know_reset() {
 /// With replies that are left out, as the server itself leaves them out.
 #[test]
 fn a_reset_behind_replies_that_are_left_out() {
+    a_reset_behind_left_out_replies(|launch| launch);
+}
+
+/// The same of a link with more settings.
+pub(crate) fn a_reset_behind_left_out_replies(change: impl Fn(Launch) -> Launch) {
     const SAID: [&str; 10] = [
         "CLIENT REPLY SKIP\r\nRESET\r\nPING\r\n",
         "CLIENT REPLY OFF\r\nRESET\r\nPING\r\n",
@@ -149,7 +161,7 @@ fn a_reset_behind_replies_that_are_left_out() {
         "SUBSCRIBE a\r\nCLIENT REPLY OFF\r\nRESET\r\nPING\r\n",
     ];
     for version in Version::ALL {
-        let Some((_server, ambassador)) = real(version) else { continue };
+        let Some((_server, ambassador)) = real(version, &change) else { continue };
         let Some(plain) = RedisServer::start_version(version, "") else { continue };
         for said in SAID {
             for pieces in [1, said.matches("\r\n").count()] {
@@ -177,13 +189,17 @@ fn a_reset_behind_replies_that_are_left_out() {
 /// A user that may not send RESET has not reset anything, and all goes on. From 7.0 on everybody may.
 #[test]
 fn a_reset_that_is_refused_changes_nothing() {
+    a_refused_reset_changes_nothing(|launch| launch);
+}
+
+/// The same of a link with more settings.
+pub(crate) fn a_refused_reset_changes_nothing(change: impl Fn(Launch) -> Launch) {
     let [root, secret] = [password(), password()];
     let configuration = format!("requirepass {root}\nuser app on >{secret} ~* &* +@all -reset");
     let Some(server) = RedisServer::start_version(Version::Redis62, &configuration) else { return };
-    let ambassador = Launch::redis(server.address())
-        .variable("REDIS_USERNAME", "app")
-        .variable("REDIS_AUTH", &secret)
-        .start();
+    let launch =
+        Launch::redis(server.address()).variable("REDIS_USERNAME", "app").variable("REDIS_AUTH", &secret);
+    let ambassador = change(launch).start();
     let mut client = ambassador.connect(LINK);
     client.send(b"SELECT 2\r\nSET k two\r\nRESET\r\nGET k\r\n");
     client.expect(b"+OK\r\n+OK\r\n-NOPERM");

@@ -53,8 +53,13 @@ pub(super) fn is_demoted(quorum: &Quorum, server: usize) {
 /// fails. Nothing is executed twice, and what the primary that stayed has acknowledged is there.
 #[test]
 fn a_failover_costs_no_client_anything() {
+    a_failover_costs_nothing(|launch| launch);
+}
+
+/// The same of a link with more settings.
+pub(crate) fn a_failover_costs_nothing(change: impl FnOnce(Launch) -> Launch) {
     let Some(quorum) = Quorum::start(&password()) else { return };
-    let ambassador = launch(&quorum).start();
+    let ambassador = change(launch(&quorum)).start();
     let mut load = Load::on(ambassador.address(LINK));
     work(&mut load, EACH, QUICK);
     load.add("blocked", 1, QUICK, |connection, _, _| {
@@ -125,8 +130,13 @@ fn check_writers(quorum: &Quorum, primary: usize, load: &Load, settled: Instant)
 /// A primary that is killed: readers wait, and writers lose what was under way.
 #[test]
 fn a_killed_primary_costs_readers_nothing() {
+    a_killed_primary_costs_little(|launch| launch);
+}
+
+/// The same of a link with more settings.
+pub(crate) fn a_killed_primary_costs_little(change: impl FnOnce(Launch) -> Launch) {
     let Some(mut quorum) = Quorum::start(&password()) else { return };
-    let ambassador = launch(&quorum).start();
+    let ambassador = change(launch(&quorum)).start();
     let mut load = readers_and_writers(&ambassador);
     let (mut losses, mut settled) = (Vec::new(), Instant::now());
     let mut old = quorum.primary(0).expect("a primary");
@@ -150,8 +160,13 @@ fn a_killed_primary_costs_readers_nothing() {
 /// A primary that stands still: readers wait until there is another one, and ask that.
 #[test]
 fn a_frozen_primary_costs_readers_nothing() {
+    a_frozen_primary_costs_little(|launch| launch);
+}
+
+/// The same of a link with more settings.
+pub(crate) fn a_frozen_primary_costs_little(change: impl FnOnce(Launch) -> Launch) {
     let Some(quorum) = Quorum::start(&password()) else { return };
-    let ambassador = launch(&quorum).variable("REDIS_MOVE_GRACE", "1s").start();
+    let ambassador = change(launch(&quorum).variable("REDIS_MOVE_GRACE", "1s")).start();
     let mut load = readers_and_writers(&ambassador);
     let (mut losses, mut settled) = (Vec::new(), Instant::now());
     let mut old = quorum.primary(0).expect("a primary");
