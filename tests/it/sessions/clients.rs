@@ -363,7 +363,7 @@ fn clients_of_many_languages_notice_neither_a_cut_nor_a_failover() {
     }
     let page = own_address();
     let _server = has_php.then(|| {
-        let server = php(&stage, page);
+        let server = php(page, stage.ambassador.address(&link(PHP)), "pconnect");
         let inside = Inside::start(move |number| {
             let answer = get(page, &format!("/?number={number}"));
             (answer.body == "ok").then_some(()).ok_or(answer.body)
@@ -419,7 +419,7 @@ fn step(
     })
 }
 
-fn has_php() -> bool {
+pub(crate) fn has_php() -> bool {
     if command_is_missing("php") {
         return false;
     }
@@ -431,13 +431,14 @@ fn has_php() -> bool {
     found
 }
 
-/// A server of `clients/phpredis.php`, which keeps its connections from one request to the next.
-fn php(stage: &Stage, page: SocketAddr) -> Server {
-    let [host, port] = stage.place(PHP);
+/// A server of `clients/phpredis.php`, whose page connects with that function of phpredis.
+pub(crate) fn php(page: SocketAddr, redis: SocketAddr, connect: &str) -> Server {
     let server = Command::new("php")
         .args(["-S", &page.to_string()])
         .arg(clients().join("phpredis.php"))
-        .envs([("REDIS_HOST", host), ("REDIS_PORT", port)])
+        .env("REDIS_HOST", redis.ip().to_string())
+        .env("REDIS_PORT", redis.port().to_string())
+        .env("REDIS_CONNECT", connect)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
@@ -448,7 +449,7 @@ fn php(stage: &Stage, page: SocketAddr) -> Server {
 }
 
 /// A program that needs no input. Killed when dropped.
-struct Server(Child);
+pub(crate) struct Server(Child);
 
 impl Drop for Server {
     fn drop(&mut self) {

@@ -8,7 +8,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tempfile::TempDir;
 
-use super::{LINK, PACE, append_to, counted, read, sum};
+use super::{LINK, PACE, append_to, counted, read, rounds, sum};
+use crate::sharing::all_on_one;
 use crate::support::{
     Ambassador, Launch, Load, Peer, RedisServer, Served, Target, Version, eventually, fixture, password,
 };
@@ -92,43 +93,117 @@ fn next_command(received: &mut Vec<u8>) -> Option<Vec<String>> {
 /// No connection is ended, busy or quiet: each has a new token before the old one is too old.
 #[test]
 fn a_token_is_renewed_on_open_sessions() {
-    let ended = Arc::new(AtomicUsize::new(0));
-    let server = strict(&ended);
-    let directory = TempDir::new().expect("a temporary directory");
-    let script = directory.path().join("token");
-    let runs = directory.path().join("runs");
-    fs::write(&script, format!("date +%s%N | tee -a '{}'\n", runs.display())).expect("a script");
-    let ambassador = Launch::redis(server.address())
-        .variable("REDIS_AUTH_COMMAND", format!("/bin/sh '{}'", script.display()))
-        .variable("REDIS_AUTH_COMMAND_TTL", "3s")
-        .variable("PATH", "/usr/bin:/bin")
-        .start();
-    let mut load = Load::on(ambassador.address(LINK));
+    const CLIENTS: usize = 40;
+    let kept = tokens_are_renewed(|launch| launch, readers_and_writers);
+    assert_eq!(kept.connections, CLIENTS);
+    assert!(kept.renewed >= CLIENTS * (kept.lives - 1));
+}
+
+fn readers_and_writers(load: &mut Load) {
     load.add("reader", 20, PACE, read);
     load.add("writer", 10, PACE, append_to("writer"));
-    let mut quiet: Vec<_> = (0..10).map(|_| ambassador.connect(LINK)).collect();
-    for client in &mut quiet {
-        client.send(b"*1\r\n$4\r\nPING\r\n");
-        client.expect(b"+PONG\r\n");
+}
+
+/// What the server has seen of connections, and the ambassador of their tokens' lives.
+struct Kept {
+    connections: usize,
+    renewed: usize,
+    lives: usize,
+}
+
+/// A strict server, and an ambassador that has a token made every three seconds.
+struct Stage {
+    ended: Arc<AtomicUsize>,
+    server: Served,
+    directory: TempDir,
+    ambassador: Ambassador,
+}
+
+impl Stage {
+    fn start(change: impl FnOnce(Launch) -> Launch) -> Self {
+        let ended = Arc::new(AtomicUsize::new(0));
+        let server = strict(&ended);
+        let directory = TempDir::new().expect("a temporary directory");
+        let script = directory.path().join("token");
+        let runs = directory.path().join("runs");
+        fs::write(&script, format!("date +%s%N | tee -a '{}'\n", runs.display())).expect("a script");
+        let launch = Launch::redis(server.address())
+            .variable("REDIS_AUTH_COMMAND", format!("/bin/sh '{}'", script.display()))
+            .variable("REDIS_AUTH_COMMAND_TTL", "3s")
+            .variable("PATH", "/usr/bin:/bin");
+        let ambassador = change(launch).start();
+        Self { ended, server, directory, ambassador }
     }
-    load.goes_on();
-    // For so many lives of a token.
-    let lives = std::env::var("SESSIONS_ROUNDS").map_or(3, |rounds| rounds.parse().expect("a number"));
-    let first = fs::read_to_string(&runs).unwrap_or_default().lines().count();
-    for life in 1..=lives {
-        eventually("another token", || {
-            fs::read_to_string(&runs).unwrap_or_default().lines().count() >= first + life
-        });
-        load.goes_on();
+
+    /// Tokens so far.
+    fn tokens(&self) -> usize {
+        fs::read_to_string(self.directory.path().join("runs")).unwrap_or_default().lines().count()
     }
-    for client in &mut quiet {
-        client.send(b"*1\r\n$4\r\nPING\r\n");
-        client.expect(b"+PONG\r\n");
+
+    /// Does something again and again for so many lives of a token; no connection is ended.
+    #[track_caller]
+    fn live(&self, mut meanwhile: impl FnMut()) -> Kept {
+        let in_ci = std::env::var_os("CI").is_some_and(|value| value == "true");
+        let lives = rounds(if in_ci { 7 } else { 3 });
+        meanwhile();
+        let first = self.tokens();
+        for life in 1..=lives {
+            eventually("another token", || {
+                meanwhile();
+                self.tokens() >= first + life
+            });
+        }
+        meanwhile();
+        assert_eq!(self.ended.load(Ordering::Relaxed), 0, "connections were ended");
+        Kept {
+            connections: self.server.accepted(),
+            renewed: reauthentications(&self.ambassador, "ok"),
+            lives,
+        }
     }
+}
+
+/// Of those who work, and of ten that are quiet.
+#[track_caller]
+fn tokens_are_renewed(change: impl FnOnce(Launch) -> Launch, work: impl FnOnce(&mut Load)) -> Kept {
+    let stage = Stage::start(change);
+    let mut load = Load::on(stage.ambassador.address(LINK));
+    work(&mut load);
+    let mut quiet: Vec<_> = (0..10).map(|_| stage.ambassador.connect(LINK)).collect();
+    quiet.iter_mut().for_each(ping);
+    let kept = stage.live(|| load.goes_on());
+    quiet.iter_mut().for_each(ping);
     load.expect_no_failure();
-    assert_eq!(ended.load(Ordering::Relaxed), 0, "connections were ended");
-    assert_eq!(server.accepted(), 40, "connections there have been");
-    assert!(reauthentications(&ambassador, "ok") >= 40 * (lives - 1));
+    kept
+}
+
+fn ping(client: &mut Peer) {
+    client.send(b"*1\r\n$4\r\nPING\r\n");
+    client.expect(b"+PONG\r\n");
+}
+
+/// The one that all share shows each new one, however many clients there are.
+#[test]
+fn a_token_is_renewed_on_a_shared_upstream() {
+    let kept = tokens_are_renewed(all_on_one, readers_and_writers);
+    // Each client has needed one of its own at most, for what it says of itself when it comes.
+    assert!(kept.connections <= 31, "{} connections", kept.connections);
+    assert!(kept.renewed >= kept.lives - 1);
+}
+
+/// So does one that is lent, and one that nobody has at the moment.
+#[test]
+fn a_token_is_renewed_on_what_is_lent() {
+    const SCRIPTS: usize = 3;
+    let kept = tokens_are_renewed(all_on_one, |load| {
+        load.add("reader", 5, PACE, read);
+        load.add("script", SCRIPTS, 3 * PACE, |connection, _, _| {
+            redis::cmd("EVAL").arg(&["return 1", "0"]).exec(connection)
+        });
+    });
+    // Those that are ready are replaced with each token.
+    let most = 1 + 5 + SCRIPTS * (kept.lives + 2);
+    assert!(kept.connections <= most, "{} connections, not {most}", kept.connections);
 }
 
 fn reauthentications(ambassador: &Ambassador, result: &str) -> usize {

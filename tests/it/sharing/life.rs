@@ -3,13 +3,19 @@
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use rustix::process::Signal;
 
 use super::wire::{Trouble, Wire};
 use super::{LINK, real, sharing, upstreams};
+use crate::sessions::clients::{has_php, php};
+use crate::sessions::counted;
 use crate::sessions::restart::{DOWN, expect_little, fifty};
-use crate::support::{Launch, Peer, RedisServer, eventually, password};
+use crate::support::{Launch, Peer, RedisServer, Target, command, eventually, get, own_address, password};
+
+/// How long replies stall: longer than any quiet moment.
+const STALL: Duration = Duration::from_millis(150);
 
 /// In how many ways a client counts.
 const MANNERS: usize = 4;
@@ -107,6 +113,52 @@ fn a_drain_waits_for_those_only_who_are_owed_something() {
     assert_eq!(ambassador.finish().code, Some(0));
 }
 
+/// Replies that the server has not finished, or not begun, arrive whole: each client leaves behind its last one.
+#[test]
+fn a_drain_waits_for_replies_in_flight() {
+    let target = Target::start();
+    let ambassador = sharing(Launch::redis(target.address()).variable("REDIS_AUTH", "secret"), 1, 1).start();
+    let mut upstream = None;
+    let mut clients: Vec<_> = (0..4)
+        .map(|number| {
+            let mut client = ambassador.connect(LINK);
+            let upstream = upstream.get_or_insert_with(|| {
+                let mut upstream = target.accept();
+                upstream.expect(&command(&[b"AUTH", b"secret"]));
+                upstream.send(b"+OK\r\n");
+                upstream
+            });
+            let said = format!("SET k {number}\r\nHGETALL {number}\r\n");
+            client.send(said.as_bytes());
+            upstream.expect(said.as_bytes());
+            client
+        })
+        .collect();
+    let mut upstream = upstream.expect("a shared upstream");
+    let heard = |number: usize| format!("+OK\r\n*2\r\n$1\r\na\r\n$1\r\n{number}\r\n");
+    let all: String = (0..clients.len()).map(heard).collect();
+    // All but a part of the third one's.
+    let (begin, rest) = all.split_at(2 * heard(0).len() + 12);
+    ambassador.signal(Signal::TERM);
+    ambassador.wait_for("draining");
+    for client in &mut clients {
+        client.expect_silence(STALL);
+    }
+    upstream.send(begin.as_bytes());
+    for (number, client) in clients.iter_mut().enumerate().take(2) {
+        client.expect(heard(number).as_bytes());
+        client.expect_end();
+    }
+    clients[3].expect_silence(STALL);
+    upstream.send(rest.as_bytes());
+    for (number, client) in clients.iter_mut().enumerate().skip(2) {
+        client.expect(heard(number).as_bytes());
+        client.expect_end();
+    }
+    drop(clients);
+    assert_eq!(ambassador.finish().code, Some(0));
+}
+
 /// Fifty that share two upstreams, and a server that is restarted under them: readers have no error, and a writer at most
 /// one, of what was on its way.
 #[test]
@@ -184,6 +236,30 @@ fn the_server_hears_no_auth_of_clients_that_come_and_go() {
             assert!(more <= 2 * SHARED + 2, "{more} {what} with {client_auth}");
         }
     }
+}
+
+/// The same of phpredis itself, whose pages are in a database of their own.
+#[test]
+fn the_server_hears_no_auth_of_php_pages_that_connect_for_every_request() {
+    const REQUESTS: usize = 100;
+    if !has_php() {
+        return;
+    }
+    let secret = password();
+    let Some(server) = RedisServer::start(&format!("requirepass {secret}")) else { return };
+    let launch = Launch::redis(server.address())
+        .variable("REDIS_AUTH", &secret)
+        .variable("REDIS_CLIENT_AUTH", "absorb");
+    let ambassador = sharing(launch, 1, 1).start();
+    let page = own_address();
+    let _pages = php(page, ambassador.address(LINK), "connect");
+    for number in 0..REQUESTS {
+        assert_eq!(get(page, &format!("/?number={number}")).body, "ok", "request {number}");
+    }
+    assert_eq!(counted(&ambassador, &format!("connections_accepted_total{{link=\"{LINK}\"}}")), REQUESTS);
+    // One for each of the two databases, one for SELECT, and the administrator's.
+    let auths = server.calls(&secret, "auth");
+    assert!(auths <= 4, "{auths} AUTH of {REQUESTS} requests");
 }
 
 /// As one of them: in one write or in two, with an end of its own or without.

@@ -1,7 +1,9 @@
 <?php
-// A page that authenticates on a persistent connection with every request, as phpredis' users do.
+// A page that authenticates with every request, as phpredis' users do, on a persistent connection (pconnect) or on one of
+// its own (connect).
 $redis = new Redis();
-$redis->pconnect(getenv('REDIS_HOST'), (int) getenv('REDIS_PORT'), 20);
+$connect = getenv('REDIS_CONNECT');
+$redis->$connect(getenv('REDIS_HOST'), (int) getenv('REDIS_PORT'), 20);
 if (!$redis->auth('a-password-of-staging')) {
     die('AUTH was refused');
 }
