@@ -104,6 +104,11 @@ impl Connections {
         self.registry.lock().clients
     }
 
+    /// Whether there is neither a client nor an upstream that clients share.
+    pub fn is_empty(&self) -> bool {
+        self.registry.lock().connections.is_empty()
+    }
+
     /// The number of upstreams of each kind.
     pub fn upstreams(&self) -> Upstreams {
         let registry = self.registry.lock();

@@ -67,7 +67,8 @@ pub async fn run(service: &LinkRuntime) {
     let mut since = Instant::now();
     loop {
         sleep(INTERVAL).await;
-        if service.connections.count() == 0 {
+        // An upstream that clients share outlives them for a while.
+        if service.connections.is_empty() {
             known = credentials.last();
             continue;
         }

@@ -206,6 +206,15 @@ fn a_token_is_renewed_on_what_is_lent() {
     assert!(kept.connections <= most, "{} connections, not {most}", kept.connections);
 }
 
+/// And one that outlives its clients until the next ones come.
+#[test]
+fn a_token_is_renewed_between_clients_that_come_and_go() {
+    let stage = Stage::start(all_on_one);
+    let kept = stage.live(|| ping(&mut stage.ambassador.connect(LINK)));
+    assert_eq!(kept.connections, 1);
+    assert!(kept.renewed >= kept.lives - 1);
+}
+
 fn reauthentications(ambassador: &Ambassador, result: &str) -> usize {
     counted(ambassador, &format!("reauthentications_total{{link=\"{LINK}\",result=\"{result}\"}}"))
 }
