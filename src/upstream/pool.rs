@@ -189,9 +189,7 @@ impl Pool {
         let Origin { made, made_with } = origin;
         let expires = made + MAX_AGE;
         let warm = Warm { upstream, lease, made_with, made, expires, counted: None };
-        if self.count() >= self.size + MOST_GIVEN_BACK {
-            self.discard(service, warm, "too_many");
-        } else if warm.serves(service) {
+        if warm.serves(service) {
             self.put(service, warm);
             self.wakeup.notify_one();
         }
@@ -219,6 +217,12 @@ impl Pool {
         if warm.upstream.is_quiet() {
             warm.counted = Some(service.metrics.warm_connection());
             let mut state = self.state();
+            // Counted under the lock that it is added under: many are given back at the same time.
+            if state.ready.len() >= self.size + MOST_GIVEN_BACK {
+                drop(state);
+                warm.counted = None;
+                return self.discard(service, warm, "too_many");
+            }
             state.ready.push(warm);
             state.works = true;
             drop(state);
