@@ -5,6 +5,7 @@ mod connections;
 mod crowd;
 mod isolation;
 mod life;
+mod many;
 mod order;
 mod promises;
 mod settings;
