@@ -57,6 +57,11 @@ pub trait Side: AsyncRead + AsyncWrite + Unpin {
     fn is_leaving(&self) -> bool {
         false
     }
+
+    /// Whether what was asked on it stands behind somebody else's large reply.
+    fn is_delayed(&self) -> bool {
+        false
+    }
 }
 
 /// A resolved address to connect to.

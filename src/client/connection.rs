@@ -423,6 +423,13 @@ impl Side for Way {
             Self::Seat(seat) => seat.is_leaving(),
         }
     }
+
+    fn is_delayed(&self) -> bool {
+        match self {
+            Self::Own(_) => false,
+            Self::Seat(seat) => seat.is_delayed(),
+        }
+    }
 }
 
 /// What a living connection does.

@@ -602,6 +602,11 @@ impl Session {
             self.let_go(Cause::Lent, target);
             return Some(Decided::Again);
         }
+        if target.as_ref().is_some_and(Side::is_delayed) && !self.owed.is_empty() && self.may_be_exchanged() {
+            // What only reads need not be waited for.
+            metrics.resent(self.let_go(Cause::Lent, target));
+            return Some(Decided::Again);
+        }
         if target.as_ref().is_some_and(|target| !target.is_shared())
             && !handle.wants_authentication()
             && self.gives_back()
@@ -694,7 +699,8 @@ impl Session {
             rare.withheld = Vec::new();
             rare.alarm = None;
         }
-        if again > 0 {
+        // Where it was left of our own will nobody has to be patient.
+        if again > 0 && self.gone != Some(Cause::Lent) {
             let now = Instant::now();
             self.rare().resent_at = Some(now);
             self.rare().resent_since.get_or_insert(now);

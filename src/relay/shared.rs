@@ -37,6 +37,15 @@ const UNREAD: usize = 1024 * 1024;
 /// How much is kept for a client that does not read, and for whom others would have to wait. In bytes.
 const MOST_UNREAD: usize = 16 * 1024 * 1024;
 
+/// How long those wait all the same whose writes stand behind that, so that a client that does read may keep up.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The longest pause of one that does read.
+const PAUSE: Duration = Duration::from_millis(250);
+
+/// A reply longer than this is nothing to stand behind: a gigabit line is busy with it for 34 ms. In bytes.
+const LARGE: usize = 4 * 1024 * 1024;
+
 /// How long an upstream without a session is kept for the next one.
 const LINGER: Duration = Duration::from_secs(30);
 
@@ -70,6 +79,9 @@ struct Mux {
     queued: VecDeque<Run>,
     /// Whose the replies are that are still to come, in order.
     owed: VecDeque<Run>,
+    /// How much of the reply under way has come.
+    begun: usize,
+    held: Option<Held>,
     /// When the server has said something the last time.
     heard_at: Option<Instant>,
     places: Slab<Place>,
@@ -81,6 +93,22 @@ struct Mux {
     is_ended: bool,
     /// Whether the server has accepted another secret of ours, once it has answered.
     reauthenticated: Option<bool>,
+}
+
+/// Others wait for a session to read.
+#[derive(Debug, Clone, Copy)]
+struct Held {
+    place: usize,
+    since: Instant,
+    /// When it has read the last time.
+    read_at: Instant,
+}
+
+impl Held {
+    /// Until when they do.
+    fn until(self) -> Instant {
+        (self.since + PATIENCE).min(self.read_at + PAUSE)
+    }
 }
 
 /// Several replies to one session.
@@ -218,6 +246,7 @@ impl Mux {
         while at < bytes.len() {
             let Some(run) = self.owed.front_mut() else { return Err("a reply that nobody asked for") };
             let (place, from, before) = (run.place, at, run.count);
+            let was_large = self.begun > LARGE;
             let mut wrong = None;
             while at < bytes.len() && run.count > 0 && wrong.is_none() {
                 let is_push = replies.is_between() && matches!(bytes[at], b'>' | b'|');
@@ -228,6 +257,7 @@ impl Mux {
                         if place.is_none() && ended.is_some() {
                             self.reauthenticated = Some(!replies.head(&bytes[at..]).starts_with(b"-"));
                         }
+                        self.begun = if ended.is_some() { 0 } else { self.begun + length };
                         run.count -= u32::from(ended.is_some());
                         at += length;
                     }
@@ -242,6 +272,11 @@ impl Mux {
             }
             if let Some(wrong) = wrong {
                 return Err(wrong);
+            }
+            if self.begun > LARGE && !was_large {
+                // Who can goes elsewhere.
+                self.is_leaving = true;
+                self.wake_all();
             }
         }
         Ok(())
@@ -262,14 +297,17 @@ impl Mux {
             place.unread.drain(..place.taken);
             place.taken = 0;
         }
-        let mut all = self.owed.iter().chain(&self.queued);
-        if place.unread.len() - place.taken + piece.len() > MOST_UNREAD
-            && all.any(|run| run.place != Some(number))
-        {
-            place.is_full = true;
-            place.unread = Vec::new();
-            place.taken = 0;
+        if place.unread() + piece.len() > MOST_UNREAD {
+            let now = Instant::now();
+            let held = *self.held.get_or_insert(Held { place: number, since: now, read_at: now });
+            if held.place == number && held.until() <= now && self.is_waited_for(number) {
+                let place = &mut self.places[number];
+                place.is_full = true;
+                place.unread = Vec::new();
+                place.taken = 0;
+            }
         }
+        let place = &mut self.places[number];
         if !place.is_full {
             place.unread.extend_from_slice(piece);
         }
@@ -278,16 +316,30 @@ impl Mux {
         }
     }
 
-    /// Whether one session has so much unread that no more is read for it; it has the upstream to itself.
+    /// Whether one session has so much unread that no more is read now.
     fn is_held_up(&mut self) -> bool {
+        if let Some(held) = self.held {
+            let place = self.places.get(held.place).filter(|place| !place.is_left);
+            match place.map_or(0, Place::unread) {
+                ..=UNREAD => self.held = None,
+                unread if unread > MOST_UNREAD && held.until() > Instant::now() => return true,
+                _ => {}
+            }
+        }
         let Some(Run { place: Some(number), .. }) = self.owed.front() else { return false };
         let (number, place) = (*number, &self.places[*number]);
-        if place.is_left || place.unread.len() - place.taken <= UNREAD {
+        if place.is_left || place.unread() <= UNREAD {
             return false;
         }
         // Nobody else is to come behind it.
         self.leave();
-        self.owed.iter().chain(&self.queued).all(|run| run.place == Some(number))
+        !self.is_waited_for(number)
+    }
+
+    /// Whether anybody stands behind what this session is owed.
+    fn is_waited_for(&self, number: usize) -> bool {
+        let mut all = self.owed.iter().chain(&self.queued);
+        all.any(|run| run.place.is_none_or(|place| place != number && !self.places[place].is_left))
     }
 
     /// No further command goes to the upstream; sessions leave it when they are owed nothing.
@@ -319,6 +371,11 @@ impl Mux {
 }
 
 impl Place {
+    /// How much there is for the session to read.
+    fn unread(&self) -> usize {
+        self.unread.len() - self.taken
+    }
+
     fn waits(&mut self, cx: &Context<'_>) {
         if !self.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
             self.waker = Some(cx.waker().clone());
@@ -357,6 +414,9 @@ impl AsyncRead for Seat {
             }
         }
         if was_much {
+            if let Some(held) = mux.held.as_mut().filter(|held| held.place == self.place) {
+                held.read_at = Instant::now();
+            }
             mux.wake_driver();
         }
         Poll::Ready(Ok(()))
@@ -371,7 +431,7 @@ impl AsyncWrite for Seat {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
         let place = &mut mux.places[*number];
-        if place.unread.len() - place.taken > UNREAD {
+        if place.unread() > UNREAD {
             place.waits(cx);
             return Poll::Pending;
         }
@@ -417,6 +477,11 @@ impl Side for Seat {
 
     fn bears(&self, command: &[u8]) -> bool {
         self.shared.bears(command)
+    }
+
+    fn is_delayed(&self) -> bool {
+        let mux = self.shared.mux.lock();
+        mux.begun > LARGE && mux.owed.front().is_some_and(|run| run.place != Some(self.place))
     }
 
     fn does_not_answer(&self) {
@@ -610,13 +675,14 @@ impl Driver {
 
     /// Whether nobody needs it any more, or its time is over; sees to it that the driver is woken again.
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
-        let (is_alone, is_leaving, is_asked) = {
+        let (is_alone, is_leaving, is_asked, held) = {
             let mut mux = self.shared.mux.lock();
             let is_alone = mux.places.is_empty() && mux.owed.is_empty() && mux.queued.is_empty();
             if !mux.driver.as_ref().is_some_and(|driver| driver.will_wake(cx.waker())) {
                 mux.driver = Some(cx.waker().clone());
             }
-            (is_alone, mux.is_leaving, mux.owed.front().is_some_and(|run| run.place.is_none()))
+            let is_asked = mux.owed.front().is_some_and(|run| run.place.is_none());
+            (is_alone, mux.is_leaving, is_asked, mux.held)
         };
         self.answer_by = self.answer_by.filter(|_| is_asked);
         self.alone_since = if is_alone { self.alone_since.or_else(|| Some(Instant::now())) } else { None };
@@ -627,7 +693,8 @@ impl Driver {
         let until_left = self.leave.map(|leave| if leave.from > now { leave.from } else { leave.latest });
         let until_closed = self.alone_since.map(|since| since + LINGER);
         let until_old = self.lifetime.map(|(at, _)| at);
-        let times = [until_left, until_closed, until_old, self.answer_by];
+        let until_read = held.map(Held::until).filter(|at| *at > now);
+        let times = [until_left, until_closed, until_old, until_read, self.answer_by];
         let Some(at) = times.into_iter().flatten().min() else {
             self.alarm = None;
             return Poll::Pending;
@@ -793,12 +860,12 @@ mod tests {
     async fn who_does_not_read_holds_up_nobody() {
         let (shared, mut slow, mut server, _running) = played();
         let mut other = shared.seat().expect("a seat");
-        let half = format!("${}\r\n{}\r\n", MOST_UNREAD / 2 + 1024, "v".repeat(MOST_UNREAD / 2 + 1024));
+        let most = format!("${MOST_UNREAD}\r\n{}\r\n", "v".repeat(MOST_UNREAD));
         slow.write_all(b"GET a\r\nGET a\r\n").await.expect("taken");
         other.write_all(b"GET b\r\n").await.expect("taken");
         hears(&mut server, b"GET a\r\nGET a\r\nGET b\r\n").await;
-        server.write_all(half.as_bytes()).await.expect("said");
-        server.write_all(half.as_bytes()).await.expect("said");
+        server.write_all(most.as_bytes()).await.expect("said");
+        server.write_all(most.as_bytes()).await.expect("said");
         server.write_all(b"$1\r\nb\r\n").await.expect("said");
         gets(&mut other, b"$1\r\nb\r\n").await;
         let error = slow.read(&mut [0; 16]).await.expect_err("too much");

@@ -1,11 +1,13 @@
 //! A client that does not read costs what is promised, and delays nobody.
 
 use std::io::Read as _;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use super::{LINK, real};
+use super::{LINK, real, sharing};
 use crate::sessions::counted;
-use crate::support::{Ambassador, Peer, RedisServer, eventually, noise};
+use crate::support::{Ambassador, Launch, Peer, RedisServer, Target, command, eventually, noise};
 
 const MIB: usize = 1 << 20;
 
@@ -225,4 +227,95 @@ fn a_large_value_that_is_read_slowly_delays_nobody() {
     }
     client.expect(&reply[from..]);
     client.expect(b"+PONG\r\n");
+}
+
+/// A value that is larger than all that is kept arrives, though others stand behind it, and those are served.
+#[test]
+fn a_huge_value_arrives_among_others() {
+    const CLIENTS: usize = 6;
+    let Some((_server, ambassador, reply)) = with_value(64 * MIB) else { return };
+    let address = ambassador.address(LINK);
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for number in 0..CLIENTS {
+            let is_over = &is_over;
+            scope.spawn(move || {
+                let mut other = Peer::connect(address);
+                for round in 0.. {
+                    if is_over.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    let key = format!("other:{number}");
+                    other.send(format!("SET {key} {round}\r\n").as_bytes());
+                    other.expect(b"+OK\r\n");
+                    other.send(format!("GET {key}\r\n").as_bytes());
+                    other.expect(format!("${}\r\n{round}\r\n", round.to_string().len()).as_bytes());
+                }
+            });
+        }
+        let reader = scope.spawn(|| {
+            for _ in 0..5 {
+                let mut client = ambassador.connect(LINK);
+                client.send(b"GET value\r\n");
+                assert_eq!(take(&mut client, &reply, 1), 1);
+            }
+        });
+        let has_read = reader.join();
+        is_over.store(true, Ordering::Relaxed);
+        has_read.expect("all of it");
+    });
+}
+
+/// What takes long to say holds up nobody: who has only asked for something asks again elsewhere, and so does who comes
+/// now. Who has written has to wait, and is answered.
+#[test]
+fn nobody_stands_behind_a_huge_reply() {
+    let target = Target::start();
+    let ambassador = sharing(Launch::redis(target.address()).variable("REDIS_AUTH", "secret"), 1, 1).start();
+    let [mut huge, mut reader, mut writer, mut next] = [(); 4].map(|()| ambassador.connect(LINK));
+    let accept = || {
+        let mut upstream = target.accept();
+        upstream.expect(&command(&[b"AUTH", b"secret"]));
+        upstream.send(b"+OK\r\n");
+        upstream
+    };
+    let mut first = accept();
+    for (client, said) in
+        [(&mut huge, "GET huge\r\n"), (&mut reader, "GET a\r\n"), (&mut writer, "SET b 1\r\n")]
+    {
+        client.send(said.as_bytes());
+        first.expect(said.as_bytes());
+    }
+    let value = noise(9, 12 * MIB);
+    let reply = [format!("${}\r\n", value.len()).as_bytes(), &value, b"\r\n"].concat();
+    let (begin, rest) = reply.split_at(reply.len() / 2);
+    let mut server = first.handle();
+    let begin = begin.to_vec();
+    let half = begin.len();
+    let saying = thread::spawn(move || server.send(&begin));
+    huge.expect(&reply[..half]);
+    saying.join().expect("half a reply");
+    let mut second = accept();
+    second.expect(b"GET a\r\n");
+    second.send(b"$1\r\na\r\n");
+    reader.expect(b"$1\r\na\r\n");
+    next.send(b"SET c 1\r\n");
+    second.expect(b"SET c 1\r\n");
+    second.send(b"+OK\r\n");
+    next.expect(b"+OK\r\n");
+    writer.expect_silence(Duration::from_millis(50));
+    let behind = [rest, b"$1\r\na\r\n+OK\r\n"].concat();
+    let mut server = first.handle();
+    let saying = thread::spawn(move || server.send(&behind));
+    huge.expect(rest);
+    saying.join().expect("the rest");
+    writer.expect(b"+OK\r\n");
+    // Nobody has any use for it now, and nobody has heard what was said there twice.
+    first.expect_gone_in_silence();
+    for client in [&mut huge, &mut reader, &mut writer, &mut next] {
+        client.send(b"GET d\r\n");
+        second.expect(b"GET d\r\n");
+        second.send(b"$-1\r\n");
+        client.expect(b"$-1\r\n");
+    }
 }
