@@ -191,6 +191,11 @@ impl Side for Stream {
         };
         error.unwrap_or_else(Some)
     }
+
+    fn is_quiet(&self) -> bool {
+        // The stream's own.
+        Self::is_quiet(self)
+    }
 }
 
 impl AsyncRead for Stream {

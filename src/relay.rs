@@ -22,6 +22,7 @@ mod session;
 pub mod shared;
 mod timers;
 mod tunnel;
+mod way;
 
 use std::io;
 
@@ -31,6 +32,7 @@ pub use self::session::{Cause, Event, Own, Policy, Reset, Session};
 pub use self::shared::{Driver, Ended, Seat, Shared};
 pub use self::timers::Limits;
 pub use self::tunnel::Tunnel;
+pub use self::way::Way;
 
 /// One of the two ends of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::client::accept::Admitted;
@@ -18,9 +18,11 @@ use crate::failure::Failure;
 use crate::failure::tls::{by_client, late_refusal, slow_client};
 use crate::net::tls::AcceptError;
 use crate::net::tls::explain::is_no_tls;
-use crate::net::{Accepted, Client, Side, Stream};
+use crate::net::{Accepted, Client, Stream};
 use crate::relay::drain::{DrainRequest, Reason};
-use crate::relay::{Cause, End, Event, Limits, Own, Party, Policy, Reset, Restore, Seat, Session, Tunnel};
+use crate::relay::{
+    self, Cause, End, Event, Limits, Own, Party, Policy, Reset, Restore, Seat, Session, Tunnel,
+};
 use crate::resp;
 use crate::text;
 use crate::upstream::LinkRuntime;
@@ -317,13 +319,7 @@ impl LinkRuntime {
 }
 
 /// The way of a client's bytes to the target.
-#[derive(Debug)]
-enum Way {
-    /// An upstream of its own.
-    Own(Stream),
-    /// Among those of other clients.
-    Seat(Seat),
-}
+type Way = relay::Way<Stream>;
 
 /// A way, what the target has said on it already, and the lease of an upstream of the client's own.
 type Found = (Way, Vec<u8>, Option<Lease>);
@@ -351,83 +347,6 @@ impl Way {
         match self {
             Self::Own(stream) => stream.reset(),
             Self::Seat(_) => {}
-        }
-    }
-}
-
-impl AsyncRead for Way {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Own(stream) => Pin::new(stream).poll_read(cx, buffer),
-            Self::Seat(seat) => Pin::new(seat).poll_read(cx, buffer),
-        }
-    }
-}
-
-impl AsyncWrite for Way {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Own(stream) => Pin::new(stream).poll_write(cx, bytes),
-            Self::Seat(seat) => Pin::new(seat).poll_write(cx, bytes),
-        }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Own(stream) => Pin::new(stream).poll_flush(cx),
-            Self::Seat(seat) => Pin::new(seat).poll_flush(cx),
-        }
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Own(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Seat(seat) => Pin::new(seat).poll_shutdown(cx),
-        }
-    }
-}
-
-impl Side for Way {
-    fn take_error(&self) -> Option<io::Error> {
-        match self {
-            Self::Own(stream) => stream.take_error(),
-            Self::Seat(seat) => seat.take_error(),
-        }
-    }
-
-    fn bears(&self, command: &[u8]) -> bool {
-        match self {
-            Self::Own(_) => false,
-            Self::Seat(seat) => seat.bears(command),
-        }
-    }
-
-    fn is_quiet(&self) -> bool {
-        match self {
-            Self::Own(stream) => stream.is_quiet(),
-            Self::Seat(seat) => seat.is_quiet(),
-        }
-    }
-
-    fn is_shared(&self) -> bool {
-        matches!(self, Self::Seat(_))
-    }
-
-    fn is_leaving(&self) -> bool {
-        match self {
-            Self::Own(_) => false,
-            Self::Seat(seat) => seat.is_leaving(),
-        }
-    }
-
-    fn is_delayed(&self) -> bool {
-        match self {
-            Self::Own(_) => false,
-            Self::Seat(seat) => seat.is_delayed(),
         }
     }
 }

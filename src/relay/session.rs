@@ -542,14 +542,14 @@ impl Session {
     /// A half of the way to the upstream failed. Where it is the upstream's, and it owes nothing that another one could not
     /// give, that is no news.
     fn command_failed<T>(&mut self, failed: Failed, target: &mut Option<T>) {
-        if let Failed::Write(error) = failed {
-            if self.may_be_exchanged() {
+        match failed {
+            Failed::Write(error) if self.may_be_exchanged() => {
                 self.target_end = Some(Box::new(TargetEnd::Broke(error)));
-            } else if target.is_some() {
-                self.pair.failed(Failed::Write(error), Party::Client, Party::Target);
             }
-        } else {
-            self.pair.failed(failed, Party::Client, Party::Target);
+            // What it has said is heard first; what is behind that tells how it ended.
+            Failed::Write(_) if self.framing == Framing::Exact => self.pair.to_target.stop(),
+            Failed::Write(_) if target.is_none() => {}
+            failed => self.pair.failed(failed, Party::Client, Party::Target),
         }
     }
 
@@ -726,7 +726,9 @@ impl Session {
 
     /// The upstream has ended its stream, or broke.
     fn target_ended<T>(&mut self, target: &mut Option<T>, metrics: &SessionMetrics) -> Option<Decided> {
-        let needs_none = self.client_ended && self.owed.is_empty() && self.ahead.is_empty();
+        // Half a command is as good as none where nothing more of it comes.
+        let is_half = !self.commands.is_between() && self.owed.is_one();
+        let needs_none = self.client_ended && self.ahead.is_empty() && (self.owed.is_empty() || is_half);
         if !self.pair.is_broken() && self.may_be_exchanged() && !needs_none {
             match self.hold {
                 // The handshake finds out.

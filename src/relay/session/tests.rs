@@ -235,6 +235,46 @@ async fn commands_that_read_are_sent_again_and_writes_never() {
     assert_eq!(played.client.read(&mut [0]).await.unwrap(), 0);
 }
 
+/// The client reads slowly, so that it says more before the rest of a reply has been read.
+#[tokio::test(start_paused = true)]
+async fn a_reply_is_heard_to_its_end_from_an_upstream_that_takes_no_more() {
+    for (behind, event) in [(&b""[..], CLOSED), (b"$1\r\nb\r\n", CLOSED), (b"$1\r\n", "End(Closed)")] {
+        let mut played = Played::new(POLICY);
+        let value = [&b"$100000\r\n"[..], &vec![b'x'; 100_000], b"\r\n"].concat();
+        let (half, rest) = value.split_at(64 * 1024);
+        played.client_says(b"GET a\r\nGET b\r\n").await;
+        played.target_says(half).await;
+        assert!(played.run().await.is_none());
+        played.target_says(rest).await;
+        played.target_says(behind).await;
+        played.target = duplex(1).0;
+        played.client_says(b"GET c\r\n").await;
+        let mut heard = vec![0; value.len() + behind.len()];
+        assert_eq!(format!("{:?}", played.run_while_client_hears(&mut heard).await), event);
+        assert!(heard == [&value, behind].concat());
+        if event == CLOSED {
+            played.attach();
+            assert!(played.run().await.is_none());
+            let again: &[u8] = if behind.is_empty() { b"GET b\r\nGET c\r\n" } else { b"GET c\r\n" };
+            played.target_hears(again).await;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn half_a_command_of_a_client_that_has_gone_is_not_sent_again() {
+    for (whole, event) in [(&b""[..], "End(Closed)"), (b"GET a\r\n", CLOSED)] {
+        let mut played = Played::new(POLICY);
+        let said = [whole, b"*3\r\n$3\r\nSET\r\n$1\r\na\r\n$40000\r\nhalf"].concat();
+        played.client_says(&said).await;
+        played.client.shutdown().await.unwrap();
+        assert!(played.run().await.is_none());
+        played.target_hears(&said).await;
+        played.target.shutdown().await.unwrap();
+        assert_eq!(shown(played.run().await), event);
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_is_pinned_ends_with_its_upstream() {
     for (said, heard) in [
