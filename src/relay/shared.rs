@@ -539,6 +539,8 @@ pub struct Driver {
     sending: Zeroizing<Vec<u8>>,
     sent: usize,
     is_flushed: bool,
+    /// Whether the server takes commands still.
+    takes_more: bool,
     leave: Option<DrainRequest>,
     /// When its age asks it to go.
     lifetime: Option<(Instant, DrainRequest)>,
@@ -559,6 +561,7 @@ impl Driver {
             sending: Zeroizing::default(),
             sent: 0,
             is_flushed: true,
+            takes_more: true,
             leave: None,
             lifetime,
             alarm: None,
@@ -596,8 +599,10 @@ impl Driver {
         if let Poll::Ready(ended) = self.poll_read(cx, target) {
             return Poll::Ready(ended);
         }
-        if let Poll::Ready(Err(error)) = self.poll_write(cx, target) {
-            return Poll::Ready(Ended::Broke(error));
+        if self.takes_more && let Poll::Ready(Err(_)) = self.poll_write(cx, target) {
+            // What it has said is heard first; what is behind that tells how it ended.
+            self.takes_more = false;
+            self.shared.mux.lock().leave();
         }
         self.poll_end(cx)
     }
@@ -730,6 +735,7 @@ mod tests {
     use tokio::time::timeout;
 
     use super::*;
+    use crate::relay::Way;
 
     /// A shared upstream whose server the test plays; the driver's task ends with why.
     fn played() -> (Shared, Seat, DuplexStream, tokio::task::JoinHandle<Ended>) {
@@ -854,6 +860,23 @@ mod tests {
             two.read_to_end(&mut rest).await.expect("an end");
             assert!(shared.seat().is_none() && one.write_all(b"GET a\r\n").await.is_err());
         }
+    }
+
+    #[tokio::test]
+    async fn a_server_that_takes_no_more_is_heard_to_its_end() {
+        let (shared, mut one, mut server, running) = played();
+        let whole = format!("${}\r\n{}\r\n", 3 * UNREAD, "v".repeat(3 * UNREAD));
+        one.write_all(b"GET a\r\n").await.expect("taken");
+        hears(&mut server, b"GET a\r\n").await;
+        server.write_all(whole.as_bytes()).await.expect("said");
+        drop(server);
+        // That can't be sent any more when less than all of it has been read.
+        one.write_all(b"GET b\r\n").await.expect("taken");
+        gets(&mut one, whole.as_bytes()).await;
+        is_at_its_end(&mut one).await;
+        let ended = timeout(Duration::from_secs(5), running).await;
+        assert!(matches!(ended, Ok(Ok(Ended::Eof))), "{ended:?}");
+        assert!(shared.is_over());
     }
 
     #[tokio::test]
@@ -983,6 +1006,7 @@ mod tests {
         hears(&mut server, b"GET a\r\n").await;
         server.write_all(b"$1\r\na\r\n").await.expect("said");
         gets(&mut one, b"$1\r\na\r\n").await;
+        let one: Way<DuplexStream> = Way::Seat(one);
         one.does_not_answer();
         assert!(!one.is_leaving(), "it has answered somebody");
         shared.mux.lock().heard_at = Instant::now().checked_sub(ANSWER);

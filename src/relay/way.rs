@@ -79,6 +79,13 @@ impl<S: Side> Side for Way<S> {
         matches!(self, Self::Seat(_))
     }
 
+    fn does_not_answer(&self) {
+        match self {
+            Self::Own(stream) => stream.does_not_answer(),
+            Self::Seat(seat) => seat.does_not_answer(),
+        }
+    }
+
     fn is_leaving(&self) -> bool {
         match self {
             Self::Own(stream) => stream.is_leaving(),
