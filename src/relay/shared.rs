@@ -599,7 +599,9 @@ impl Driver {
         if let Poll::Ready(ended) = self.poll_read(cx, target) {
             return Poll::Ready(ended);
         }
-        if self.takes_more && let Poll::Ready(Err(_)) = self.poll_write(cx, target) {
+        if self.takes_more
+            && let Poll::Ready(Err(_)) = self.poll_write(cx, target)
+        {
             // What it has said is heard first; what is behind that tells how it ended.
             self.takes_more = false;
             self.shared.mux.lock().leave();

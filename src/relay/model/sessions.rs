@@ -297,7 +297,8 @@ impl Server {
             (b"EXEC", _) => {
                 let queue = self.queue.take().expect("a transaction");
                 self.world.executed.lock().extend(queue.first());
-                let lines = queue.iter().map(|(client, number)| format!("+{client}:{number}\r\n").into_bytes());
+                let lines =
+                    queue.iter().map(|(client, number)| format!("+{client}:{number}\r\n").into_bytes());
                 return array(&lines.collect::<Vec<_>>());
             }
             (_, Some(key)) if self.queue.is_some() => {
@@ -328,7 +329,9 @@ impl Server {
             };
             match due {
                 Some(What::Ends { cleanly }) => return leave(socket, cleanly).await,
-                Some(What::Spoils(said)) if self.is_shared && said != REPLY => return spoil(socket, said).await,
+                Some(What::Spoils(said)) if self.is_shared && said != REPLY => {
+                    return spoil(socket, said).await;
+                }
                 Some(What::Stalls(seconds)) if command.is_some() => sleep(Duration::from_secs(seconds)).await,
                 _ => {}
             }
@@ -342,7 +345,9 @@ impl Server {
                     Err(_) => return spoil(socket, REPLY).await,
                 }
             };
-            let First::Command(words, length) = first(&command, UNLIMITED) else { unreachable!("it is whole") };
+            let First::Command(words, length) = first(&command, UNLIMITED) else {
+                unreachable!("it is whole")
+            };
             let words: Vec<&[u8]> = words.iter().map(|word| &**word).collect();
             let Some(name) = words.first() else { continue };
             let travels = length <= LONGEST_TOGETHER && matches!(*name, b"GET" | b"SET" | b"PING" | b"AUTH");
@@ -393,8 +398,7 @@ async fn lead(world: &Arc<World>, mut client: Socket) -> End {
     let mut session = Session::new(Vec::new(), Vec::new(), world.limits(), policy);
     let mut target = Some(world.upstream(&session).await);
     loop {
-        let event =
-            poll_fn(|cx| session.poll(cx, &mut client, &mut target, &handle, &metrics.session)).await;
+        let event = poll_fn(|cx| session.poll(cx, &mut client, &mut target, &handle, &metrics.session)).await;
         match event {
             Event::End(end) => {
                 if matches!(end, End::Left(_)) {
@@ -431,8 +435,7 @@ fn judge(story: &Story) {
         .start_paused(true)
         .build()
         .expect("a runtime");
-    let played = runtime.block_on(async { timeout(Duration::from_hours(3), perform(story)).await });
-    let (executed, clients) = played.expect("somebody waits for ever");
+    let (executed, clients) = runtime.block_on(perform(story));
     for (number, (end, played, time)) in clients.iter().enumerate() {
         judge_client(story, number, &executed, (end, played, *time));
     }
@@ -475,15 +478,16 @@ async fn perform(story: &Story) -> (Vec<Key>, Vec<(End, Played, Duration)>) {
         let (ours, theirs) = line(&client.script.line);
         let ways = (Arc::clone(&theirs.inbound), Arc::clone(&theirs.outbound));
         let (said, replies) = (said.concat(), replies.concat());
-        let (end, played) =
-            tokio::join!(lead(world, ours), play(&client.script, (&said, &replies), theirs, ways));
+        let both =
+            async { tokio::join!(lead(world, ours), play(&client.script, (&said, &replies), theirs, ways)) };
+        let (end, played) = timeout(LONGEST, both).await.expect("a client waits for ever");
         (end, played, begun.elapsed())
     }))
     .await;
     loop {
         // Servers and shared upstreams come to an end, too.
         let Some(task) = world.tasks.lock().pop() else { break };
-        task.await.expect("no panic");
+        timeout(LONGEST, task).await.expect("a server is left behind").expect("no panic");
     }
     let executed = world.executed.lock().clone();
     (executed, clients)
@@ -543,6 +547,9 @@ fn judge_client(story: &Story, number: usize, executed: &[Key], came: (&End, &Pl
     }
 }
 
+/// No story takes longer.
+const LONGEST: Duration = Duration::from_hours(3);
+
 /// For so long a deaf client reads nothing: longer than all else takes.
 const DEAF: Duration = Duration::from_hours(1);
 
@@ -572,11 +579,7 @@ fn writes() -> impl Strategy<Value = Asked> {
 }
 
 fn others() -> impl Strategy<Value = Asked> {
-    prop_oneof![
-        (0..500_u64).prop_map(Asked::Blocks),
-        (0..10_u8).prop_map(Asked::Select),
-        Just(Asked::Reset),
-    ]
+    prop_oneof![(0..500_u64).prop_map(Asked::Blocks), (0..10_u8).prop_map(Asked::Select), Just(Asked::Reset),]
 }
 
 /// A client without any other.
@@ -624,7 +627,8 @@ fn client() -> impl Strategy<Value = Client> {
     let deaf = prop_oneof![9 => Just(0), 1 => Just(DEAF.as_secs())];
     let line = prop_oneof![manners(), manners().prop_map(|line| Manners { reads: Vec::new(), ..line })];
     (commands, pieces, says, leaves(), deaf, line).prop_map(|(commands, pieces, says, leaves, deaf, line)| {
-        let mut client = Client { commands, script: Script { early: 0, acts: Vec::new(), leaves, deaf, line } };
+        let mut client =
+            Client { commands, script: Script { early: 0, acts: Vec::new(), leaves, deaf, line } };
         let length = client.lines(0).0.concat().len() * says / 100;
         client.script.acts = acts(&pieces, length);
         if says == 100 {
