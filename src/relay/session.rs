@@ -725,7 +725,7 @@ impl Session {
     }
 
     /// The upstream has ended its stream, or broke.
-    fn target_ended<T>(&mut self, target: &mut Option<T>, metrics: &SessionMetrics) -> Option<Decided> {
+    fn target_ended<T: Side>(&mut self, target: &mut Option<T>, metrics: &SessionMetrics) -> Option<Decided> {
         // Half a command is as good as none where nothing more of it comes.
         let is_half = !self.commands.is_between() && self.owed.is_one();
         let needs_none = self.client_ended && self.ahead.is_empty() && (self.owed.is_empty() || is_half);
@@ -754,7 +754,13 @@ impl Session {
         // Whoever waits for it waits in vain.
         self.hold = Hold::None;
         match *end {
-            TargetEnd::Eof => self.pair.to_client.end(),
+            TargetEnd::Eof => {
+                self.pair.to_client.end();
+                // One that is shared hears nothing more, and what would be said on another one comes behind what is lost.
+                if target.as_ref().is_some_and(Side::is_shared) {
+                    self.pair.to_target.stop();
+                }
+            }
             TargetEnd::Broke(error) => {
                 self.pair.failed(Failed::Read(error), Party::Target, Party::Client);
             }

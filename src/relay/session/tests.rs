@@ -276,6 +276,17 @@ async fn half_a_command_of_a_client_that_has_gone_is_not_sent_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_has_lost_a_write_with_a_shared_upstream_is_not_led_to_another_one() {
+    IS_SHARED.set(true);
+    let mut played = Played::new(Policy { shares: true, ..POLICY });
+    played.client_says(b"INCR a\r\n").await;
+    played.target.shutdown().await.unwrap();
+    played.client.write_all(b"MULTI\r\n").await.unwrap();
+    assert_eq!(shown(played.run().await), "End(Closed)");
+    IS_SHARED.set(false);
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_is_pinned_ends_with_its_upstream() {
     for (said, heard) in [
         (&b"MULTI\r\n"[..], &b"+OK\r\n"[..]),
