@@ -602,7 +602,7 @@ impl Session {
             self.let_go(Cause::Lent, target);
             return Some(Decided::Again);
         }
-        if target.as_ref().is_some_and(Side::is_delayed) && !self.owed.is_empty() && self.may_be_exchanged() {
+        if !self.owed.is_empty() && target.as_ref().is_some_and(Side::is_delayed) && self.may_be_exchanged() {
             // What only reads need not be waited for.
             metrics.resent(self.let_go(Cause::Lent, target));
             return Some(Decided::Again);

@@ -92,4 +92,11 @@ impl<S: Side> Side for Way<S> {
             Self::Seat(seat) => seat.is_leaving(),
         }
     }
+
+    fn is_delayed(&self) -> bool {
+        match self {
+            Self::Own(stream) => stream.is_delayed(),
+            Self::Seat(seat) => seat.is_delayed(),
+        }
+    }
 }
