@@ -129,7 +129,7 @@ impl Redis {
     /// Waits until the connections of what was measured last are gone, so that they don't burden what comes
     /// next. A few may stay: a proxy is free to keep some ready.
     pub fn wait_until_quiet(&self) -> Result<()> {
-        const FEW: usize = 20;
+        const FEW: usize = 40;
         let deadline = Instant::now() + Duration::from_secs(30);
         loop {
             let information = self.command(&[b"INFO", b"clients"])?;
