@@ -130,9 +130,9 @@ impl LinkRuntime {
         match upstream {
             Ok(found) => {
                 let (upstream, leading, lease) = match found {
-                    Some((upstream, leading, lease)) => {
+                    Some((upstream, leading, lent)) => {
                         self.metrics.dialled(begun.elapsed());
-                        (Some(upstream), leading, lease)
+                        (Some(upstream), leading, lent.map(|(lease, _)| lease))
                     }
                     None => (None, Vec::new(), None),
                 };
@@ -321,13 +321,13 @@ impl LinkRuntime {
 /// The way of a client's bytes to the target.
 type Way = relay::Way<Stream>;
 
-/// A way, what the target has said on it already, and the lease of an upstream of the client's own.
-type Found = (Way, Vec<u8>, Option<Lease>);
+/// A way, what the target has said on it already, and what belongs to an upstream of the client's own.
+type Found = (Way, Vec<u8>, Option<(Lease, Origin)>);
 
 impl Way {
-    fn of_upstream((upstream, lease): (Upstream, Lease)) -> Found {
+    fn of_upstream((upstream, lease, origin): (Upstream, Lease, Origin)) -> Found {
         let (stream, leading) = upstream.into_parts();
-        (Self::Own(stream), leading, Some(lease))
+        (Self::Own(stream), leading, Some((lease, origin)))
     }
 
     fn of_seat(seat: Seat) -> Found {
@@ -480,17 +480,23 @@ impl Established {
         if !service.sharing.is_on() {
             session.shares_nothing();
         }
-        let behind = || session.shared_behind().filter(|state| service.sharing.knows(state));
-        let (restore, shared) = (session.restore(), session.shared().or_else(behind));
+        let (restore, shared) = (session.restore(), session.shared());
+        let behind = if shared.is_none() { session.shared_behind() } else { None };
+        let guest = behind.and_then(|state| service.sharing.seat(&state));
         let is_waited_for = session.is_waited_for();
         if let (Some(Way::Seat(seat)), Cause::Refused) = (&upstream, cause) {
             // Another one may take what this one has refused.
             seat.leave();
         }
-        let before_dial = Origin::now(service);
+        let since = session.resent_at();
         let dialled = tokio::select! {
             biased;
-            dialled = another(service, &restore, shared.as_ref(), session.resent_at()) => dialled,
+            dialled = async {
+                match guest {
+                    Some(seat) => Ok(Way::of_seat(seat)),
+                    None => another(service, &restore, shared.as_ref(), since).await,
+                }
+            } => dialled,
             () = client_leaves(stream, session.ahead(), true, is_waited_for) => Err(Failure::ClientLeft),
             reason = drained(&admitted.guard) => return Some(Ending::End(End::Left(reason))),
         };
@@ -499,16 +505,17 @@ impl Established {
             before.as_ref().is_some_and(|before| Arc::ptr_eq(before.backend(), lease.backend()))
         };
         match (dialled, cause) {
-            (Ok((_, _, Some(lease))), Cause::Refused) if !has_role && is_same(&lease) => {
+            (Ok((_, _, Some((lease, _)))), Cause::Refused) if !has_role && is_same(&lease) => {
                 // It would say the same again.
                 session.refusal_stands();
                 service.backends.assign(&admitted.guard, lease);
             }
-            (Ok((fresh, leading, lease)), cause) => {
+            (Ok((fresh, leading, lent)), cause) => {
+                let (lease, from) = lent.unzip();
                 let at = fresh.server(lease.as_ref());
                 session.goes_on_at(*server == at);
                 *server = at;
-                *origin = Some(before_dial);
+                *origin = from;
                 let again = session.attach(&leading, service.limits(), &admitted.guard);
                 tracing::debug!(
                     target: "client",

@@ -42,7 +42,7 @@ use super::{End, Limits, Party};
 pub use crate::metrics::session::Cause;
 use crate::metrics::session::SessionMetrics;
 use crate::net::Side;
-use crate::resp::commands::{Commands, First, UNLIMITED, first};
+use crate::resp::commands::{Commands, First, LONGEST_TOGETHER, UNLIMITED, first};
 use crate::resp::replies::Replies;
 
 /// An upstream that has been silent for so long is asked whether it is there before a command is entrusted to it: the
@@ -52,8 +52,11 @@ const SILENCE: Duration = Duration::from_secs(30);
 /// How long it may take to answer.
 const ANSWER: Duration = Duration::from_secs(1);
 
-/// Who needs an upstream of its own again after so short a time keeps the next one for as long, whether it is needed or not.
+/// Who needs an upstream of its own again and again, with no longer pauses, keeps it over these.
 const BUSY: Duration = Duration::from_millis(20);
+
+/// The longest reply, in bytes, behind which the next one is expected among those of others: as long as a command.
+const LARGE: usize = LONGEST_TOGETHER;
 
 /// What it is asked.
 const PING: &[u8] = b"*1\r\n$4\r\nPING\r\n";
@@ -186,8 +189,12 @@ pub struct Session {
     /// Why there is no upstream at the moment.
     gone: Option<Cause>,
     client_ended: bool,
-    /// Whether what comes next may not travel among commands of other sessions.
+    /// Whether what comes next may not travel among commands of other sessions. At a shared upstream: the session is there for
+    /// what that bears alone.
     needs_own: bool,
+    /// How much of the reply under way has come, and whether the last one was large. In bytes.
+    reply_length: usize,
+    is_large: bool,
     /// Whether the upstream has said what may not be what it seemed: replies were not counted, or one was an error, which
     /// with some servers can be more than one line.
     is_tainted: bool,
@@ -214,8 +221,8 @@ struct Rare {
     resent_since: Option<Instant>,
     /// When that was the last time.
     resent_at: Option<Instant>,
-    /// When an upstream that was lent was given back.
-    gave_back_at: Option<Instant>,
+    /// When the session has needed an upstream of its own the last time.
+    needed_at: Option<Instant>,
     /// For how long the one that is lent now is kept.
     keeps: Option<Pinned<Box<Sleep>>>,
 }
@@ -237,6 +244,8 @@ impl Session {
             gone: None,
             client_ended: false,
             needs_own: false,
+            reply_length: 0,
+            is_large: false,
             is_tainted: false,
             target_end: None,
             last_at: Instant::now(),
@@ -276,9 +285,9 @@ impl Session {
     /// What sessions have in common behind the client's next command, where that one sets nothing else: at an upstream that
     /// these share it changes nothing, and is answered all the same.
     pub fn shared_behind(&self) -> Option<Restore> {
-        let First::Command(arguments, _) = first(&self.ahead, UNLIMITED) else { return None };
+        let First::Command(arguments, length) = first(&self.ahead, UNLIMITED) else { return None };
         let after = self.state.shared_behind(&arguments, self.policy.database);
-        after.filter(|_| self.policy.shares && self.owed.is_empty())
+        after.filter(|_| self.policy.shares && self.owed.is_empty() && length <= LONGEST_TOGETHER)
     }
 
     /// Whether the next upstream, which is [attached](Self::attach) now, leads to the same server as the last one: another
@@ -330,8 +339,8 @@ impl Session {
         self.leave_is_served(handle);
         self.pair.renew(limits);
         self.begin_with(leading);
-        if let Some(rare) = &mut self.rare {
-            let is_busy = self.needs_own && rare.gave_back_at.is_some_and(|at| at.elapsed() < BUSY);
+        if let Some(rare) = self.rare.as_mut().filter(|_| self.needs_own) {
+            let is_busy = rare.needed_at.is_some_and(|at| at.elapsed() < BUSY);
             rare.keeps = is_busy.then(|| Box::pin(sleep(BUSY)));
         }
         again
@@ -399,13 +408,22 @@ impl Session {
             && !self.client_ended
     }
 
-    /// Whether the session has no use any more for an upstream of its own.
-    fn gives_back(&mut self) -> bool {
-        if !self.policy.shares || !self.has_no_use_for_it() {
-            return false;
+    /// A command goes out that needs the upstream of its own.
+    fn is_needed(&mut self) {
+        let now = Instant::now();
+        let rare = self.rare();
+        rare.needed_at = Some(now);
+        if let Some(time) = &mut rare.keeps {
+            time.as_mut().reset(now + BUSY);
         }
-        self.needs_own = false;
-        self.state.shared().is_some()
+    }
+
+    /// Whether the session has no use any more for an upstream of its own, which others may have.
+    fn gives_back<T: Side>(&self, target: Option<&T>) -> bool {
+        self.policy.shares
+            && target.is_some_and(|target| !target.is_shared())
+            && self.has_no_use_for_it()
+            && self.state.shared().is_some()
     }
 
     /// Whether the upstream could as well be another one, as far as the client has said.
@@ -415,7 +433,6 @@ impl Session {
             && self.ahead.is_empty()
             && self.hold == Hold::None
             && self.target_end.is_none()
-            && !self.client_ended
     }
 
     /// Whether the upstream has been silent for so long that it is to be asked, and may be replaced.
@@ -512,7 +529,8 @@ impl Session {
             let boundary = (self.framing == Framing::Exact)
                 .then(|| self.is_at_boundary() && !self.state.is_in_transaction());
             let end = self.pair.poll_clock(cx, client, target.as_ref(), !self.ahead.is_empty(), boundary);
-            if end.is_pending() && self.pair.is_quiet() && target.is_some() && self.has_no_use_for_it() {
+            let is_kept_for_nothing = !self.client_ended && self.pair.is_quiet() && self.has_no_use_for_it();
+            if end.is_pending() && target.is_some() && is_kept_for_nothing {
                 self.let_go(Cause::Released, target);
                 self.pair.released();
                 continue;
@@ -607,13 +625,12 @@ impl Session {
             metrics.resent(self.let_go(Cause::Lent, target));
             return Some(Decided::Again);
         }
-        if target.as_ref().is_some_and(|target| !target.is_shared())
-            && !handle.wants_authentication()
-            && self.gives_back()
-        {
+        if !handle.wants_authentication() && self.gives_back(target.as_ref()) {
+            self.needs_own = false;
             let rare = self.rare();
-            if rare.keeps.as_mut().is_none_or(|time| time.as_mut().poll(cx).is_ready()) {
-                rare.gave_back_at = Some(Instant::now());
+            let is_kept = rare.keeps.as_mut().is_some_and(|time| time.as_mut().poll(cx).is_pending());
+            if self.client_ended || !is_kept {
+                self.rare().keeps = None;
                 return Some(Decided::Event(Event::Share));
             }
         }

@@ -4,8 +4,8 @@
 //! replies end: each session has a [`Seat`], to which it writes its commands and from which it reads its own replies.
 //!
 //! A mistake would give one client what is another's. So a seat takes whole commands alone, of the classes that may [travel
-//! together](crate::resp::commands::Class::travels), and looks for itself; and whatever a server says that nobody has asked
-//! for ends the upstream for all.
+//! together](crate::resp::commands::Class::travels), or that set only what is [set already](Restore::bears), and looks for
+//! itself; and whatever a server says that nobody has asked for ends the upstream for all.
 
 use std::collections::VecDeque;
 use std::io;
@@ -90,6 +90,8 @@ struct Mux {
     waiting: Vec<Waker>,
     /// No further command goes to it.
     is_leaving: bool,
+    /// It was asked whether it is there, and has not answered.
+    is_silent: bool,
     is_ended: bool,
     /// Whether the server has accepted another secret of ours, once it has answered.
     reauthenticated: Option<bool>,
@@ -179,7 +181,9 @@ impl Shared {
     /// Whether the command sets nothing but what is set already, or what people alone read.
     fn bears(&self, command: &[u8]) -> bool {
         match first(command, UNLIMITED) {
-            First::Command(arguments, _) => self.state.bears(&arguments, self.database),
+            First::Command(arguments, length) if length <= LONGEST_TOGETHER => {
+                self.state.bears(&arguments, self.database)
+            }
             _ => false,
         }
     }
@@ -210,7 +214,7 @@ impl Mux {
         while at < bytes.len() {
             match commands.find(&bytes[at..]) {
                 Ok(Found::Whole(class, length))
-                    if length <= LONGEST_TOGETHER && (class.travels() || bears(&bytes[at..at + length])) =>
+                    if class.travels() && length <= LONGEST_TOGETHER || bears(&bytes[at..at + length]) =>
                 {
                     at += length;
                     count += 1;
@@ -487,6 +491,7 @@ impl Side for Seat {
     fn does_not_answer(&self) {
         let mut mux = self.shared.mux.lock();
         if mux.heard_at.is_none_or(|at| at.elapsed() >= ANSWER) {
+            mux.is_silent = true;
             mux.leave();
         }
     }
@@ -684,7 +689,12 @@ impl Driver {
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
         let (is_alone, is_leaving, is_asked, held) = {
             let mut mux = self.shared.mux.lock();
-            let is_alone = mux.places.is_empty() && mux.owed.is_empty() && mux.queued.is_empty();
+            let is_alone = if mux.is_silent {
+                // What is owed never comes.
+                mux.places.iter().all(|(_, place)| place.is_left)
+            } else {
+                mux.places.is_empty() && mux.owed.is_empty() && mux.queued.is_empty()
+            };
             if !mux.driver.as_ref().is_some_and(|driver| driver.will_wake(cx.waker())) {
                 mux.driver = Some(cx.waker().clone());
             }

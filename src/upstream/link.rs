@@ -39,21 +39,20 @@ pub struct LinkRuntime {
 
 impl LinkRuntime {
     /// An upstream for one client: from the pool, else dialled. It has the state that a session had before.
-    pub async fn upstream(&self, restore: &Restore) -> Result<(Upstream, Lease), Failure> {
+    pub async fn upstream(&self, restore: &Restore) -> Result<(Upstream, Lease, Origin), Failure> {
         if let Some(warm) = self.warm.take(self) {
-            let (upstream, lease) = warm.serve(self);
+            let (upstream, lease, origin) = warm.serve(self);
             // One that can't take over is replaced like any other that has ended.
             if let Ok(upstream) = self.dialler.restore(&self.link, &lease, upstream, restore).await {
-                return Ok((upstream, lease));
+                return Ok((upstream, lease, origin));
             }
         } else {
             self.warm.missed(self);
         }
-        let dialled = self.dialler.dial(&self.link, &self.backends, &self.health, restore).await;
-        if dialled.is_ok() {
-            self.warm.reset_backoff();
-        }
-        dialled
+        let origin = Origin::now(self);
+        let (upstream, lease) = self.dialler.dial(&self.link, &self.backends, &self.health, restore).await?;
+        self.warm.reset_backoff();
+        Ok((upstream, lease, origin))
     }
 
     /// Takes back an upstream that was lent to a session; what that has left behind is taken away. One with which that

@@ -131,9 +131,9 @@ impl Warm {
     }
 
     /// Hands it to the client that it serves.
-    pub fn serve(self, service: &LinkRuntime) -> (Upstream, Lease) {
+    pub fn serve(self, service: &LinkRuntime) -> (Upstream, Lease, Origin) {
         service.metrics.warm_hit();
-        (self.upstream, self.lease)
+        (self.upstream, self.lease, Origin { made: self.made, made_with: self.made_with })
     }
 }
 
@@ -187,7 +187,8 @@ impl Pool {
     /// Takes in one that a session has needed for a while, and on which nothing is left behind.
     pub fn give_back(&self, service: &LinkRuntime, upstream: Upstream, lease: Lease, origin: Origin) {
         let Origin { made, made_with } = origin;
-        let expires = made + MAX_AGE;
+        let unused = Instant::now() + MAX_AGE;
+        let expires = service.link.max_lifetime.map_or(unused, |lifetime| unused.min(made + lifetime));
         let warm = Warm { upstream, lease, made_with, made, expires, counted: None };
         if warm.serves(service) {
             self.put(service, warm);

@@ -74,17 +74,17 @@ impl Sharing {
 
     /// A seat at an upstream of that state, if there is one.
     pub fn seat(&self, state: &Restore) -> Option<Seat> {
-        self.group(state).seat(1)
-    }
-
-    /// Whether there were sessions of that state on this thread, so that there can be such upstreams.
-    pub fn knows(&self, state: &Restore) -> bool {
-        self.groups.lock().contains_key(&(thread::current().id(), state.clone()))
+        let group = self.groups.lock().get(&key(state)).cloned();
+        group?.seat(1)
     }
 
     fn group(&self, state: &Restore) -> Arc<Group> {
-        Arc::clone(self.groups.lock().entry((thread::current().id(), state.clone())).or_default())
+        Arc::clone(self.groups.lock().entry(key(state)).or_default())
     }
+}
+
+fn key(state: &Restore) -> (ThreadId, Restore) {
+    (thread::current().id(), state.clone())
 }
 
 impl Group {
@@ -116,7 +116,7 @@ impl LinkRuntime {
             return Ok(seat);
         }
         let dialled = timeout_at(latest + GRACE, self.upstream(state)).await;
-        let (upstream, lease) = match dialled.unwrap_or_else(|_| Err(late())) {
+        let (upstream, lease, _) = match dialled.unwrap_or_else(|_| Err(late())) {
             Ok(dialled) => dialled,
             // Few are better than none.
             Err(failure) => return group.seat(1).ok_or(failure),

@@ -13,7 +13,7 @@ mod release;
 pub(crate) mod resets;
 pub(crate) mod restart;
 pub(crate) mod sentinel;
-mod silence;
+pub(crate) mod silence;
 mod state;
 mod tokens;
 

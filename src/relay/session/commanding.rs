@@ -81,7 +81,8 @@ impl Session {
                     self.set_alarm(ANSWER);
                     cx.waker().wake_by_ref();
                 }
-                if !waits {
+                // Of the end an upstream hears nothing that is given back.
+                if !waits && !self.gives_back(target.as_ref()) {
                     self.pair.to_target.end();
                     if target.is_some() {
                         continue;
@@ -261,7 +262,7 @@ impl Session {
         if is_to_share && !is_whole && class.travels() && least <= LONGEST_TOGETHER {
             return Admit::Stop;
         }
-        let may_share = class.travels() && is_whole && bytes.len() <= LONGEST_TOGETHER;
+        let may_share = class.travels() && is_whole && bytes.len() <= LONGEST_TOGETHER && !self.is_large;
         if target.is_none() {
             self.needs_own = !may_share;
         }
@@ -288,6 +289,10 @@ impl Session {
             if !is_borne {
                 return Admit::Own;
             }
+        }
+        let sets = matches!(class, Class::Special(Special::Select | Special::Hello | Special::Client));
+        if self.policy.shares && !is_shared && !may_share && !sets {
+            self.is_needed();
         }
         let what = match class {
             Class::Reads | Class::ReadsByScript => What::Reads,
@@ -382,6 +387,8 @@ impl Session {
         }
         if self.state.answering == Answering::Skip {
             self.state.answering = Answering::On;
+            // When it has been executed the next reply tells.
+            self.state.sends(self.policy.shares);
         }
     }
 

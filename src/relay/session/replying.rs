@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::owed::What;
 use super::state::{Answering, Channels, Pin};
-use super::{Framing, Hold, Rare, Reset, Session, TargetEnd};
+use super::{Framing, Hold, LARGE, Rare, Reset, Session, TargetEnd};
 use crate::metrics::session::SessionMetrics;
 use crate::net::Side;
 use crate::relay::copy::Failed;
@@ -164,6 +164,11 @@ impl Session {
                 return self.pair.to_client.write(cx, client, &bytes[at..]);
             };
             let piece = &bytes[at..at + step.length];
+            self.reply_length += step.length;
+            if step.ended.is_some() {
+                self.is_large = self.policy.shares && self.reply_length > LARGE;
+                self.reply_length = 0;
+            }
             let is_withheld = self.rare.as_ref().is_some_and(|rare| !rare.withheld.is_empty());
             let Some(frame) = step.ended else {
                 let verdict = self.judge_part(piece, was_between || is_withheld);

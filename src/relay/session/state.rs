@@ -73,10 +73,8 @@ impl Slot {
             Self::Database => &[b"SELECT", database.as_bytes()],
             Self::LibraryName => &[b"CLIENT", b"SETINFO", b"LIB-NAME", b""],
             Self::LibraryVersion => &[b"CLIENT", b"SETINFO", b"LIB-VER", b""],
-            Self::NoEvict => &[b"CLIENT", b"NO-EVICT", b"OFF"],
-            Self::NoTouch => &[b"CLIENT", b"NO-TOUCH", b"OFF"],
-            Self::Capabilities => return None,
-            Self::Readonly => &[b"READWRITE"],
+            // A session that has set one of these shares nothing.
+            Self::NoEvict | Self::NoTouch | Self::Capabilities | Self::Readonly => return None,
         };
         Some(encoded(words))
     }
@@ -151,7 +149,7 @@ impl Effect {
         match self {
             Self::Set(slot, command) if slot.is_shared() => put(&mut before.0, *slot, command.clone()),
             Self::Set(slot, command) if slot.is_needed() && command.is_some() => return None,
-            Self::Set(..) | Self::Hello { protocol: None, authenticates: false, .. } => {}
+            Self::Set(..) => {}
             Self::Hello { protocol: Some(protocol), authenticates: false, .. } => {
                 put(&mut before.0, Slot::Protocol, (*protocol == 3).then(hello_3));
             }
@@ -195,7 +193,8 @@ fn hello(arguments: &[Cow<'_, [u8]>]) -> Option<Effect> {
         Some(b"3") => Some(3),
         Some(_) => return Some(Effect::Unknown),
     };
-    let name = kept.get(2..4).map(|named| encoded(&[b"CLIENT", b"SETNAME", named[1]]));
+    let name = kept.get(2..).and_then(<[_]>::last).map(|name| encoded(&[b"CLIENT", b"SETNAME", name]));
+    let name = name.filter(|name| name.len() <= LONGEST_SET);
     Some(Effect::Hello { protocol, name, authenticates: credential.is_some() })
 }
 
@@ -518,7 +517,7 @@ mod tests {
             (&["SELECT 1", "SELECT 7"], false),
             (&["SELECT 1", "SELECT 7", "SELECT 7"], true),
             (&["SELECT 1", "SELECT 1 x"], false),
-            (&["SELECT 1", "HELLO"], true),
+            (&["SELECT 1", "HELLO"], false),
             (&["HELLO 2"], true),
             (&["HELLO 3"], false),
             (&["HELLO 3", "HELLO 3"], true),
@@ -560,7 +559,7 @@ mod tests {
     #[test]
     fn what_was_set_can_be_undone() {
         let mut state = State::default();
-        for command in ["HELLO 3 SETNAME me", "SELECT 1", "CLIENT SETINFO LIB-VER 1", "CLIENT NO-TOUCH on"] {
+        for command in ["HELLO 3 SETNAME you SETNAME me", "SELECT 1", "CLIENT SETINFO LIB-VER 1"] {
             state.replied(Effect::setting(&words(command), 7).expect("a setting"), true);
         }
         let undone = state.restore().undone(7).expect("a way back");
@@ -570,14 +569,13 @@ mod tests {
             &["CLIENT", "SETNAME", ""],
             &["SELECT", "7"],
             &["CLIENT", "SETINFO", "LIB-VER", ""],
-            &["CLIENT", "NO-TOUCH", "OFF"],
         ];
         let expected: Vec<u8> = expected
             .iter()
             .flat_map(|words| encoded(&words.iter().map(|word| word.as_bytes()).collect::<Vec<_>>()))
             .collect();
         assert_eq!(undone.escape_ascii().to_string(), expected.escape_ascii().to_string());
-        state.replied(Effect::setting(&words("CLIENT CAPA redirect"), 7).expect("a setting"), true);
+        state.replied(Effect::setting(&words("CLIENT NO-TOUCH on"), 7).expect("a setting"), true);
         assert!(state.restore().undone(7).is_none());
     }
 

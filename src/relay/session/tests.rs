@@ -1483,7 +1483,7 @@ async fn what_sets_something_is_said_where_it_is_set() {
 #[tokio::test(start_paused = true)]
 async fn who_needs_it_again_at_once_keeps_what_is_lent_for_a_moment() {
     let mut played = Played::new(SHARING);
-    for (pause, is_kept) in [(Duration::ZERO, false), (BUSY / 2, true), (BUSY / 2, true), (BUSY, false)] {
+    for (pause, is_kept) in [(Duration::ZERO, false), (BUSY / 2, true), (BUSY / 2, false), (BUSY, false)] {
         tokio::time::sleep(pause).await;
         played.client.write_all(b"EVAL x 0\r\n").await.unwrap();
         if played.far.is_none() {
@@ -1497,17 +1497,58 @@ async fn who_needs_it_again_at_once_keeps_what_is_lent_for_a_moment() {
         played.client_hears_already(b"$-1\r\n").await;
         assert_eq!(event, if is_kept { "" } else { "Share" });
         if is_kept {
-            // Who goes on needs no other one.
-            played.client_says(b"EVAL y 0\r\n").await;
-            played.target_hears(b"EVAL y 0\r\n").await;
-            played.target_says(b"$-1\r\n").await;
-            played.client_hears(b"$-1\r\n").await;
-            let event = tokio::time::timeout(BUSY, played.polled(&mut 0)).await.ok();
+            // Who goes on needs no other one; what could travel is no reason to keep it.
+            for (said, reply) in [("EVAL y 0\r\n", "$-1\r\n"), ("GET a\r\n", "$1\r\na\r\n")] {
+                tokio::time::sleep(BUSY / 3).await;
+                played.client_says(said.as_bytes()).await;
+                played.target_hears(said.as_bytes()).await;
+                played.target_says(reply.as_bytes()).await;
+                played.client_hears(reply.as_bytes()).await;
+            }
+            let event = tokio::time::timeout(BUSY - BUSY / 3, played.polled(&mut 0)).await.ok();
             assert_eq!(shown(event), "Share");
         }
         played.session.needs_none();
         played.far = None;
     }
+}
+
+/// Large values keep others waiting, and Redis holds all of them for one connection.
+#[tokio::test(start_paused = true)]
+async fn who_reads_large_values_has_an_upstream_of_its_own() {
+    let large = format!("$20000\r\n{}\r\n", "v".repeat(20_000));
+    let mut played = Played::new(SHARING);
+    IS_SHARED.set(true);
+    played.client_says(b"GET a\r\n").await;
+    let (half, rest) = large.split_at(9000);
+    for piece in [half, rest] {
+        played.target_says(piece.as_bytes()).await;
+        played.client_hears(piece.as_bytes()).await;
+    }
+    played.client.write_all(b"GET a\r\n").await.unwrap();
+    assert_eq!(shown(played.run().await), "Upstream(Lent)");
+    assert!(played.session.shared().is_none());
+    IS_SHARED.set(false);
+    played.attach();
+    assert!(played.run().await.is_none());
+    played.target_says(b"$1\r\na\r\n").await;
+    assert_eq!(shown(played.run().await), "Share");
+    played.client_hears_already(b"$1\r\na\r\n").await;
+    assert!(played.session.shared().is_some());
+}
+
+/// What is executed without a reply is told by the next one.
+#[tokio::test(start_paused = true)]
+async fn an_upstream_is_not_given_back_before_what_is_skipped_is_known_to_be_done() {
+    let mut played = Played::new(SHARING);
+    played.client_says(b"CLIENT REPLY SKIP\r\nBLPOP a 0\r\n").await;
+    played.target_hears(b"CLIENT REPLY SKIP\r\nBLPOP a 0\r\n").await;
+    played.nothing_more_is_heard().await;
+    assert!(played.far.is_some());
+    played.client_says(b"GET a\r\n").await;
+    played.target_hears(b"GET a\r\n").await;
+    played.target_says(b"$1\r\na\r\n").await;
+    assert_eq!(shown(played.run().await), "Share");
 }
 
 /// A seat whose client has not read what it has asked for.

@@ -48,8 +48,12 @@ fn accept(target: &Target) -> Peer {
 }
 
 fn played(clock: &Clock) -> (Target, Ambassador) {
+    played_with(clock, |launch| launch)
+}
+
+fn played_with(clock: &Clock, change: impl FnOnce(Launch) -> Launch) -> (Target, Ambassador) {
     let target = Target::start();
-    let launch = Launch::redis(target.address()).variable("REDIS_AUTH", "secret");
+    let launch = change(Launch::redis(target.address()).variable("REDIS_AUTH", "secret"));
     (target, clock.show(launch).start())
 }
 
@@ -84,8 +88,12 @@ fn a_quiet_upstream_that_answers_goes_on() {
 /// One that does not answer within a second is replaced, and hears nothing of the command.
 #[test]
 fn a_quiet_upstream_that_does_not_answer_is_replaced() {
+    one_that_does_not_answer_is_replaced(|launch| launch);
+}
+
+pub(crate) fn one_that_does_not_answer_is_replaced(change: impl FnOnce(Launch) -> Launch) {
     let Some(clock) = Clock::new() else { return };
-    let (target, ambassador) = played(&clock);
+    let (target, ambassador) = played_with(&clock, change);
     let mut client = ambassador.connect(LINK);
     let mut upstream = accept(&target);
     client.send(b"SET a 1\r\n");

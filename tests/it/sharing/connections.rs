@@ -293,6 +293,8 @@ fn an_introduction_needs_no_connection() {
                 // The name is his own, where it is asked for.
                 client.send(b"CLIENT GETNAME\r\n");
                 client.expect(b"$2\r\nme\r\n");
+                client.send(b"INCR n\r\n");
+                client.expect_line();
             }
         }
         let authentications = stage.authentications() - before;
@@ -305,6 +307,12 @@ fn an_introduction_needs_no_connection() {
 fn a_refused_introduction_changes_nothing() {
     let Some(stage) = Stage::start() else { return };
     let mut clients = stage.clients(3);
+    // There is an upstream in RESP3 as well.
+    let mut other = stage.clients(1).remove(0);
+    for said in ["HELLO 3\r\nPING\r\n", "GET k\r\nPING\r\n"] {
+        other.send(said.as_bytes());
+        other.receive_until(b"+PONG\r\n");
+    }
     for (number, client) in clients.iter_mut().enumerate() {
         client.send(format!("SELECT {number}\r\nSET who {number}\r\n").as_bytes());
         client.expect(b"+OK\r\n+OK\r\n");
@@ -335,8 +343,8 @@ fn what_was_lent_comes_back_as_new() {
         introduces_itself(first, hello);
         first.send(b"SET who 2\r\n");
         first.expect(b"+OK\r\n");
-        let mut before = 0;
-        for round in 0..10 {
+        let before = stage.authentications();
+        for _ in 0..10 {
             for (client, who, name) in [(&mut *first, 2, "$2\r\nme\r\n"), (&mut *second, 0, "$-1\r\n")] {
                 client.send(b"MULTI\r\nCLIENT GETNAME\r\nGET who\r\nEXEC\r\n");
                 let queued = "+QUEUED\r\n".repeat(2);
@@ -345,10 +353,9 @@ fn what_was_lent_comes_back_as_new() {
                 client.expect(format!("$1\r\n{who}\r\n").as_bytes());
                 eventually("it is ready again", || upstreams(&stage.ambassador, "ready") > 0);
             }
-            if round == 0 {
-                before = stage.authentications();
-            }
         }
-        assert_eq!(stage.authentications(), before, "{}", version.name());
+        // One for each of the two, which may need it at the same time.
+        let authentications = stage.authentications() - before;
+        assert!(authentications <= 2, "{authentications}: {}", version.name());
     }
 }

@@ -187,6 +187,7 @@ fn nothing_is_left_on_what_was_lent() {
         "HELLO 3 SETNAME one\r\nSELECT 5\r\nWATCH who\r\nMULTI\r\nGET who\r\nEXEC\r\n",
         "CLIENT REPLY OFF\r\nBLPOP none 0.01\r\nCLIENT REPLY ON\r\n",
         "CLIENT REPLY SKIP\r\nGET who\r\n",
+        "CLIENT REPLY SKIP\r\nBLPOP who:next 0\r\n",
         // Given back by a client that has gone.
         "MULTI\r\nSET who somebody\r\n",
         "WATCH who\r\n",

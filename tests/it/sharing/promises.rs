@@ -1,7 +1,7 @@
 //! What is promised for sessions holds for those that share upstreams: the same tests, where all share one.
 
 use super::{all_on_one, upstreams};
-use crate::sessions::{failover, moves, passwords, resets, sentinel};
+use crate::sessions::{failover, moves, passwords, resets, sentinel, silence};
 use crate::support::Ambassador;
 
 /// `SENTINEL FAILOVER` under load.
@@ -65,6 +65,12 @@ fn a_service_record_moves_under_hundreds_of_busy_clients() {
 #[test]
 fn a_line_of_a_file_moves_under_hundreds_of_busy_clients() {
     expect_shared(moves::a_line_of_a_file_moves(all_on_one));
+}
+
+/// A firewall that has forgotten the upstream that all share.
+#[test]
+fn a_quiet_upstream_that_does_not_answer_is_replaced_for_all() {
+    silence::one_that_does_not_answer_is_replaced(all_on_one);
 }
 
 /// RESET, by whatever upstream it goes.
