@@ -524,7 +524,8 @@ fn judge_client(story: &Story, number: usize, executed: &[Key], came: (&End, &Pl
     let asks = |what: fn(&Asked) -> bool| client.commands.iter().any(what);
     // A client that takes too long is not waited for.
     let is_left = story.leave.is_some() || story.lifetime.is_some();
-    let is_slow = client.script.deaf > 0 && (is_left || story.shares);
+    let is_large = asks(|asked| matches!(asked, Asked::Write(1000..)));
+    let is_slow = client.script.deaf > 0 && (is_left || story.shares) || is_large && is_left;
     let drains = matches!(story.leave, Some((_, Reason::Drain)));
     let breaks = story.faults.iter().any(Option::is_some) || story.secret.is_some() || drains || is_slow;
     if !breaks {
