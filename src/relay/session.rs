@@ -55,8 +55,8 @@ const ANSWER: Duration = Duration::from_secs(1);
 /// Who needs an upstream of its own again and again, with no longer pauses, keeps it over these.
 const BUSY: Duration = Duration::from_millis(20);
 
-/// The longest reply, in bytes, behind which the next one is expected among those of others: as long as a command.
-const LARGE: usize = LONGEST_TOGETHER;
+/// The longest reply, in bytes, behind which the next one is expected among those of others.
+const LARGE: u32 = 16 * 1024;
 
 /// What it is asked.
 const PING: &[u8] = b"*1\r\n$4\r\nPING\r\n";
@@ -193,7 +193,7 @@ pub struct Session {
     /// what that bears alone.
     needs_own: bool,
     /// How much of the reply under way has come, and whether the last one was large. In bytes.
-    reply_length: usize,
+    reply_length: u32,
     is_large: bool,
     /// Whether the upstream has said what may not be what it seemed: replies were not counted, or one was an error, which
     /// with some servers can be more than one line.
@@ -433,6 +433,8 @@ impl Session {
             && self.ahead.is_empty()
             && self.hold == Hold::None
             && self.target_end.is_none()
+            // It has not heard the client's end.
+            && self.pair.to_target.is_flowing()
     }
 
     /// Whether the upstream has been silent for so long that it is to be asked, and may be replaced.
@@ -625,7 +627,7 @@ impl Session {
             metrics.resent(self.let_go(Cause::Lent, target));
             return Some(Decided::Again);
         }
-        if !handle.wants_authentication() && self.gives_back(target.as_ref()) {
+        if (self.client_ended || !handle.wants_authentication()) && self.gives_back(target.as_ref()) {
             self.needs_own = false;
             let rare = self.rare();
             let is_kept = rare.keeps.as_mut().is_some_and(|time| time.as_mut().poll(cx).is_pending());

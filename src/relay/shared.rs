@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use slab::Slab;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
@@ -140,10 +140,14 @@ struct Place {
 
 /// A shared upstream, for who takes seats at it.
 #[derive(Debug, Clone, Default)]
-pub struct Shared {
-    mux: Arc<Mutex<Mux>>,
+pub struct Shared(Arc<Common>);
+
+/// One allocation, so that a seat is small.
+#[derive(Debug, Default)]
+struct Common {
+    mux: Mutex<Mux>,
     server: u64,
-    state: Arc<Restore>,
+    state: Restore,
     database: u32,
 }
 
@@ -162,15 +166,19 @@ impl Shared {
     /// A new one, and its first session's seat. `server` is the number of the one that it leads to, `state` what was set
     /// there, `database` the link's.
     pub fn new(server: u64, state: Restore, database: u32) -> (Self, Seat) {
-        let shared = Self { server, state: Arc::new(state), database, ..Self::default() };
-        let place = shared.mux.lock().places.insert(Place::default());
+        let shared = Self(Arc::new(Common { server, state, database, ..Common::default() }));
+        let place = shared.mux().places.insert(Place::default());
         let seat = Seat { shared: shared.clone(), place };
         (shared, seat)
     }
 
+    fn mux(&self) -> MutexGuard<'_, Mux> {
+        self.0.mux.lock()
+    }
+
     /// A place for one more session; none where the upstream is to be left, or has ended.
     pub fn seat(&self) -> Option<Seat> {
-        let mut mux = self.mux.lock();
+        let mut mux = self.mux();
         if mux.is_leaving || mux.is_ended {
             return None;
         }
@@ -182,7 +190,7 @@ impl Shared {
     fn bears(&self, command: &[u8]) -> bool {
         match first(command, UNLIMITED) {
             First::Command(arguments, length) if length <= LONGEST_TOGETHER => {
-                self.state.bears(&arguments, self.database)
+                self.0.state.bears(&arguments, self.0.database)
             }
             _ => false,
         }
@@ -190,13 +198,13 @@ impl Shared {
 
     /// Whether nobody can take a seat any more.
     pub fn is_over(&self) -> bool {
-        let mux = self.mux.lock();
+        let mux = self.mux();
         mux.is_leaving || mux.is_ended
     }
 
     /// How many sessions there are.
     pub fn sessions(&self) -> usize {
-        self.mux.lock().places.len()
+        self.mux().places.len()
     }
 }
 
@@ -393,7 +401,7 @@ impl AsyncRead for Seat {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let mux = &mut *self.shared.mux.lock();
+        let mux = &mut *self.shared.mux();
         let place = &mut mux.places[self.place];
         if place.is_full {
             return Poll::Ready(Err(io::Error::new(UNREAD_REPLIES, "the client does not read its replies")));
@@ -430,7 +438,7 @@ impl AsyncRead for Seat {
 impl AsyncWrite for Seat {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let Self { shared, place: number } = &*self;
-        let mux = &mut *shared.mux.lock();
+        let mux = &mut *shared.mux();
         if mux.is_ended {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
@@ -452,7 +460,7 @@ impl AsyncWrite for Seat {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let place = &mut self.shared.mux.lock().places[self.place];
+        let place = &mut self.shared.mux().places[self.place];
         place.is_finished = true;
         if let Some(waker) = place.waker.take() {
             waker.wake();
@@ -467,7 +475,7 @@ impl Side for Seat {
     }
 
     fn is_quiet(&self) -> bool {
-        let mux = self.shared.mux.lock();
+        let mux = self.shared.mux();
         !mux.is_ended && mux.places[self.place].unread.is_empty()
     }
 
@@ -476,7 +484,7 @@ impl Side for Seat {
     }
 
     fn is_leaving(&self) -> bool {
-        self.shared.mux.lock().is_leaving
+        self.shared.mux().is_leaving
     }
 
     fn bears(&self, command: &[u8]) -> bool {
@@ -484,12 +492,12 @@ impl Side for Seat {
     }
 
     fn is_delayed(&self) -> bool {
-        let mux = self.shared.mux.lock();
+        let mux = self.shared.mux();
         mux.begun > LARGE && mux.owed.front().is_some_and(|run| run.place != Some(self.place))
     }
 
     fn does_not_answer(&self) {
-        let mut mux = self.shared.mux.lock();
+        let mut mux = self.shared.mux();
         if mux.heard_at.is_none_or(|at| at.elapsed() >= ANSWER) {
             mux.is_silent = true;
             mux.leave();
@@ -500,18 +508,18 @@ impl Side for Seat {
 impl Seat {
     /// The number of the server that it leads to.
     pub fn server(&self) -> u64 {
-        self.shared.server
+        self.shared.0.server
     }
 
     /// Nobody is to come here any more.
     pub fn leave(&self) {
-        self.shared.mux.lock().leave();
+        self.shared.mux().leave();
     }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        let mux = &mut *self.shared.mux.lock();
+        let mux = &mut *self.shared.mux();
         let place = &mut mux.places[self.place];
         if place.owed == 0 || mux.is_ended {
             mux.places.remove(self.place);
@@ -526,7 +534,7 @@ impl Drop for Seat {
 
 impl Drop for Driver {
     fn drop(&mut self) {
-        self.shared.mux.lock().end();
+        self.shared.mux().end();
     }
 }
 
@@ -577,12 +585,12 @@ impl Driver {
     /// Shows the server another secret, with this command, once nothing is owed. Its reply is nobody's.
     pub fn reauthenticate(&mut self, command: &[u8]) {
         self.secret = Some(Zeroizing::new(command.to_vec()));
-        self.shared.mux.lock().wake_driver();
+        self.shared.mux().wake_driver();
     }
 
     /// Whether another secret was accepted, once that is known.
     pub fn take_reauthenticated(&mut self) -> Option<bool> {
-        self.shared.mux.lock().reauthenticated.take()
+        self.shared.mux().reauthenticated.take()
     }
 
     /// Goes on as far as it goes now; ready when the upstream is over. It is for all when the driver is dropped.
@@ -596,7 +604,7 @@ impl Driver {
             self.leave.get_or_insert(leave);
         }
         if self.leave.is_some_and(|leave| leave.from <= Instant::now()) {
-            self.shared.mux.lock().leave();
+            self.shared.mux().leave();
         }
         if !self.leading.is_empty() {
             return Poll::Ready(Ended::Spoiled("a reply that nobody asked for"));
@@ -609,7 +617,7 @@ impl Driver {
         {
             // What it has said is heard first; what is behind that tells how it ended.
             self.takes_more = false;
-            self.shared.mux.lock().leave();
+            self.shared.mux().leave();
         }
         self.poll_end(cx)
     }
@@ -623,7 +631,7 @@ impl Driver {
                     cx.waker().wake_by_ref();
                     return Poll::Pending;
                 }
-                if shared.mux.lock().is_held_up() {
+                if shared.mux().is_held_up() {
                     return Poll::Pending;
                 }
                 let mut read = ReadBuf::new(buffer);
@@ -635,7 +643,7 @@ impl Driver {
                     return Poll::Ready(Ended::Eof);
                 }
                 moved += bytes.len();
-                let mut mux = shared.mux.lock();
+                let mut mux = shared.mux();
                 mux.heard_at = Some(Instant::now());
                 if let Err(what) = mux.hears(replies, bytes) {
                     return Poll::Ready(Ended::Spoiled(what));
@@ -654,7 +662,7 @@ impl Driver {
                 self.sent += taken;
                 self.is_flushed = false;
             }
-            let mux = &mut *self.shared.mux.lock();
+            let mux = &mut *self.shared.mux();
             if mux.owed.back().is_some_and(|run| run.place.is_none()) {
                 // It was a secret.
                 self.sending = Zeroizing::default();
@@ -688,7 +696,7 @@ impl Driver {
     /// Whether nobody needs it any more, or its time is over; sees to it that the driver is woken again.
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
         let (is_alone, is_leaving, is_asked, held) = {
-            let mut mux = self.shared.mux.lock();
+            let mut mux = self.shared.mux();
             let is_alone = if mux.is_silent {
                 // What is owed never comes.
                 mux.places.iter().all(|(_, place)| place.is_left)
@@ -920,7 +928,7 @@ mod tests {
             tokio::task::yield_now().await;
         }
         assert!(shared.is_over() && shared.seat().is_none());
-        let unread = shared.mux.lock().places[0].unread.len();
+        let unread = shared.mux().places[0].unread.len();
         assert!(unread > UNREAD && unread <= UNREAD + 256 * 1024, "{unread}");
         gets(&mut slow, whole.as_bytes()).await;
     }
@@ -1006,7 +1014,7 @@ mod tests {
             hears(&mut server, b"GET a\r\n").await;
             server.write_all(value.as_bytes()).await.expect("said");
             slow.read_exact(&mut got).await.expect("a part of it");
-            let held = shared.mux.lock().places[0].unread.len();
+            let held = shared.mux().places[0].unread.len();
             assert!(held < 2 * UNREAD, "{held} bytes are kept");
         }
     }
@@ -1021,7 +1029,7 @@ mod tests {
         let one: Way<DuplexStream> = Way::Seat(one);
         one.does_not_answer();
         assert!(!one.is_leaving(), "it has answered somebody");
-        shared.mux.lock().heard_at = Instant::now().checked_sub(ANSWER);
+        shared.mux().heard_at = Instant::now().checked_sub(ANSWER);
         one.does_not_answer();
         assert!(one.is_leaving() && shared.seat().is_none());
     }
@@ -1141,7 +1149,7 @@ mod tests {
                     Step::Hears(length) => {
                         let length = length.min(said.len());
                         let bytes: Vec<u8> = said.drain(..length).collect();
-                        let mut mux = shared.mux.lock();
+                        let mut mux = shared.mux();
                         mux.sends(&mut Vec::new());
                         mux.hears(&mut replies, &bytes).expect("replies");
                     }
@@ -1149,15 +1157,15 @@ mod tests {
                     Step::Leaves(session) => clients[session] = Client::new(shared.seat().expect("a seat")),
                 }
             }
-            shared.mux.lock().sends(&mut Vec::new());
-            shared.mux.lock().hears(&mut replies, &said).expect("replies");
+            shared.mux().sends(&mut Vec::new());
+            shared.mux().hears(&mut replies, &said).expect("replies");
             for client in &mut clients {
                 client.reads(client.expected.len() + 1);
                 prop_assert_eq!(client.got.escape_ascii().to_string(), client.expected.escape_ascii().to_string());
             }
             // Nothing is left of those that have gone.
             prop_assert_eq!(shared.sessions(), SESSIONS);
-            prop_assert_eq!(shared.mux.lock().owed.len(), 0);
+            prop_assert_eq!(shared.mux().owed.len(), 0);
         }
     }
 }

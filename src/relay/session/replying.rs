@@ -164,7 +164,8 @@ impl Session {
                 return self.pair.to_client.write(cx, client, &bytes[at..]);
             };
             let piece = &bytes[at..at + step.length];
-            self.reply_length += step.length;
+            let length = u32::try_from(step.length).unwrap_or(u32::MAX);
+            self.reply_length = self.reply_length.saturating_add(length);
             if step.ended.is_some() {
                 self.is_large = self.policy.shares && self.reply_length > LARGE;
                 self.reply_length = 0;

@@ -1505,11 +1505,46 @@ async fn who_needs_it_again_at_once_keeps_what_is_lent_for_a_moment() {
                 played.target_says(reply.as_bytes()).await;
                 played.client_hears(reply.as_bytes()).await;
             }
-            let event = tokio::time::timeout(BUSY - BUSY / 3, played.polled(&mut 0)).await.ok();
+            let event = tokio::time::timeout(BUSY, played.polled(&mut 0)).await.ok();
             assert_eq!(shown(event), "Share");
         }
         played.session.needs_none();
         played.far = None;
+    }
+}
+
+/// Of a client's end only that upstream hears that still owes it something.
+#[tokio::test(start_paused = true)]
+async fn a_client_that_goes_leaves_what_was_lent_to_it() {
+    for (owes, wants_authentication) in [(false, false), (false, true), (true, false)] {
+        let mut played = Played::new(SHARING);
+        // It has needed one just now, and keeps this one.
+        played.session.rare().needed_at = Some(Instant::now());
+        played.session.needs_own = true;
+        played.attach();
+        played.client_says(b"EVAL x 0\r\n").await;
+        played.target_hears(b"EVAL x 0\r\n").await;
+        if owes {
+            played.client.shutdown().await.unwrap();
+            assert!(played.run().await.is_none());
+        }
+        played.target_says(b"$-1\r\n").await;
+        assert!(played.run().await.is_none());
+        played.client_hears_already(b"$-1\r\n").await;
+        if owes {
+            assert_eq!(played.target.read(&mut [0]).await.unwrap(), 0);
+            played.target.shutdown().await.unwrap();
+            assert_eq!(shown(played.run().await), "End(Closed)");
+            continue;
+        }
+        played.client.shutdown().await.unwrap();
+        if wants_authentication {
+            played.handle.ask_for_authentication();
+        }
+        assert_eq!(shown(played.run().await), "Share");
+        played.session.needs_none();
+        played.far = None;
+        assert_eq!(shown(played.run().await), "End(Closed)");
     }
 }
 
