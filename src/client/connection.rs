@@ -372,8 +372,8 @@ struct Established {
     upstream: Option<Way>,
     /// The number of the last upstream's server.
     server: u64,
-    /// Of an upstream that was lent.
-    origin: Option<Origin>,
+    /// Of an upstream that was lent; boxed, since most connections have none.
+    origin: Option<Box<Origin>>,
     relay: Relay,
     admitted: Admitted,
 }
@@ -460,7 +460,7 @@ impl Established {
             (self.upstream.take(), self.admitted.guard.release(), self.origin.take(), left)
         {
             let given_back = Upstream::given_back(stream);
-            tokio::spawn(Arc::clone(&self.service).take_back(given_back, left, lease, origin));
+            tokio::spawn(Arc::clone(&self.service).take_back(given_back, left, lease, *origin));
         }
         let seat = session.shared().and_then(|state| self.service.sharing.seat(&state));
         session.needs_none();
@@ -515,7 +515,7 @@ impl Established {
                 let at = fresh.server(lease.as_ref());
                 session.goes_on_at(*server == at);
                 *server = at;
-                *origin = from;
+                *origin = from.map(Box::new);
                 let again = session.attach(&leading, service.limits(), &admitted.guard);
                 tracing::debug!(
                     target: "client",
