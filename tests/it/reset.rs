@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use crate::support::{
-    Ambassador, Authority, Launch, Peer, RedisServer, Target, TlsPeer, Version, command, command_is_missing,
+    Ambassador, Authority, Launch, RedisServer, Target, TlsPeer, Version, command, command_is_missing,
     eventually, fixture, noise, password, redis_over_tls,
 };
 use crate::tls::launch_over_tls;
@@ -30,14 +30,6 @@ fn played() -> (Target, Ambassador) {
 
 fn auth() -> Vec<u8> {
     command(&[b"AUTH", b"secret"])
-}
-
-/// The target takes the first greeting.
-fn accept(target: &Target) -> Peer {
-    let mut upstream = target.accept();
-    upstream.expect(&auth());
-    upstream.send(b"+OK\r\n");
-    upstream
 }
 
 /// Sends everything in two pieces and reads the replies.
@@ -231,7 +223,7 @@ fn a_reset_is_survived_over_tls() {
 fn the_handshake_is_made_again_in_place() {
     let (target, ambassador) = played();
     let mut client = ambassador.connect("redis:6379");
-    let mut upstream = accept(&target);
+    let mut upstream = target.accept_authenticated();
     for _ in 0..2 {
         client.send(b"ONE\r\nRESET\r\nTWO\r\n");
         upstream.expect(b"ONE\r\nRESET\r\n");
@@ -260,7 +252,7 @@ fn a_server_that_refuses_reset_goes_on() {
         b"-NOPERM this user has no permissions to run the 'reset' command\r\n",
     ] {
         let mut client = ambassador.connect("redis:6379");
-        let mut upstream = accept(&target);
+        let mut upstream = target.accept_authenticated();
         client.send(b"RESET\r\nPING\r\n");
         upstream.expect(b"RESET\r\n");
         upstream.send(refusal);
@@ -277,13 +269,13 @@ fn a_server_that_refuses_reset_goes_on() {
 fn an_upstream_that_ends_behind_reset_is_replaced() {
     let (target, ambassador) = played();
     let mut client = ambassador.connect("redis:6379");
-    let mut old = accept(&target);
+    let mut old = target.accept_authenticated();
     client.send(b"RESET\r\nPING\r\n");
     old.expect(b"RESET\r\n");
     old.send(b"+RESET\r\n");
     drop(old);
     client.expect(b"+RESET\r\n");
-    let mut fresh = accept(&target);
+    let mut fresh = target.accept_authenticated();
     fresh.expect(b"PING\r\n");
     fresh.send(b"+PONG\r\n");
     client.expect(b"+PONG\r\n");
@@ -294,7 +286,7 @@ fn an_upstream_that_ends_behind_reset_is_replaced() {
 fn a_client_is_told_where_there_is_no_other_connection() {
     let (target, ambassador) = played();
     let mut client = ambassador.connect("redis:6379");
-    let mut old = accept(&target);
+    let mut old = target.accept_authenticated();
     client.send(b"GET a\r\nRESET\r\nPING\r\n");
     old.expect(b"GET a\r\nRESET\r\n");
     old.send(b"+a\r\n+RESET\r\n");
@@ -319,7 +311,7 @@ fn a_target_that_ends_before_its_answers_ends_the_connection() {
     for resets in [true, false] {
         let (target, ambassador) = played();
         let mut client = ambassador.connect("redis:6379");
-        let mut old = accept(&target);
+        let mut old = target.accept_authenticated();
         client.send(b"INCR a\r\nRESET\r\nPING\r\n");
         old.expect(b"INCR a\r\nRESET\r\n");
         if resets {
@@ -340,7 +332,7 @@ fn a_client_that_ends_behind_a_reset_gets_all_answers() {
     for (more, answer) in [(&b""[..], &b""[..]), (b"PING\r\n", b"+PONG\r\n")] {
         let (target, ambassador) = played();
         let mut client = ambassador.connect("redis:6379");
-        let mut upstream = accept(&target);
+        let mut upstream = target.accept_authenticated();
         client.send(&[RESET, more].concat());
         client.finish_sending();
         upstream.expect(RESET);
@@ -361,7 +353,7 @@ fn a_client_that_ends_behind_a_reset_gets_all_answers() {
 fn a_slow_client_gets_everything() {
     let (target, ambassador) = played();
     let mut client = ambassador.connect("redis:6379");
-    let mut upstream = accept(&target);
+    let mut upstream = target.accept_authenticated();
     client.send(&[b"GET a\r\n", RESET, b"PING\r\n"].concat());
     upstream.expect(&[b"GET a\r\n", RESET].concat());
     let value = noise(1, 8 << 20);
@@ -470,7 +462,7 @@ fn a_reset_before_servers_of_mixed_versions() {
 fn a_stream_that_is_no_commands_passes_unchanged() {
     let (target, ambassador) = played();
     let mut client = ambassador.connect("redis:6379");
-    let mut upstream = accept(&target);
+    let mut upstream = target.accept_authenticated();
     let noise = [&b"*x\r\n*1\r\n$5\r\nRESET\r\n"[..], &noise(7, 300_000), RESET].concat();
     let mut writer = client.handle();
     let sent = noise.clone();
@@ -503,7 +495,7 @@ fn a_drain_ends_what_waits_behind_a_reset() {
         .variable("AMBASSADOR_DRAIN_TIMEOUT", "500ms")
         .start();
     let mut client = ambassador.connect("redis:6379");
-    let mut upstream = accept(&target);
+    let mut upstream = target.accept_authenticated();
     client.send(b"BLPOP a 0\r\nRESET\r\nPING\r\n");
     upstream.expect(b"BLPOP a 0\r\nRESET\r\n");
     ambassador.signal(rustix::process::Signal::TERM);

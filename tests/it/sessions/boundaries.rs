@@ -9,7 +9,7 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 
 use super::LINK;
-use crate::support::{Ambassador, Launch, Peer, Target, command};
+use crate::support::{Ambassador, Launch, Peer, Target};
 
 /// How long a reply stalls: longer than any quiet moment.
 const STALL: Duration = Duration::from_millis(400);
@@ -55,10 +55,7 @@ impl Stage {
     }
 
     fn accept(&self, target: usize) -> Peer {
-        let mut upstream = self.targets[target].accept();
-        upstream.expect(&command(&[b"AUTH", b"secret"]));
-        upstream.send(b"+OK\r\n");
-        upstream
+        self.targets[target].accept_authenticated()
     }
 
     /// The reason comes up, and is known.

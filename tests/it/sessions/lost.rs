@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{LINK, sum};
-use crate::support::{Ambassador, Launch, Peer, RedisServer, Target, command, noise};
+use crate::support::{Ambassador, Launch, Peer, RedisServer, Target, noise};
 
 fn played() -> (Target, Ambassador) {
     let target = Target::start();
@@ -12,14 +12,6 @@ fn played() -> (Target, Ambassador) {
         .variable("AMBASSADOR_LOG", "debug")
         .start();
     (target, ambassador)
-}
-
-/// The target takes a greeting.
-fn accept(target: &Target) -> Peer {
-    let mut upstream = target.accept();
-    upstream.expect(&command(&[b"AUTH", b"secret"]));
-    upstream.send(b"+OK\r\n");
-    upstream
 }
 
 /// The client has heard something that can't be framed: all that follows passes unchanged, and the session ends with
@@ -56,7 +48,7 @@ fn replies_that_can_not_be_framed_are_passed_on() {
     ] {
         let (target, ambassador) = played();
         let mut client = ambassador.connect(LINK);
-        let mut upstream = accept(&target);
+        let mut upstream = target.accept_authenticated();
         client.send(b"PING\r\n");
         upstream.expect(b"PING\r\n");
         upstream.send(b"+PONG\r\n");
@@ -87,7 +79,7 @@ fn commands_that_can_not_be_framed_are_passed_on() {
     ] {
         let (target, ambassador) = played();
         let mut client = ambassador.connect(LINK);
-        let mut upstream = accept(&target);
+        let mut upstream = target.accept_authenticated();
         client.send(said);
         upstream.expect(said);
         upstream.send(b"-ERR Protocol error\r\n");
@@ -101,7 +93,7 @@ fn commands_that_can_not_be_framed_are_passed_on() {
 fn large_replies_are_framed() {
     let (target, ambassador) = played();
     let mut client = ambassador.connect(LINK);
-    let mut old = accept(&target);
+    let mut old = target.accept_authenticated();
     let value = noise(5, 3 << 20);
     let elements = b"$1\r\nx\r\n".repeat(100_000);
     client.send(b"GET a\r\nLRANGE b 0 -1\r\n");
@@ -114,7 +106,7 @@ fn large_replies_are_framed() {
     writing.join().expect("a writer");
     drop(old);
     client.send(b"GET c\r\n");
-    let mut fresh = accept(&target);
+    let mut fresh = target.accept_authenticated();
     fresh.expect(b"GET c\r\n");
     fresh.send(b"$-1\r\n");
     client.expect(b"$-1\r\n");

@@ -3,20 +3,12 @@
 use std::time::Duration;
 
 use super::{LINK, counted};
-use crate::support::{Ambassador, Launch, Peer, RedisServer, Target, command};
+use crate::support::{Ambassador, Launch, Peer, RedisServer, Target};
 
 fn played() -> (Target, Ambassador) {
     let target = Target::start();
     let ambassador = Launch::redis(target.address()).variable("REDIS_AUTH", "secret").start();
     (target, ambassador)
-}
-
-/// The target takes a greeting.
-fn accept(target: &Target) -> Peer {
-    let mut upstream = target.accept();
-    upstream.expect(&command(&[b"AUTH", b"secret"]));
-    upstream.send(b"+OK\r\n");
-    upstream
 }
 
 /// Ends a connection in one of two manners.
@@ -30,13 +22,13 @@ fn reads_are_sent_again() {
     for resets in [false, true] {
         let (target, ambassador) = played();
         let mut client = ambassador.connect(LINK);
-        let mut old = accept(&target);
+        let mut old = target.accept_authenticated();
         client.send(b"GET a\r\nGET b\r\nHGETALL c\r\nEXISTS d\r\n");
         old.expect(b"GET a\r\nGET b\r\nHGETALL c\r\nEXISTS d\r\n");
         old.send(b"$1\r\na\r\n");
         client.expect(b"$1\r\na\r\n");
         end(old, resets);
-        let mut fresh = accept(&target);
+        let mut fresh = target.accept_authenticated();
         fresh.expect(b"GET b\r\nHGETALL c\r\nEXISTS d\r\n");
         fresh.send(b"$1\r\nb\r\n*0\r\n:0\r\n");
         client.expect(b"$1\r\nb\r\n*0\r\n:0\r\n");
@@ -63,7 +55,7 @@ fn a_write_is_never_sent_again() {
         ] {
             let (target, ambassador) = played();
             let mut client = ambassador.connect(LINK);
-            let mut old = accept(&target);
+            let mut old = target.accept_authenticated();
             client.send(said);
             old.expect(said);
             end(old, resets);
@@ -79,7 +71,7 @@ fn half_a_reply_ends_the_session() {
     for resets in [false, true] {
         let (target, ambassador) = played();
         let mut client = ambassador.connect(LINK);
-        let mut old = accept(&target);
+        let mut old = target.accept_authenticated();
         client.send(b"GET a\r\n");
         old.expect(b"GET a\r\n");
         old.send(b"$10\r\nhalf");
@@ -96,7 +88,7 @@ fn half_a_reply_ends_the_session() {
 fn half_a_command_is_no_loss() {
     let (target, ambassador) = played();
     let mut client = ambassador.connect(LINK);
-    let mut old = accept(&target);
+    let mut old = target.accept_authenticated();
     client.send(b"PING\r\n");
     old.expect(b"PING\r\n");
     old.send(b"+PONG\r\n");
@@ -105,7 +97,7 @@ fn half_a_command_is_no_loss() {
     client.expect_silence(Duration::from_millis(50));
     drop(old);
     client.send(b"a word\r\n");
-    let mut fresh = accept(&target);
+    let mut fresh = target.accept_authenticated();
     fresh.expect(b"*3\r\n$3\r\nSET\r\n$1\r\na\r\n$10\r\nhalfa word\r\n");
     fresh.send(b"+OK\r\n");
     client.expect(b"+OK\r\n");
@@ -116,7 +108,7 @@ fn half_a_command_is_no_loss() {
 fn more_than_is_kept_ends_the_session() {
     let (target, ambassador) = played();
     let mut client = ambassador.connect(LINK);
-    let mut old = accept(&target);
+    let mut old = target.accept_authenticated();
     let many = b"GET 0123456789\r\n".repeat(10_000);
     client.send(&many);
     old.expect(&many);
@@ -131,7 +123,7 @@ fn last_words_that_answer_nothing_are_not_the_clients() {
     for words in ["-ERR max number of clients reached\r\n", "-UNBLOCKED force unblock\r\n", ""] {
         let (target, ambassador) = played();
         let mut client = ambassador.connect(LINK);
-        let mut old = accept(&target);
+        let mut old = target.accept_authenticated();
         client.send(b"PING\r\n");
         old.expect(b"PING\r\n");
         old.send(b"+PONG\r\n");
@@ -140,7 +132,7 @@ fn last_words_that_answer_nothing_are_not_the_clients() {
         drop(old);
         if words.is_empty() {
             client.send(b"GET a\r\n");
-            let mut fresh = accept(&target);
+            let mut fresh = target.accept_authenticated();
             fresh.expect(b"GET a\r\n");
             fresh.send(b"$1\r\na\r\n");
             client.expect(b"$1\r\na\r\n");
@@ -157,7 +149,7 @@ fn last_words_that_answer_nothing_are_not_the_clients() {
 fn quit_ends_the_session() {
     let (target, ambassador) = played();
     let mut client = ambassador.connect(LINK);
-    let mut upstream = accept(&target);
+    let mut upstream = target.accept_authenticated();
     client.send(b"PING\r\nQUIT\r\n");
     upstream.expect(b"PING\r\nQUIT\r\n");
     upstream.send(b"+PONG\r\n+OK\r\n");
@@ -194,13 +186,13 @@ fn quit_behind_a_reset_ends_the_session() {
 fn a_client_that_has_ended_its_stream_gets_what_is_owed() {
     let (target, ambassador) = played();
     let mut client = ambassador.connect(LINK);
-    let mut old = accept(&target);
+    let mut old = target.accept_authenticated();
     client.send(b"GET a\r\nGET b\r\n");
     client.finish_sending();
     old.expect(b"GET a\r\nGET b\r\n");
     old.send(b"+a\r\n");
     drop(old);
-    let mut fresh = accept(&target);
+    let mut fresh = target.accept_authenticated();
     fresh.expect(b"GET b\r\n");
     fresh.send(b"+b\r\n");
     client.expect(b"+a\r\n+b\r\n");

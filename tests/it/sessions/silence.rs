@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use super::{LINK, exchanges};
 use crate::faults::{Network, Running, ping};
-use crate::support::{Ambassador, Launch, Peer, Target, command, command_is_missing, eventually};
+use crate::support::{Ambassador, Launch, Peer, Target, command_is_missing, eventually};
 use crate::surroundings::clock;
 
 /// After this time an upstream is asked whether it is there.
@@ -39,14 +39,6 @@ impl Clock {
     }
 }
 
-/// The target takes the first greeting.
-fn accept(target: &Target) -> Peer {
-    let mut upstream = target.accept();
-    upstream.expect(&command(&[b"AUTH", b"secret"]));
-    upstream.send(b"+OK\r\n");
-    upstream
-}
-
 fn played(clock: &Clock) -> (Target, Ambassador) {
     played_with(clock, |launch| launch)
 }
@@ -64,7 +56,7 @@ fn a_quiet_upstream_that_answers_goes_on() {
     let Some(clock) = Clock::new() else { return };
     let (target, ambassador) = played(&clock);
     let mut client = ambassador.connect(LINK);
-    let mut upstream = accept(&target);
+    let mut upstream = target.accept_authenticated();
     client.send(b"SET a 1\r\n");
     upstream.expect(b"SET a 1\r\n");
     upstream.send(b"+OK\r\n");
@@ -95,7 +87,7 @@ pub(crate) fn one_that_does_not_answer_is_replaced(change: impl FnOnce(Launch) -
     let Some(clock) = Clock::new() else { return };
     let (target, ambassador) = played_with(&clock, change);
     let mut client = ambassador.connect(LINK);
-    let mut upstream = accept(&target);
+    let mut upstream = target.accept_authenticated();
     client.send(b"SET a 1\r\n");
     upstream.expect(b"SET a 1\r\n");
     upstream.send(b"+OK\r\n");
@@ -104,7 +96,7 @@ pub(crate) fn one_that_does_not_answer_is_replaced(change: impl FnOnce(Launch) -
     let begun = Instant::now();
     client.send(b"INCR a\r\n");
     upstream.expect_ping();
-    let mut fresh = accept(&target);
+    let mut fresh = target.accept_authenticated();
     fresh.expect(b"INCR a\r\n");
     let waited = begun.elapsed();
     assert!(waited > Duration::from_millis(500) && waited < Duration::from_millis(1500), "{waited:?}");
@@ -121,7 +113,7 @@ fn a_quiet_upstream_that_answers_with_an_error_goes_on() {
     let Some(clock) = Clock::new() else { return };
     let (target, ambassador) = played(&clock);
     let mut client = ambassador.connect(LINK);
-    let mut upstream = accept(&target);
+    let mut upstream = target.accept_authenticated();
     client.send(b"SET a 1\r\n");
     upstream.expect(b"SET a 1\r\n");
     upstream.send(b"+OK\r\n");

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::{LINK, real, sharing};
 use crate::sessions::counted;
-use crate::support::{Ambassador, Launch, Peer, RedisServer, Target, command, eventually, noise};
+use crate::support::{Ambassador, Launch, Peer, RedisServer, Target, eventually, noise};
 
 const MIB: usize = 1 << 20;
 
@@ -273,13 +273,7 @@ fn nobody_stands_behind_a_huge_reply() {
     let target = Target::start();
     let ambassador = sharing(Launch::redis(target.address()).variable("REDIS_AUTH", "secret"), 1, 1).start();
     let [mut huge, mut reader, mut writer, mut next] = [(); 4].map(|()| ambassador.connect(LINK));
-    let accept = || {
-        let mut upstream = target.accept();
-        upstream.expect(&command(&[b"AUTH", b"secret"]));
-        upstream.send(b"+OK\r\n");
-        upstream
-    };
-    let mut first = accept();
+    let mut first = target.accept_authenticated();
     for (client, said) in
         [(&mut huge, "GET huge\r\n"), (&mut reader, "GET a\r\n"), (&mut writer, "SET b 1\r\n")]
     {
@@ -295,7 +289,7 @@ fn nobody_stands_behind_a_huge_reply() {
     let saying = thread::spawn(move || server.send(&begin));
     huge.expect(&reply[..half]);
     saying.join().expect("half a reply");
-    let mut second = accept();
+    let mut second = target.accept_authenticated();
     second.expect(b"GET a\r\n");
     second.send(b"$1\r\na\r\n");
     reader.expect(b"$1\r\na\r\n");
@@ -320,7 +314,7 @@ fn nobody_stands_behind_a_huge_reply() {
     }
     // Who reads what is large has one of its own.
     huge.send(b"GET d\r\n");
-    let mut third = accept();
+    let mut third = target.accept_authenticated();
     third.expect(b"GET d\r\n");
     third.send(b"$-1\r\n");
     huge.expect(b"$-1\r\n");

@@ -12,7 +12,7 @@ use super::{LINK, real, sharing, upstreams};
 use crate::sessions::clients::{has_php, php};
 use crate::sessions::counted;
 use crate::sessions::restart::{DOWN, expect_little, fifty};
-use crate::support::{Launch, Peer, RedisServer, Target, command, eventually, get, own_address, password};
+use crate::support::{Launch, Peer, RedisServer, Target, eventually, get, own_address, password};
 
 /// How long replies stall: longer than any quiet moment.
 const STALL: Duration = Duration::from_millis(150);
@@ -122,12 +122,7 @@ fn a_drain_waits_for_replies_in_flight() {
     let mut clients: Vec<_> = (0..4)
         .map(|number| {
             let mut client = ambassador.connect(LINK);
-            let upstream = upstream.get_or_insert_with(|| {
-                let mut upstream = target.accept();
-                upstream.expect(&command(&[b"AUTH", b"secret"]));
-                upstream.send(b"+OK\r\n");
-                upstream
-            });
+            let upstream = upstream.get_or_insert_with(|| target.accept_authenticated());
             let said = format!("SET k {number}\r\nHGETALL {number}\r\n");
             client.send(said.as_bytes());
             upstream.expect(said.as_bytes());

@@ -10,7 +10,7 @@ use std::time::Duration;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::peer::uninterrupted;
-use super::{PATIENCE, Peer};
+use super::{PATIENCE, Peer, command};
 
 /// A listener whose connections the test takes one by one.
 pub(crate) struct Target {
@@ -52,6 +52,15 @@ impl Target {
     #[track_caller]
     pub(crate) fn accept(&self) -> Peer {
         self.accept_within(PATIENCE).expect("the ambassador connects")
+    }
+
+    /// The next connection, which shows the password `secret` and is let in.
+    #[track_caller]
+    pub(crate) fn accept_authenticated(&self) -> Peer {
+        let mut upstream = self.accept();
+        upstream.expect(&command(&[b"AUTH", b"secret"]));
+        upstream.send(b"+OK\r\n");
+        upstream
     }
 
     /// No connection comes for so long.
