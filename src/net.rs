@@ -58,7 +58,7 @@ pub trait Side: AsyncRead + AsyncWrite + Unpin {
         false
     }
 
-    /// Whether what was asked on it stands behind somebody else's large reply.
+    /// Whether what was asked on it stands behind somebody else's huge reply; then it is to be left as well.
     fn is_delayed(&self) -> bool {
         false
     }

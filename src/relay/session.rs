@@ -618,14 +618,16 @@ impl Session {
             }
             _ => {}
         }
-        if target.as_ref().is_some_and(Side::is_leaving) && self.is_at_boundary() {
-            self.let_go(Cause::Lent, target);
-            return Some(Decided::Again);
-        }
-        if !self.owed.is_empty() && target.as_ref().is_some_and(Side::is_delayed) && self.may_be_exchanged() {
-            // What only reads need not be waited for.
-            metrics.resent(self.let_go(Cause::Lent, target));
-            return Some(Decided::Again);
+        if let Some(leaving) = target.as_ref().filter(|target| target.is_leaving()) {
+            if self.is_at_boundary() {
+                self.let_go(Cause::Lent, target);
+                return Some(Decided::Again);
+            }
+            if !self.owed.is_empty() && leaving.is_delayed() && self.may_be_exchanged() {
+                // What only reads need not be waited for.
+                metrics.resent(self.let_go(Cause::Lent, target));
+                return Some(Decided::Again);
+            }
         }
         if (self.client_ended || !handle.wants_authentication()) && self.gives_back(target.as_ref()) {
             self.needs_own = false;
