@@ -44,7 +44,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(250);
 
 /// A reply longer than this is nothing to stand behind: a gigabit line is busy with it for 34 ms. In bytes.
-const LARGE: usize = 4 * 1024 * 1024;
+const HUGE: usize = 4 * 1024 * 1024;
 
 /// How long an upstream without a session is kept for the next one.
 const LINGER: Duration = Duration::from_secs(30);
@@ -258,7 +258,7 @@ impl Mux {
         while at < bytes.len() {
             let Some(run) = self.owed.front_mut() else { return Err("a reply that nobody asked for") };
             let (place, from, before) = (run.place, at, run.count);
-            let was_large = self.begun > LARGE;
+            let was_huge = self.begun > HUGE;
             let mut wrong = None;
             while at < bytes.len() && run.count > 0 && wrong.is_none() {
                 let is_push = replies.is_between() && matches!(bytes[at], b'>' | b'|');
@@ -285,7 +285,7 @@ impl Mux {
             if let Some(wrong) = wrong {
                 return Err(wrong);
             }
-            if self.begun > LARGE && !was_large {
+            if self.begun > HUGE && !was_huge {
                 // Who can goes elsewhere.
                 self.is_leaving = true;
                 self.wake_all();
@@ -493,7 +493,7 @@ impl Side for Seat {
 
     fn is_delayed(&self) -> bool {
         let mux = self.shared.mux();
-        mux.begun > LARGE && mux.owed.front().is_some_and(|run| run.place != Some(self.place))
+        mux.begun > HUGE && mux.owed.front().is_some_and(|run| run.place != Some(self.place))
     }
 
     fn does_not_answer(&self) {
