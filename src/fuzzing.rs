@@ -199,6 +199,7 @@ fn without_dots(backends: Backends) -> Backends {
     };
     match backends {
         Backends::Listed(endpoints) => Backends::Listed(undotted(endpoints)),
+        Backends::Cluster(nodes) => Backends::Cluster(undotted(nodes)),
         Backends::Sentinel { sentinels, service } => {
             Backends::Sentinel { sentinels: undotted(sentinels), service }
         }

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::Format;
 use super::screen::Screen;
 use super::table::{self, NOTHING};
-use crate::config::link::Credentials;
+use crate::config::link::{Cluster, Credentials};
 use crate::config::{Config, Ignored, Link, Warning};
 use crate::net::tls::Verification;
 
@@ -18,6 +18,8 @@ struct Row {
     port: u16,
     variable: String,
     listen: String,
+    cluster_ports: Option<String>,
+    announce: Option<String>,
     kind: &'static str,
     target: String,
     backends: Vec<String>,
@@ -39,6 +41,7 @@ struct Wiring<'a> {
 impl Row {
     fn of(link: &Link) -> Self {
         let redis = link.redis.as_ref();
+        let cluster = redis.and_then(|redis| redis.cluster.as_ref());
         let credentials = link.credentials();
         let username = credentials.and_then(Credentials::user);
         Self {
@@ -46,6 +49,8 @@ impl Row {
             port: link.port,
             variable: link.variable.clone(),
             listen: link.listen.to_string(),
+            cluster_ports: cluster.map(Cluster::shown_ports),
+            announce: cluster.and_then(|cluster| cluster.announce.clone()),
             kind: if redis.is_some() { "redis" } else { "tcp" },
             target: link.target.to_string(),
             backends: link.endpoints.iter().map(ToString::to_string).collect(),
@@ -75,6 +80,13 @@ pub fn show(config: &Config, format: Format, screen: &Screen, out: &mut impl Wri
     }
 }
 
+/// Where clients come in, to the nodes of a cluster too.
+fn listens_on(row: &Row) -> String {
+    let nodes = row.cluster_ports.iter().map(|ports| format!(", nodes on {ports}"));
+    let announced = row.announce.iter().map(|host| format!(", announced as {host}"));
+    [row.listen.clone()].into_iter().chain(nodes).chain(announced).collect()
+}
+
 /// On which sides there is TLS, and what of the target is verified if that is not everything.
 fn tls(row: &Row) -> String {
     let sides = match (row.listen_tls, row.tls) {
@@ -96,7 +108,7 @@ fn table(wiring: &Wiring<'_>, screen: &Screen, out: &mut impl Write) -> io::Resu
     let row = |row: &Row| {
         vec![
             format!("{}:{}", row.alias.to_lowercase(), row.port),
-            row.listen.clone(),
+            listens_on(row),
             row.target.clone(),
             row.kind.to_owned(),
             tls(row),

@@ -1,5 +1,6 @@
 //! From variables to links: which names make one, which are passed over, and which settings go where.
 
+mod cluster;
 mod credentials;
 mod lookalikes;
 mod values;
@@ -12,6 +13,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+pub use self::cluster::Cluster;
 pub use self::credentials::{ClientAuth, Credential, Credentials, Memory, Required};
 use self::lookalikes::{Lookalike, lookalikes, port_of};
 use self::values::LinkSettings;
@@ -160,6 +162,8 @@ pub struct Redis {
     pub warm: usize,
     /// How Sentinels are asked, where they are.
     pub sentinel: Access,
+    /// How clients reach the nodes; `Some` exactly where the target is a Redis Cluster.
+    pub cluster: Option<Cluster>,
 }
 
 impl Redis {
@@ -285,10 +289,12 @@ pub(super) fn parse(env: &Env, process: &Process, findings: &mut Diagnostics) ->
         taken.iter().filter_map(|candidate| Draft::read(candidate, env, findings)).collect();
     let settings = Settings::collect(env, &taken, &drafts, secrets, findings);
     settings.refuse_tls_settings_without_tls(&drafts, findings);
+    settings.refuse_cluster_settings_without_cluster(&drafts, findings);
     let links: Vec<Link> =
         drafts.into_iter().map(|draft| draft.finish(&settings, process, findings)).collect();
     warn_of_unused_names(env, &links, &taken, process, findings);
     refuse_clashes(&links, findings);
+    cluster::refuse_clashes(&links, &settings, findings);
     let lookalikes = lookalikes(env);
     let is_left_out = taken.is_empty() && !aliases.is_empty() && process.aliases.is_some();
     if is_left_out {
@@ -391,7 +397,7 @@ impl Draft {
     /// Whether this is the Redis port of its alias: by the name, or by what is dialled.
     fn dials(&self, port: u16) -> bool {
         match &self.target.backends {
-            Backends::Listed(endpoints) => {
+            Backends::Listed(endpoints) | Backends::Cluster(endpoints) => {
                 endpoints.iter().any(|endpoint| matches!(endpoint, Endpoint::Tcp(_, p) if *p == port))
             }
             _ => false,
@@ -410,6 +416,9 @@ impl Draft {
         }
         let endpoints = link.endpoints(&self.variable, &target);
         let listen = link.listen(process);
+        if matches!(target.backends, Backends::Cluster(_)) {
+            link.refuse_unix_sockets(&listen);
+        }
         let allow = link.allow(&listen);
         let balance = link.value("BALANCE", balance, "write first, round-robin or least-connections");
         let grace = "write a number and a unit, such as 500ms, 5s or 0s, or off";
@@ -448,7 +457,8 @@ impl Draft {
 fn default_balance(target: &Target, redis: Option<&Redis>) -> Balance {
     match (&target.backends, redis) {
         (Backends::Sentinel { .. }, Some(Redis { role: Some(Role::Replica), .. }))
-        | (Backends::Listed(_) | Backends::File(_), None) => Balance::RoundRobin,
+        | (Backends::Listed(_) | Backends::File(_), None)
+        | (Backends::Cluster(_), _) => Balance::RoundRobin,
         _ => Balance::First,
     }
 }

@@ -223,6 +223,15 @@ impl Listen {
         self
     }
 
+    /// Its TCP addresses with another port: where a node of a cluster is listened for.
+    pub fn at(&self, port: u16) -> Self {
+        let addresses = self.addresses.iter().filter_map(|address| match address {
+            ListenAddress::Tcp(interface, _) => Some(ListenAddress::Tcp(interface.clone(), port)),
+            ListenAddress::Unix(_) => None,
+        });
+        Self { addresses: addresses.collect(), mode: None }.without_repetition()
+    }
+
     pub(super) fn has_unix(&self) -> bool {
         self.addresses.iter().any(|address| matches!(address, ListenAddress::Unix(_)))
     }

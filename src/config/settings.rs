@@ -104,6 +104,15 @@ pub const SETTINGS: &[Setting] = &[
     credential("SENTINEL_AUTH", Scope::Redis, "the password of the Sentinels, which is not Redis' own"),
     credential("SENTINEL_AUTH_FILE", Scope::Redis, "the file that holds it, read like `AUTH_FILE`"),
     credential("SENTINEL_USERNAME", Scope::Redis, "the ACL user of the Sentinels"),
+    redis(
+        "CLUSTER_PORTS",
+        "the ports on which nodes of a Redis Cluster are listened for, `FIRST-LAST`, one each [default: the hundred behind the port in \
+         the link's name]",
+    ),
+    redis(
+        "ANNOUNCE",
+        "the host that clients of a Redis Cluster are told for every node, instead of the address at which they came in",
+    ),
     any(
         "MOVE_GRACE",
         "when a target moves or is demoted, its old connections are closed at a quiet moment, at the latest after this; \
@@ -159,6 +168,9 @@ pub const SECRETS: &[&str] = &["AUTH", "SENTINEL_AUTH", "CLIENT_PASSWORD"];
 pub const OF_TLS: &[&str] =
     &["TLS_CA_FILE", "TLS_CERT_FILE", "TLS_KEY_FILE", "TLS_SERVER_NAME", "TLS_VERIFY", "TLS_INSECURE"];
 
+/// The settings that mean nothing without a Redis Cluster.
+pub const OF_CLUSTER: &[&str] = &["CLUSTER_PORTS", "ANNOUNCE"];
+
 /// The setting of that name.
 pub fn setting(name: &str) -> Option<&'static Setting> {
     SETTINGS.iter().find(|setting| setting.name == name)
@@ -178,6 +190,14 @@ pub fn near_miss(name: &str) -> Option<&'static str> {
         "SENTINEL_PASSWORD" => return Some("SENTINEL_AUTH"),
         "SENTINEL_PASSWORD_FILE" => return Some("SENTINEL_AUTH_FILE"),
         "SENTINEL_USER" => return Some("SENTINEL_USERNAME"),
+        "ANNOUNCE_HOST"
+        | "ANNOUNCE_HOSTNAME"
+        | "ANNOUNCE_ADDRESS"
+        | "ANNOUNCE_IP"
+        | "CLUSTER_ANNOUNCE"
+        | "CLUSTER_ANNOUNCE_IP"
+        | "CLUSTER_ANNOUNCE_HOSTNAME" => return Some("ANNOUNCE"),
+        "CLUSTER_PORT_RANGE" | "NODE_PORTS" => return Some("CLUSTER_PORTS"),
         "DATABASE" | "DB_INDEX" | "DB_NUMBER" => return Some("DB"),
         "SSL" | "USE_TLS" | "USE_SSL" | "TLS_ENABLED" | "SSL_ENABLED" => return Some("TLS"),
         "TLS_CA" | "TLS_CA_CERT" | "TLS_CA_CERT_FILE" | "CA_FILE" | "CA_CERT" => return Some("TLS_CA_FILE"),
@@ -214,6 +234,10 @@ mod tests {
             ("TLS_ENABLED", Some("TLS")),
             ("USERNAM", Some("USERNAME")),
             ("AUHT", Some("AUTH")),
+            ("CLUSTER_ANNOUNCE_IP", Some("ANNOUNCE")),
+            ("ANNOUNCE_HOST", Some("ANNOUNCE")),
+            ("ANNONCE", Some("ANNOUNCE")),
+            ("CLUSTER_PORT", Some("CLUSTER_PORTS")),
             ("HOST", None),
             ("URL", None),
             ("DBS", None),

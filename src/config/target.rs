@@ -3,6 +3,7 @@
 //! ```text
 //! tcp|redis|rediss|tls :// [user-information@] HOST:PORT[,HOST:PORT…] [/DB]
 //! … +srv://NAME   … +file:///PATH   redis[s]+sentinel://HOST[:26379],…/SERVICE[/DB]
+//! redis[s]+cluster://HOST[:6379],…[/0]
 //! unix:///PATH   redis+unix:///PATH
 //! ```
 //!
@@ -138,6 +139,8 @@ pub enum Backends {
         /// The Sentinels' name for the primary (`mymaster`).
         service: String,
     },
+    /// The nodes of a Redis Cluster, of which these are known beforehand; each has a listener of its own.
+    Cluster(Vec<Endpoint>),
 }
 
 #[derive(Debug)]
@@ -158,8 +161,11 @@ impl Target {
     /// is taken for `redis`, which allows every setting.
     pub fn unreadable(value: &str) -> Self {
         let word = value.split(':').next().unwrap_or_default();
-        let scheme = url::scheme(word).map_or(Scheme::Redis, |(scheme, _)| scheme);
-        Self::of(scheme, Backends::Listed(Vec::new()))
+        match url::scheme(word) {
+            Some((scheme, url::Form::Cluster)) => Self::of(scheme, Backends::Cluster(Vec::new())),
+            Some((scheme, _)) => Self::of(scheme, Backends::Listed(Vec::new())),
+            None => Self::of(Scheme::Redis, Backends::Listed(Vec::new())),
+        }
     }
 
     fn of(scheme: Scheme, backends: Backends) -> Self {
@@ -202,6 +208,10 @@ pub const FORMS: &[(&[&str], &str)] = &[
         &["redis+sentinel://S1[:26379],S2…/SERVICE[/DB]", "rediss+sentinel://S1[:26379],S2…/SERVICE[/DB]"],
         "the primary that Redis Sentinels name, or its replicas",
     ),
+    (
+        &["redis+cluster://NODE[:6379],NODE…", "rediss+cluster://NODE[:6379],NODE…"],
+        "the nodes of a Redis Cluster, for clients that speak Redis Cluster: each has a listener of its own",
+    ),
 ];
 
 /// Why a value is no target. Never quotes the value, which may hold a password.
@@ -226,6 +236,9 @@ impl From<String> for Malformed {
 }
 
 const REDIS_PORT: u16 = 6379;
+
+/// Why a database is refused where the target is a cluster.
+pub const ONE_DATABASE: &str = "a Redis Cluster has database 0 only";
 
 /// The number of a database: digits alone, within Redis' 32-bit integer.
 pub fn database(text: &str) -> Option<u32> {
@@ -307,6 +320,7 @@ impl fmt::Display for Target {
                 let service = percent_encode(service.as_bytes(), ENCODED_IN_SERVICE);
                 write!(f, "{scheme}+sentinel://{}/{service}", Commas(sentinels))?;
             }
+            Backends::Cluster(nodes) => write!(f, "{scheme}+cluster://{}", Commas(nodes))?,
         }
         // After a path, the database needs a parameter.
         let is_path = matches!(&self.backends, Backends::File(_))
@@ -378,6 +392,14 @@ mod tests {
             ("redis+unix:///run/a@b", "redis+unix:///run/a%40b"),
             ("redis+sentinel://s1/my%2fmas%40ter", "redis+sentinel://s1:26379/my%2Fmas%40ter"),
             ("redis+sentinel://:pw@s1,s2:26380/mymaster/1", "redis+sentinel://s1:26379,s2:26380/mymaster/1"),
+            ("redis+cluster://n1", "redis+cluster://n1:6379"),
+            ("redis+cluster://app:pw@n1,[::1]:7000/0", "redis+cluster://n1:6379,[::1]:7000/0"),
+            ("redis+cluster://n1:7000,redis+cluster://n2:7000", "redis+cluster://n1:7000,n2:7000"),
+            ("rediss+cluster://n1,n2:7000/", "rediss+cluster://n1:6379,n2:7000"),
+            ("redis+cluster://n1?ssl=true&db=0", "rediss+cluster://n1:6379/0"),
+            ("redis-cluster://n1", "redis+cluster://n1:6379"),
+            ("valkey+cluster://n1", "redis+cluster://n1:6379"),
+            ("valkeys-cluster://n1", "rediss+cluster://n1:6379"),
         ] {
             let target: Target = value.parse().unwrap_or_else(|e| panic!("{value}: {e}"));
             assert_eq!(target.to_string(), shown);
@@ -424,8 +446,22 @@ mod tests {
             "redis://host/x",
             "redis://host/-1",
             "redis://host/99999999999",
+            "redis+cluster://",
+            "redis+cluster://n1,",
+            "redis+cluster://n1/mymaster",
+            "tcp+cluster://n1:6379",
+            "tls+cluster://n1:6379",
+            "redis+cluster:///run/redis.sock",
         ] {
             assert!(value.parse::<Target>().is_err(), "{value}");
+        }
+    }
+
+    #[test]
+    fn a_cluster_has_database_0_only() {
+        for value in ["redis+cluster://n1/1", "rediss+cluster://n1?db=15"] {
+            let refused = value.parse::<Target>().unwrap_err();
+            assert_eq!(refused.reason, ONE_DATABASE, "{value}");
         }
     }
 }

@@ -21,7 +21,7 @@ pub async fn follow(service: &LinkRuntime) {
     let LinkRuntime { link, dialler, backends, .. } = service;
     let source = async {
         match &link.target.backends {
-            Source::Listed(_) => {}
+            Source::Listed(_) | Source::Cluster(_) => {}
             Source::Srv(name) => srv::follow(backends, &dialler.resolver, name).await,
             Source::File(path) => file::follow(backends, path, link.target.scheme.default_port()).await,
             Source::Sentinel { sentinels, service } => {
@@ -35,7 +35,7 @@ pub async fn follow(service: &LinkRuntime) {
 /// Looks a link's backends up once.
 pub async fn look_up(link: &Link, dialler: &Dialler) -> Result<Vec<Endpoint>, String> {
     let found = match &link.target.backends {
-        Source::Listed(_) | Source::File(_) => link.endpoints.clone(),
+        Source::Listed(_) | Source::File(_) | Source::Cluster(_) => link.endpoints.clone(),
         Source::Srv(name) => {
             let services = dialler.resolver.services(name).await;
             let mut records =

@@ -190,6 +190,7 @@ impl Finding {
     pub(super) fn of_server(link: &Link, backend: &str, server: &Server) -> Option<Self> {
         let variable = &link.variable;
         let is_wanted = link.redis.as_ref().is_some_and(|redis| redis.role.is_some());
+        let is_of_cluster = link.redis.as_ref().is_some_and(|redis| redis.cluster.is_some());
         let finding =
             |level, about, what, remedy| Some(Self::new(level, about, link, Some(backend), what, remedy));
         match (server.mode.as_deref(), server.role.as_deref()) {
@@ -202,6 +203,7 @@ impl Finding {
                      of Redis itself"
                 ),
             ),
+            (Some("cluster"), _) if is_of_cluster => None,
             (Some("cluster"), _) => finding(
                 Level::Warning,
                 "cluster",

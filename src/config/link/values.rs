@@ -18,8 +18,8 @@ use crate::config::backends_file;
 use crate::config::notation::{
     DURATION_OR_OFF, Refusal, duration, duration_or_off, flag, items, unquoted, word,
 };
-use crate::config::settings::{PASSWORDS, SETTINGS, Scope, setting};
-use crate::config::target::{Backends, Scheme, Target, database, endpoint};
+use crate::config::settings::{OF_CLUSTER, PASSWORDS, SETTINGS, Scope, setting};
+use crate::config::target::{Backends, ONE_DATABASE, Scheme, Target, database, endpoint};
 use crate::config::{Diagnostics, Process};
 use crate::net::tls::{
     Acceptor, Connector, Files, Identity, Part, Trust, Unusable, Verification, parse_server_name,
@@ -55,7 +55,7 @@ pub(super) struct LinkSettings<'a, 'b> {
 
 impl<'a> LinkSettings<'a, '_> {
     /// The variable that gives a setting: the port's own wins over the alias-wide one.
-    fn variable(&self, name: &'static str) -> Option<&'a str> {
+    pub(super) fn variable(&self, name: &'static str) -> Option<&'a str> {
         self.settings.at_port(self.alias, self.port, name).or_else(|| self.alias_wide(name))
     }
 
@@ -152,7 +152,8 @@ impl<'a> LinkSettings<'a, '_> {
             return None;
         }
         let credentials = self.credentials(password, target);
-        let database = self.database(target.database);
+        let is_cluster = matches!(target.backends, Backends::Cluster(_));
+        let database = self.database(target.database, is_cluster);
         let asks_sentinel = matches!(target.backends, Backends::Sentinel { .. });
         let role = self.value("ROLE", role, "write master or replica");
         let reset = self.value("RESET", reset, "write reauth or forward");
@@ -171,6 +172,7 @@ impl<'a> LinkSettings<'a, '_> {
             client_auth: self.client_auth(reset, sessions),
             warm: self.value("WARM", warm, "write a number, such as 4").unwrap_or_default(),
             sentinel: self.sentinel_access(asks_sentinel),
+            cluster: is_cluster.then(|| self.cluster(role, sessions)),
         })
     }
 
@@ -474,7 +476,7 @@ impl<'a> LinkSettings<'a, '_> {
     /// The places to dial that the target or its file lists.
     pub(super) fn endpoints(&mut self, variable: &str, target: &Target) -> Vec<Endpoint> {
         match &target.backends {
-            Backends::Listed(endpoints) => endpoints.clone(),
+            Backends::Listed(endpoints) | Backends::Cluster(endpoints) => endpoints.clone(),
             Backends::File(path) => {
                 backends_file::read(path, target.scheme.default_port()).unwrap_or_else(|error| {
                     self.findings.mistake(
@@ -542,7 +544,7 @@ impl<'a> LinkSettings<'a, '_> {
         Some(Source::Variable(Arc::new(Secret::new(value.to_vec()))))
     }
 
-    fn database(&mut self, of_url: Option<u32>) -> Option<u32> {
+    fn database(&mut self, of_url: Option<u32>, is_cluster: bool) -> Option<u32> {
         let Some(variable) = self.variable("DB") else {
             return of_url;
         };
@@ -554,8 +556,13 @@ impl<'a> LinkSettings<'a, '_> {
             );
             return None;
         }
-        let parse = |text: &str| database(text).ok_or("it is not the number of a database".into());
-        self.value("DB", parse, "write a number, such as 0")
+        let parse = |text: &str| match database(text) {
+            Some(1..) if is_cluster => Err(ONE_DATABASE.into()),
+            number => number.ok_or("it is not the number of a database".into()),
+        };
+        let remedy =
+            if is_cluster { format!("remove {variable}") } else { "write a number, such as 0".to_owned() };
+        self.value("DB", parse, &remedy)
     }
 
     fn flag(&mut self, name: &'static str) -> Option<bool> {
@@ -641,7 +648,10 @@ impl<'a> LinkSettings<'a, '_> {
             Some(false) if of_scheme => (
                 variable,
                 "the target's scheme asks for TLS",
-                format!("write redis:// or tcp://, or remove {variable}"),
+                match target.backends {
+                    Backends::Cluster(_) => format!("write redis+cluster://, or remove {variable}"),
+                    _ => format!("write redis:// or tcp://, or remove {variable}"),
+                },
             ),
             Some(true) if is_unix => (variable, ON_UNIX, format!("remove {variable}")),
             _ if of_scheme && is_unix => (link_variable, ON_UNIX, "write redis+unix://".to_owned()),
@@ -653,7 +663,9 @@ impl<'a> LinkSettings<'a, '_> {
 
     /// A certificate is for a name; a host that can't be one needs another.
     fn refuse_hosts_without_name(&mut self, link_variable: &str, target: &Target) {
-        let (Backends::Listed(endpoints), None) = (&target.backends, self.variable("TLS_SERVER_NAME")) else {
+        let (Backends::Listed(endpoints) | Backends::Cluster(endpoints), None) =
+            (&target.backends, self.variable("TLS_SERVER_NAME"))
+        else {
             return;
         };
         for reason in endpoints.iter().filter_map(|endpoint| server_name(endpoint).err()) {
@@ -860,8 +872,8 @@ impl<'a> LinkSettings<'a, '_> {
     pub(super) fn refuse_redis_settings(&mut self) {
         for setting in SETTINGS.iter().filter(|setting| setting.scope != Scope::Any) {
             let name = setting.name;
-            // A password makes a Docker link a Redis link, or has been refused already.
-            if PASSWORDS.contains(&name) {
+            // A password makes a Docker link a Redis link, or has been refused already, as those of a cluster have been.
+            if PASSWORDS.contains(&name) || OF_CLUSTER.contains(&name) {
                 continue;
             }
             let Some(variable) = self.variable(name) else {

@@ -8,7 +8,8 @@ use rustls::RootCertStore;
 
 use super::{Candidate, Draft};
 use crate::config::notation::{flag, unquoted};
-use crate::config::settings::{OF_TLS, PASSWORDS, SECRETS, SETTINGS, Scope, near_miss, setting};
+use crate::config::settings::{OF_CLUSTER, OF_TLS, PASSWORDS, SECRETS, SETTINGS, Scope, near_miss, setting};
+use crate::config::target::Backends;
 use crate::config::{Diagnostics, Env};
 
 /// The link or alias that a setting's variable applies to.
@@ -181,6 +182,48 @@ impl<'a> Settings<'a> {
         for alias in without {
             for name in OF_TLS {
                 refuse(alias, self.alias_wide(alias, name));
+            }
+        }
+    }
+
+    /// Refuses settings of a cluster where there is none. An alias-wide one needs at least one link to a cluster.
+    pub(super) fn refuse_cluster_settings_without_cluster(
+        &self,
+        drafts: &[Draft],
+        findings: &mut Diagnostics,
+    ) {
+        let mut refuse = |draft: &Draft, variable: Option<&str>| {
+            if let Some(variable) = variable {
+                let scheme = if draft.target.scheme.is_tls() { "rediss" } else { "redis" };
+                findings.mistake(
+                    variable,
+                    "the link's target is no Redis Cluster",
+                    format!(
+                        "begin {} with {scheme}+cluster:// if it is one, or remove {variable}",
+                        draft.variable
+                    ),
+                );
+            }
+        };
+        let may_be_cluster = |draft: &Draft| match &draft.target.backends {
+            // One that could not be read has been reported.
+            Backends::Listed(endpoints) => endpoints.is_empty(),
+            backends => matches!(backends, Backends::Cluster(_)),
+        };
+        let mut without: BTreeMap<&str, &Draft> =
+            drafts.iter().map(|draft| (draft.alias.as_str(), draft)).collect();
+        for draft in drafts {
+            if may_be_cluster(draft) {
+                without.remove(draft.alias.as_str());
+                continue;
+            }
+            for name in OF_CLUSTER {
+                refuse(draft, self.at_port(&draft.alias, draft.port, name));
+            }
+        }
+        for (alias, draft) in without {
+            for name in OF_CLUSTER {
+                refuse(draft, self.alias_wide(alias, name));
             }
         }
     }

@@ -110,6 +110,7 @@ impl<'a> Loose<'a> {
                 let service = path.split('/').next().filter(|service| !service.is_empty());
                 format!("{prefix}+sentinel://{}/{}{database}", hosts(), service.unwrap_or("mymaster"))
             }
+            (Form::Cluster, _) => format!("{prefix}+cluster://{}", hosts()),
         }
     }
 }
@@ -144,19 +145,29 @@ fn split_scheme(value: &str) -> Option<(&str, &str)> {
     (value.contains(':') || is_address || is_domain).then_some(("tcp", value))
 }
 
+/// The schemes of a cluster that are long enough for slips to be told from other words.
+const CLUSTERS: [&str; 4] = ["redis+cluster", "rediss+cluster", "valkey+cluster", "valkeys+cluster"];
+
 /// What a scheme was meant to be that is nearly one of ours.
 fn misspelt(word: &str) -> Option<(Scheme, Form)> {
     let word = word.to_ascii_lowercase();
     let meant = match &*word {
         "sentinel" => "redis+sentinel",
+        "cluster" | "tcp+cluster" | "tcp-cluster" => "redis+cluster",
+        "tls+cluster" | "tls-cluster" => "rediss+cluster",
         "srv" => "tcp+srv",
         "file" => "tcp+file",
         "socket" => "unix",
         "tcps" => "tls",
-        // Of a family that we know, in a way that we don't.
-        _ if word.starts_with("redis+") || word.starts_with("redis-") => "redis",
-        _ if word.starts_with("rediss+") || word.starts_with("rediss-") => "rediss",
-        _ => nearest(&word, ["redis", "rediss", "valkey", "valkeys", "tcp", "tls", "unix"].into_iter())?,
+        _ => match nearest(&word, CLUSTERS.into_iter()) {
+            Some(cluster) => cluster,
+            // Of a family that we know, in a way that we don't.
+            None if word.starts_with("redis+") || word.starts_with("redis-") => "redis",
+            None if word.starts_with("rediss+") || word.starts_with("rediss-") => "rediss",
+            None => {
+                nearest(&word, ["redis", "rediss", "valkey", "valkeys", "tcp", "tls", "unix"].into_iter())?
+            }
+        },
     };
     scheme(meant)
 }
@@ -219,8 +230,21 @@ mod tests {
             ("reddis://:hush@cache/2", Some("redis://****@cache:6379/2")),
             ("tpc://db:5432", Some("tcp://db:5432")),
             ("tcps://db", Some("tls://db:7000")),
-            ("redis+cluster://cache:1", Some("redis://cache:1")),
-            ("rediss-cluster://cache:1", Some("rediss://cache:1")),
+            ("redis+nothing://cache:1", Some("redis://cache:1")),
+            ("rediss-nothing://cache:1", Some("rediss://cache:1")),
+            ("redis+clusters://n1", Some("redis+cluster://n1:6379")),
+            ("rediss+clutser://n1:1,n2:2", Some("rediss+cluster://n1:1,n2:2")),
+            ("rediscluster://n1", Some("redis+cluster://n1:6379")),
+            ("redis_cluster://:hush@n1", Some("redis+cluster://****@n1:6379")),
+            ("cluster://n1", Some("redis+cluster://n1:6379")),
+            ("tcp+cluster://n1:1", Some("redis+cluster://n1:1")),
+            ("tls+cluster://n1:1", Some("rediss+cluster://n1:1")),
+            ("redis+cluster://n1/2", Some("redis+cluster://n1:6379")),
+            (
+                "redis+cluster://:hush@n1 , n2;n3:x/mymaster",
+                Some("redis+cluster://****@n1:6379,n2:6379,n3:6379"),
+            ),
+            ("redis+cluster://", None),
             ("sentinel://s1", Some("redis+sentinel://s1:26379/mymaster")),
             ("10.0.0.5", Some("tcp://10.0.0.5:7000")),
             ("cache.example.com", Some("tcp://cache.example.com:7000")),

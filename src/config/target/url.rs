@@ -14,7 +14,9 @@ use std::str::FromStr;
 use percent_encoding::percent_decode_str;
 use zeroize::Zeroizing;
 
-use super::{Backends, Endpoint, Host, Malformed, Scheme, Target, database, endpoint, socket_path};
+use super::{
+    Backends, Endpoint, Host, Malformed, ONE_DATABASE, Scheme, Target, database, endpoint, socket_path,
+};
 use crate::config::notation::flag;
 use crate::secret::Secret;
 
@@ -28,6 +30,7 @@ pub(super) enum Form {
     File,
     Srv,
     Sentinel,
+    Cluster,
 }
 
 /// Parses a scheme, in upper or lower case.
@@ -50,6 +53,7 @@ pub(super) fn scheme(word: &str) -> Option<(Scheme, Form)> {
         (Scheme::Redis, "tls" | "ssl") => Some((Scheme::Rediss, Form::Listed)),
         (Scheme::Redis, "unix" | "socket") => Some((Scheme::Redis, Form::Unix)),
         (Scheme::Redis | Scheme::Rediss, "sentinel") => Some((family, Form::Sentinel)),
+        (Scheme::Redis | Scheme::Rediss, "cluster") => Some((family, Form::Cluster)),
         _ => None,
     }
 }
@@ -349,6 +353,13 @@ impl Parts {
                 let service = service
                     .ok_or(Malformed::from("it names no service: redis+sentinel://HOST:26379/SERVICE"))?;
                 Backends::Sentinel { sentinels: endpoints(hosts, Some(SENTINEL_PORT))?, service }
+            }
+            Form::Cluster => {
+                let nodes = self.split_database(scheme, rest)?;
+                if self.database.is_some_and(|database| database != 0) {
+                    return Err(ONE_DATABASE.into());
+                }
+                Backends::Cluster(endpoints(nodes, scheme.default_port())?)
             }
         })
     }
