@@ -3,6 +3,7 @@
 //! <https://redis.io/docs/latest/develop/reference/protocol-spec/>
 
 pub mod auth;
+pub mod cluster;
 pub mod commands;
 pub mod replies;
 
