@@ -339,13 +339,23 @@ fn write_remedy(variable: &str, target: &str) -> String {
 }
 
 /// What to write instead of a value that is no target.
-fn target_remedy(candidate: &Candidate<'_>, setting: Option<String>, mended: Option<String>) -> String {
+fn target_remedy(
+    candidate: &Candidate<'_>,
+    unreadable: &Target,
+    setting: Option<String>,
+    mended: Option<String>,
+) -> String {
     let Candidate { variable, alias, port } = candidate;
     let mut remedy = if let Some(target) = mended {
         write_remedy(variable, &target)
     } else {
         let host = alias.to_lowercase().replace('_', "-");
-        format!("write for example {variable}=tcp://{host}.example.com:{port}")
+        let scheme = match unreadable.backends {
+            Backends::Cluster(_) if unreadable.scheme.is_tls() => "rediss+cluster",
+            Backends::Cluster(_) => "redis+cluster",
+            _ => "tcp",
+        };
+        format!("write for example {variable}={scheme}://{host}.example.com:{port}")
     };
     if let Some(setting) = setting {
         remedy = format!("set {alias}_{setting}, and {remedy}");
@@ -381,8 +391,9 @@ impl Draft {
             let mended = mended(value, port.unwrap_or(DEFAULT_PORT));
             let Malformed { reason, setting } = malformed;
             let reason = format!("its value is not a target: {reason}");
-            findings.mistake(variable, reason, target_remedy(candidate, setting, mended));
-            Target::unreadable(value)
+            let unreadable = Target::unreadable(value);
+            findings.mistake(variable, reason, target_remedy(candidate, &unreadable, setting, mended));
+            unreadable
         });
         if !target.ignored.is_empty() {
             let parameters = target.ignored.join(", ");

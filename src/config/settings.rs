@@ -62,7 +62,7 @@ pub const SETTINGS: &[Setting] = &[
     any(
         "BALANCE",
         "which of several backends to dial: `first` in order (the default of Redis links and SRV records), `round-robin` \
-         (of plain tunnels and of Sentinel's replicas) or `least-connections`",
+         (of plain tunnels, of Redis Cluster and of Sentinel's replicas) or `least-connections`",
     ),
     redis(
         "CLIENT_AUTH",

@@ -38,6 +38,8 @@ fn wiring() -> Launch {
         .variable("CACHE_PORT_6380_TCP", "rediss+sentinel://s1,s2,s3/mymaster")
         .variable("CACHE_LISTEN", "unix:/run/cache.sock")
         .variable("DB_PORT_5432_TCP", "tcp://db-1.example.com:5432,db-2.example.com:5432")
+        .variable("SHARDS_PORT_7000_TCP", "redis+cluster://node-1,node-2")
+        .variable("SHARDS_ANNOUNCE", "redis.example.com")
         .variable("DB_PORT_53_UDP", "udp://10.0.0.2:53")
         .argument("links")
 }

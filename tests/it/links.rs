@@ -62,6 +62,8 @@ fn the_wiring_is_printed_as_json() {
             "port": 6379,
             "variable": "REDIS_PORT_6379_TCP",
             "listen": "127.0.0.1:7000",
+            "cluster_ports": null,
+            "announce": null,
             "kind": "redis",
             "target": "tcp://10.0.0.5:6380",
             "tls": false,
@@ -117,6 +119,33 @@ fn the_wiring_is_printed_as_a_table() {
     }
 }
 
+/// Where the nodes of a cluster are listened for, and what clients are told, is shown to scripts and to people.
+#[test]
+fn the_ports_of_a_clusters_nodes_are_shown() {
+    let cluster = ("REDIS_PORT_6379_TCP", "redis+cluster://n1,n2:7000");
+    let (ports, host) = (("REDIS_CLUSTER_PORTS", "7000-7010"), ("REDIS_ANNOUNCE", "[2001:db8::1]"));
+    for (variables, ports, host, shown) in [
+        (vec![cluster], "6380-6479", Value::Null, "*:6379, nodes on 6380-6479   "),
+        (vec![cluster, ports], "7000-7010", Value::Null, "*:6379, nodes on 7000-7010   "),
+        (
+            vec![cluster, ports, host],
+            "7000-7010",
+            json!("2001:db8::1"),
+            "*:6379, nodes on 7000-7010, announced as 2001:db8::1   ",
+        ),
+        (vec![cluster, ("REDIS_CLUSTER_PORTS", "7000")], "7000", Value::Null, "*:6379, nodes on 7000   "),
+    ] {
+        let wiring = wiring(&variables);
+        let link = &wiring["links"][0];
+        assert_eq!((&link["cluster_ports"], &link["announce"]), (&json!(ports), &host), "{wiring}");
+        assert_eq!(link["kind"], "redis", "{wiring}");
+        assert_eq!(link["target"], "redis+cluster://n1:6379,n2:7000", "{wiring}");
+        assert_eq!(link["backends"], json!(["n1:6379", "n2:7000"]), "{wiring}");
+        let table = launch(&variables).argument("links").finish().stdout;
+        assert!(table.contains(shown), "{table}");
+    }
+}
+
 /// `links` opens no port and asks no name server.
 #[test]
 fn the_wiring_needs_no_network() {
@@ -138,6 +167,10 @@ fn targets_are_taken_in_every_form() {
         ("redis://cache:7000", "redis", "cache:7000"),
         ("redis://[::1]", "redis", "[::1]:6379"),
         ("redis://cache/3", "redis", "cache:6379"),
+        ("redis+cluster://node", "redis", "node:6379"),
+        ("rediss+cluster://node:7000/0", "redis", "node:7000"),
+        ("valkey+cluster://node", "redis", "node:6379"),
+        ("redis-cluster://[::1]:7000", "redis", "[::1]:7000"),
         ("unix:///run/db.sock", "tcp", "/run/db.sock"),
         ("redis+unix:///run/redis.sock", "redis", "/run/redis.sock"),
     ] {

@@ -678,6 +678,11 @@ const LOOKALIKES: &[(Variables, &str, &str)] = &[
     (&[("REDIS_URL", "cache:6380")], "REDIS_URL", "write REDIS_PORT_6380_TCP=tcp://cache:6380"),
     (&[("REDIS_NODES", "a:1,b:2")], "REDIS_NODES", "write REDIS_PORT_2_TCP=tcp://a:1,b:2"),
     (
+        &[("REDIS_CLUSTER_NODES", "a:1,b:2")],
+        "REDIS_CLUSTER_NODES",
+        "write REDIS_PORT_6379_TCP=redis+cluster://a:1,b:2",
+    ),
+    (
         &[("REDIS_SENTINELS", "a:26379,b:26379")],
         "REDIS_SENTINELS",
         "write REDIS_PORT_6379_TCP=redis+sentinel://a:26379,b:26379/mymaster",
@@ -808,4 +813,132 @@ fn names_of_other_programs_are_told_what_they_are_called_here() {
     let linked =
         [("AMBASSADOR_PORT_6379_TCP", "tcp://a:1"), ("AMBASSADOR_DB", "1"), ("AMBASSADOR_AUTH", "x")];
     assert_eq!(warnings(&wiring(&linked)), "[]");
+}
+
+const CLUSTER: (&str, &str) = ("REDIS_PORT_6379_TCP", "redis+cluster://n1,n2");
+
+/// Expects a mistake whose reason and remedy have these words.
+#[track_caller]
+fn expect_told(variables: &[(&str, &str)], variable: &str, words: &[&str]) {
+    let told = expect_mistake(variables, variable);
+    for word in words {
+        assert!(told.contains(word), "{word}: {told}");
+    }
+}
+
+/// Ports and host of nodes mean nothing elsewhere. What is said for an alias is meant for those of its links that lead
+/// to a cluster.
+#[test]
+fn settings_of_a_cluster_are_mistakes_without_one() {
+    for setting in [("REDIS_CLUSTER_PORTS", "7000-7010"), ("REDIS_ANNOUNCE", "redis.example.com")] {
+        for target in
+            ["redis://cache", "tcp://cache:6379", "redis+sentinel://s1/mymaster", "tls://cache:6379"]
+        {
+            let variables = [("REDIS_PORT_6379_TCP", target), setting];
+            let scheme = if target.starts_with("tls") { "rediss+cluster://" } else { "redis+cluster://" };
+            let remove = format!("remove {}", setting.0);
+            expect_told(&variables, setting.0, &["no Redis Cluster", "REDIS_PORT_6379_TCP", scheme, &remove]);
+        }
+        let several = [CLUSTER, ("REDIS_PORT_9121_TCP", "tcp://exporter:9121"), setting];
+        assert_eq!(wiring(&several)["warnings"], json!([]));
+        let of_port = setting.0.replace("REDIS_", "REDIS_PORT_9121_");
+        let told = [CLUSTER, ("REDIS_PORT_9121_TCP", "tcp://exporter:9121"), (&*of_port, setting.1)];
+        expect_told(&told, &of_port, &["no Redis Cluster", "REDIS_PORT_9121_TCP"]);
+        // One mistake is enough.
+        let unreadable = launch(&[("REDIS_PORT_6379_TCP", "redis+clusters://n1"), setting]);
+        let finished = unreadable.argument("links").finish();
+        assert!(finished.stderr.contains("has a mistake"), "{}", finished.stderr);
+    }
+}
+
+/// What can't be done for a cluster is said at once, all of it.
+#[test]
+fn settings_that_no_cluster_can_have_are_mistakes() {
+    let all = [
+        CLUSTER,
+        ("REDIS_SESSIONS", "off"),
+        ("REDIS_ROLE", "replica"),
+        ("REDIS_DB", "2"),
+        ("REDIS_LISTEN", "unix:/run/redis.sock"),
+    ];
+    expect_told(&all, "REDIS_SESSIONS", &["nodes' own addresses", "remove REDIS_SESSIONS"]);
+    expect_told(&all, "REDIS_ROLE", &["choose the node themselves", "remove REDIS_ROLE"]);
+    expect_told(&all, "REDIS_DB", &["database 0 only", "remove REDIS_DB"]);
+    expect_told(&all, "REDIS_LISTEN", &["Unix socket", "REDIS_LISTEN=localhost:6379", "remove REDIS_LISTEN"]);
+    let beside = [CLUSTER, ("REDIS_LISTEN", "127.0.0.1:7000,unix:/run/redis.sock,[::1]:7000")];
+    expect_told(&beside, "REDIS_LISTEN", &["Unix socket", "write REDIS_LISTEN=127.0.0.1:7000,[::1]:7000"]);
+    let of_url = [("REDIS_PORT_6379_TCP", "redis+cluster://n1/2")];
+    expect_told(&of_url, "REDIS_PORT_6379_TCP", &["database 0 only"]);
+    for (setting, value) in [("REDIS_DB", "0"), ("REDIS_SESSIONS", "on"), ("REDIS_BALANCE", "first")] {
+        assert_eq!(wiring(&[CLUSTER, (setting, value)])["warnings"], json!([]), "{setting}");
+    }
+    wiring(&[("REDIS_PORT_6379_TCP", "redis+cluster://n1/0")]);
+}
+
+/// Behind the last port there is none for a node.
+#[test]
+fn a_cluster_at_the_last_port_names_its_nodes_ports() {
+    let last = ("REDIS_PORT_65535_TCP", "redis+cluster://n1");
+    expect_told(&[last], "REDIS_PORT_65535_TCP", &["behind 65535", "REDIS_PORT_65535_CLUSTER_PORTS="]);
+    let named = wiring(&[last, ("REDIS_CLUSTER_PORTS", "7000-7010")]);
+    assert_eq!(named["links"][0]["cluster_ports"], "7000-7010");
+    let before = wiring(&[("REDIS_PORT_65500_TCP", "redis+cluster://n1")]);
+    assert_eq!(before["links"][0]["cluster_ports"], "65501-65535");
+}
+
+/// Nodes of two clusters need ports of their own where both would be listened for on one address; with what the remedies
+/// ask for, all is well.
+#[test]
+fn clusters_do_not_share_the_ports_of_their_nodes() {
+    let other = ("SHARDS_PORT_6380_TCP", "redis+cluster://m1");
+    let third = ("SLOTS_PORT_6381_TCP", "redis+cluster://o1");
+    let words = ["6381-6480", "redis:6379", "6380-6479", "set SHARDS_PORT_6380_CLUSTER_PORTS="];
+    expect_told(&[CLUSTER, other], "SHARDS_PORT_6380_TCP", &words);
+    let three = [CLUSTER, other, third];
+    let stderr = launch(&three).argument("links").finish().stderr;
+    let remedies: Vec<(&str, &str)> =
+        stderr.lines().filter_map(|line| line.trim().strip_prefix("remedy: set ")?.split_once('=')).collect();
+    assert_eq!(remedies.len(), 2, "{stderr}");
+    assert_eq!(wiring(&[&three[..], &remedies[..]].concat())["links"].as_array().unwrap().len(), 3);
+    let ports = ("SHARDS_CLUSTER_PORTS", "6479-6500");
+    expect_told(&[CLUSTER, other, ports], "SHARDS_CLUSTER_PORTS", &["write SHARDS_CLUSTER_PORTS=6480-6501"]);
+    wiring(&[CLUSTER, other, ("SHARDS_CLUSTER_PORTS", "6480-6500")]);
+    // On other addresses they may be the same.
+    wiring(&[CLUSTER, other, ("REDIS_LISTEN", "127.0.0.1:6379"), ("SHARDS_LISTEN", "127.0.0.2:6380")]);
+    // What is said for an alias is too little for two clusters.
+    let of_alias =
+        [CLUSTER, ("REDIS_PORT_6380_TCP", "redis+cluster://m1"), ("REDIS_CLUSTER_PORTS", "7000-7009")];
+    expect_told(&of_alias, "REDIS_CLUSTER_PORTS", &["set REDIS_PORT_6380_CLUSTER_PORTS=7010-7019"]);
+    wiring(&[&of_alias[..], &[("REDIS_PORT_6380_CLUSTER_PORTS", "7010-7019")]].concat());
+}
+
+/// Ports that are named have to be free; of the default ones, those of other links are passed over.
+#[test]
+fn ports_of_nodes_are_no_links_and_no_targets() {
+    let plain = ("DB_PORT_6400_TCP", "tcp://db:5432");
+    let links = wiring(&[CLUSTER, plain]);
+    assert_eq!(link(&links, "REDIS_PORT_6379_TCP")["cluster_ports"], "6380-6479");
+    let ports = ("REDIS_CLUSTER_PORTS", "6390-6409");
+    let words = ["6400", "db:6400", "write REDIS_CLUSTER_PORTS=6401-6420"];
+    expect_told(&[CLUSTER, plain, ports], "REDIS_CLUSTER_PORTS", &words);
+    wiring(&[CLUSTER, plain, ports, ("REDIS_LISTEN", "127.0.0.1:6379"), ("DB_LISTEN", "127.0.0.2:6400")]);
+    let own = [CLUSTER, ("REDIS_CLUSTER_PORTS", "6379-6398")];
+    expect_told(&own, "REDIS_CLUSTER_PORTS", &["the link itself", "write REDIS_CLUSTER_PORTS=6380-6399"]);
+    let here =
+        [("REDIS_PORT_6379_TCP", "redis+cluster://127.0.0.1:7000"), ("REDIS_CLUSTER_PORTS", "7000-7010")];
+    expect_told(&here, "REDIS_CLUSTER_PORTS", &["127.0.0.1:7000", "write REDIS_CLUSTER_PORTS=7001-7011"]);
+}
+
+/// What Redis' own configuration and other images call the same things.
+#[test]
+fn near_misses_of_a_clusters_settings_are_told() {
+    for (written, meant) in [
+        ("REDIS_ANNOUNCE_IP", "REDIS_ANNOUNCE"),
+        ("REDIS_CLUSTER_ANNOUNCE_IP", "REDIS_ANNOUNCE"),
+        ("REDIS_PORT_6379_ANNOUNCE_HOST", "REDIS_PORT_6379_ANNOUNCE"),
+        ("REDIS_CLUSTER_PORT", "REDIS_CLUSTER_PORTS"),
+    ] {
+        let warnings = warnings(&wiring(&[CLUSTER, (written, "10.0.0.5")]));
+        assert!(warnings.contains(&format!("did you mean {meant}?")), "{written}: {warnings}");
+    }
 }

@@ -260,7 +260,9 @@ fn a_wrong_target_is_shown_put_right() {
         ("/run/db.sock", "LINK_PORT_7000_TCP=unix:///run/db.sock"),
         ("redis:/10.0.0.5:6379", "LINK_PORT_7000_TCP=redis://10.0.0.5:6379"),
         ("reddis://10.0.0.5:6379", "LINK_PORT_7000_TCP=redis://10.0.0.5:6379"),
-        ("redis+cluster://node:6379", "LINK_PORT_7000_TCP=redis://node:6379"),
+        ("redis+clusters://node", "LINK_PORT_7000_TCP=redis+cluster://node:6379"),
+        ("redis+cluster://n1,n2/2", "LINK_PORT_7000_TCP=redis+cluster://n1:6379,n2:6379"),
+        ("tls+cluster://node:7000", "LINK_PORT_7000_TCP=rediss+cluster://node:7000"),
         ("cache.example.com", "LINK_PORT_7000_TCP=tcp://cache.example.com:7000"),
         ("tcp://a:1 tcp://b:2", "LINK_PORT_7000_TCP=tcp://a:1,b:2"),
         ("", "LINK_PORT_7000_TCP=tcp://link.example.com:7000"),
@@ -439,4 +441,64 @@ fn networks_are_read_as_they_are_written() {
     for wrong in ["*", "all", "10.0.0.*", "10.0.0.1-10.0.0.9", "10.0.0.0/33", "10.0.0.0/255.0.255.0", ","] {
         expect_mistake(&[plain, ("DB_ALLOW", wrong)], "DB_ALLOW");
     }
+}
+
+/// The ports of a cluster's nodes are a range, and wrong ones are shown put right.
+#[test]
+fn ranges_of_ports_are_read_as_they_are_written() {
+    let cluster = ("LINK_PORT_7000_TCP", "redis+cluster://node");
+    for (written, read) in
+        [("7001-7010", "7001-7010"), ("7001 - 7010", "7001-7010"), ("'7001'", "7001"), ("7001-7001", "7001")]
+    {
+        let wiring = wiring(&[cluster, ("LINK_CLUSTER_PORTS", written)]);
+        assert_eq!(link(&wiring, "LINK_PORT_7000_TCP")["cluster_ports"], read, "{written}");
+    }
+    for (written, right) in [
+        ("7010-7001", "7001-7010"),
+        ("0-10", "1-10"),
+        ("65000-66000", "65000-65535"),
+        ("7001:7010", "7001-7010"),
+        ("0", "7001-7100"),
+        ("70000", "7001-7100"),
+        ("7001,7003", "7001-7100"),
+        ("many", "7001-7100"),
+    ] {
+        let told = remedy(&[cluster, ("LINK_CLUSTER_PORTS", written)], "LINK_CLUSTER_PORTS");
+        assert_eq!(told, format!("write LINK_CLUSTER_PORTS={right}"), "{written}");
+    }
+    let told = remedy(&[cluster, ("LINK_CLUSTER_PORTS", "")], "LINK_CLUSTER_PORTS");
+    assert!(told.contains("remove LINK_CLUSTER_PORTS"), "{told}");
+}
+
+/// What clients of a cluster are told is a name or an address, and nothing around it.
+#[test]
+fn an_announced_host_is_a_name_or_an_address() {
+    let cluster = ("LINK_PORT_7000_TCP", "redis+cluster://node");
+    for (written, told) in [
+        ("redis.example.com", "redis.example.com"),
+        ("10.0.0.5", "10.0.0.5"),
+        ("[2001:db8::1]", "2001:db8::1"),
+        ("2001:db8::1", "2001:db8::1"),
+        ("\"my_host\"", "my_host"),
+    ] {
+        let wiring = wiring(&[cluster, ("LINK_ANNOUNCE", written)]);
+        assert_eq!(link(&wiring, "LINK_PORT_7000_TCP")["announce"], told, "{written}");
+    }
+    let secret = token();
+    for (written, right) in [
+        ("redis.example.com:6379".to_owned(), "redis.example.com"),
+        ("[2001:db8::1]:6379".to_owned(), "2001:db8::1"),
+        ("redis://redis.example.com:6379/0".to_owned(), "redis.example.com"),
+        (format!("redis://app:{secret}@redis.example.com"), "redis.example.com"),
+    ] {
+        let told = remedy(&[cluster, ("LINK_ANNOUNCE", &written)], "LINK_ANNOUNCE");
+        assert_eq!(told, format!("write LINK_ANNOUNCE={right}"));
+    }
+    for written in
+        ["two hosts", "one,two", "0.0.0.0", "::", "*", "fe80::1", "[fe80::1%eth0]", "10.0.0.300", ""]
+    {
+        expect_mistake(&[cluster, ("LINK_ANNOUNCE", written)], "LINK_ANNOUNCE");
+    }
+    let told = expect_mistake(&[cluster, ("LINK_ANNOUNCE", "${HOST}")], "LINK_ANNOUNCE");
+    assert!(told.contains("nothing has replaced"), "{told}");
 }

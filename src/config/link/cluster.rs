@@ -267,14 +267,14 @@ fn clash_with_listeners(link: &Link, ports: &RangeInclusive<u16>, links: &[Link]
         } else {
             format!("{} ({})", other.name, other.variable)
         };
-        Some(format!("{port} is among its {}, and {who} listens there", shown(ports)))
+        Some(format!("{port} is in {}, and {who} listens there", shown(ports)))
     })
 }
 
 fn loops(link: &Link, ports: &RangeInclusive<u16>) -> Option<String> {
     let node = local_nodes(link).find(|(port, _)| ports.contains(port));
     node.map(|(port, node)| {
-        format!("{port} is among its {}, and {node} is dialled, on this host", shown(ports))
+        format!("{port} is in {}, and {node}, which is dialled, listens there", shown(ports))
     })
 }
 
@@ -319,7 +319,7 @@ fn free(ports: &RangeInclusive<u16>, taken: &[RangeInclusive<u16>]) -> Option<Ra
     };
     [more, more.min(PORTS - 1)]
         .into_iter()
-        .find_map(|more| from(*ports.start(), more).or_else(|| from(UNPRIVILEGED, more)))
+        .find_map(|more| from(*ports.start().max(&UNPRIVILEGED), more).or_else(|| from(UNPRIVILEGED, more)))
 }
 
 #[cfg(test)]
@@ -418,7 +418,7 @@ mod tests {
         assert_eq!(free(&(6380..=6479), &[6380..=6479, 6480..=6480]), Some(6481..=6580));
         assert_eq!(free(&(6380..=6379 + 2), &[6381..=6381]), Some(6382..=6383));
         assert_eq!(free(&(65500..=65535), &[65535..=65535]), Some(1024..=1059));
-        assert_eq!(free(&(1..=65535), &[6379..=6379]), Some(1..=100));
+        assert_eq!(free(&(1..=65535), &[6379..=6379]), Some(1024..=1123));
         assert_eq!(free(&(1..=65535), &[1..=65535]), None);
     }
 }

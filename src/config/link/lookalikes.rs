@@ -30,6 +30,7 @@ const ADDRESSES: &[&str] = &[
     "_TCP",
 ];
 const HOSTS: &[&str] = &["_HOST", "_HOSTNAME", "_SERVER"];
+const CLUSTERS: &[&str] = &["_CLUSTER_NODES", "_CLUSTER_HOSTS", "_CLUSTER_SERVERS"];
 const SENTINELS: &[&str] = &["_SENTINELS", "_SENTINEL_HOSTS", "_SENTINEL_NODES"];
 
 /// The alias where the name has none.
@@ -94,6 +95,9 @@ fn lookalike<'a>(variable: &'a str, env: &Env) -> Option<Lookalike<'a>> {
     let is_list = !value.is_empty() && value.split(',').all(is_host_and_port);
     if let Some(alias) = of(SENTINELS).filter(|_| is_list) {
         return written(&alias, DEFAULT_PORT, &format!("redis+sentinel://{value}"));
+    }
+    if let Some(alias) = of(CLUSTERS).filter(|_| is_list && is_of_redis(&name)) {
+        return written(&alias, DEFAULT_PORT, &format!("redis+cluster://{value}"));
     }
     if let Some(alias) = of(ADDRESSES).filter(|_| is_list && is_of_redis(&name)) {
         return written(&alias, port, &format!("tcp://{value}"));
