@@ -145,21 +145,28 @@ fn split_scheme(value: &str) -> Option<(&str, &str)> {
     (value.contains(':') || is_address || is_domain).then_some(("tcp", value))
 }
 
-/// The schemes of a cluster that are long enough for slips to be told from other words.
-const CLUSTERS: [&str; 4] = ["redis+cluster", "rediss+cluster", "valkey+cluster", "valkeys+cluster"];
+/// The scheme of a cluster that a word is nearly, or that it says in other words.
+fn of_cluster(word: &str) -> Option<&'static str> {
+    const CLUSTERS: [&str; 4] = ["redis+cluster", "rediss+cluster", "valkey+cluster", "valkeys+cluster"];
+    let said = word.split_once("cluster").and_then(|(family, rest)| {
+        let family = family.trim_end_matches(['+', '-', '_']);
+        let is_tls = !family.is_empty() && scheme(family)?.0.is_tls();
+        let is_tls = is_tls || rest.contains("tls") || rest.contains("ssl");
+        Some(if is_tls { "rediss+cluster" } else { "redis+cluster" })
+    });
+    said.or_else(|| nearest(word, CLUSTERS.into_iter()))
+}
 
 /// What a scheme was meant to be that is nearly one of ours.
 fn misspelt(word: &str) -> Option<(Scheme, Form)> {
     let word = word.to_ascii_lowercase();
     let meant = match &*word {
         "sentinel" => "redis+sentinel",
-        "cluster" | "tcp+cluster" | "tcp-cluster" => "redis+cluster",
-        "tls+cluster" | "tls-cluster" => "rediss+cluster",
         "srv" => "tcp+srv",
         "file" => "tcp+file",
         "socket" => "unix",
         "tcps" => "tls",
-        _ => match nearest(&word, CLUSTERS.into_iter()) {
+        _ => match of_cluster(&word) {
             Some(cluster) => cluster,
             // Of a family that we know, in a way that we don't.
             None if word.starts_with("redis+") || word.starts_with("redis-") => "redis",
@@ -237,6 +244,10 @@ mod tests {
             ("rediscluster://n1", Some("redis+cluster://n1:6379")),
             ("redis_cluster://:hush@n1", Some("redis+cluster://****@n1:6379")),
             ("cluster://n1", Some("redis+cluster://n1:6379")),
+            ("reddis+cluster://n1:1", Some("redis+cluster://n1:1")),
+            ("redis+cluster+tls://n1:1", Some("rediss+cluster://n1:1")),
+            ("rediss_cluster://n1:1", Some("rediss+cluster://n1:1")),
+            ("couchbase+cluster://n1:1", Some("tcp://n1:1")),
             ("tcp+cluster://n1:1", Some("redis+cluster://n1:1")),
             ("tls+cluster://n1:1", Some("rediss+cluster://n1:1")),
             ("redis+cluster://n1/2", Some("redis+cluster://n1:6379")),
