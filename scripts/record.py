@@ -581,6 +581,146 @@ def record_sentinel(program, folder):
             folder.save(name, f"a Sentinel wants a password: {words}", sentinel.ask(words))
 
 
+# --- A cluster ------------------------------------------------------------------------------------------------------
+
+# Three primaries, and a replica of the first.
+NODES = [letter * 40 for letter in "abcd"]
+SLOTS = ["0-5460", "5461-10922", "10923-16383"]
+# In place of their ports, and how far from those the ports of the cluster bus are.
+NODE, NODE_TLS, BUS = 7001, 7101, 10000
+# Keys: of the third node; of the first; of a slot that the first gives away to the second.
+ELSEWHERE, OWN, LEAVING, LEAVING_SLOT = "key", "b", "f", 3168
+
+
+def node_lines(ports, host, me, has_shards):
+    """The file of a node that has met all others already."""
+    for at, (node, port) in enumerate(zip(NODES, ports)):
+        shard = f",,shard-id={at % 3 + 1:040x}" if has_shards else ""
+        flags = "myself," if at == me else ""
+        role = "master -" if at < 3 else f"slave {NODES[0]}"
+        slots = f" {SLOTS[at]}" if at < 3 else ""
+        yield f"{node} {host}:{port}@{port + BUS}{shard} {flags}{role} 0 0 {at % 3 + 1} connected{slots}\n"
+    yield "vars currentEpoch 3 lastVoteEpoch 0\n"
+
+
+class OfCluster(Constant):
+    """The same for what nodes say: when they have heard of each other, and in which order they tell it."""
+
+    def __call__(self, pieces):
+        done, before = [], None
+        for kind, text in pieces:
+            text = self.named(text)
+            if kind:
+                lines = re.sub(rb"( -| [0-9a-f]{40}) \d+ \d+ (\d+ connected)", rb"\1 0 0 \2", text).splitlines(True)
+                # RESP3 says first what kind of text it is.
+                lines[:1] = [lines[0].removeprefix(b"txt:")] if lines else []
+                text = (b"txt:" if kind == b"=" else b"") + b"".join(sorted(lines))
+            done.append((None, b":0") if before == b"replication-offset" else (kind, text))
+            before = text
+        return done
+
+
+def items(pieces):
+    """The pieces of each item of a list."""
+    done, due = [], 0
+    for kind, text in pieces[1:]:
+        if due == 0:
+            done.append([])
+            due = 1
+        each = 0 if kind else {b"*": 1, b"%": 2}.get(text[:1], 0)
+        due += each * max(int(text[1:]), 0) - 1 if each else -1
+        done[-1].append((kind, text))
+    return done
+
+
+def nodes_in_order(pieces):
+    """CLUSTER SLOTS and CLUSTER SHARDS in the order of the nodes: a server's own is by chance."""
+    def first(item):
+        return min(text for _, text in item if text.decode() in NODES)
+
+    return pieces[:1] + [piece for item in sorted(items(pieces), key=first) for piece in item]
+
+
+def has_met(server, wanted):
+    """Whether a node has heard of all others what they have to say."""
+    said, state = (written(server.ask(f"CLUSTER {words}")) for words in ["NODES", "INFO"])
+    return b"cluster_state:ok" in state and said.count(b" connected") == 4 and said.count(wanted) >= 4
+
+
+def with_certificate(directory):
+    """The lines for servers that speak TLS, to each other too: only then they tell of both ports."""
+    key, cert = os.path.join(directory, "key.pem"), os.path.join(directory, "cert.pem")
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=redis",
+         "-keyout", key, "-out", cert], check=True, stderr=subprocess.DEVNULL)
+    return [f"tls-cert-file {cert}", f"tls-key-file {key}", f"tls-ca-cert-file {cert}", "tls-auth-clients no",
+            "tls-cluster yes", "tls-replication yes"]
+
+
+def record_nodes(program, version, name, about, *lines, host="127.0.0.1", wanted=b"@", has_tls=False):
+    """What the first of the nodes says, in RESP2 and in RESP3."""
+    ports, tls_ports = [free_port() for _ in NODES], [free_port() for _ in NODES]
+    constant = OfCluster(
+        (port + more, name + more)
+        for first, found in [(NODE, ports), (NODE_TLS, tls_ports)]
+        for name, port in enumerate(found, first)
+        for more in [0, BUS]
+    )
+    with contextlib.ExitStack() as stack:
+        of_tls = with_certificate(stack.enter_context(tempfile.TemporaryDirectory())) if has_tls else []
+        servers = []
+        for me, port in enumerate(ports):
+            directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="record-"))
+            with open(os.path.join(directory, "nodes.conf"), "w", encoding="ascii") as file:
+                file.writelines(node_lines(tls_ports if has_tls else ports, host, me, version not in ["redis-6.2", "redis-7.0"]))
+            own = [line.format(number=me + 1) for line in lines]
+            own += [f"tls-port {tls_ports[me]}", *of_tls] if has_tls else []
+            server = Server(program, "cluster-enabled yes", *own, port=port, bind=host, directory=directory)
+            servers.append(stack.enter_context(server))
+        for server in servers:
+            server.wait_for("its cluster", lambda server=server: has_met(server, wanted))
+        servers[3].wait_for("replication", lambda: is_up(servers[3]))
+        tables = ["CLUSTER SLOTS"] + ([] if version == "redis-6.2" else ["CLUSTER SHARDS"])
+        # A replica is one that loads until it has told how far it is.
+        servers[0].ask(f"SET {OWN} value", f"CLUSTER SETSLOT {LEAVING_SLOT} MIGRATING {NODES[1]}")
+        servers[0].wait_for("a replica", lambda: b"loading" not in written(servers[0].ask(tables[-1])))
+        for port in ports:
+            servers[0].wait_for("all ports", lambda port=port: b":%d\r\n" % port in written(servers[0].ask(tables[-1])))
+
+        all_of = [*tables, "CLUSTER NODES", f"CLUSTER REPLICAS {NODES[0]}"]
+        asked = [*all_of, f"GET {ELSEWHERE}", f"GET {LEAVING}"]
+        queued = [*all_of, f"GET {OWN}"] if name == "plain" else []
+        for protocol in (2, 3):
+            with servers[0].client() as client:
+                client.ask(f"HELLO {protocol}")
+                answers = [constant(client.ask(words)) for words in asked]
+                for at, words in enumerate(asked):
+                    answers[at] = nodes_in_order(answers[at]) if words in tables else answers[at]
+                if queued:
+                    answer = constant(client.ask("MULTI", *queued, "EXEC")[1 + len(queued):])
+                    parts = items(answer)
+                    parts[:len(tables)] = map(nodes_in_order, parts[:len(tables)])
+                    answers.append(answer[:1] + [piece for part in parts for piece in part])
+            # 6.2 has no SHARDS.
+            words = f"CLUSTER SLOTS, SHARDS, NODES, REPLICAS, GET {ELSEWHERE}, GET {LEAVING}" + ", EXEC of these" * bool(queued)
+            pieces = [piece for answer in answers for piece in answer]
+            Folder("cluster", version).save(f"{name}-{protocol}", f"{about}, in RESP{protocol}: {words}", pieces)
+
+
+def record_cluster(program, version):
+    record_nodes(program, version, "plain", "a cluster")
+    record_nodes(program, version, "ipv6", "a cluster on IPv6", host="::1")
+    if version == "redis-6.2":
+        return
+    named, names = "cluster-announce-hostname node{number}.test", "cluster-preferred-endpoint-type"
+    record_nodes(program, version, "hostname", "names are told", named, f"{names} hostname", wanted=b".test")
+    record_nodes(program, version, "hostname-none", "names are told, and there are none", f"{names} hostname")
+    record_nodes(program, version, "unknown", "no host is told", named, f"{names} unknown-endpoint", wanted=b".test")
+    # The others that tell of it are built without.
+    if version == "redis-7.0":
+        record_nodes(program, version, "tls", "nodes speak TLS too", has_tls=True)
+
+
 def main(servers):
     for server in servers:
         version, _, program = server.partition("=")
@@ -591,6 +731,7 @@ def main(servers):
         ]:
             record(program, folder)
         record_sentinel(program, Folder("sentinel", version))
+        record_cluster(program, version)
     write_questions()
 
 

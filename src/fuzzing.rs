@@ -30,6 +30,7 @@ use crate::net::Endpoint;
 use crate::net::tls::Refused;
 use crate::net::tls::certificate::{Certificate, Purpose, Summary};
 use crate::net::tls::stream::Broken;
+use crate::resp::cluster::{Place, Port, Told, is_redirection, redirection, rewritten};
 use crate::resp::commands::{Class, Commands, First, Found, NoCommand, UNLIMITED, first};
 use crate::resp::replies::{Frame, Replies};
 use crate::resp::{self, NotReply};
@@ -167,6 +168,61 @@ pub fn frames(data: &[u8]) {
             assert_eq!(is_push, *frame == Frame::Push, "{}", reply.escape_ascii());
         }
         begin = *end;
+    }
+}
+
+/// Replies of a cluster's node: what is one whole reply is one afterwards too, in which nothing is left to be replaced, and
+/// what names no node is as it was.
+pub fn cluster(data: &[u8]) {
+    let told = Told { host: "ambassador.test", is_tls: data.len() % 2 == 1 };
+    let rewrite = |reply: &[u8], becomes: Port| {
+        let mut asked = 0;
+        let mut port_of = |_: &Place<'_>| {
+            asked += 1;
+            becomes
+        };
+        (rewritten(reply, &told, &mut port_of), asked)
+    };
+    let mut rest = data;
+    loop {
+        let step = Replies::default().follow(rest);
+        let Some(length) = step.ok().and_then(|step| step.ended.and(Some(step.length))) else {
+            assert_eq!(rewrite(rest, Port::Hidden).0, Err(NotReply), "{}", rest.escape_ascii());
+            return;
+        };
+        let reply;
+        (reply, rest) = rest.split_at(length);
+        for becomes in [Port::Known(6380), Port::Hidden, Port::Unknown] {
+            let (result, asked) = rewrite(reply, becomes);
+            let new = match result {
+                Ok(Some(new)) => new,
+                Ok(None) => {
+                    assert!(becomes == Port::Unknown && asked > 0, "{}", reply.escape_ascii());
+                    continue;
+                }
+                Err(NotReply) => {
+                    // It is too deep.
+                    let lists = reply.iter().filter(|byte| b"*~%>".contains(byte)).count();
+                    assert!(lists > 32, "{}", reply.escape_ascii());
+                    break;
+                }
+            };
+            assert_eq!(rewrite(&new, becomes).0, Ok(Some(new.clone())), "{}", reply.escape_ascii());
+            // Nodes without an address are not asked for.
+            if asked == 0
+                && !text::one_line(reply).contains(":0")
+                && !text::one_line(reply).contains("noaddr")
+            {
+                assert_eq!(new, reply, "{}", reply.escape_ascii());
+            }
+            if is_redirection(reply) {
+                let again = redirection(reply, &told, &mut |_| becomes);
+                assert_eq!(again, Ok(Some(new)), "{}", reply.escape_ascii());
+            }
+        }
+        if rest.is_empty() {
+            return;
+        }
     }
 }
 
@@ -511,7 +567,8 @@ mod tests {
 
     #[test]
     fn what_real_servers_say_keeps_every_promise() {
-        for (_, said) in [all("replies"), all("sentinel")].concat() {
+        for (_, said) in [all("replies"), all("sentinel"), all("cluster")].concat() {
+            cluster(&said);
             // However it is cut: some of the ways.
             for seed in (0..=u8::MAX).step_by(32) {
                 let data = [&[seed][..], &said].concat();
@@ -533,6 +590,16 @@ mod tests {
         #[test]
         fn replies_end_at_the_same_places_in_whatever_pieces_they_come(data in cut(words("fuzz/resp.dict"))) {
             frames(&data);
+        }
+
+        #[test]
+        fn addresses_of_nodes_are_replaced_and_nothing_else(data in soup(words("fuzz/cluster.dict"), 24)) {
+            cluster(&data);
+        }
+
+        #[test]
+        fn damaged_replies_of_nodes_lose_nothing_but_addresses(data in damaged(&SAID_BY_NODES)) {
+            cluster(&data);
         }
 
         #[test]
@@ -599,20 +666,38 @@ mod tests {
         made.into()
     });
 
-    /// A certificate that was changed in a few places, or cut.
+    /// What real nodes say, each reply by itself.
+    static SAID_BY_NODES: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
+        let mut replies = Vec::new();
+        for (_, said) in all("cluster") {
+            let mut rest = &said[..];
+            while let Ok(step) = Replies::default().follow(rest)
+                && step.ended.is_some()
+            {
+                replies.push(rest[..step.length].to_vec());
+                rest = &rest[step.length..];
+            }
+        }
+        replies
+    });
+
     fn damaged_certificate() -> impl Strategy<Value = Vec<u8>> {
+        damaged(&CERTIFICATES)
+    }
+
+    /// One of these that was changed in a few places, or cut.
+    fn damaged(whole: &'static [Vec<u8>]) -> impl Strategy<Value = Vec<u8>> {
         let change = (any::<prop::sample::Index>(), any::<u8>());
         let cut = prop_oneof![4 => Just(None), 1 => any::<prop::sample::Index>().prop_map(Some)];
-        (0..2_usize, vec(change, 0..4), cut).prop_map(|(which, changes, cut)| {
-            let mut certificate = CERTIFICATES[which].clone();
+        (select(whole), vec(change, 0..4), cut).prop_map(|(mut whole, changes, cut)| {
             for (at, byte) in changes {
-                let at = at.index(certificate.len());
-                certificate[at] = byte;
+                let at = at.index(whole.len());
+                whole[at] = byte;
             }
             if let Some(cut) = cut {
-                certificate.truncate(cut.index(certificate.len()));
+                whole.truncate(cut.index(whole.len()));
             }
-            certificate
+            whole
         })
     }
 

@@ -291,12 +291,14 @@ impl<'a> Tree<'a> {
 
     fn is_shards(&self, list: usize) -> bool {
         let is_list = |index: usize| self.parts[index].kind == b'*';
+        let has_port = |node, name| self.field(node, name).is_some_and(|port| self.number(port).is_some());
+        let is_node = |node| self.is_table(node) && (has_port(node, "port") || has_port(node, "tls-port"));
         self.is_list_of(list, |shard| {
             self.is_table(shard)
                 && self.field(shard, "slots").is_some_and(is_list)
                 && self
                     .field(shard, "nodes")
-                    .is_some_and(|nodes| is_list(nodes) && self.items(nodes).all(|node| self.is_table(node)))
+                    .is_some_and(|nodes| is_list(nodes) && self.items(nodes).all(is_node))
         })
     }
 
@@ -394,7 +396,7 @@ fn elsewhere(error: &[u8]) -> Option<(Place<'_>, Range<usize>)> {
     let from = word + slot.len() + 1;
     let slot = digits(slot)?.parse().ok().filter(|slot| *slot < SLOTS)?;
     let (host, port) = host_and_port(str::from_utf8(address).ok()?)?;
-    Some((Place { id: None, host, port, slot: Some(slot) }, from..from + address.len()))
+    Some((Place { id: None, host: named(Some(host)), port, slot: Some(slot) }, from..from + address.len()))
 }
 
 /// A name, if it is one. A server that has none to tell says `?`.
@@ -516,12 +518,12 @@ impl<'a> Rewriting<'a> {
     }
 
     /// Whether it was lines of CLUSTER NODES.
-    fn nodes(&mut self, part: &Part<'_>) -> bool {
+    fn nodes(&mut self, string: &Part<'_>) -> bool {
         // RESP3 says first what kind of text it is.
-        let (format, text) = if part.kind == b'=' {
-            part.text.split_at(part.text.len().min(4))
+        let (format, text) = if string.kind == b'=' {
+            string.text.split_at(string.text.len().min(4))
         } else {
-            part.text.split_at(0)
+            string.text.split_at(0)
         };
         let Some(lines) = lines(text) else { return false };
         let mut new = format.to_vec();
@@ -542,17 +544,17 @@ impl<'a> Rewriting<'a> {
         if text.ends_with(b"\n") {
             new.push(b'\n');
         }
-        self.replace_string(part, &new);
+        self.replace_string(string, &new);
         true
     }
 
     /// Whether it was a redirection.
-    fn error(&mut self, part: &Part<'_>) -> bool {
-        let Some((place, range)) = elsewhere(part.text) else { return false };
+    fn error(&mut self, error: &Part<'_>) -> bool {
+        let Some((place, range)) = elsewhere(error.text) else { return false };
         let (host, port) = self.told(&place);
         let address = format!("{host}:{port}");
-        let new = [&part.text[..range.start], address.as_bytes(), &part.text[range.end..]].concat();
-        self.replace_string(part, &new);
+        let new = [&error.text[..range.start], address.as_bytes(), &error.text[range.end..]].concat();
+        self.replace_string(error, &new);
         true
     }
 
@@ -607,7 +609,12 @@ impl<'a> Rewriting<'a> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+    use std::{env, fs};
+
+    use super::super::replies::Replies;
     use super::*;
+    use crate::fixtures::all;
 
     const A: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
     const B: &str = "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb";
@@ -668,7 +675,7 @@ mod tests {
     fn redirections_name_the_listener() {
         for word in ["MOVED", "ASK"] {
             for (host, asked) in
-                [("10.0.0.1", "10.0.0.1"), ("::1", "::1"), ("node.test", "node.test"), ("", "")]
+                [("10.0.0.1", "10.0.0.1"), ("::1", "::1"), ("node.test", "node.test"), ("", ""), ("?", "")]
             {
                 for more in ["", " script: 4ab, on @user_script:1."] {
                     assert_told(
@@ -921,6 +928,8 @@ mod tests {
             "*2 *3 :0 :9 *2 $h :1 $other".to_owned(),
             "*1 %1 $nodes *1 %1 $port :1".to_owned(),
             "*1 %2 $slots *0 $nodes $none".to_owned(),
+            "*1 %2 $slots *0 $nodes *1 %2 $ip $::1 $hostname $h".to_owned(),
+            "*1 %2 $slots *0 $nodes *1 %2 $ip $::1 $port $1".to_owned(),
             "*1 *3 $slots *0 $nodes".to_owned(),
             format!("'${A} h:1@1 {rest}\nmore'"),
             format!("'${A} h:1@1 {rest}\n\n'"),
@@ -973,5 +982,93 @@ mod tests {
             let head = &reply[..reply.len().min(40)];
             assert_eq!(rewritten(reply, &told, &mut port_of), Err(NotReply), "{}", head.escape_ascii());
         }
+    }
+
+    /// The replies of a recording, one by one.
+    fn replies(mut bytes: &[u8]) -> Vec<&[u8]> {
+        let mut replies = Vec::new();
+        while !bytes.is_empty() {
+            let (reply, rest) = bytes.split_at(Replies::default().follow(bytes).expect("replies").length);
+            replies.push(reply);
+            bytes = rest;
+        }
+        replies
+    }
+
+    /// What real nodes say, and what becomes of it: node 7001 is listened for on 8001, the next on 8002, …
+    ///
+    /// `UPDATE_GOLDEN=1 cargo test --lib resp::cluster` writes it anew.
+    #[test]
+    fn what_real_nodes_say_names_the_listeners() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures");
+        for (path, said) in
+            all("cluster").into_iter().filter(|(path, _)| path.extension().is_some_and(|kind| kind == "resp"))
+        {
+            let about = path.file_stem().and_then(|name| name.to_str()).expect("a name");
+            let is_tls = about.starts_with("tls");
+            let told = Told { host: if about.starts_with("ipv6") { "fd00::9" } else { "10.9.9.9" }, is_tls };
+            let mut new = Vec::new();
+            for reply in replies(&said) {
+                let mut asked = 0;
+                let mut port_of = |place: &Place<'_>| {
+                    asked += 1;
+                    assert!(
+                        ["127.0.0.1", "::1", ""].contains(&place.host) || place.host.contains(".test"),
+                        "{place:?}"
+                    );
+                    assert!((7001..=7004).contains(&place.port), "{place:?}");
+                    // Each has the id that its number says.
+                    let letter = char::from(b'a' + u8::try_from(place.port - 7001).unwrap());
+                    assert!(place.id.is_none_or(|id| id.chars().all(|digit| digit == letter)), "{place:?}");
+                    Port::Known(place.port + 1000)
+                };
+                let result = rewritten(reply, &told, &mut port_of);
+                assert!(asked > 0, "{}: {}", path.display(), reply.escape_ascii());
+                new.extend(result.expect("a reply").expect("known"));
+            }
+            let text = String::from_utf8_lossy(&new);
+            for address in ["127.0.0.1", "::1", ".test", "?", ":70", ":17", ":71", "@17"] {
+                assert!(!text.contains(address), "{}: {address}", path.display());
+            }
+            let golden = root.join("golden").join(path.strip_prefix(&root).expect("a fixture"));
+            if env::var_os("UPDATE_GOLDEN").is_some() {
+                fs::create_dir_all(golden.parent().expect("a folder")).expect("a folder");
+                fs::write(&golden, &new).expect("written");
+            }
+            let wanted = fs::read(&golden).unwrap_or_else(|error| panic!("{}: {error}", golden.display()));
+            assert_eq!(text, String::from_utf8_lossy(&wanted), "{}", golden.display());
+        }
+    }
+
+    /// Servers say much that has no address in it.
+    #[test]
+    fn what_names_no_node_is_left_as_it_is() {
+        for (path, said) in [all("replies"), all("sentinel")].concat() {
+            if path.extension().is_none_or(|kind| kind != "resp") {
+                continue;
+            }
+            for reply in replies(&said) {
+                let (new, asked) = told(reply, false);
+                assert_eq!((new.as_deref(), asked), (Some(reply), Vec::new()), "{}", path.display());
+            }
+        }
+    }
+
+    #[test]
+    fn an_exec_says_what_each_of_its_commands_would_have_said() {
+        let recorded = all("cluster");
+        let mut all_of_them = vec![b"+OK\r\n".to_vec()];
+        for (path, said) in
+            recorded.iter().filter(|(path, _)| path.extension().is_some_and(|kind| kind == "resp"))
+        {
+            let is_exec = path.file_stem().is_some_and(|name| name.as_encoded_bytes().starts_with(b"plain"));
+            let mut replies = replies(said);
+            replies.truncate(replies.len() - usize::from(is_exec));
+            all_of_them.extend(replies.into_iter().map(<[u8]>::to_vec));
+        }
+        let exec =
+            |replies: &[Vec<u8>]| [format!("*{}\r\n", replies.len()).as_bytes(), &replies.concat()].concat();
+        let alone: Vec<_> = all_of_them.iter().map(|reply| told(reply, false).0.expect("known")).collect();
+        assert_eq!(told(&exec(&all_of_them), false).0, Some(exec(&alone)));
     }
 }
