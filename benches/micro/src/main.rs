@@ -9,8 +9,8 @@ use std::time::Duration;
 use bytes::BytesMut;
 use divan::{Bencher, black_box, counter::BytesCount};
 use redis_ambassador::timed::{
-    self, Commands, Config, Env, Handle, Limits, Metrics, Policy, ProcessArguments, Replies, Reset, Session,
-    Stream, Tunnel,
+    self, Commands, Config, Env, Handle, Limits, Metrics, Place, Policy, Port, ProcessArguments, Replies,
+    Reset, Session, Stream, Told, Tunnel,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -95,6 +95,30 @@ fn follow(bencher: Bencher, bytes: &[u8]) {
             rest = &rest[replies.follow(rest).expect("replies").length..];
         }
     });
+}
+
+/// CLUSTER SLOTS of so many nodes, each with a name, an id and an address.
+#[divan::bench(args = [3, 100])]
+fn rewrite_slots(bencher: Bencher, nodes: usize) {
+    let range = |node: usize| {
+        let (host, ip) = (format!("node-{node}.redis.svc"), format!("10.0.0.{node}"));
+        let text = |text: &str| format!("${}\r\n{text}\r\n", text.len());
+        let about = [text("ip"), text(&ip)].concat();
+        let id = text(&format!("{node:040x}"));
+        format!(
+            "*3\r\n:{}\r\n:{}\r\n*4\r\n{}:6379\r\n{id}*2\r\n{about}",
+            node * 160,
+            node * 160 + 159,
+            text(&host)
+        )
+    };
+    let ranges: String = (0..nodes).map(range).collect();
+    let reply = format!("*{nodes}\r\n{ranges}").into_bytes();
+    let told = Told { host: "10.9.9.9", is_tls: false };
+    let mut port_of = |place: &Place<'_>| Port::Known(place.port + 1);
+    bencher
+        .counter(BytesCount::new(reply.len()))
+        .bench_local(|| timed::rewritten(black_box(&reply), &told, &mut port_of).is_ok());
 }
 
 /// The environment of a pod in a namespace with so many Services.
