@@ -6,16 +6,13 @@
 //! dial verifies the server's role itself.
 
 use std::collections::HashSet;
-use std::net::Ipv6Addr;
 use std::time::Duration;
 
-use bytes::BytesMut;
 use futures_util::StreamExt;
 use futures_util::future::{join, join_all};
 use futures_util::stream::FuturesUnordered;
 use parking_lot::Mutex;
 use redis_protocol::resp2::types::BytesFrame;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
@@ -23,14 +20,15 @@ use crate::backoff::Backoff;
 use crate::config::Link;
 use crate::config::link::{Access, Role};
 use crate::failure::tls::by_target;
-use crate::net::{Address, Stream};
-use crate::net::{Endpoint, Host};
+use crate::net::{Address, Endpoint, Host};
 use crate::random::jittered;
 use crate::resp;
 use crate::text;
 use crate::upstream::backends::{Backends, Listing};
+use crate::upstream::conversation::Conversation;
 use crate::upstream::credentials::auth;
 use crate::upstream::dial::Dialler;
+use crate::upstream::discovery::endpoint_of;
 
 /// The interval of queries; announcements of a change arrive by themselves.
 const INTERVAL: Duration = Duration::from_secs(5);
@@ -46,9 +44,6 @@ const OTHERS_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// Between attempts to subscribe to a Sentinel's announcements.
 const BACKOFF: Backoff = Backoff { first: Duration::from_millis(250), longest: Duration::from_secs(5) };
-
-/// The longest reply in bytes: a list of replicas has about 1 KiB for each.
-const LONGEST: usize = 1024 * 1024;
 
 /// Sentinels named in an error at most.
 const SHOWN: usize = 5;
@@ -270,7 +265,7 @@ impl<'a> Sentinels<'a> {
                 .map_err(|_| "no TLS in time".to_owned())?
                 .map_err(|error| by_target(error, &shown, self.link).to_string())?,
         };
-        let mut conversation = Conversation { stream, buffer: BytesMut::new() };
+        let mut conversation = Conversation::over(stream, "Redis Sentinel");
         let Some(password) = &self.access.password else {
             return Ok(conversation);
         };
@@ -395,50 +390,15 @@ pub(crate) fn healthy(replies: &BytesFrame) -> Result<Vec<Endpoint>, String> {
     Ok(replicas.iter().filter(is_healthy).filter_map(place).collect())
 }
 
-/// A host and a port as Sentinels write them: an IPv6 address has no brackets.
+/// A host and a port as Sentinels write them.
 pub(crate) fn endpoint(host: Option<&BytesFrame>, port: Option<&BytesFrame>) -> Option<Endpoint> {
-    let host = resp::text(host?)?;
-    let host = match host.parse::<Ipv6Addr>() {
-        Ok(address) => format!("[{address}]").parse().ok()?,
-        Err(_) => host.parse().ok()?,
-    };
-    let port = resp::text(port?)?.parse().ok().filter(|port| *port != 0)?;
-    Some(Endpoint::Tcp(host, port))
-}
-
-struct Conversation {
-    stream: Stream,
-    buffer: BytesMut,
-}
-
-impl Conversation {
-    async fn send(&mut self, commands: &[Vec<&[u8]>]) -> Result<(), String> {
-        self.stream
-            .write_all(resp::commands(commands).expose())
-            .await
-            .map_err(|error| text::io_error(&error))?;
-        // A TLS stream may still buffer some of it.
-        self.stream.flush().await.map_err(|error| text::io_error(&error))
-    }
-
-    async fn receive(&mut self) -> Result<BytesFrame, String> {
-        loop {
-            match resp::value(&mut self.buffer, LONGEST) {
-                Ok(Some(value)) => return Ok(value),
-                Ok(None) => {}
-                Err(resp::NotReply) => return Err("it does not answer like a Redis Sentinel".to_owned()),
-            }
-            match self.stream.read_buf(&mut self.buffer).await {
-                Ok(0) => return Err("it closed the connection".to_owned()),
-                Ok(_) => {}
-                Err(error) => return Err(text::io_error(&error)),
-            }
-        }
-    }
+    endpoint_of(resp::text(host?)?, resp::text(port?)?.parse().ok()?)
 }
 
 #[cfg(test)]
 mod tests {
+    use bytes::BytesMut;
+
     use super::*;
     use crate::fixtures::fixture;
 
@@ -488,7 +448,7 @@ mod tests {
         for version in ["redis-6.2", "redis-7.0", "redis-8.2", "valkey-8.1", "valkey-9.1"] {
             let said = |situation: &str| {
                 let said = fixture(&format!("sentinel/{version}/{situation}.resp"));
-                resp::value(&mut BytesMut::from(&said[..]), LONGEST).unwrap().expect("a whole reply")
+                resp::value(&mut BytesMut::from(&said[..]), said.len()).unwrap().expect("a whole reply")
             };
             let epoch = |situation: &str| {
                 let said = said(situation);
