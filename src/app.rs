@@ -8,11 +8,12 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use rustix::io::Errno;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::admin::{self, Admin, LinkCollector, ProcessCollector};
-use crate::client::accept::{Admission, accept};
+use crate::client::accept::{Admission, accept, accept_at_nodes};
 use crate::config::link::Credentials;
 use crate::config::{Config, Link, Process};
 use crate::descriptors::{self, Descriptors};
@@ -28,6 +29,7 @@ use crate::systemd::ServiceManager;
 use crate::text;
 use crate::upstream::LinkRuntime;
 use crate::upstream::backends::Backends;
+use crate::upstream::cluster::{Cluster, Opened};
 use crate::upstream::connections::Connections;
 use crate::upstream::dial::{Dialler, Health};
 use crate::upstream::discovery;
@@ -46,9 +48,16 @@ const END: Duration = Duration::from_secs(2);
 /// So long before the timeout those are counted that it is going to cut.
 const COUNT_BEFORE: Duration = Duration::from_millis(10);
 
+/// A link with its listener, and where the listeners of its nodes come from if it leads to a cluster.
+struct Bound {
+    listener: Listener,
+    service: Arc<LinkRuntime>,
+    nodes: Option<UnboundedReceiver<Opened>>,
+}
+
 /// The process with its listeners bound.
 pub struct App {
-    bound: Vec<(Listener, Arc<LinkRuntime>)>,
+    bound: Vec<Bound>,
     admin: Option<Listener>,
     metrics: Metrics,
     process: Process,
@@ -129,6 +138,7 @@ impl App {
         for (listener, link) in listening {
             let connections = Arc::default();
             let metrics = Arc::new(metrics.link(&link.name));
+            let (cluster, nodes) = Cluster::of(&link, config.process.keepalive).unzip();
             let service = Arc::new(LinkRuntime {
                 backends: Backends::of(&link, Arc::clone(&connections), Arc::clone(&metrics)),
                 dialler: Arc::clone(&dialler),
@@ -138,9 +148,11 @@ impl App {
                 reports: FailureLog::of(&link),
                 connections,
                 metrics,
-                link,
+                cluster,
+                is_node: false,
+                link: Arc::new(link),
             });
-            bound.push((listener, service));
+            bound.push(Bound { listener, service, nodes });
         }
         metrics.register_of_process(Box::new(ProcessCollector::new()));
         if !errors.is_empty() {
@@ -162,21 +174,21 @@ impl App {
 
     /// Serves until SIGTERM or SIGINT, then drains.
     pub async fn run(mut self) {
-        let warm = self.bound.iter().map(|(_, service)| service.link.warm()).sum();
-        let of_links = self.bound.iter().map(|(listener, _)| listener);
+        let warm = self.bound.iter().map(|bound| bound.service.link.warm()).sum();
+        let of_links = self.bound.iter().map(|bound| &bound.listener);
         let listeners = of_links.chain(&self.admin).map(Listener::sockets).sum();
         let limit = self.descriptors.connections(self.workers.count(), listeners, warm);
         let process_limit = Arc::new(Semaphore::new(limit));
-        let links = self.bound.iter().map(|(_, service)| Arc::clone(service)).collect();
+        let links = self.bound.iter().map(|bound| Arc::clone(&bound.service)).collect();
         self.metrics.register(Box::new(LinkCollector { links, limit }));
         let refusals = Arc::new(Semaphore::new(self.descriptors.refusals()));
         let (stop, stopped) = watch::channel(false);
-        let links = self.bound.iter().map(|(listener, service)| (listener.address(), Arc::clone(service)));
+        let links = self.bound.iter().map(|bound| (bound.listener.address(), Arc::clone(&bound.service)));
         let admin = Arc::new(Admin::new(links.collect(), self.metrics));
         let mut services = Vec::new();
         let mut accepting = Vec::new();
         let mut serving = Vec::new();
-        for (listener, service) in self.bound {
+        for Bound { listener, service, nodes } in self.bound {
             serving.push(format!("{} on {}", service.link.name, listener.address()));
             announce(&listener, &service.link);
             if let Some(credentials) = service.link.credentials() {
@@ -190,6 +202,16 @@ impl App {
                 process: Arc::clone(&process_limit),
                 refusals: Arc::clone(&refusals),
             };
+            if let (Some(cluster), Some(nodes)) = (service.cluster.clone(), nodes) {
+                let (admission, workers) = (admission.clone(), Arc::clone(&self.workers));
+                accepting.push(tokio::spawn(accept_at_nodes(
+                    cluster,
+                    nodes,
+                    admission,
+                    workers,
+                    stopped.clone(),
+                )));
+            }
             services.push(Arc::clone(&service));
             let followed = Arc::clone(&service);
             tokio::spawn(async move { discovery::follow(&followed).await });

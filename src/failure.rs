@@ -280,6 +280,20 @@ impl Failure {
         }
     }
 
+    /// Whether it says that this server can't be had at the moment, and nothing of the link's configuration.
+    pub fn is_of_one_server(&self) -> bool {
+        match self {
+            Self::NoneServes { last, .. } => last.is_of_one_server(),
+            Self::Resolve { .. }
+            | Self::Connect { .. }
+            | Self::TimedOut { .. }
+            | Self::Broken { .. }
+            | Self::Closed { .. }
+            | Self::NoBackend { .. } => true,
+            _ => false,
+        }
+    }
+
     pub fn is_timeout(&self) -> bool {
         matches!(self, Self::TimedOut { .. })
     }

@@ -27,6 +27,7 @@ pub const TARGETS: &[(&str, &str)] = &[
     ("admin", "the admin endpoint"),
     ("backends", "a link's list of backends: changes, moves, ejections and recoveries"),
     ("client", "connections of clients: opened, closed, refused"),
+    ("cluster", "a Redis Cluster's nodes, their listeners, and slots that nobody serves"),
     ("config", "variables that are ignored or look wrong"),
     ("credentials", "passwords and their rotation"),
     ("dial", "attempts to reach a target"),

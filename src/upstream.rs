@@ -1,7 +1,9 @@
 //! The side of the target: which servers there are, and how a connection to one becomes an upstream.
 
 pub mod backends;
+pub mod cluster;
 pub mod connections;
+mod conversation;
 pub mod credentials;
 pub mod dial;
 pub mod discovery;

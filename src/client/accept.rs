@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::task::JoinSet;
 use tokio::task::coop::unconstrained;
 use tokio::time::sleep;
 
@@ -14,13 +15,16 @@ use crate::client::connection::LINGER;
 use crate::failure::Failure;
 use crate::net::{Accepted, BACKLOG, Client, Listener};
 use crate::upstream::LinkRuntime;
+use crate::upstream::cluster::{Cluster, Opened};
 use crate::upstream::connections::ConnectionGuard;
+use crate::upstream::pool;
 use crate::workers::{LoadGuard, Placement, Workers};
 
 /// Behind accepts that fail: out of file descriptors, the only cure is that connections end.
 const BACKOFF: Backoff = Backoff { first: Duration::from_millis(5), longest: Duration::from_secs(1) };
 
 /// What bounds the connections that are accepted.
+#[derive(Clone)]
 pub struct Admission {
     /// Those of the link.
     pub link: Option<Arc<Semaphore>>,
@@ -104,6 +108,33 @@ pub async fn accept(
             Some(Err(_)) | None => break,
         }
     }
+}
+
+/// Accepts the clients of a cluster's nodes, each on its own listener, until `stop` says so.
+pub async fn accept_at_nodes(
+    cluster: Arc<Cluster>,
+    mut opened: mpsc::UnboundedReceiver<Opened>,
+    admission: Admission,
+    workers: Arc<Workers>,
+    mut stop: watch::Receiver<bool>,
+) {
+    let mut accepting = JoinSet::new();
+    loop {
+        let opened = tokio::select! {
+            biased;
+            _ = stop.wait_for(|stop| *stop) => break,
+            opened = opened.recv() => opened,
+            Some(_) = accepting.join_next() => continue,
+        };
+        let Some(Opened { listener, service, stop }) = opened else { break };
+        let (ready, until) = (Arc::clone(&service), stop.clone());
+        accepting.spawn(async move { pool::keep(&ready, until).await });
+        accepting.spawn(accept(listener, service, admission.clone(), Arc::clone(&workers), stop));
+    }
+    cluster.close();
+    // A listener that was opened at the last moment is closed unseen.
+    drop(opened);
+    while accepting.join_next().await.is_some() {}
 }
 
 /// accept(2): the connection was gone before it was taken; the next one is not affected.

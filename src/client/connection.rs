@@ -271,7 +271,7 @@ impl LinkRuntime {
         let failure = by_client(&error, &self.link);
         self.report(client, &failure);
         // One that speaks no TLS may be a Redis client that can read the line; any other has its alert.
-        let reply = failure.reply(&self.link.name);
+        let reply = self.refusal(&failure);
         let speaks_plainly = is_no_tls(&error) && self.link.redis.is_some();
         let line = if speaks_plainly { reply.as_bytes() } else { b"" };
         // A client that has gone meanwhile is no news.
@@ -283,7 +283,7 @@ impl LinkRuntime {
     async fn reject(&self, mut stream: Stream, client: Client, failure: &Failure, linger: Duration) {
         self.report(client, failure);
         if self.link.redis.is_some() {
-            let reply = failure.reply(&self.link.name);
+            let reply = self.refusal(failure);
             // A client that has gone meanwhile is no news, and one that had only ended its stream still listens.
             let _ = timeout(linger, say_and_close(&mut stream, reply.as_bytes())).await;
         }
@@ -310,10 +310,12 @@ impl LinkRuntime {
                 link::Reset::Forward => Reset::Strips,
             },
             absorbs: redis.absorbs_auth(),
-            resends: redis.role.is_some() || self.backends.are_several(),
+            // Clients of a cluster know themselves where else to go.
+            resends: self.cluster.is_none() && (redis.role.is_some() || self.backends.are_several()),
             patience: self.link.connect_timeout,
             database: self.link.database(),
             shares: self.sharing.is_on(),
+            retells: self.cluster.is_some(),
         })
     }
 }
@@ -437,6 +439,10 @@ impl Established {
             }
             Event::Reset => self.greet_again().await,
             Event::Own(own) => self.judge(&own).await,
+            Event::Names(reply) => {
+                self.retell(&reply).await;
+                None
+            }
             Event::AuthRefused => {
                 self.service.reports.password_refused(self.client, &self.service.link);
                 None
@@ -597,6 +603,15 @@ impl Established {
         let credential = credentials.and_then(Credentials::last);
         if let (Relay::Session(session), Some(credential)) = (&mut self.relay, credential) {
             session.reauthenticate(resp::commands(&[credential.command()]).expose());
+        }
+    }
+
+    /// A reply that names nodes of the cluster: the client hears of our listeners instead.
+    async fn retell(&mut self, reply: &[u8]) {
+        let host = self.stream.ends().map(|(ours, _)| ours.ip());
+        let retold = self.service.retell(reply, host).await;
+        if let Relay::Session(session) = &mut self.relay {
+            session.retold(&retold);
         }
     }
 

@@ -246,7 +246,7 @@ impl Listen {
     }
 
     /// Whether a dial to `endpoint` would connect to this listener, a loop.
-    pub(super) fn answers(&self, endpoint: &Endpoint) -> bool {
+    pub fn answers(&self, endpoint: &Endpoint) -> bool {
         self.addresses.iter().any(|address| address.answers(endpoint))
     }
 }

@@ -75,6 +75,8 @@ pub struct Policy {
     pub database: u32,
     /// Whether sessions share upstreams for what may travel together.
     pub shares: bool,
+    /// Whether the client hears of other addresses than those that the upstream names.
+    pub retells: bool,
 }
 
 /// What becomes of a client's RESET.
@@ -108,6 +110,8 @@ pub enum Event {
     Share,
     /// A WAIT for writes that the upstream knows nothing of. It can't be answered.
     Wait,
+    /// What the upstream has said that names other servers, for [`Session::retold`].
+    Names(Vec<u8>),
 }
 
 /// A client's own AUTH or HELLO. It may hold a password, so it has no `Debug` of its own.
@@ -213,6 +217,11 @@ struct Rare {
     /// What came of a reply that may not be passed on.
     withheld: Vec<u8>,
     refusal: Option<Refusal>,
+    /// What names other servers, and what the upstream has said behind it.
+    names: Option<Vec<u8>>,
+    behind_names: Vec<u8>,
+    /// Whether the transaction has a command whose reply names servers.
+    names_in_transaction: bool,
     own: Option<Own>,
     /// The upstream has refused the client's own password, and the owner is to hear of it.
     auth_refused: bool,
@@ -234,7 +243,7 @@ impl Session {
             pair: Pair::new(Vec::new(), leading, limits),
             policy,
             commands: Commands::default(),
-            replies: Replies::default(),
+            replies: Replies::telling_errors(policy.retells),
             owed: Owed::default(),
             state: State::default(),
             ahead: Ahead::of(early),
@@ -371,6 +380,11 @@ impl Session {
             self.pair.to_client.keep(leading);
             self.lose("the target spoke first");
         }
+    }
+
+    /// The client hears this instead of what the upstream has said.
+    pub fn retold(&mut self, reply: &[u8]) {
+        self.pair.to_client.keep(reply);
     }
 
     /// What became of the client's own authentication: it reads this, or the upstream hears that command instead.
@@ -581,6 +595,9 @@ impl Session {
         handle: &Handle,
         metrics: &SessionMetrics,
     ) -> Option<Decided> {
+        if let Some(names) = self.rare.as_mut().and_then(|rare| rare.names.take()) {
+            return Some(Decided::Event(Event::Names(names)));
+        }
         // What a target says at its end tells more than that it takes nothing any more.
         if self.pair.is_broken() && (self.target_end.is_none() || self.pair.to_client.is_over()) {
             return None;
@@ -702,7 +719,7 @@ impl Session {
         let unanswered = self.owed.take();
         self.ahead.prepend(&unanswered);
         self.commands = Commands::default();
-        self.replies = Replies::default();
+        self.replies = Replies::telling_errors(self.policy.retells);
         self.target_end = None;
         self.is_timed = false;
         self.is_tainted = false;

@@ -265,7 +265,7 @@ impl Mux {
                 match replies.follow(&bytes[at..]) {
                     _ if is_push => wrong = Some("a push"),
                     Err(_) => wrong = Some("bytes that are no reply"),
-                    Ok(Step { ended, length }) => {
+                    Ok(Step { ended, length, .. }) => {
                         if place.is_none() && ended.is_some() {
                             self.reauthenticated = Some(!replies.head(&bytes[at..]).starts_with(b"-"));
                         }

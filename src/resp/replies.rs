@@ -26,6 +26,10 @@ pub struct Replies {
     /// Whether the reply's own first byte, behind its attributes, has been read.
     is_open: bool,
     is_push: bool,
+    /// Whether errors inside a reply are told.
+    tells_errors: bool,
+    /// Whether one of them is half there.
+    is_in_error: bool,
     /// The beginning of a reply that came in several pieces.
     head: [u8; HEAD],
     head_length: u8,
@@ -75,9 +79,16 @@ pub struct Step {
     pub length: usize,
     /// What ended with them.
     pub ended: Option<Frame>,
+    /// Whether they are an error inside a reply, or part of one.
+    pub is_error: bool,
 }
 
 impl Replies {
+    /// Those of a server, of which errors inside other replies are steps of their own.
+    pub fn telling_errors(tells_errors: bool) -> Self {
+        Self { tells_errors, ..Self::default() }
+    }
+
     /// Whether no reply is half there.
     pub fn is_between(&self) -> bool {
         self.due == 0
@@ -99,10 +110,10 @@ impl Replies {
         if self.due == 0 {
             if let Some(length) = whole_element(bytes) {
                 self.head_length = 0;
-                return Ok(Step { length, ended: Some(Frame::Reply) });
+                return Ok(Step { length, ended: Some(Frame::Reply), is_error: false });
             }
             if bytes.is_empty() {
-                return Ok(Step { length: 0, ended: None });
+                return Ok(Step { length: 0, ended: None, is_error: false });
             }
             self.due = 1;
             self.is_open = false;
@@ -120,18 +131,40 @@ impl Replies {
                 if due == 0 {
                     break;
                 }
+                if self.tells_errors && bytes.get(position) == Some(&b'-') {
+                    if position > 0 {
+                        return Ok(self.part(&bytes[..position], false));
+                    }
+                    self.is_in_error = true;
+                }
             }
             let Some(&byte) = bytes.get(position) else {
-                self.keep_head(bytes);
-                return Ok(Step { length: position, ended: None });
+                return Ok(self.part(bytes, self.is_in_error));
             };
             position += self.element(byte, &bytes[position..])?;
+            if self.is_in_error && self.at == At::Element {
+                self.is_in_error = false;
+                if self.due > 0 {
+                    return Ok(self.part(&bytes[..position], true));
+                }
+                self.keep_head(&bytes[..position]);
+                return Ok(Step { length: position, ended: Some(self.kind()), is_error: true });
+            }
         }
         if self.head_length > 0 {
             self.keep_head(&bytes[..position]);
         }
-        let ended = if self.is_push { Frame::Push } else { Frame::Reply };
-        Ok(Step { length: position, ended: Some(ended) })
+        Ok(Step { length: position, ended: Some(self.kind()), is_error: false })
+    }
+
+    fn kind(&self) -> Frame {
+        if self.is_push { Frame::Push } else { Frame::Reply }
+    }
+
+    /// A step that ends inside a reply.
+    fn part(&mut self, bytes: &[u8], is_error: bool) -> Step {
+        self.keep_head(bytes);
+        Step { length: bytes.len(), ended: None, is_error }
     }
 
     /// Skips elements that lie whole in the bytes, as most of most replies do; returns how many are still due.

@@ -103,7 +103,7 @@ pub struct Backends {
     /// The number of dials, for round-robin.
     turn: AtomicUsize,
     /// Notified when a dial has failed: the source should refresh its list.
-    refresh_requested: Notify,
+    refresh_requested: Arc<Notify>,
     /// Whether a list has ever been published.
     is_known: AtomicBool,
     /// The error of the last refresh; `None` after a successful one.
@@ -135,10 +135,45 @@ impl Backends {
             list: latest::Sender::new(list(&rows)),
             rows: Mutex::new(rows),
             turn: AtomicUsize::new(0),
-            refresh_requested: Notify::new(),
+            refresh_requested: Arc::default(),
             is_known: AtomicBool::new(false),
             last_error: Mutex::default(),
         }
+    }
+
+    /// The part of these that one endpoint is: its servers are the same, with all that is known of them.
+    pub fn at_one(&self, endpoint: &Endpoint) -> Self {
+        let part = Self {
+            link: self.link.clone(),
+            balance: self.balance,
+            role: self.role,
+            grace: self.grace,
+            connections: Arc::clone(&self.connections),
+            metrics: Arc::clone(&self.metrics),
+            list: latest::Sender::new(list(&[])),
+            rows: Mutex::default(),
+            turn: AtomicUsize::new(0),
+            refresh_requested: Arc::clone(&self.refresh_requested),
+            is_known: AtomicBool::new(true),
+            last_error: Mutex::default(),
+        };
+        part.lead_to_part(Some(endpoint), self);
+        part
+    }
+
+    /// Goes over to another endpoint of `whole`, or to none.
+    pub fn lead_to_part(&self, endpoint: Option<&Endpoint>, whole: &Self) {
+        let listed = endpoint.map(|endpoint| {
+            let known = whole.listed().into_iter().find(|listed| listed.endpoint == *endpoint);
+            known.unwrap_or_else(|| Listed::new(endpoint.clone()))
+        });
+        let mut rows = self.rows.lock();
+        let is_same = rows.iter().map(|row| &row.listed).map(Arc::as_ptr).eq(listed.iter().map(Arc::as_ptr));
+        if is_same {
+            return;
+        }
+        *rows = listed.into_iter().map(|listed| Row::of(listed, 0, None)).collect();
+        self.list.send_replace(list(&rows));
     }
 
     /// The current servers.

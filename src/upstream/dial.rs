@@ -121,6 +121,14 @@ impl Health {
         *self.lock().failing_since.get_or_insert_with(Instant::now)
     }
 
+    /// Others know already that it fails: a client gets one try, as where a target has failed for longer than the connect
+    /// timeout.
+    pub fn is_known_to_fail(&self, connect_timeout: Duration) {
+        let since = Instant::now().checked_sub(connect_timeout);
+        let mut known = self.lock();
+        known.failing_since = known.failing_since.min(since).or(since);
+    }
+
     /// How the last dial ended, if there was any.
     pub fn last_dial(&self) -> Option<DialState> {
         let Known { last, since, .. } = &*self.lock();

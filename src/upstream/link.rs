@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::backends::{Backends, Lease};
+use super::cluster::Cluster;
 use super::connections::{Connections, Upstreams};
 use super::dial::{Dialler, Health};
 use super::handshake::Upstream;
@@ -15,16 +16,20 @@ use crate::config::Link;
 use crate::failure::Failure;
 use crate::failure::log::FailureLog;
 use crate::metrics::LinkMetrics;
+use crate::net::Endpoint;
 use crate::random::fraction;
 use crate::relay::drain::{DrainRequest, Reason};
 use crate::relay::{Limits, Restore};
+
+/// How the reply to a client begins that can't be served.
+const OWN_REPLY: &str = "-ERR redis-ambassador: ";
 
 /// Longer than any process runs.
 const NO_DEADLINE: Duration = Duration::from_hours(24 * 365 * 30);
 
 /// What all connections of one link share.
 pub struct LinkRuntime {
-    pub link: Link,
+    pub link: Arc<Link>,
     pub dialler: Arc<Dialler>,
     pub backends: Backends,
     /// The result of the last dial.
@@ -35,9 +40,42 @@ pub struct LinkRuntime {
     pub metrics: Arc<LinkMetrics>,
     /// The rate-limited log of failed connections.
     pub reports: Arc<FailureLog>,
+    /// The cluster that it leads to, if it is one.
+    pub cluster: Option<Arc<Cluster>>,
+    /// Whether it leads to one node of that alone.
+    pub is_node: bool,
 }
 
 impl LinkRuntime {
+    /// The runtime of one node of the link's cluster: all is the link's own, but for what is about the upstreams.
+    pub fn at_node(&self, endpoint: &Endpoint) -> Self {
+        Self {
+            backends: self.backends.at_one(endpoint),
+            health: Health::default(),
+            warm: Pool::of(&self.link),
+            sharing: Sharing::of(&self.link),
+            link: Arc::clone(&self.link),
+            dialler: Arc::clone(&self.dialler),
+            connections: Arc::clone(&self.connections),
+            metrics: Arc::clone(&self.metrics),
+            reports: Arc::clone(&self.reports),
+            cluster: self.cluster.clone(),
+            is_node: true,
+        }
+    }
+
+    /// What a client reads that can't be served; empty for one that has left.
+    pub fn refusal(&self, failure: &Failure) -> String {
+        let reply = failure.reply(&self.link.name);
+        match reply.strip_prefix(OWN_REPLY) {
+            // Clients of a cluster ask another node then, and come again.
+            Some(words) if self.is_node && failure.is_of_one_server() => {
+                format!("-CLUSTERDOWN redis-ambassador: {words}")
+            }
+            _ => reply,
+        }
+    }
+
     /// An upstream for one client: from the pool, else dialled. It has the state that a session had before.
     pub async fn upstream(&self, restore: &Restore) -> Result<(Upstream, Lease, Origin), Failure> {
         if let Some(warm) = self.warm.take(self) {

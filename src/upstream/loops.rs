@@ -11,7 +11,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
@@ -23,20 +23,35 @@ const ON_THIS_HOST: usize = 8;
 
 /// Where this process listens for clients.
 #[derive(Debug, Default)]
-pub struct Listening(Vec<Address>);
+pub struct Listening {
+    /// From the start to the end.
+    links: Vec<Address>,
+    /// By the listener's own words, for as long as it is open.
+    nodes: RwLock<HashMap<String, Vec<Address>>>,
+}
 
 impl FromIterator<Address> for Listening {
     fn from_iter<T: IntoIterator<Item = Address>>(addresses: T) -> Self {
-        Self(addresses.into_iter().collect())
+        Self { links: addresses.into_iter().collect(), nodes: RwLock::default() }
     }
 }
 
 impl Listening {
+    /// A listener was opened.
+    pub fn add(&self, listener: &str, addresses: impl IntoIterator<Item = Address>) {
+        self.nodes.write().insert(listener.to_owned(), addresses.into_iter().collect());
+    }
+
+    /// It is to be closed.
+    pub fn remove(&self, listener: &str) {
+        self.nodes.write().remove(listener);
+    }
+
     /// Whether a connection to that address would lead back here.
     pub fn has(&self, address: &Address) -> bool {
-        let Address::Tcp(dialled) = address else { return self.0.contains(address) };
+        let Address::Tcp(dialled) = address else { return self.links.contains(address) };
         let dialled = SocketAddr::new(dialled.ip().to_canonical(), dialled.port());
-        self.0.iter().any(|listening| match listening {
+        self.links.iter().chain(self.nodes.read().values().flatten()).any(|listening| match listening {
             Address::Tcp(every) if every.ip().is_unspecified() => {
                 // Every address of IPv6 is every one of IPv4 too, but not the other way round.
                 let covers = every.is_ipv6() || dialled.is_ipv4();

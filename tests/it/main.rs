@@ -6,6 +6,7 @@ mod backends;
 mod certificates;
 mod check;
 mod client_auth;
+mod cluster;
 mod completions;
 mod deployments;
 mod documents;

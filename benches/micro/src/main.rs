@@ -206,6 +206,7 @@ fn relayed(runtime: &Runtime, session: bool) -> (UnixStream, UnixStream) {
                 patience: Duration::from_secs(5),
                 database: 0,
                 shares: false,
+                retells: false,
             };
             let mut session = Session::new(Vec::new(), Vec::new(), limits, policy);
             let metrics = Metrics::new().link("redis:6379");

@@ -394,6 +394,7 @@ async fn lead(world: &Arc<World>, mut client: Socket) -> End {
         patience: Duration::from_secs(5),
         database: 0,
         shares: world.story.shares,
+        retells: false,
     };
     let mut session = Session::new(Vec::new(), Vec::new(), world.limits(), policy);
     let mut target = Some(world.upstream(&session).await);
@@ -423,7 +424,9 @@ async fn lead(world: &Arc<World>, mut client: Socket) -> End {
             }
             Event::Reset => session.greeted(b""),
             Event::Reauthenticate => session.reauthenticate(AUTH),
-            Event::Own(_) | Event::AuthRefused | Event::Wait => unreachable!("nothing of the kind was said"),
+            Event::Own(_) | Event::AuthRefused | Event::Wait | Event::Names(_) => {
+                unreachable!("nothing of the kind was said")
+            }
         }
     }
 }

@@ -295,7 +295,8 @@ impl Session {
             self.is_needed();
         }
         let what = match class {
-            Class::Reads | Class::ReadsByScript => What::Reads,
+            Class::Names if self.policy.retells => What::Names,
+            Class::Reads | Class::Names | Class::ReadsByScript => What::Reads,
             Class::Writes => What::Writes,
             Class::Blocks => What::Blocks,
             Class::Runs => What::Runs,

@@ -19,6 +19,8 @@ const EFFECTS: u16 = 1024;
 pub(super) enum What {
     /// The reply to a command that changes nothing.
     Reads,
+    /// To one that changes nothing, and that names servers.
+    Names,
     /// To one that may change something: data, data that it waits for, by a script, anything.
     Writes,
     Blocks,
@@ -43,7 +45,7 @@ pub(super) enum What {
 impl What {
     /// Whether the command can be sent again, whatever has become of it.
     fn may_be_repeated(self) -> bool {
-        matches!(self, Self::Reads | Self::Sets | Self::Reset | Self::Probe | Self::Reauth)
+        matches!(self, Self::Reads | Self::Names | Self::Sets | Self::Reset | Self::Probe | Self::Reauth)
     }
 
     /// Whether the command may have written something, going by its reply.
@@ -58,7 +60,7 @@ impl What {
 
     /// Whether the command is about data alone.
     fn is_of_data(self) -> bool {
-        matches!(self, Self::Reads | Self::Writes | Self::Blocks)
+        matches!(self, Self::Reads | Self::Names | Self::Writes | Self::Blocks)
     }
 
     /// Whether the command is one of ours, of which nothing is kept.
@@ -185,6 +187,12 @@ impl Owed {
 
     pub(super) fn front(&self) -> Option<What> {
         self.first.as_ref().map(|run| run.what)
+    }
+
+    /// Whether the next reply is the one that ends a transaction.
+    pub(super) fn ends_transaction(&self) -> bool {
+        let effect = self.first.as_ref().and_then(|run| run.effect.as_deref());
+        effect.is_some_and(|effect| effect.transaction() == Some(false))
     }
 
     /// What stands behind so many others.

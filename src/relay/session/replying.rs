@@ -1,5 +1,6 @@
 //! The way of replies: what belongs to whom, and what is not for the client.
 
+use std::io;
 use std::task::{Context, Poll, ready};
 
 use tokio::time::Instant;
@@ -11,14 +12,18 @@ use crate::metrics::session::SessionMetrics;
 use crate::net::Side;
 use crate::relay::copy::Failed;
 use crate::relay::shared::UNREAD_REPLIES;
-use crate::resp::replies::{Frame, HEAD, Replies};
+use crate::resp::cluster::is_redirection;
+use crate::resp::replies::{Frame, HEAD, Replies, Step};
 
 /// So much is kept of replies behind a refusal, until it is known whether all of them are refusals: those to as many small
 /// commands as are kept.
 const REFUSALS: usize = 256 * 1024;
 
-/// The longest error reply that is waited for: a refusal is short.
-const LONGEST_REFUSAL: usize = 1024;
+/// The longest error that is waited for: a refusal is short, and a redirection too, but for what a script adds to it.
+const LONGEST_REFUSAL: usize = 4096;
+
+/// The longest reply that names servers, in bytes: a hundred for each.
+const LONGEST_NAMES: usize = 4 * 1024 * 1024;
 
 /// The reply to RESET.
 const RESET_REPLY: &[u8] = b"+RESET\r\n";
@@ -119,7 +124,13 @@ impl Session {
         let turn = self.pair.to_client.turn();
         loop {
             ready!(self.pair.to_client.poll_out(cx, client))?;
-            let is_read = self.pair.to_client.is_flowing() && self.target_end.is_none();
+            let is_named = self.rare.as_ref().is_some_and(|rare| rare.names.is_some());
+            if let Some(rare) = self.rare.as_mut().filter(|rare| !is_named && !rare.behind_names.is_empty()) {
+                let behind = std::mem::take(&mut rare.behind_names);
+                self.replied(cx, client, &behind, metrics)?;
+                continue;
+            }
+            let is_read = self.pair.to_client.is_flowing() && self.target_end.is_none() && !is_named;
             let Some(target) = target.as_mut().filter(|_| is_read) else {
                 return self.pair.to_client.poll_flush(cx, client);
             };
@@ -171,27 +182,39 @@ impl Session {
                 self.reply_length = 0;
             }
             let is_withheld = self.rare.as_ref().is_some_and(|rare| !rare.withheld.is_empty());
-            let Some(frame) = step.ended else {
-                let verdict = self.judge_part(piece, was_between || is_withheld);
-                if matches!(verdict, Verdict::Pass) {
-                    return self.pair.to_client.write(cx, client, &bytes[from..]);
-                }
-                self.pair.to_client.write(cx, client, &bytes[from..at])?;
-                if matches!(verdict, Verdict::Withhold) {
-                    self.rare().withheld.extend_from_slice(piece);
-                    self.release_if_long();
-                }
-                return Ok(());
+            // Whether what is there begins with the first byte of a reply, or of an error in one.
+            let is_from_start = was_between || is_withheld || step.is_error;
+            let is_list = self.lists_servers(piece);
+            let verdict = match step.ended {
+                Some(frame) => self.judge(frame, piece, was_between || is_withheld, metrics),
+                None => self.judge_part(&step, piece, was_between || is_withheld, is_list),
             };
-            let verdict = self.judge(frame, piece, was_between || is_withheld, metrics);
-            if matches!(verdict, Verdict::Pass) && !is_withheld {
+            let names = self.policy.retells
+                && is_from_start
+                && matches!(verdict, Verdict::Pass)
+                && (is_list && step.ended == Some(Frame::Reply) || self.is_redirection(piece));
+            if matches!(verdict, Verdict::Pass) && !is_withheld && !names {
                 at += step.length;
                 continue;
             }
             self.pair.to_client.write(cx, client, &bytes[from..at])?;
-            let withheld =
+            at += step.length;
+            from = at;
+            if matches!(verdict, Verdict::Withhold) && step.ended.is_none() {
+                self.rare().withheld.extend_from_slice(piece);
+                self.release_if_long(is_list)?;
+                continue;
+            }
+            let mut withheld =
                 self.rare.as_mut().map(|rare| std::mem::take(&mut rare.withheld)).unwrap_or_default();
             match verdict {
+                Verdict::Pass if names => {
+                    withheld.extend_from_slice(piece);
+                    let rare = self.rare();
+                    rare.names = Some(withheld);
+                    rare.behind_names = bytes[at..].to_vec();
+                    return Ok(());
+                }
                 Verdict::Pass => {
                     self.pair.to_client.write(cx, client, &withheld)?;
                     self.pair.to_client.write(cx, client, piece)?;
@@ -199,8 +222,6 @@ impl Session {
                 Verdict::Swallow => {}
                 Verdict::Withhold => self.withhold(&withheld, piece),
             }
-            at += step.length;
-            from = at;
         }
         if self.framing == Framing::Lost {
             self.look_for_reset(&bytes[bytes.len().saturating_sub(RESET_REPLY.len())..]);
@@ -214,32 +235,72 @@ impl Session {
         self.framing == Framing::Exact || self.framing == Framing::Uncounted && !self.owed.is_empty()
     }
 
+    /// Whether the reply under way lists servers.
+    fn lists_servers(&self, piece: &[u8]) -> bool {
+        let is_list = || match self.owed.front() {
+            Some(What::Names) => true,
+            Some(What::Leaves) => {
+                let in_transaction = self.rare.as_ref().is_some_and(|rare| rare.names_in_transaction);
+                in_transaction && self.owed.ends_transaction()
+            }
+            _ => false,
+        };
+        self.policy.retells && is_list() && self.replies.head(piece).first() != Some(&b'>')
+    }
+
+    /// Whether an error sends the client to another server.
+    fn is_redirection(&self, piece: &[u8]) -> bool {
+        let withheld = self.rare.as_ref().map_or(&[][..], |rare| &rare.withheld);
+        let first = withheld.first().or(piece.first());
+        first == Some(&b'-') && is_redirection(&[&withheld[..withheld.len().min(HEAD)], piece].concat())
+    }
+
     /// What becomes of part of a reply, until all of it is there.
-    fn judge_part(&self, piece: &[u8], may_be_withheld: bool) -> Verdict {
-        if !self.is_counted() {
-            return Verdict::Pass;
-        }
+    fn judge_part(&self, step: &Step, piece: &[u8], may_be_withheld: bool, is_list: bool) -> Verdict {
         let first = self.replies.head(piece).first();
+        let names = self.policy.retells
+            && (is_list
+                || step.is_error && !piece.ends_with(b"\n")
+                || may_be_withheld && !step.is_error && first == Some(&b'-'));
         match self.owed.front() {
-            Some(what) if what.is_ours() && first != Some(&b'>') => Verdict::Swallow,
-            Some(_) if may_be_withheld && self.hold == Hold::Refused => Verdict::Withhold,
-            Some(_) if may_be_withheld && self.policy.resends && first == Some(&b'-') => Verdict::Withhold,
+            Some(what) if self.is_counted() && what.is_ours() && first != Some(&b'>') => Verdict::Swallow,
+            _ if names => Verdict::Withhold,
+            Some(_) if self.is_counted() && may_be_withheld => {
+                let may_be_refusal = self.policy.resends && first == Some(&b'-');
+                let is_withheld = self.hold == Hold::Refused || may_be_refusal;
+                if is_withheld { Verdict::Withhold } else { Verdict::Pass }
+            }
             _ => Verdict::Pass,
         }
     }
 
-    /// What is too long for a refusal is none.
-    fn release_if_long(&mut self) {
-        let limit = if self.hold == Hold::Refused { REFUSALS } else { LONGEST_REFUSAL };
-        if self.rare().withheld.len() > limit {
-            self.release_withheld();
+    /// What is too long for a refusal is none; what is too long for a list of servers comes from none.
+    fn release_if_long(&mut self, is_list: bool) -> Result<(), Failed> {
+        let limit = match self.hold {
+            _ if is_list => LONGEST_NAMES,
+            Hold::Refused => REFUSALS,
+            _ => LONGEST_REFUSAL,
+        };
+        if self.rare().withheld.len() <= limit {
+            return Ok(());
         }
+        if is_list {
+            return Err(Failed::Read(io::Error::other("a list of servers without end")));
+        }
+        self.release_refusal();
+        let withheld = std::mem::take(&mut self.rare().withheld);
+        self.pair.to_client.keep(&withheld);
+        Ok(())
     }
 
     /// What was withheld is the client's after all; false if nothing was.
     pub(super) fn release_withheld(&mut self) -> bool {
         let is_refusal = self.release_refusal();
         let withheld = self.rare.as_mut().map(|rare| std::mem::take(&mut rare.withheld)).unwrap_or_default();
+        if self.policy.retells {
+            // It may name a server, and the rest of it does not come.
+            return is_refusal;
+        }
         self.pair.to_client.keep(&withheld);
         is_refusal || !withheld.is_empty()
     }
@@ -373,6 +434,13 @@ impl Session {
                 if what.has_written(is_error) {
                     self.state.wrote();
                 }
+                if what == What::Names && head.starts_with(b"+QUEUED") {
+                    self.rare().names_in_transaction = true;
+                } else if self.owed.ends_transaction()
+                    && let Some(rare) = &mut self.rare
+                {
+                    rare.names_in_transaction = false;
+                }
                 if let Some(effect) = self.owed.settle() {
                     if effect.authenticates() && refuses_password(head) {
                         self.rare().auth_refused = true;
@@ -446,7 +514,7 @@ impl Session {
     /// While nobody counts replies, one of them shows all the same.
     fn look_for_reset(&mut self, reply: &[u8]) {
         if self.hold == Hold::Resetting && reply == RESET_REPLY {
-            self.replies = Replies::default();
+            self.replies = Replies::telling_errors(self.policy.retells);
             self.rare().alarm = None;
             self.framing = Framing::Exact;
             self.was_reset();

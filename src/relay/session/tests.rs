@@ -43,6 +43,7 @@ const POLICY: Policy = Policy {
     patience: Duration::from_secs(5),
     database: 0,
     shares: false,
+    retells: false,
 };
 
 /// A session between a client and an upstream, both in the hands of a test.

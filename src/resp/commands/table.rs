@@ -8,6 +8,8 @@
 pub enum Class {
     /// It changes nothing: it does not matter how often it is executed.
     Reads,
+    /// It changes nothing, and is answered with addresses of servers.
+    Names,
     /// It runs a script or a function that changes nothing.
     ReadsByScript,
     /// It changes data, or has another effect on what others see.
@@ -28,7 +30,7 @@ impl Class {
     /// Whether such commands of several clients may share one connection: they are answered at once, by one reply that is all
     /// theirs, and leave nothing behind.
     pub fn travels(self) -> bool {
-        matches!(self, Self::Reads | Self::Writes)
+        matches!(self, Self::Reads | Self::Names | Self::Writes)
     }
 }
 
@@ -98,13 +100,16 @@ const CONTAINERS: &str =
 /// Subcommands that change nothing.
 const READING_SUBCOMMANDS: &str = "acl|cat acl|getuser acl|help acl|list acl|users acl|whoami cluster|countkeysinslot \
      cluster|getkeysinslot cluster|help cluster|info cluster|keyslot cluster|links cluster|myid cluster|myshardid \
-     cluster|nodes cluster|replicas cluster|shards cluster|slaves cluster|slot-stats cluster|slots command|count \
+     cluster|slot-stats command|count \
      command|docs command|getkeys command|getkeysandflags command|help command|info command|list commandlog|get \
      commandlog|help commandlog|len config|get config|help function|dump function|help function|list function|stats \
      latency|doctor latency|graph latency|help latency|histogram latency|history latency|latest memory|doctor memory|help \
      memory|malloc-stats memory|stats memory|usage module|help module|list object|encoding object|freq object|help \
      object|idletime object|refcount pubsub|channels pubsub|help pubsub|numpat pubsub|numsub pubsub|shardchannels \
      pubsub|shardnumsub script|exists script|help slowlog|get slowlog|help slowlog|len";
+
+/// Subcommands that change nothing, and are answered with the addresses of a cluster's nodes.
+const NAMING_SUBCOMMANDS: &str = "cluster|nodes cluster|replicas cluster|shards cluster|slaves cluster|slots";
 
 /// Subcommands that end what keeps the server busy. While it is, it lets nobody into a database, so they go where the
 /// client is already.
@@ -175,6 +180,7 @@ const fn table() -> [Slot; SLOTS] {
         (OTHERS, Known::Class(Class::Other)),
         (CONTAINERS, Known::Container),
         (READING_SUBCOMMANDS, Known::Class(Class::Reads)),
+        (NAMING_SUBCOMMANDS, Known::Class(Class::Names)),
         (ENDING_SUBCOMMANDS, Known::Class(Class::Writes)),
     ];
     let mut list = 0;
@@ -274,6 +280,7 @@ mod tests {
             OTHERS,
             CONTAINERS,
             READING_SUBCOMMANDS,
+            NAMING_SUBCOMMANDS,
             ENDING_SUBCOMMANDS,
         ];
         let mut names: Vec<_> = lists.iter().flat_map(|list| list.split(' ')).collect();
@@ -313,6 +320,7 @@ mod tests {
         }
         assert_eq!(subcommand(b"CONFIG", b"Get"), Class::Reads);
         assert_eq!(subcommand(b"CONFIG", b"SET"), Class::Other);
+        assert_eq!(subcommand(b"CLUSTER", b"SHARDS"), Class::Names);
         assert_eq!(subcommand(b"SCRIPT", b"KILL"), Class::Writes);
         assert_eq!(subcommand(b"SCRIPT", b"LOAD"), Class::Other);
         assert_eq!(subcommand(b"SCRIPT", b"DEBUG"), Class::Special(Special::Lasting));

@@ -105,6 +105,18 @@ impl RedisServer {
         Self::start_at(version, own_address, |_| configuration.to_owned())
     }
 
+    /// The same, for a node of a cluster.
+    pub(crate) fn start_node(
+        version: Version,
+        free: impl Fn() -> SocketAddr,
+        configuration: &str,
+    ) -> Option<Self> {
+        // A connection to another node comes from elsewhere.
+        Self::start_at(version, free, |address| {
+            format!("{configuration}\ncluster-announce-ip {}", address.ip())
+        })
+    }
+
     /// The same, for a server that tells its primary where it listens, from where it does not connect.
     pub(crate) fn start_announced(configuration: &str) -> Option<Self> {
         Self::start_version_announced(Version::Redis70, configuration)
@@ -173,6 +185,10 @@ impl RedisServer {
 
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    pub(crate) fn is_running(&self) -> bool {
+        self.child.is_some()
     }
 
     pub(crate) fn socket(&self) -> PathBuf {

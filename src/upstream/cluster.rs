@@ -1,0 +1,512 @@
+//! A link to a Redis Cluster: its nodes, each with a listener of its own, and what clients are told of them.
+//!
+//! [`discovery`](crate::upstream::discovery) looks at the cluster and [publishes](Cluster::publish) its [`Topology`]. Each node
+//! that is known has a number, by its id, and a [`LinkRuntime`] that leads to it alone; whoever runs the process accepts
+//! clients on the [listeners](Opened) that come of it. Sessions have the addresses in replies [retold](LinkRuntime::retell):
+//! an address that is not known yet is told to discovery, and waited for.
+
+pub mod topology;
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::time::{Instant, timeout};
+
+use self::topology::{Node, Topology};
+use super::backends::Listing;
+use super::discovery::endpoint_of;
+use super::link::LinkRuntime;
+use crate::config::Link;
+use crate::net::{Endpoint, Listener};
+use crate::resp::cluster::{Place, Port, Told, is_redirection, redirection, rewritten};
+use crate::text;
+
+/// A listener for the clients of one node.
+pub struct Opened {
+    pub listener: Listener,
+    pub service: Arc<LinkRuntime>,
+    /// True once the node is gone for good, or the process ends.
+    pub stop: watch::Receiver<bool>,
+}
+
+/// The nodes of one link.
+pub struct Cluster {
+    ports: RangeInclusive<u16>,
+    announce: Option<String>,
+    keepalive: Option<Duration>,
+    state: Mutex<State>,
+    /// Where listeners go. None once the process accepts no more clients.
+    opened: Mutex<Option<mpsc::UnboundedSender<Opened>>>,
+    /// Notified when somebody waits for a look at the cluster.
+    wanted: Notify,
+    /// Looks so far.
+    looks: watch::Sender<u64>,
+}
+
+#[derive(Default)]
+struct State {
+    topology: Topology,
+    nodes: Vec<Served>,
+    /// Places that redirections have named, and that no look has shown yet.
+    asked_for: Vec<Endpoint>,
+    /// Numbers that others listen on.
+    taken: BTreeSet<u16>,
+    /// How many nodes had no number when that was told last.
+    told_without_number: usize,
+}
+
+/// A node with its listener.
+struct Served {
+    /// None for a place that a redirection has named, and no node.
+    id: Option<String>,
+    endpoint: Endpoint,
+    /// Its listener's number; none where there are too few.
+    port: Option<u16>,
+    /// Where it listens, for people.
+    listen: String,
+    gone_since: Option<Instant>,
+    service: Arc<LinkRuntime>,
+    stop: watch::Sender<bool>,
+}
+
+impl Served {
+    fn is_gone_for(&self, grace: Option<Duration>) -> bool {
+        self.gone_since.zip(grace).is_some_and(|(since, grace)| since.elapsed() >= grace)
+    }
+}
+
+/// What became of addresses in a reply.
+enum Retold {
+    Reply(Vec<u8>),
+    /// These places are not known.
+    Unknown(Vec<Endpoint>),
+    /// Why they can't be told.
+    Failed(String),
+}
+
+impl Cluster {
+    /// Of a link that leads to one, and the receiver of its listeners.
+    pub fn of(
+        link: &Link,
+        keepalive: Option<Duration>,
+    ) -> Option<(Arc<Self>, mpsc::UnboundedReceiver<Opened>)> {
+        let cluster = link.redis.as_ref()?.cluster.as_ref()?;
+        let (opened, listeners) = mpsc::unbounded_channel();
+        let cluster = Self {
+            ports: cluster.ports.clone(),
+            announce: cluster.announce.clone(),
+            keepalive,
+            state: Mutex::default(),
+            opened: Mutex::new(Some(opened)),
+            wanted: Notify::new(),
+            looks: watch::Sender::new(0),
+        };
+        Some((Arc::new(cluster), listeners))
+    }
+
+    /// Waits until somebody needs a look.
+    pub async fn look_wanted(&self) {
+        self.wanted.notified().await;
+    }
+
+    /// Whether a look has ever shown it.
+    pub fn is_known(&self) -> bool {
+        !self.state.lock().topology.nodes.is_empty()
+    }
+
+    /// When the next node that is gone loses its listener.
+    pub fn next_farewell(&self, grace: Option<Duration>) -> Option<Instant> {
+        let state = self.state.lock();
+        state.nodes.iter().filter_map(|node| Some(node.gone_since? + grace?)).min()
+    }
+
+    /// Takes in what a look has shown; `None` where no node has answered. Every place that was asked for has a listener
+    /// then, as far as there are numbers. To be called in the runtime that accepts clients, with the link's own runtime.
+    pub fn publish(&self, service: &LinkRuntime, topology: Option<Topology>) {
+        let grace = service.link.move_grace;
+        let mut state = self.state.lock();
+        if let Some(topology) = topology {
+            let listing = |node: &Node| Listing {
+                endpoint: node.endpoint.clone(),
+                priority: u16::from(node.is_failed),
+                weight: None,
+            };
+            service.backends.publish(topology.nodes.iter().map(listing).collect(), "cluster");
+            self.take_in(&mut state, service, topology);
+        }
+        for endpoint in std::mem::take(&mut state.asked_for) {
+            if !state.is_known(&endpoint) {
+                tracing::warn!(
+                    target: "cluster",
+                    link = service.link.name,
+                    backend = %endpoint,
+                    "a node names an address that no node is known at; it has a listener all the same"
+                );
+                self.serve(&mut state, service, None, endpoint);
+            }
+        }
+        let left: Vec<_> = state.nodes.extract_if(.., |node| node.is_gone_for(grace)).collect();
+        for node in left {
+            tracing::info!(
+                target: "cluster",
+                link = service.link.name,
+                backend = %node.endpoint,
+                listen = node.listen,
+                "node is gone; its listener is closed"
+            );
+            service.dialler.listening.remove(&node.listen);
+            node.stop.send_replace(true);
+        }
+        self.tell_of_numbers(&mut state, &service.link);
+        drop(state);
+        self.looks.send_modify(|looks| *looks += 1);
+    }
+
+    fn take_in(&self, state: &mut State, service: &LinkRuntime, topology: Topology) {
+        let grace = service.link.move_grace;
+        let now = Instant::now();
+        for node in &topology.nodes {
+            let known = state.nodes.iter_mut().find(|known| match &known.id {
+                Some(id) => *id == node.id,
+                // It was named by a redirection before.
+                None => node.is_at_endpoint(&known.endpoint),
+            });
+            let Some(known) = known else {
+                self.serve(state, service, Some(node), node.endpoint.clone());
+                continue;
+            };
+            known.id = Some(node.id.clone());
+            known.gone_since = None;
+            known.endpoint = node.endpoint.clone();
+            known.service.backends.lead_to_part(Some(&node.endpoint), &service.backends);
+            if node.is_failed {
+                known.service.health.is_known_to_fail(service.link.connect_timeout);
+            }
+            if known.port.is_none() {
+                let (id, endpoint) = (known.id.clone(), known.endpoint.clone());
+                state.nodes.retain(|known| known.id != id);
+                self.serve(state, service, Some(node), endpoint);
+            }
+        }
+        let lacks = |known: &&mut Served| {
+            known.id.as_ref().is_none_or(|id| !topology.nodes.iter().any(|node| node.id == *id))
+        };
+        for gone in state.nodes.iter_mut().filter(lacks).filter(|known| known.gone_since.is_none()) {
+            gone.gone_since = Some(now);
+            if gone.id.is_some() && grace.is_some() {
+                gone.service.backends.lead_to_part(None, &service.backends);
+            }
+        }
+        let uncovered = topology.uncovered();
+        let changed = |is: fn(&Topology) -> usize| is(&state.topology) != is(&topology);
+        if uncovered != state.topology.uncovered()
+            || changed(|topology| topology.nodes.len())
+            || changed(Topology::primaries)
+        {
+            tell_of_change(&service.link.name, &topology, &uncovered);
+        }
+        state.topology = topology;
+    }
+
+    /// Opens a listener on the first free number.
+    fn serve(&self, state: &mut State, link: &LinkRuntime, node: Option<&Node>, endpoint: Endpoint) {
+        let used: BTreeSet<_> = state.nodes.iter().filter_map(|node| node.port).collect();
+        let free = self.ports.clone().filter(|port| !used.contains(port));
+        let mut bound = None;
+        for port in free {
+            let listen = link.link.listen.at(port);
+            // Where a node is that is down at the moment, it would be dialled here.
+            if listen.answers(&endpoint)
+                || state.topology.nodes.iter().any(|node| listen.answers(&node.endpoint))
+            {
+                continue;
+            }
+            match Listener::bind(&listen, self.keepalive) {
+                Ok(listener) => {
+                    state.taken.remove(&port);
+                    bound = Some((port, listener));
+                    break;
+                }
+                Err(mut errors) => {
+                    let (address, error) = errors.remove(0);
+                    if state.taken.insert(port) {
+                        tracing::warn!(
+                            target: "cluster",
+                            link = link.link.name,
+                            listen = %address,
+                            error = text::io_error(&error),
+                            "number passed over: it can't be listened on"
+                        );
+                    }
+                }
+            }
+        }
+        let service = Arc::new(link.at_node(&endpoint));
+        let (stop, stopped) = watch::channel(false);
+        let (port, listener) = bound.unzip();
+        let listen = listener.as_ref().map_or_else(String::new, Listener::address);
+        if let (Some(listener), Some(opened)) = (listener, &*self.opened.lock()) {
+            tracing::info!(
+                target: "cluster",
+                link = link.link.name,
+                backend = %endpoint,
+                id = node.map(|node| node.id.as_str()),
+                listen,
+                "node listening"
+            );
+            link.dialler.listening.add(&listen, listener.addresses());
+            let service = Arc::clone(&service);
+            // Where nobody receives it the process ends.
+            let _ = opened.send(Opened { listener, service, stop: stopped });
+        }
+        let id = node.map(|node| node.id.clone());
+        // What no node is known at goes again when it has not been named for a while.
+        let gone_since = id.is_none().then(Instant::now);
+        state.nodes.push(Served { id, endpoint, port, listen, gone_since, service, stop });
+    }
+
+    fn tell_of_numbers(&self, state: &mut State, link: &Link) {
+        let without = state.nodes.iter().filter(|node| node.port.is_none()).count();
+        if without > state.told_without_number {
+            tracing::error!(
+                target: "cluster",
+                link = link.name,
+                error = self.too_few(state),
+                remedy = self.remedy(link),
+                "nodes have no listener"
+            );
+        }
+        state.told_without_number = without;
+    }
+
+    fn too_few(&self, state: &State) -> String {
+        let (first, last) = (self.ports.start(), self.ports.end());
+        let numbers = self.ports.len() - state.taken.len().min(self.ports.len());
+        let taken = if state.taken.is_empty() { "" } else { " free" };
+        format!(
+            "the cluster has {} nodes, but CLUSTER_PORTS={first}-{last} has {numbers}{taken} numbers",
+            state.nodes.len()
+        )
+    }
+
+    fn remedy(&self, link: &Link) -> String {
+        format!(
+            "set {}_PORT_{}_CLUSTER_PORTS to a range with a number for each node and some to spare",
+            link.alias, link.port
+        )
+    }
+
+    /// No further listener is opened, and those that are there are closed.
+    pub fn close(&self) {
+        *self.opened.lock() = None;
+        for node in &self.state.lock().nodes {
+            node.stop.send_replace(true);
+        }
+    }
+
+    /// The nodes and slots, for the admin endpoint.
+    pub fn states(&self) -> ClusterState {
+        let state = self.state.lock();
+        let of_node = |served: &Served| {
+            let node = state.topology.nodes.iter().find(|node| Some(&node.id) == served.id.as_ref());
+            let backends = served.service.backends.states();
+            NodeState {
+                id: served.id.clone(),
+                address: served.endpoint.to_string(),
+                listen: served.port.map(|_| served.listen.clone()),
+                role: node.map(|node| node.role.to_string()),
+                up: node.is_none_or(|node| !node.is_failed) && backends.iter().all(|backend| backend.up),
+                slots: node.map(|node| node.slots.clone()).unwrap_or_default(),
+                connections: backends.iter().map(|backend| backend.connections).sum(),
+            }
+        };
+        let too_few = state.nodes.iter().any(|node| node.port.is_none()).then(|| self.too_few(&state));
+        let mut nodes: Vec<_> = state.nodes.iter().collect();
+        nodes.sort_by_key(|node| (node.port.is_none(), node.port));
+        ClusterState {
+            nodes: nodes.into_iter().map(of_node).collect(),
+            slots_uncovered: if state.topology.nodes.is_empty() {
+                Vec::new()
+            } else {
+                state.topology.uncovered()
+            },
+            trouble: too_few,
+        }
+    }
+
+    /// Waits until the places have been looked for.
+    async fn find(&self, places: Vec<Endpoint>, within: Duration) {
+        let mut looks = self.looks.subscribe();
+        {
+            let mut state = self.state.lock();
+            for place in places {
+                if !state.asked_for.contains(&place) {
+                    state.asked_for.push(place);
+                }
+            }
+            looks.mark_unchanged();
+        }
+        self.wanted.notify_one();
+        let is_found = |_: &u64| self.state.lock().asked_for.is_empty();
+        // The sender is ours.
+        let _ = timeout(within, looks.wait_for(is_found)).await;
+    }
+}
+
+impl State {
+    fn is_known(&self, endpoint: &Endpoint) -> bool {
+        self.nodes.iter().any(|node| node.endpoint == *endpoint)
+            || self.topology.nodes.iter().any(|node| node.is_at_endpoint(endpoint))
+    }
+
+    /// The node that a reply means, told by the one at `asked`.
+    fn node(&self, place: &Place<'_>, asked: Option<&Endpoint>) -> Option<&Served> {
+        let by_id = |id: &str| self.nodes.iter().find(|node| node.id.as_deref() == Some(id));
+        if let Some(node) = place.id.and_then(by_id) {
+            return Some(node);
+        }
+        let of_topology = |is: &dyn Fn(&Node) -> bool| {
+            self.topology.nodes.iter().find(|node| is(node)).and_then(|node| by_id(&node.id))
+        };
+        if place.host.is_empty() {
+            // The host that was asked: with clusters that say so, every node has a port of its own there.
+            return of_topology(&|node| {
+                node.port == place.port && place.slot.is_some_and(|slot| node.serves(slot))
+            })
+            .or_else(|| {
+                let asked = asked.and_then(host_of)?;
+                of_topology(&|node| node.is_at(&asked, place.port))
+            })
+            .or_else(|| of_topology(&|node| node.port == place.port));
+        }
+        of_topology(&|node| node.is_at(place.host, place.port)).or_else(|| {
+            let endpoint = endpoint_of(place.host, place.port)?;
+            self.nodes.iter().find(|node| node.endpoint == endpoint)
+        })
+    }
+}
+
+impl Node {
+    fn is_at_endpoint(&self, endpoint: &Endpoint) -> bool {
+        let Endpoint::Tcp(_, port) = endpoint else { return false };
+        self.endpoint == *endpoint || host_of(endpoint).is_some_and(|host| self.is_at(&host, *port))
+    }
+}
+
+/// As servers write it, without brackets.
+fn host_of(endpoint: &Endpoint) -> Option<String> {
+    match endpoint {
+        Endpoint::Tcp(host, _) => Some(host.to_string().trim_matches(['[', ']']).to_owned()),
+        Endpoint::Unix(_) => None,
+    }
+}
+
+fn tell_of_change(link: &str, topology: &Topology, uncovered: &[(u16, u16)]) {
+    let (nodes, primaries) = (topology.nodes.len(), topology.primaries());
+    if uncovered.is_empty() {
+        tracing::info!(target: "cluster", link, nodes, primaries, "cluster seen");
+        return;
+    }
+    let ranges: Vec<_> = uncovered.iter().map(|(first, last)| format!("{first}-{last}")).collect();
+    tracing::warn!(
+        target: "cluster",
+        link,
+        nodes,
+        primaries,
+        uncovered = ranges.join(","),
+        remedy = "see redis-cli --cluster check; commands for these slots are answered CLUSTERDOWN",
+        "cluster seen; nobody serves some slots"
+    );
+}
+
+impl LinkRuntime {
+    /// The reply with every address of a node replaced by that of its listener, for a client that came in at `host`. Where
+    /// that can't be, an error that says why.
+    pub async fn retell(&self, reply: &[u8], host: Option<IpAddr>) -> Vec<u8> {
+        let Some(cluster) = &self.cluster else { return reply.to_vec() };
+        let host = match (&cluster.announce, host) {
+            (Some(announced), _) => announced.clone(),
+            (None, Some(address)) => address.to_string(),
+            (None, None) => "127.0.0.1".to_owned(),
+        };
+        let why = match self.try_to_retell(cluster, reply, &host) {
+            Retold::Reply(reply) => return reply,
+            Retold::Failed(why) => why,
+            Retold::Unknown(places) => {
+                cluster.find(places, self.link.connect_timeout).await;
+                match self.try_to_retell(cluster, reply, &host) {
+                    Retold::Reply(reply) => return reply,
+                    Retold::Failed(why) => why,
+                    Retold::Unknown(_) => "the cluster could not be looked at in time".to_owned(),
+                }
+            }
+        };
+        format!("-ERR redis-ambassador: {}: {why}\r\n", self.link.name).into_bytes()
+    }
+
+    fn try_to_retell(&self, cluster: &Cluster, reply: &[u8], host: &str) -> Retold {
+        let state = cluster.state.lock();
+        let asked = self.backends.listed().first().map(|listed| listed.endpoint.clone());
+        let told = Told { host, is_tls: self.link.listen_tls.is_some() };
+        let (mut unknown, mut why) = (HashMap::new(), None);
+        let mut port_of = |place: &Place<'_>| match state.node(place, asked.as_ref()) {
+            Some(Served { port: Some(port), .. }) => Port::Known(*port),
+            Some(Served { port: None, .. }) => {
+                why = Some(cluster.too_few(&state));
+                Port::Hidden
+            }
+            None => match endpoint_of(place.host, place.port) {
+                Some(endpoint) => {
+                    unknown.insert(endpoint.to_string(), endpoint);
+                    Port::Unknown
+                }
+                None => Port::Hidden,
+            },
+        };
+        let retold = if is_redirection(reply) {
+            redirection(reply, &told, &mut port_of)
+        } else {
+            rewritten(reply, &told, &mut port_of)
+        };
+        match (retold, why) {
+            (_, Some(why)) => Retold::Failed(why),
+            (Ok(Some(reply)), None) => Retold::Reply(reply),
+            (Ok(None), None) => Retold::Unknown(unknown.into_values().collect()),
+            (Err(_), None) => Retold::Failed("the target's reply is no list of nodes".to_owned()),
+        }
+    }
+}
+
+/// A cluster, as the admin endpoint shows it.
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
+pub struct ClusterState {
+    /// By their listeners' numbers.
+    pub nodes: Vec<NodeState>,
+    /// The first and the last slot of each range that nobody serves.
+    pub slots_uncovered: Vec<(u16, u16)>,
+    /// Why some nodes have no listener.
+    pub trouble: Option<String>,
+}
+
+/// A node of it.
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
+pub struct NodeState {
+    /// None for an address that a redirection has named, and at which no node is known.
+    pub id: Option<String>,
+    pub address: String,
+    /// None where there are too few numbers.
+    pub listen: Option<String>,
+    /// `master` or `replica`.
+    pub role: Option<String>,
+    /// Whether neither the cluster nor the last dial says that it has failed.
+    pub up: bool,
+    /// The first and the last slot of each range that it serves.
+    pub slots: Vec<(u16, u16)>,
+    /// Current connections to it.
+    pub connections: usize,
+}
