@@ -316,10 +316,12 @@ impl Backends {
         let Some(at) = rows.iter().position(|row| Arc::ptr_eq(&row.listed, listed)) else {
             return;
         };
-        let change = listed.resolved(addresses, Instant::now());
-        if change.is_another {
-            let Row { priority, weight, .. } = rows[at];
-            rows[at].entries = listed.entries(priority, weight);
+        let left = listed.resolved(addresses, Instant::now());
+        // Another list of the same servers may have heard of them before.
+        let Row { priority, weight, .. } = rows[at];
+        let entries = listed.entries(priority, weight);
+        if !Entry::are_same(&entries, &rows[at].entries) {
+            rows[at].entries = entries;
             self.list.send_replace(list(&rows));
         }
         let is_back = listed.rest.fails() && rows.len() > 1;
@@ -328,14 +330,14 @@ impl Backends {
         if is_back {
             tracing::info!(target: "backends", link = self.link, backend = %listed.endpoint, "backend recovered");
         }
-        if !change.left.is_empty() {
+        if !left.is_empty() {
             self.metrics.target_changed();
             let connections = self.ask(Reason::Moved, Lease::is_abandoned);
             tracing::info!(
                 target: "backends",
                 link = self.link,
                 backend = %listed.endpoint,
-                from = shown(&change.left),
+                from = shown(&left),
                 to = shown(addresses.iter()),
                 reason = "address_changed",
                 connections,

@@ -18,7 +18,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, timeout};
 
 use self::topology::{Node, Topology};
-use super::backends::Listing;
+use super::backends::{BackendState, Listing};
 use super::discovery::endpoint_of;
 use super::link::LinkRuntime;
 use crate::config::Link;
@@ -67,16 +67,70 @@ struct Served {
     endpoint: Endpoint,
     /// Its listener's number; none where there are too few.
     port: Option<u16>,
-    /// Where it listens, for people.
-    listen: String,
+    /// None while the node is down, too: clients are to find that out as they would from the node itself.
+    open: Option<Open>,
+    /// Whether the cluster says that it has failed, and it can't be dialled.
+    is_down: bool,
     gone_since: Option<Instant>,
     service: Arc<LinkRuntime>,
+}
+
+/// A listener that is open.
+struct Open {
+    /// Where, for people.
+    listen: String,
     stop: watch::Sender<bool>,
 }
 
 impl Served {
+    fn new(id: Option<String>, endpoint: Endpoint, link: &LinkRuntime) -> Self {
+        let service = Arc::new(link.at_node(&endpoint));
+        // What no node is known at goes again when it has not been named for a while.
+        let gone_since = id.is_none().then(Instant::now);
+        Self { id, endpoint, port: None, open: None, is_down: false, gone_since, service }
+    }
+
+    fn is(&self, node: &Node) -> bool {
+        match &self.id {
+            Some(id) => *id == node.id,
+            // It was named by a redirection before.
+            None => node.is_at_endpoint(&self.endpoint),
+        }
+    }
+
+    /// Takes in what is known of it now.
+    fn follow(&mut self, node: &Node, link: &LinkRuntime) {
+        self.id = Some(node.id.clone());
+        self.gone_since = None;
+        self.endpoint = node.endpoint.clone();
+        self.service.backends.lead_to_part(Some(&node.endpoint), &link.backends);
+        self.is_down = node.is_failed && self.service.backends.states().iter().all(BackendState::is_down);
+        if node.is_failed {
+            self.service.health.is_known_to_fail(link.link.connect_timeout);
+        }
+    }
+
+    /// No node is known there any more.
+    fn leave(&mut self, link: &LinkRuntime) {
+        if self.gone_since.is_none() {
+            self.gone_since = Some(Instant::now());
+            if link.link.move_grace.is_some() {
+                self.service.backends.lead_to_part(None, &link.backends);
+            }
+        }
+    }
+
     fn is_gone_for(&self, grace: Option<Duration>) -> bool {
         self.gone_since.zip(grace).is_some_and(|(since, grace)| since.elapsed() >= grace)
+    }
+
+    /// Closes its listener.
+    fn close(&mut self, link: &LinkRuntime, why: &str) {
+        let Some(Open { listen, stop }) = self.open.take() else { return };
+        let (link_name, backend) = (&link.link.name, &self.endpoint);
+        tracing::info!(target: "cluster", link = link_name, %backend, listen, why, "listener of a node closed");
+        link.dialler.listening.remove(&listen);
+        stop.send_replace(true);
     }
 }
 
@@ -127,147 +181,87 @@ impl Cluster {
 
     /// Takes in what a look has shown; `None` where no node has answered. Every place that was asked for has a listener
     /// then, as far as there are numbers. To be called in the runtime that accepts clients, with the link's own runtime.
-    pub fn publish(&self, service: &LinkRuntime, topology: Option<Topology>) {
-        let grace = service.link.move_grace;
+    pub fn publish(&self, link: &LinkRuntime, topology: Option<Topology>) {
         let mut state = self.state.lock();
         if let Some(topology) = topology {
-            let listing = |node: &Node| Listing {
-                endpoint: node.endpoint.clone(),
-                priority: u16::from(node.is_failed),
-                weight: None,
-            };
-            service.backends.publish(topology.nodes.iter().map(listing).collect(), "cluster");
-            self.take_in(&mut state, service, topology);
+            take_in(&mut state, link, topology);
         }
         for endpoint in std::mem::take(&mut state.asked_for) {
             if !state.is_known(&endpoint) {
                 tracing::warn!(
                     target: "cluster",
-                    link = service.link.name,
+                    link = link.link.name,
                     backend = %endpoint,
                     "a node names an address that no node is known at; it has a listener all the same"
                 );
-                self.serve(&mut state, service, None, endpoint);
+                state.nodes.push(Served::new(None, endpoint, link));
             }
         }
-        let left: Vec<_> = state.nodes.extract_if(.., |node| node.is_gone_for(grace)).collect();
-        for node in left {
-            tracing::info!(
-                target: "cluster",
-                link = service.link.name,
-                backend = %node.endpoint,
-                listen = node.listen,
-                "node is gone; its listener is closed"
-            );
-            service.dialler.listening.remove(&node.listen);
-            node.stop.send_replace(true);
+        let grace = link.link.move_grace;
+        for mut node in state.nodes.extract_if(.., |node| node.is_gone_for(grace)) {
+            node.close(link, "gone");
         }
-        self.tell_of_numbers(&mut state, &service.link);
+        for node in state.nodes.iter_mut().filter(|node| node.is_down) {
+            node.close(link, "down");
+        }
+        self.open(&mut state, link);
+        self.tell_of_numbers(&mut state, &link.link);
         drop(state);
         self.looks.send_modify(|looks| *looks += 1);
     }
 
-    fn take_in(&self, state: &mut State, service: &LinkRuntime, topology: Topology) {
-        let grace = service.link.move_grace;
-        let now = Instant::now();
-        for node in &topology.nodes {
-            let known = state.nodes.iter_mut().find(|known| match &known.id {
-                Some(id) => *id == node.id,
-                // It was named by a redirection before.
-                None => node.is_at_endpoint(&known.endpoint),
-            });
-            let Some(known) = known else {
-                self.serve(state, service, Some(node), node.endpoint.clone());
+    /// Opens the listeners that nodes lack: each on its number, or else on the first free one.
+    fn open(&self, state: &mut State, link: &LinkRuntime) {
+        for at in 0..state.nodes.len() {
+            let node = &state.nodes[at];
+            if node.open.is_some() || node.is_down {
+                continue;
+            }
+            let used: BTreeSet<_> = state.nodes.iter().filter_map(|node| node.port).collect();
+            let is_free = |port: &u16| node.port.map_or(!used.contains(port), |own| own == *port);
+            let numbers: Vec<_> = self.ports.clone().filter(is_free).collect();
+            let Some((port, listener)) = numbers.into_iter().find_map(|port| self.bind(state, link, port))
+            else {
                 continue;
             };
-            known.id = Some(node.id.clone());
-            known.gone_since = None;
-            known.endpoint = node.endpoint.clone();
-            known.service.backends.lead_to_part(Some(&node.endpoint), &service.backends);
-            if node.is_failed {
-                known.service.health.is_known_to_fail(service.link.connect_timeout);
-            }
-            if known.port.is_none() {
-                let (id, endpoint) = (known.id.clone(), known.endpoint.clone());
-                state.nodes.retain(|known| known.id != id);
-                self.serve(state, service, Some(node), endpoint);
-            }
+            let Some(opened) = &*self.opened.lock() else { return };
+            let node = &mut state.nodes[at];
+            let (listen, (stop, stopped)) = (listener.address(), watch::channel(false));
+            let (id, backend) = (node.id.as_deref(), &node.endpoint);
+            tracing::info!(target: "cluster", link = link.link.name, %backend, id, listen, "node listening");
+            link.dialler.listening.add(&listen, listener.addresses());
+            // Where nobody receives it the process ends.
+            let _ = opened.send(Opened { listener, service: Arc::clone(&node.service), stop: stopped });
+            node.port = Some(port);
+            node.open = Some(Open { listen, stop });
         }
-        let lacks = |known: &&mut Served| {
-            known.id.as_ref().is_none_or(|id| !topology.nodes.iter().any(|node| node.id == *id))
-        };
-        for gone in state.nodes.iter_mut().filter(lacks).filter(|known| known.gone_since.is_none()) {
-            gone.gone_since = Some(now);
-            if gone.id.is_some() && grace.is_some() {
-                gone.service.backends.lead_to_part(None, &service.backends);
-            }
-        }
-        let uncovered = topology.uncovered();
-        let changed = |is: fn(&Topology) -> usize| is(&state.topology) != is(&topology);
-        if uncovered != state.topology.uncovered()
-            || changed(|topology| topology.nodes.len())
-            || changed(Topology::primaries)
-        {
-            tell_of_change(&service.link.name, &topology, &uncovered);
-        }
-        state.topology = topology;
     }
 
-    /// Opens a listener on the first free number.
-    fn serve(&self, state: &mut State, link: &LinkRuntime, node: Option<&Node>, endpoint: Endpoint) {
-        let used: BTreeSet<_> = state.nodes.iter().filter_map(|node| node.port).collect();
-        let free = self.ports.clone().filter(|port| !used.contains(port));
-        let mut bound = None;
-        for port in free {
-            let listen = link.link.listen.at(port);
-            // Where a node is that is down at the moment, it would be dialled here.
-            if listen.answers(&endpoint)
-                || state.topology.nodes.iter().any(|node| listen.answers(&node.endpoint))
-            {
-                continue;
+    fn bind(&self, state: &mut State, link: &LinkRuntime, port: u16) -> Option<(u16, Listener)> {
+        let listen = link.link.listen.at(port);
+        // Where a node is that is down at the moment, it would be dialled here.
+        if state.nodes.iter().any(|node| listen.answers(&node.endpoint)) {
+            return None;
+        }
+        match Listener::bind(&listen, self.keepalive) {
+            Ok(listener) => {
+                state.taken.remove(&port);
+                Some((port, listener))
             }
-            match Listener::bind(&listen, self.keepalive) {
-                Ok(listener) => {
-                    state.taken.remove(&port);
-                    bound = Some((port, listener));
-                    break;
+            Err(mut errors) => {
+                let (address, error) = errors.remove(0);
+                if state.taken.insert(port) {
+                    tracing::warn!(
+                        target: "cluster",
+                        link = link.link.name,
+                        listen = %address,
+                        error = text::io_error(&error),
+                        "number passed over: it can't be listened on"
+                    );
                 }
-                Err(mut errors) => {
-                    let (address, error) = errors.remove(0);
-                    if state.taken.insert(port) {
-                        tracing::warn!(
-                            target: "cluster",
-                            link = link.link.name,
-                            listen = %address,
-                            error = text::io_error(&error),
-                            "number passed over: it can't be listened on"
-                        );
-                    }
-                }
+                None
             }
         }
-        let service = Arc::new(link.at_node(&endpoint));
-        let (stop, stopped) = watch::channel(false);
-        let (port, listener) = bound.unzip();
-        let listen = listener.as_ref().map_or_else(String::new, Listener::address);
-        if let (Some(listener), Some(opened)) = (listener, &*self.opened.lock()) {
-            tracing::info!(
-                target: "cluster",
-                link = link.link.name,
-                backend = %endpoint,
-                id = node.map(|node| node.id.as_str()),
-                listen,
-                "node listening"
-            );
-            link.dialler.listening.add(&listen, listener.addresses());
-            let service = Arc::clone(&service);
-            // Where nobody receives it the process ends.
-            let _ = opened.send(Opened { listener, service, stop: stopped });
-        }
-        let id = node.map(|node| node.id.clone());
-        // What no node is known at goes again when it has not been named for a while.
-        let gone_since = id.is_none().then(Instant::now);
-        state.nodes.push(Served { id, endpoint, port, listen, gone_since, service, stop });
     }
 
     fn tell_of_numbers(&self, state: &mut State, link: &Link) {
@@ -304,8 +298,8 @@ impl Cluster {
     /// No further listener is opened, and those that are there are closed.
     pub fn close(&self) {
         *self.opened.lock() = None;
-        for node in &self.state.lock().nodes {
-            node.stop.send_replace(true);
+        for open in self.state.lock().nodes.iter().filter_map(|node| node.open.as_ref()) {
+            open.stop.send_replace(true);
         }
     }
 
@@ -318,7 +312,7 @@ impl Cluster {
             NodeState {
                 id: served.id.clone(),
                 address: served.endpoint.to_string(),
-                listen: served.port.map(|_| served.listen.clone()),
+                listen: served.open.as_ref().map(|open| open.listen.clone()),
                 role: node.map(|node| node.role.to_string()),
                 up: node.is_none_or(|node| !node.is_failed) && backends.iter().all(|backend| backend.up),
                 slots: node.map(|node| node.slots.clone()).unwrap_or_default(),
@@ -404,6 +398,36 @@ fn host_of(endpoint: &Endpoint) -> Option<String> {
         Endpoint::Tcp(host, _) => Some(host.to_string().trim_matches(['[', ']']).to_owned()),
         Endpoint::Unix(_) => None,
     }
+}
+
+/// Each node is where it is now, and those that are there no more are gone.
+fn take_in(state: &mut State, link: &LinkRuntime, topology: Topology) {
+    let listing = |node: &Node| Listing {
+        endpoint: node.endpoint.clone(),
+        priority: u16::from(node.is_failed),
+        weight: None,
+    };
+    link.backends.publish(topology.nodes.iter().map(listing).collect(), "cluster");
+    for known in &mut state.nodes {
+        match topology.nodes.iter().find(|node| known.is(node)) {
+            Some(node) => known.follow(node, link),
+            None => known.leave(link),
+        }
+    }
+    for node in &topology.nodes {
+        if !state.nodes.iter().any(|known| known.is(node)) {
+            state.nodes.push(Served::new(Some(node.id.clone()), node.endpoint.clone(), link));
+        }
+    }
+    let uncovered = topology.uncovered();
+    let changed = |is: fn(&Topology) -> usize| is(&state.topology) != is(&topology);
+    if uncovered != state.topology.uncovered()
+        || changed(|topology| topology.nodes.len())
+        || changed(Topology::primaries)
+    {
+        tell_of_change(&link.link.name, &topology, &uncovered);
+    }
+    state.topology = topology;
 }
 
 fn tell_of_change(link: &str, topology: &Topology, uncovered: &[(u16, u16)]) {

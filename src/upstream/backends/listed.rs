@@ -92,14 +92,6 @@ struct Name {
     current: Vec<Arc<Backend>>,
 }
 
-/// The effect of a DNS answer.
-pub(super) struct Change {
-    /// The addresses that are gone.
-    pub(super) left: Vec<IpAddr>,
-    /// Whether the set of current backends has changed.
-    pub(super) is_another: bool,
-}
-
 impl Listed {
     pub(super) fn new(endpoint: Endpoint) -> Arc<Self> {
         let address = match &endpoint {
@@ -123,10 +115,10 @@ impl Listed {
         }
     }
 
-    /// Takes in an answer for its name.
-    pub(super) fn resolved(&self, answer: &Answer, now: Instant) -> Change {
+    /// Takes in an answer for its name; returns the addresses that are gone.
+    pub(super) fn resolved(&self, answer: &Answer, now: Instant) -> Vec<IpAddr> {
         let Endpoint::Tcp(_, port) = self.endpoint else {
-            return Change { left: Vec::new(), is_another: false };
+            return Vec::new();
         };
         let mut name = self.name.lock();
         let left = name.addresses.answered(answer, now);
@@ -142,10 +134,8 @@ impl Listed {
         let is_current = |backend: &&Arc<Backend>| {
             backend.address.ip().is_some_and(|ip| answer.contains(&ip) || !answer.tell_of(ip))
         };
-        let current: Vec<_> = name.known.iter().filter(is_current).cloned().collect();
-        let is_another = !current.iter().map(Arc::as_ptr).eq(name.current.iter().map(Arc::as_ptr));
-        name.current = current;
-        Change { left, is_another }
+        name.current = name.known.iter().filter(is_current).cloned().collect();
+        left
     }
 
     /// Marks its backends as gone: the source no longer lists it.
@@ -205,6 +195,12 @@ impl Entry {
 
     pub fn active(&self) -> usize {
         self.backends.iter().map(|backend| backend.active()).sum()
+    }
+
+    /// Whether both are servers at the same addresses.
+    pub(super) fn are_same(some: &[Arc<Self>], others: &[Arc<Self>]) -> bool {
+        let addresses = |entry: &Arc<Self>| entry.backends.iter().map(Arc::as_ptr).collect::<Vec<_>>();
+        some.iter().map(addresses).eq(others.iter().map(addresses))
     }
 
     pub(super) fn has(&self, backend: &Arc<Backend>) -> bool {

@@ -85,7 +85,7 @@ impl Topology {
     }
 
     pub fn primaries(&self) -> usize {
-        self.nodes.iter().filter(|node| node.role == Role::Master).count()
+        self.nodes.iter().filter(|node| node.role == Role::Master && !node.is_failed).count()
     }
 
     /// What a node has answered that was asked at this host.

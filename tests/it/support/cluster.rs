@@ -21,7 +21,14 @@ pub(crate) struct Known {
     pub(crate) id: String,
     pub(crate) address: SocketAddr,
     pub(crate) is_primary: bool,
-    pub(crate) has_slots: bool,
+    /// Ranges of slots, as they are written.
+    pub(crate) slots: String,
+}
+
+impl Known {
+    pub(crate) fn has_slots(&self) -> bool {
+        !self.slots.is_empty()
+    }
 }
 
 impl Cluster {
@@ -112,7 +119,7 @@ impl Cluster {
             let mut views = running.iter().map(|node| {
                 let mut told = known(node, &self.password);
                 told.sort_by(|one, other| one.id.cmp(&other.id));
-                told.iter().map(|node| (node.id.clone(), node.is_primary, node.has_slots)).collect::<Vec<_>>()
+                told.into_iter().map(|node| (node.id, node.is_primary, node.slots)).collect::<Vec<_>>()
             });
             let first = views.next().expect("a node");
             let agree = views.all(|view| view == first);
@@ -183,7 +190,7 @@ fn known(node: &RedisServer, password: &str) -> Vec<Known> {
             id: words[0].to_owned(),
             address,
             is_primary: words[2].contains("master") && !words[2].contains("fail"),
-            has_slots: words.len() > 8,
+            slots: words[8..].join(" "),
         })
     };
     told.lines().filter_map(node).collect()
