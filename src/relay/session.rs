@@ -735,6 +735,8 @@ impl Session {
         if let Some(rare) = &mut self.rare {
             rare.refusal = None;
             rare.withheld = Vec::new();
+            rare.behind_names = Vec::new();
+            rare.names_in_transaction = false;
             rare.alarm = None;
         }
         // Where it was left of our own will nobody has to be patient.

@@ -421,7 +421,17 @@ mod tests {
 
     /// Where replies and pushes end in a stream that comes in these pieces, and their heads; and whether it is lost.
     fn ends<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> (Vec<(usize, Frame, Vec<u8>)>, bool) {
-        let mut replies = Replies::default();
+        let pieces: Vec<_> = pieces.into_iter().collect();
+        let ends = ends_of(Replies::default(), pieces.iter().copied());
+        // They end where they end, with or without the errors in them.
+        assert_eq!(ends_of(Replies::telling_errors(true), pieces.iter().copied()), ends);
+        ends
+    }
+
+    fn ends_of<'a>(
+        mut replies: Replies,
+        pieces: impl IntoIterator<Item = &'a [u8]>,
+    ) -> (Vec<(usize, Frame, Vec<u8>)>, bool) {
         let (mut ends, mut before) = (Vec::new(), 0);
         for piece in pieces {
             let mut at = 0;
@@ -445,6 +455,30 @@ mod tests {
             assert_eq!((&found[..], lost), (expected, false), "{}, split at {split}", stream.escape_ascii());
         }
         assert_eq!(ends(stream.chunks(1)), ends([stream]), "{}", stream.escape_ascii());
+    }
+
+    #[test]
+    fn errors_inside_replies_are_told_in_whatever_pieces_they_come() {
+        let stream = b"*3\r\n-ERR a\r\n$4\r\n-x\r\n\r\n*1\r\n-ERR b\r\n-ERR c\r\n+d\r\n";
+        for size in 1..=stream.len() {
+            let mut replies = Replies::telling_errors(true);
+            let (mut errors, mut error) = (Vec::new(), Vec::new());
+            for piece in stream.chunks(size) {
+                let mut at = 0;
+                while at < piece.len() {
+                    let step = replies.follow(&piece[at..]).expect("replies");
+                    let bytes = &piece[at..at + step.length];
+                    at += step.length;
+                    if step.is_error {
+                        error.extend_from_slice(bytes);
+                        if bytes.ends_with(b"\n") {
+                            errors.push(std::mem::take(&mut error));
+                        }
+                    }
+                }
+            }
+            assert_eq!(errors, [&b"-ERR a\r\n"[..], b"-ERR b\r\n"], "{size}");
+        }
     }
 
     #[test]

@@ -1632,3 +1632,123 @@ async fn a_client_that_does_not_read_what_it_shares_is_closed() {
     let event = tokio::time::timeout(Duration::from_mins(1), event).await.expect("an end");
     assert!(matches!(event, Event::End(End::Broken(Party::Client, _))), "{event:?}");
 }
+
+/// Of a link whose clients hear of other addresses than those that the upstream names.
+const RETELLING: Policy = Policy { retells: true, resends: false, ..POLICY };
+
+impl Played {
+    /// What the session has retold for it, which is shorter by what is told to us.
+    async fn retells(&mut self, names: &str, retold: &[u8]) {
+        let Some(Event::Names(told)) = self.run().await else { panic!("nothing is to be retold") };
+        assert_eq!(told.escape_ascii().to_string(), names.as_bytes().escape_ascii().to_string());
+        self.session.retold(retold);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_names_servers_is_retold_in_its_place_among_the_replies() {
+    let mut played = Played::new(RETELLING);
+    played.client_says(b"GET a\r\nGET b\r\nGET c\r\nCLUSTER SLOTS\r\nGET d\r\n").await;
+    played.target_says(b"+a\r\n-MOVED 1 h:1\r\n-ASK 2 h:2\r\n*1\r\n:1\r\n+d\r\n").await;
+    played.retells("-MOVED 1 h:1\r\n", b"-MOVED 1 o:1\r\n").await;
+    played.retells("-ASK 2 h:2\r\n", b"-ASK 2 o:2\r\n").await;
+    played.retells("*1\r\n:1\r\n", b"*0\r\n").await;
+    played.client_hears(b"+a\r\n-MOVED 1 o:1\r\n-ASK 2 o:2\r\n*0\r\n+d\r\n").await;
+    assert!(played.session.is_at_boundary());
+    // In whatever pieces it comes; what is no redirection is waited for and passed on.
+    for (said, names) in [
+        (&b"-MOVED 1 h:1\r\n"[..], true),
+        (b"-MOVE 1 h:1\r\n", false),
+        (b"-ERR MOVED 1 h:1\r\n", false),
+        (b"$14\r\n-MOVED 1 h:1\r\n\r\n", false),
+    ] {
+        played.client_says(b"GET a\r\n").await;
+        for byte in &said[..said.len() - 1] {
+            played.target_says(&[*byte]).await;
+            assert!(played.run().await.is_none());
+        }
+        played.target_says(&said[said.len() - 1..]).await;
+        if names {
+            played.retells(std::str::from_utf8(said).unwrap(), b"-MOVED 1 o:1\r\n").await;
+            played.client_hears(b"-MOVED 1 o:1\r\n").await;
+        } else {
+            played.client_hears(said).await;
+        }
+        assert!(played.session.is_at_boundary());
+    }
+    // Elsewhere nothing is looked at.
+    let mut played = Played::new(POLICY);
+    played.client_says(b"GET a\r\nCLUSTER SLOTS\r\n").await;
+    played.target_says(b"-MOVED 1 h:1\r\n*0\r\n").await;
+    played.client_hears(b"-MOVED 1 h:1\r\n*0\r\n").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn redirections_in_other_replies_are_retold_and_the_rest_streams_on() {
+    for pieces in [1, 5, 1000] {
+        let mut played = Played::new(RETELLING);
+        played.client_says(b"EVAL x 0\r\nGET a\r\n").await;
+        let said = b"*4\r\n:1\r\n-MOVED 1 h:1\r\n*1\r\n-ERR no\r\n-ASK 1 h:1 x\r\n-MOVED 2 h:2\r\n";
+        let (mut rest, mut retold) = (&said[..], Vec::new());
+        while !rest.is_empty() {
+            let (piece, behind) = rest.split_at(pieces.min(rest.len()));
+            rest = behind;
+            played.target_says(piece).await;
+            while let Some(event) = played.run().await {
+                let Event::Names(told) = event else { panic!("{event:?}") };
+                retold.push(String::from_utf8(told).unwrap());
+                played.session.retold(b"-x\r\n");
+            }
+        }
+        assert_eq!(retold, ["-MOVED 1 h:1\r\n", "-ASK 1 h:1 x\r\n", "-MOVED 2 h:2\r\n"]);
+        played.client_hears(b"*4\r\n:1\r\n-x\r\n*1\r\n-ERR no\r\n-x\r\n-x\r\n").await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn lists_of_servers_in_a_transaction_are_retold_with_its_reply() {
+    let mut played = Played::new(RETELLING);
+    played.client_says(b"MULTI\r\nCLUSTER NODES\r\nEXEC\r\nMULTI\r\nPING\r\nEXEC\r\n").await;
+    played.target_says(b"+OK\r\n+QUEUED\r\n*1\r\n$1\r\nx\r\n+OK\r\n+QUEUED\r\n*1\r\n+PONG\r\n").await;
+    played.retells("+QUEUED\r\n", b"+QUEUED\r\n").await;
+    played.retells("*1\r\n$1\r\nx\r\n", b"*1\r\n$1\r\ny\r\n").await;
+    played.client_hears(b"+OK\r\n+QUEUED\r\n*1\r\n$1\r\ny\r\n+OK\r\n+QUEUED\r\n*1\r\n+PONG\r\n").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn half_a_list_of_servers_is_never_heard() {
+    // It is asked for again.
+    let mut played = Played::new(RETELLING);
+    played.client_says(b"CLUSTER NODES\r\n").await;
+    played.target_says(b"$100\r\nid h:1@2").await;
+    assert!(played.run().await.is_none());
+    played.target.shutdown().await.unwrap();
+    assert_eq!(shown(played.run().await), CLOSED);
+    played.attach();
+    assert!(played.run().await.is_none());
+    played.target_hears(b"CLUSTER NODES\r\n").await;
+    played.target_says(b"$1\r\nx\r\n").await;
+    played.retells("$1\r\nx\r\n", b"$1\r\ny\r\n").await;
+    played.client_hears(b"$1\r\ny\r\n").await;
+    // Or comes to nothing.
+    played.client_says(b"INCR a\r\nCLUSTER NODES\r\n").await;
+    played.target_says(b"-MOVED 1 h").await;
+    assert!(played.run().await.is_none());
+    played.target.shutdown().await.unwrap();
+    assert!(played.run().await.is_none());
+    assert_eq!(played.client.read(&mut [0]).await.unwrap(), 0);
+    // One without end comes from no server.
+    let mut played = Played::new(RETELLING);
+    played.client_says(b"CLUSTER NODES\r\n").await;
+    played.target_says(b"$99999999\r\n").await;
+    let flood = vec![b'x'; 32 * 1024];
+    let mut event = None;
+    for _ in 0..200 {
+        played.target_says(&flood).await;
+        event = played.run().await;
+        if event.is_some() {
+            break;
+        }
+    }
+    assert!(shown(event).contains("a list of servers without end"));
+}
