@@ -38,7 +38,8 @@ type Key = (usize, usize);
 
 /// The place of a command that says it.
 fn key(words: &[&[u8]]) -> Option<Key> {
-    let (client, number) = std::str::from_utf8(words.get(1)?).ok()?.split_once(':')?;
+    let at = if words.first() == Some(&&b"CLUSTER"[..]) { 2 } else { 1 };
+    let (client, number) = std::str::from_utf8(words.get(at)?).ok()?.split_once(':')?;
     Some((client.parse().ok()?, number.parse().ok()?))
 }
 
@@ -57,6 +58,10 @@ impl Asked {
         let key = key.as_bytes();
         let value = |length| vec![b'x'; length];
         match self {
+            // What is asked about servers.
+            Self::Value(length) if length < 1000 && number % 5 == 4 => {
+                encoded(&[b"CLUSTER", b"REPLICAS", key])
+            }
             Self::Value(_) if number % 3 == 2 => [b"\r\nGET ", key, b"\r\n"].concat(),
             Self::Value(_) => encoded(&[b"GET", key]),
             Self::Write(length) => encoded(&[b"SET", key, &value(length)]),
@@ -83,8 +88,9 @@ impl Asked {
                 let header = format!("${}\r\n{name}", name.len() + length);
                 let value = [header.as_bytes(), filler, b"\r\n"].concat();
                 match number % 4 {
-                    1 => array(&[value, b"$-1\r\n".to_vec(), array(&[line])]),
+                    1 => array(&[value, b"$-1\r\n".to_vec(), b"-MOVED 1 h:1\r\n".to_vec(), array(&[line])]),
                     3 if length < 20 => format!("-ERR {name}\r\n").into_bytes(),
+                    3 if length < 40 => format!("-MOVED {name}\r\n").into_bytes(),
                     _ => value,
                 }
             }
@@ -161,6 +167,8 @@ const SPOILS: [&[u8]; 4] =
 struct Story {
     clients: Vec<Client>,
     shares: bool,
+    /// Whether what names servers is shown to the owner of each session first.
+    retells: bool,
     /// The lines to the servers, one after the other and then from the first again, and what the first servers do.
     lines: Vec<Manners>,
     faults: Vec<Option<Fault>>,
@@ -350,7 +358,8 @@ impl Server {
             };
             let words: Vec<&[u8]> = words.iter().map(|word| &**word).collect();
             let Some(name) = words.first() else { continue };
-            let travels = length <= LONGEST_TOGETHER && matches!(*name, b"GET" | b"SET" | b"PING" | b"AUTH");
+            let travels = length <= LONGEST_TOGETHER
+                && matches!(*name, b"GET" | b"CLUSTER" | b"SET" | b"PING" | b"AUTH");
             // It changes nothing.
             let bears = *name == b"SELECT" && *words[1] == [b'0' + self.database];
             assert!(travels || bears || !self.is_shared, "{} among others", name.escape_ascii());
@@ -394,7 +403,7 @@ async fn lead(world: &Arc<World>, mut client: Socket) -> End {
         patience: Duration::from_secs(5),
         database: 0,
         shares: world.story.shares,
-        retells: false,
+        retells: world.story.retells,
     };
     let mut session = Session::new(Vec::new(), Vec::new(), world.limits(), policy);
     let mut target = Some(world.upstream(&session).await);
@@ -424,9 +433,8 @@ async fn lead(world: &Arc<World>, mut client: Socket) -> End {
             }
             Event::Reset => session.greeted(b""),
             Event::Reauthenticate => session.reauthenticate(AUTH),
-            Event::Own(_) | Event::AuthRefused | Event::Wait | Event::Names(_) => {
-                unreachable!("nothing of the kind was said")
-            }
+            Event::Names(reply) => session.retold(&reply),
+            Event::Own(_) | Event::AuthRefused | Event::Wait => unreachable!("nothing of the kind was said"),
         }
     }
 }
@@ -596,8 +604,9 @@ fn alone() -> impl Strategy<Value = Story> {
     let faults = vec(prop_oneof![1 => Just(None), 2 => fault.prop_map(Some)], 0..4);
     let leave = prop_oneof![2 => Just(None), 1 => (0..2000_u64).prop_map(|at| Some((at, Reason::Moved)))];
     let release = prop_oneof![2 => Just(None), 1 => (8..400_u64).prop_map(Some)];
-    (vec(asked, 1..12), pieces, 0..200_u64, (faults, leave, release), manners(), vec(manners(), 1..6))
-        .prop_map(|(commands, pieces, dial, (faults, leave, release), line, lines)| {
+    let rest = (faults, leave, release, any::<bool>());
+    (vec(asked, 1..12), pieces, 0..200_u64, rest, manners(), vec(manners(), 1..6)).prop_map(
+        |(commands, pieces, dial, (faults, leave, release, retells), line, lines)| {
             let mut client = Client {
                 commands,
                 script: Script { early: 0, acts: Vec::new(), leaves: Leaves::WithAnEnd, deaf: 0, line },
@@ -607,8 +616,9 @@ fn alone() -> impl Strategy<Value = Story> {
             let most = faults.len() + 2 + release.map_or(0, |_| client.commands.len());
             let clients = vec![client];
             let (shares, secret, lifetime) = (false, None, None);
-            Story { clients, shares, lines, faults, most, dial, leave, secret, lifetime, release }
-        })
+            Story { clients, shares, retells, lines, faults, most, dial, leave, secret, lifetime, release }
+        },
+    )
 }
 
 /// A client among others.
@@ -657,12 +667,13 @@ fn together() -> impl Strategy<Value = Story> {
     let reason = prop_oneof![3 => Just(Reason::Moved), 1 => Just(Reason::Drain)];
     let leave = prop_oneof![3 => Just(None), 1 => (0..4000_u64, reason).prop_map(Some)];
     let rarely = |times: Range<u64>| prop_oneof![4 => Just(None), 1 => times.prop_map(Some)];
-    let times = (rarely(0..4000_u64), rarely(500..20_000_u64), rarely(8..400_u64));
+    let times = (rarely(0..4000_u64), rarely(500..20_000_u64), rarely(8..400_u64), any::<bool>());
     (vec(client(), 2..6), vec(manners(), 1..6), faults, 0..200_u64, leave, times).prop_map(
-        |(clients, lines, faults, dial, leave, (secret, lifetime, release))| {
+        |(clients, lines, faults, dial, leave, (secret, lifetime, release, retells))| {
             let commands: usize = clients.iter().map(|client| client.commands.len()).sum();
             let most = (faults.len() + 2) * clients.len() + 4 * commands;
-            Story { clients, shares: true, lines, faults, most, dial, leave, secret, lifetime, release }
+            let shares = true;
+            Story { clients, shares, retells, lines, faults, most, dial, leave, secret, lifetime, release }
         },
     )
 }
