@@ -14,7 +14,7 @@
 //! | [`app`] | the process: bind, serve, drain |
 //! | [`admin`] | the endpoint for probes, scrapes and people |
 //! | [`client`] | [accept](client::accept), [authenticate](client::auth) and [serve](client::connection) clients |
-//! | [`upstream`] | [backends](upstream::backends) and their [discovery](upstream::discovery), [dial](upstream::dial), [handshake](upstream::handshake), [credentials](upstream::credentials), [ready connections](upstream::pool), and the [registry](upstream::connections) of a link's connections |
+//! | [`upstream`] | [backends](upstream::backends) and their [discovery](upstream::discovery), [dial](upstream::dial), [handshake](upstream::handshake), [credentials](upstream::credentials), [ready connections](upstream::pool), a [cluster's nodes](upstream::cluster), and the [registry](upstream::connections) of a link's connections |
 //! | [`relay`] | bytes between two streams, and the [request to end](relay::drain); it knows no link and no backend |
 //! | [`failure`], [`metrics`] | what can go wrong, with its remedy, and what is counted |
 //! | [`config`] | variables and flags as plain data |
@@ -57,10 +57,25 @@
 //! A link may keep some upstreams ready ([`upstream::pool`]). A client that gets one of those is waited for: until its
 //! first byte nothing has gone to the target, so that an upstream that ends meanwhile is replaced without a trace.
 //!
+//! ## Redis Cluster
+//!
+//! Clients of a Redis Cluster choose the node, so each node is a listener that leads to it alone. A node is a
+//! [`LinkRuntime`](upstream::LinkRuntime) like its link's own: it shares the configuration, the registry, the metrics and the
+//! servers with that, and has its own ready and shared connections. So whatever holds for a link holds for each node, and
+//! nothing below accept knows that there are several. The link's own listener leads to any of them.
+//!
+//! The [discovery](upstream::discovery) of a cluster publishes a list of backends, as any source does, and the
+//! [`Topology`](upstream::cluster::topology::Topology), from which [`upstream::cluster`] gives numbers to nodes and opens and
+//! closes listeners. Clients are accepted there by [`client::accept`].
+//!
+//! A session knows where replies end that name servers: answers to a few commands, and redirections, also inside other
+//! replies. It shows them to its owner, as it does with all that it needs somebody for, and goes on with what comes back.
+//! [`resp::cluster`] finds the addresses in them; [`upstream::cluster`] knows the listeners, or waits for a look at the cluster.
+//!
 //! ## Backends
 //!
-//! [`upstream::discovery`] finds out in the background where a link's backends are: from SRV records, a file or
-//! Sentinels, each of which *publishes* a list of endpoints. It also watches the backends that connections use: does the
+//! [`upstream::discovery`] finds out in the background where a link's backends are: from SRV records, a file, Sentinels or the
+//! nodes of a cluster, each of which *publishes* a list of endpoints. It also watches the backends that connections use: does the
 //! name still have that address, the server that role? Connections of a backend that is gone or demoted are asked to
 //! end, spread over the link's grace.
 //!

@@ -63,6 +63,7 @@ const PING: &[u8] = b"*1\r\n$4\r\nPING\r\n";
 
 /// What a session is to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a setting of its own")]
 pub struct Policy {
     pub reset: Reset,
     /// Whether a client's own authentication is not for the target.

@@ -26,13 +26,22 @@ pub struct Replies {
     /// Whether the reply's own first byte, behind its attributes, has been read.
     is_open: bool,
     is_push: bool,
-    /// Whether errors inside a reply are told.
-    tells_errors: bool,
-    /// Whether one of them is half there.
-    is_in_error: bool,
+    errors: Errors,
     /// The beginning of a reply that came in several pieces.
     head: [u8; HEAD],
     head_length: u8,
+}
+
+/// What becomes of errors inside of other replies.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Errors {
+    /// They are part of these, like any other element.
+    #[default]
+    Elements,
+    /// Each is a step of its own.
+    Steps,
+    /// The same, and one of them has begun.
+    Step,
 }
 
 /// What the next byte is.
@@ -86,7 +95,8 @@ pub struct Step {
 impl Replies {
     /// Those of a server, of which errors inside other replies are steps of their own.
     pub fn telling_errors(tells_errors: bool) -> Self {
-        Self { tells_errors, ..Self::default() }
+        let errors = if tells_errors { Errors::Steps } else { Errors::Elements };
+        Self { errors, ..Self::default() }
     }
 
     /// Whether no reply is half there.
@@ -131,19 +141,19 @@ impl Replies {
                 if due == 0 {
                     break;
                 }
-                if self.tells_errors && bytes.get(position) == Some(&b'-') {
+                if self.errors == Errors::Steps && bytes.get(position) == Some(&b'-') {
                     if position > 0 {
                         return Ok(self.part(&bytes[..position], false));
                     }
-                    self.is_in_error = true;
+                    self.errors = Errors::Step;
                 }
             }
             let Some(&byte) = bytes.get(position) else {
-                return Ok(self.part(bytes, self.is_in_error));
+                return Ok(self.part(bytes, self.errors == Errors::Step));
             };
             position += self.element(byte, &bytes[position..])?;
-            if self.is_in_error && self.at == At::Element {
-                self.is_in_error = false;
+            if self.errors == Errors::Step && self.at == At::Element {
+                self.errors = Errors::Steps;
                 if self.due > 0 {
                     return Ok(self.part(&bytes[..position], true));
                 }

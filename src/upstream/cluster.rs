@@ -271,7 +271,10 @@ impl Cluster {
                 target: "cluster",
                 link = link.name,
                 error = self.too_few(state),
-                remedy = self.remedy(link),
+                remedy = format!(
+                    "set {}_PORT_{}_CLUSTER_PORTS to a range with a number for each node and some to spare",
+                    link.alias, link.port
+                ),
                 "nodes have no listener"
             );
         }
@@ -285,13 +288,6 @@ impl Cluster {
         format!(
             "the cluster has {} nodes, but CLUSTER_PORTS={first}-{last} has {numbers}{taken} numbers",
             state.nodes.len()
-        )
-    }
-
-    fn remedy(&self, link: &Link) -> String {
-        format!(
-            "set {}_PORT_{}_CLUSTER_PORTS to a range with a number for each node and some to spare",
-            link.alias, link.port
         )
     }
 

@@ -14,7 +14,8 @@ use redis::cluster::{ClusterClient, ClusterConnection};
 use serde_json::Value;
 
 use crate::support::{
-    Ambassador, Cluster, Launch, Peer, SLOTS, Version, command, eventually, own_address, password, random,
+    Ambassador, Cluster, Known, Launch, Peer, SLOTS, Version, command, eventually, own_address, password,
+    random,
 };
 
 /// An ambassador in front of a cluster, at a loopback address of its own.
@@ -281,7 +282,7 @@ fn slots_move_under_load_and_clients_follow() {
     let Some(cluster) = Cluster::start(&password) else { return };
     let front = Front::of(&cluster);
     let work = Work::begin(&front);
-    let primaries: Vec<_> = cluster.known().into_iter().filter(|node| node.has_slots()).collect();
+    let primaries: Vec<_> = cluster.known().into_iter().filter(Known::has_slots).collect();
     for to in &primaries[..2] {
         let from: Vec<_> = primaries.iter().filter(|node| node.id != to.id).map(|node| &*node.id).collect();
         let (from, any) = (from.join(","), cluster.nodes[0].address().to_string());

@@ -1,5 +1,6 @@
 //! Clusters that are none, that lie, or that can't be reached.
 
+use std::fmt::Write as _;
 use std::io::Read;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -28,17 +29,11 @@ fn play_at(
             } else if is(&["ECHO"]) {
                 format!("${}\r\n{}\r\n", asked[1].len(), asked[1])
             } else if is(&["CLUSTER", "NODES"]) {
-                let lines: String = tell()
-                    .iter()
-                    .map(|(id, address, flags, epoch, slots)| {
-                        let bus = u32::from(address.port()) + 10000;
-                        format!(
-                            "{id} {}:{}@{bus} {flags} - 0 0 {epoch} connected {slots}\n",
-                            address.ip(),
-                            address.port()
-                        )
-                    })
-                    .collect();
+                let mut lines = String::new();
+                for (id, address, flags, epoch, slots) in tell() {
+                    let (ip, port, bus) = (address.ip(), address.port(), u32::from(address.port()) + 10000);
+                    let _ = writeln!(lines, "{id} {ip}:{port}@{bus} {flags} - 0 0 {epoch} connected {slots}");
+                }
                 format!("${}\r\n{lines}\r\n", lines.len())
             } else if is(&["CLUSTER", "SLOTS"]) {
                 "*0\r\n".to_owned()

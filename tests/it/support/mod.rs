@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 
 pub(crate) use ambassador::{Ambassador, Finished, Launch, another_user, lines};
 pub(crate) use browser::Browser;
-pub(crate) use cluster::{Cluster, SLOTS};
+pub(crate) use cluster::{Cluster, Known, SLOTS};
 pub(crate) use dice::Dice;
 pub(crate) use dns::{Dnsmasq, Manner, NameServer};
 pub(crate) use fixture::{error_in, every_answer, fixture, fixture_text, unknown_command};
