@@ -55,6 +55,15 @@ struct Bound {
     nodes: Option<UnboundedReceiver<Opened>>,
 }
 
+impl Bound {
+    /// How many sockets listen for it at the most, those for nodes among them.
+    fn sockets(&self) -> usize {
+        let cluster = self.service.link.redis.as_ref().and_then(|redis| redis.cluster.as_ref());
+        let nodes = cluster.map_or(0, |cluster| cluster.ports.len());
+        self.listener.sockets() * (1 + nodes)
+    }
+}
+
 /// The process with its listeners bound.
 pub struct App {
     bound: Vec<Bound>,
@@ -175,8 +184,8 @@ impl App {
     /// Serves until SIGTERM or SIGINT, then drains.
     pub async fn run(mut self) {
         let warm = self.bound.iter().map(|bound| bound.service.link.warm()).sum();
-        let of_links = self.bound.iter().map(|bound| &bound.listener);
-        let listeners = of_links.chain(&self.admin).map(Listener::sockets).sum();
+        let of_links = self.bound.iter().map(Bound::sockets);
+        let listeners = of_links.chain(self.admin.iter().map(Listener::sockets)).sum();
         let limit = self.descriptors.connections(self.workers.count(), listeners, warm);
         let process_limit = Arc::new(Semaphore::new(limit));
         let links = self.bound.iter().map(|bound| Arc::clone(&bound.service)).collect();

@@ -8,6 +8,7 @@
 pub mod topology;
 
 use std::collections::{BTreeSet, HashMap};
+use std::io;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -56,6 +57,8 @@ struct State {
     asked_for: Vec<Endpoint>,
     /// Numbers that others listen on.
     taken: BTreeSet<u16>,
+    /// Whether the last listener could not be opened whatever its number.
+    is_short: bool,
     /// How many nodes had no number when that was told last.
     told_without_number: usize,
 }
@@ -220,10 +223,7 @@ impl Cluster {
             let used: BTreeSet<_> = state.nodes.iter().filter_map(|node| node.port).collect();
             let is_free = |port: &u16| node.port.map_or(!used.contains(port), |own| own == *port);
             let numbers: Vec<_> = self.ports.clone().filter(is_free).collect();
-            let Some((port, listener)) = numbers.into_iter().find_map(|port| self.bind(state, link, port))
-            else {
-                continue;
-            };
+            let Some((port, listener)) = self.bind_one(state, link, numbers) else { continue };
             let Some(opened) = &*self.opened.lock() else { return };
             let node = &mut state.nodes[at];
             let (listen, (stop, stopped)) = (listener.address(), watch::channel(false));
@@ -237,31 +237,42 @@ impl Cluster {
         }
     }
 
-    fn bind(&self, state: &mut State, link: &LinkRuntime, port: u16) -> Option<(u16, Listener)> {
-        let listen = link.link.listen.at(port);
-        // Where a node is that is down at the moment, it would be dialled here.
-        if state.nodes.iter().any(|node| listen.answers(&node.endpoint)) {
-            return None;
-        }
-        match Listener::bind(&listen, self.keepalive) {
-            Ok(listener) => {
-                state.taken.remove(&port);
-                Some((port, listener))
+    /// Binds the first of these numbers that can be had.
+    fn bind_one(&self, state: &mut State, link: &LinkRuntime, numbers: Vec<u16>) -> Option<(u16, Listener)> {
+        for port in numbers {
+            let listen = link.link.listen.at(port);
+            // Where a node is that is down at the moment, it would be dialled here.
+            if state.nodes.iter().any(|node| listen.answers(&node.endpoint)) {
+                continue;
             }
-            Err(mut errors) => {
-                let (address, error) = errors.remove(0);
-                if state.taken.insert(port) {
-                    tracing::warn!(
-                        target: "cluster",
-                        link = link.link.name,
-                        listen = %address,
-                        error = text::io_error(&error),
-                        "number passed over: it can't be listened on"
-                    );
+            let (address, error) = match Listener::bind(&listen, self.keepalive) {
+                Ok(listener) => {
+                    state.taken.remove(&port);
+                    state.is_short = false;
+                    return Some((port, listener));
                 }
-                None
+                Err(mut errors) => errors.remove(0),
+            };
+            let (link, error_text) = (&link.link.name, text::io_error(&error));
+            if !matches!(error.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::PermissionDenied) {
+                // No other number could be had either; the next look tries again.
+                if !std::mem::replace(&mut state.is_short, true) {
+                    let remedy = "raise the limit on open files (ulimit -n)";
+                    tracing::error!(target: "cluster", link, listen = %address, error = error_text, remedy, "node not listening");
+                }
+                return None;
+            }
+            if state.taken.insert(port) {
+                tracing::warn!(
+                    target: "cluster",
+                    link,
+                    listen = %address,
+                    error = error_text,
+                    "number passed over: it can't be listened on"
+                );
             }
         }
+        None
     }
 
     fn tell_of_numbers(&self, state: &mut State, link: &Link) {

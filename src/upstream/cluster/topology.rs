@@ -3,7 +3,6 @@
 //! `CLUSTER NODES` knows every node with its address and its configuration's epoch; `CLUSTER SLOTS` has the *preferred*
 //! endpoint, which is what clients are to dial: an address, a name, or "the host that you have asked".
 
-use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
@@ -24,7 +23,7 @@ const LONGEST_ID: usize = 64;
 pub struct Topology {
     /// The newest epoch of all nodes' configurations.
     pub epoch: u64,
-    /// Primaries first, then by their endpoints.
+    /// In the order of their endpoints, so that it is the same whoever is asked, and behind a failover.
     pub nodes: Vec<Node>,
 }
 
@@ -111,7 +110,7 @@ impl Topology {
         if told.nodes.is_empty() {
             return Err("it knows no node of a cluster".to_owned());
         }
-        told.nodes.sort_by_cached_key(|node| (Reverse(node.role == Role::Master), order(&node.endpoint)));
+        told.nodes.sort_by_cached_key(|node| order(&node.endpoint));
         Ok(told)
     }
 
