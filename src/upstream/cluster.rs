@@ -5,11 +5,11 @@
 //! clients on the [listeners](Opened) that come of it. Sessions have the addresses in replies [retold](LinkRuntime::retell):
 //! an address that is not known yet is told to discovery, and waited for.
 
+mod retell;
 pub mod topology;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::io;
-use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,7 +24,7 @@ use super::discovery::endpoint_of;
 use super::link::LinkRuntime;
 use crate::config::Link;
 use crate::net::{Endpoint, Listener};
-use crate::resp::cluster::{Place, Port, Told, is_redirection, redirection, rewritten};
+use crate::resp::cluster::Place;
 use crate::text;
 
 /// A listener for the clients of one node.
@@ -135,15 +135,6 @@ impl Served {
         link.dialler.listening.remove(&listen);
         stop.send_replace(true);
     }
-}
-
-/// What became of addresses in a reply.
-enum Retold {
-    Reply(Vec<u8>),
-    /// These places are not known.
-    Unknown(Vec<Endpoint>),
-    /// Why they can't be told.
-    Failed(String),
 }
 
 impl Cluster {
@@ -365,30 +356,31 @@ impl State {
             || self.topology.nodes.iter().any(|node| node.is_at_endpoint(endpoint))
     }
 
-    /// The node that a reply means, told by the one at `asked`.
-    fn node(&self, place: &Place<'_>, asked: Option<&Endpoint>) -> Option<&Served> {
+    /// The node that a reply means.
+    fn node(&self, place: &Place<'_>) -> Option<&Served> {
         let by_id = |id: &str| self.nodes.iter().find(|node| node.id.as_deref() == Some(id));
-        if let Some(node) = place.id.and_then(by_id) {
-            return Some(node);
-        }
-        let of_topology = |is: &dyn Fn(&Node) -> bool| {
-            self.topology.nodes.iter().find(|node| is(node)).and_then(|node| by_id(&node.id))
+        let by_place = || {
+            let known = self.topology.nodes.iter().find(|node| node.is_at(place.host, place.port));
+            known.and_then(|node| by_id(&node.id))
         };
-        if place.host.is_empty() {
-            // The host that was asked: with clusters that say so, every node has a port of its own there.
-            return of_topology(&|node| {
-                node.port == place.port && place.slot.is_some_and(|slot| node.serves(slot))
-            })
-            .or_else(|| {
-                let asked = asked.and_then(host_of)?;
-                of_topology(&|node| node.is_at(&asked, place.port))
-            })
-            .or_else(|| of_topology(&|node| node.port == place.port));
-        }
-        of_topology(&|node| node.is_at(place.host, place.port)).or_else(|| {
+        let by_endpoint = || {
             let endpoint = endpoint_of(place.host, place.port)?;
             self.nodes.iter().find(|node| node.endpoint == endpoint)
-        })
+        };
+        place.id.and_then(by_id).or_else(by_place).or_else(by_endpoint)
+    }
+
+    /// The host of a node that is told by its port alone: "the host that you have asked", which was `asked`. A cluster that
+    /// says so has each node at a port of its own there, or at least the one that serves the slot.
+    fn host(&self, place: &Place<'_>, asked: Option<&Endpoint>) -> Option<String> {
+        let at_port = || self.topology.nodes.iter().filter(|node| node.port == place.port);
+        let by_slot = at_port().find(|node| place.slot.is_some_and(|slot| node.serves(slot)));
+        let by_host = || {
+            let asked = asked.and_then(host_of)?;
+            at_port().find(|node| node.is_at(&asked, place.port))
+        };
+        let known = by_slot.or_else(by_host).or_else(|| at_port().next());
+        known.map_or_else(|| asked.and_then(host_of), |node| host_of(&node.endpoint))
     }
 }
 
@@ -453,64 +445,6 @@ fn tell_of_change(link: &str, topology: &Topology, uncovered: &[(u16, u16)]) {
         remedy = "see redis-cli --cluster check; commands for these slots are answered CLUSTERDOWN",
         "cluster seen; nobody serves some slots"
     );
-}
-
-impl LinkRuntime {
-    /// The reply with every address of a node replaced by that of its listener, for a client that came in at `host`. Where
-    /// that can't be, an error that says why.
-    pub async fn retell(&self, reply: &[u8], host: Option<IpAddr>) -> Vec<u8> {
-        let Some(cluster) = &self.cluster else { return reply.to_vec() };
-        let host = match (&cluster.announce, host) {
-            (Some(announced), _) => announced.clone(),
-            (None, Some(address)) => address.to_string(),
-            (None, None) => "127.0.0.1".to_owned(),
-        };
-        let why = match self.try_to_retell(cluster, reply, &host) {
-            Retold::Reply(reply) => return reply,
-            Retold::Failed(why) => why,
-            Retold::Unknown(places) => {
-                cluster.find(places, self.link.connect_timeout).await;
-                match self.try_to_retell(cluster, reply, &host) {
-                    Retold::Reply(reply) => return reply,
-                    Retold::Failed(why) => why,
-                    Retold::Unknown(_) => "the cluster could not be looked at in time".to_owned(),
-                }
-            }
-        };
-        format!("-ERR redis-ambassador: {}: {why}\r\n", self.link.name).into_bytes()
-    }
-
-    fn try_to_retell(&self, cluster: &Cluster, reply: &[u8], host: &str) -> Retold {
-        let state = cluster.state.lock();
-        let asked = self.backends.listed().first().map(|listed| listed.endpoint.clone());
-        let told = Told { host, is_tls: self.link.listen_tls.is_some() };
-        let (mut unknown, mut why) = (HashMap::new(), None);
-        let mut port_of = |place: &Place<'_>| match state.node(place, asked.as_ref()) {
-            Some(Served { port: Some(port), .. }) => Port::Known(*port),
-            Some(Served { port: None, .. }) => {
-                why = Some(cluster.too_few(&state));
-                Port::Hidden
-            }
-            None => match endpoint_of(place.host, place.port) {
-                Some(endpoint) => {
-                    unknown.insert(endpoint.to_string(), endpoint);
-                    Port::Unknown
-                }
-                None => Port::Hidden,
-            },
-        };
-        let retold = if is_redirection(reply) {
-            redirection(reply, &told, &mut port_of)
-        } else {
-            rewritten(reply, &told, &mut port_of)
-        };
-        match (retold, why) {
-            (_, Some(why)) => Retold::Failed(why),
-            (Ok(Some(reply)), None) => Retold::Reply(reply),
-            (Ok(None), None) => Retold::Unknown(unknown.into_values().collect()),
-            (Err(_), None) => Retold::Failed("the target's reply is no list of nodes".to_owned()),
-        }
-    }
 }
 
 /// A cluster, as the admin endpoint shows it.

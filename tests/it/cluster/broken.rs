@@ -112,7 +112,8 @@ fn addresses_without_end_come_to_an_end() {
 
 #[test]
 fn the_newest_epoch_is_believed() {
-    let places: Vec<_> = (0..3).map(|_| own_address()).collect();
+    let mut places: Vec<_> = (0..3).map(|_| own_address()).collect();
+    places.sort();
     let old: Vec<Line> = vec![(id(1), places[0], "master", 1, "0-16383"), (id(2), places[1], "slave", 1, "")];
     let new: Vec<Line> = vec![(id(2), places[1], "master", 2, "0-16383"), (id(3), places[2], "slave", 2, "")];
     let seeds = [place(places[0], &old), place(places[1], &new)];
