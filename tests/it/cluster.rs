@@ -1,6 +1,7 @@
 //! Redis Cluster behind one address: clients that speak it, what they are told of the nodes, and nodes that move.
 
 mod broken;
+mod clients;
 
 use std::collections::BTreeSet;
 use std::io::Read;

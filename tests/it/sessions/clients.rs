@@ -19,7 +19,7 @@ use crate::support::{
 };
 
 /// What works at the other end of a link, until it is told to pause.
-trait Client {
+pub(crate) trait Client {
     /// How many times it has done its work.
     fn steps(&self) -> usize;
     /// Finishes what it does, and then nothing for a while.
@@ -30,12 +30,12 @@ trait Client {
 }
 
 /// A program that speaks as `clients/harness.py` does.
-struct Program {
+pub(crate) struct Program {
     child: Child,
     input: Option<ChildStdin>,
     heard: Arc<Heard>,
     reader: Option<JoinHandle<()>>,
-    errors: PathBuf,
+    log: PathBuf,
     _directory: tempfile::TempDir,
 }
 
@@ -47,15 +47,17 @@ struct Heard {
 }
 
 impl Program {
-    fn start(command: &mut Command) -> Self {
+    pub(crate) fn start(command: &mut Command) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
-        let errors = directory.path().join("stderr");
+        let log = directory.path().join("stderr");
         let mut child = command
             .current_dir(clients())
+            // For one that is elsewhere.
+            .env("PYTHONPATH", clients())
             .env("PYTHONDONTWRITEBYTECODE", "1")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(std::fs::File::create(&errors).expect("a file"))
+            .stderr(std::fs::File::create(&log).expect("a file"))
             .spawn()
             .unwrap_or_else(|error| panic!("{command:?}: {error}"));
         let heard = Arc::new(Heard::default());
@@ -75,7 +77,12 @@ impl Program {
             }
         });
         let input = child.stdin.take();
-        Self { child, input, heard, reader: Some(reader), errors, _directory: directory }
+        Self { child, input, heard, reader: Some(reader), log, _directory: directory }
+    }
+
+    /// What has gone wrong so far.
+    pub(crate) fn errors(&self) -> Vec<String> {
+        self.heard.errors.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn tell(&mut self, line: &str) {
@@ -103,10 +110,10 @@ impl Client for Program {
         if let Some(reader) = self.reader.take() {
             let _ = reader.join();
         }
-        let mut wrong = self.heard.errors.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut wrong = self.errors();
         if !wrong.is_empty() {
-            let errors = std::fs::read_to_string(&self.errors).unwrap_or_default();
-            wrong.push(errors.chars().rev().take(3000).collect::<Vec<_>>().into_iter().rev().collect());
+            let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+            wrong.push(log.chars().rev().take(3000).collect::<Vec<_>>().into_iter().rev().collect());
         }
         wrong
     }
@@ -191,7 +198,7 @@ fn clients() -> PathBuf {
 }
 
 /// The Python that has the clients' libraries; `need_clients` of scripts/common has put it into the build's directory.
-fn python() -> Option<PathBuf> {
+pub(crate) fn python() -> Option<PathBuf> {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("the build's directory");
     let python = target.join("clients/bin/python");
     if python.is_file() {

@@ -135,6 +135,26 @@ impl Cluster {
         });
     }
 
+    /// Has nodes tell of replicas in `CLUSTER SLOTS` too, which they don't before these have followed a write.
+    #[track_caller]
+    pub(crate) fn show_replicas(&self) {
+        // One for each of three primaries.
+        for key in ["a", "b", "c"] {
+            let primary = self.nodes.iter().find(|node| node.address() == self.serving(key)).expect("a node");
+            let mut administrator = primary.administrator(&self.password);
+            redis::cmd("SET").arg(key).arg("").exec(&mut administrator).expect("SET");
+        }
+        eventually("every node tells of the replicas", || {
+            self.nodes.iter().all(|node| {
+                let mut administrator = node.administrator(&self.password);
+                let slots: Vec<Vec<redis::Value>> =
+                    redis::cmd("CLUSTER").arg("SLOTS").query(&mut administrator).expect("CLUSTER SLOTS");
+                // The first and the last slot, the primary, a replica.
+                slots.iter().all(|range| range.len() == 4)
+            })
+        });
+    }
+
     /// All nodes, as the first one that runs tells.
     pub(crate) fn known(&self) -> Vec<Known> {
         known(self.nodes.iter().find(|node| node.is_running()).expect("a node"), &self.password)
