@@ -1,16 +1,18 @@
 //! Real cluster clients of several languages, which know one address and no password.
 
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use super::{FIRST, Front, launch};
+use crate::faults::Network;
 use crate::sessions::clients::{Client as _, Program, has_php, python};
-use crate::support::{Cluster, command_is_missing, eventually, password};
+use crate::support::{Authority, Cluster, SERVER_NAME, command_is_missing, eventually, password, random};
 
 /// Programs of `clients/`. Those of Python speak either protocol.
-const PROGRAMS: [&str; 4] = ["redis_py.py", "redis_py_async.py", "valkey_glide.py", "phpredis.php"];
+const PROGRAMS: [&str; 4] = ["redis_py.py", "redis_py_async.py", "valkey_glide.py", PHP];
+const PHP: &str = "phpredis.php";
 
 /// Clients at work on all slots.
 struct Clients(Vec<(String, Program)>);
@@ -20,7 +22,7 @@ impl Clients {
     fn start(front: &Front, program: &str, change: impl Fn(&mut Command)) -> Self {
         let address = front.ambassador.address("redis:6379");
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/cluster/clients").join(program);
-        let (interpreter, protocols) = if program.ends_with(".php") {
+        let (interpreter, protocols) = if program == PHP {
             (has_php().then(|| "php".into()), &[""][..])
         } else {
             (python(), &["2", "3"][..])
@@ -40,13 +42,11 @@ impl Clients {
     fn go_on(&self) {
         let before: Vec<_> = self.0.iter().map(|(_, program)| program.steps()).collect();
         for ((name, program), before) in self.0.iter().zip(before) {
-            eventually(&format!("{name} goes on"), || {
-                assert!(program.errors().is_empty(), "{name}: {:#?}", program.errors());
-                program.steps() >= before + 3
-            });
+            eventually(&format!("{name} goes on: {:#?}", program.errors()), || program.steps() >= before + 3);
         }
     }
 
+    /// Nothing has gone wrong.
     #[track_caller]
     fn expect_content(self) {
         for (name, mut program) in self.0 {
@@ -86,6 +86,101 @@ fn redis_py_shares_upstreams_of_every_node() {
         clients.go_on();
         clients.expect_content();
     }
+}
+
+#[test]
+fn tls_on_both_sides_leads_to_every_node() {
+    let (password, authority) = (password(), Authority::new("The authority"));
+    let Some(cluster) = Cluster::start_over_tls(&authority, &password) else { return };
+    cluster.show_replicas();
+    let (launch, at) = launch(&cluster.target(), &password);
+    let launch = launch
+        .variable("REDIS_TLS_CA_FILE", authority.file())
+        .variable("REDIS_TLS_SERVER_NAME", SERVER_NAME)
+        .listen_tls("REDIS", &authority.issue(&[&at.to_string()]));
+    let front = Front::start((launch, at));
+    for program in PROGRAMS {
+        let clients = Clients::start(&front, program, |command| {
+            command.env("CA_FILE", authority.file());
+        });
+        clients.go_on();
+        clients.expect_content();
+    }
+    // No node was spoken to without TLS.
+    for node in &cluster.nodes {
+        let mut administrator = node.administrator(&password);
+        let list: String =
+            redis::cmd("CLIENT").arg(&["LIST", "TYPE", "normal"]).query(&mut administrator).expect("a list");
+        let plain = format!(" laddr={} ", node.address());
+        assert_eq!(list.lines().filter(|line| line.contains(&plain)).count(), 1, "{list}");
+    }
+}
+
+/// A network from which this machine has one address, and nothing else is there.
+struct Apart {
+    network: Network,
+    gateway: Ipv4Addr,
+}
+
+impl Apart {
+    fn new() -> Option<Self> {
+        let network = Network::new()?;
+        // The range is for tests of networks (RFC 2544).
+        let [low, high, ..] = random().to_le_bytes();
+        let [gateway, inside] = [1, 2].map(|last| Ipv4Addr::new(198, 18 + high % 2, low, high & 0xfc | last));
+        let name = format!("amb{:x}", u32::from(gateway));
+        network.ip(&["link", "add", &name, "type", "veth", "peer", "name", "outside", "netns", &network.0]);
+        network.ip(&["addr", "add", &format!("{gateway}/30"), "dev", &name]);
+        network.ip(&["link", "set", &name, "up"]);
+        network.ip(&["-n", &network.0, "addr", "add", &format!("{inside}/30"), "dev", "outside"]);
+        network.ip(&["-n", &network.0, "link", "set", "outside", "up"]);
+        Some(Self { network, gateway })
+    }
+
+    /// The same command, in that network.
+    fn place(&self, command: &mut Command) {
+        let mut inside = Command::new("ip");
+        inside.args(["netns", "exec", &self.network.0]).arg(command.get_program()).args(command.get_args());
+        *command = inside;
+    }
+}
+
+#[test]
+fn who_can_reach_nothing_but_the_ambassador_follows_a_failover() {
+    let password = password();
+    let Some(apart) = Apart::new() else { return };
+    let Some(mut cluster) = Cluster::start(&password) else { return };
+    cluster.show_replicas();
+    let (launch, _) = launch(&cluster.target(), &password);
+    let at = apart.gateway;
+    let front = Front::start((launch.variable("REDIS_LISTEN", format!("{at}:0")), at));
+    let seed = cluster.nodes[0].address();
+    let mut ping = redis_cli_at(seed);
+    apart.place(ping.arg("PING"));
+    let done = ping.output().expect("redis-cli runs");
+    assert!(!done.status.success(), "a node can be reached");
+    let programs = ["redis_py.py", "redis_py_async.py"];
+    let start = || programs.map(|program| Clients::start(&front, program, |command| apart.place(command)));
+    let clients = start();
+    let go_on = |clients: &[Clients]| clients.iter().for_each(Clients::go_on);
+    go_on(&clients);
+    for node in cluster.known().iter().filter(|node| !node.is_primary) {
+        let replica = cluster.nodes.iter().find(|own| own.address() == node.address).expect("a node");
+        let mut administrator = replica.administrator(&password);
+        redis::cmd("CLUSTER").arg("FAILOVER").exec(&mut administrator).expect("CLUSTER FAILOVER");
+        go_on(&clients);
+    }
+    clients.into_iter().for_each(Clients::expect_content);
+    cluster.settle();
+    // Until another one has taken over, who asks for what a dead one served may have an error.
+    let clients = start();
+    go_on(&clients);
+    let killed = cluster.serving("a");
+    cluster.at(killed).stop();
+    eventually("another one serves", || {
+        cluster.known().iter().filter(|node| node.has_slots && node.is_primary).count() == 3
+    });
+    go_on(&clients);
 }
 
 fn redis_cli_at(address: SocketAddr) -> Command {

@@ -2,9 +2,10 @@
 
 use std::fmt::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::process::Command;
 
-use super::{RedisServer, Version, eventually, own_address};
+use super::{Authority, RedisServer, SERVER_NAME, Version, eventually, own_address};
 
 /// Slots of a cluster.
 pub(crate) const SLOTS: u16 = 16384;
@@ -13,6 +14,13 @@ pub(crate) const SLOTS: u16 = 16384;
 pub(crate) struct Cluster {
     pub(crate) nodes: Vec<RedisServer>,
     pub(crate) password: String,
+    tls: Option<Tls>,
+}
+
+/// Where nodes speak TLS to each other and to those who know them.
+struct Tls {
+    authority: PathBuf,
+    port: u16,
 }
 
 /// A node as the cluster tells of it.
@@ -44,7 +52,24 @@ impl Cluster {
         nodes: usize,
         configuration: impl Fn(usize) -> String,
     ) -> Option<Self> {
-        Self::start_at(version, password, nodes, address_of_node, configuration)
+        Self::start_at(version, password, nodes, address_of_node, configuration, None)
+    }
+
+    /// Six that speak TLS, with certificates of this authority for [`SERVER_NAME`].
+    pub(crate) fn start_over_tls(authority: &Authority, password: &str) -> Option<Self> {
+        // Each node has its own address.
+        let tls = Tls { authority: authority.file(), port: address_of_node().port() };
+        let identity = authority.issue(&[SERVER_NAME]);
+        let configuration = format!(
+            "tls-cluster yes\ntls-replication yes\ntls-auth-clients no\ntls-port {}\ntls-cert-file {}\n\
+             tls-key-file {}\ntls-ca-cert-file {}",
+            tls.port,
+            identity.certificate.display(),
+            identity.key.display(),
+            authority.file().display()
+        );
+        let lines = |_| configuration.clone();
+        Self::start_at(Version::Redis70, password, 6, address_of_node, lines, Some(tls))
     }
 
     /// The same at one address, each node at a port of its own.
@@ -54,7 +79,7 @@ impl Cluster {
         configuration: impl Fn(usize) -> String,
     ) -> Option<Self> {
         let free = || SocketAddr::new(Ipv4Addr::LOCALHOST.into(), address_of_node().port());
-        Self::start_at(Version::Redis70, password, nodes, free, configuration)
+        Self::start_at(Version::Redis70, password, nodes, free, configuration, None)
     }
 
     fn start_at(
@@ -63,12 +88,13 @@ impl Cluster {
         nodes: usize,
         free: impl Fn() -> SocketAddr,
         configuration: impl Fn(usize) -> String,
+        tls: Option<Tls>,
     ) -> Option<Self> {
-        let mut cluster = Self { nodes: Vec::new(), password: password.to_owned() };
+        let mut cluster = Self { nodes: Vec::new(), password: password.to_owned(), tls };
         for number in 0..nodes {
             cluster.nodes.push(cluster.another_at(version, &free, &configuration(number))?);
         }
-        let addresses: Vec<_> = cluster.nodes.iter().map(|node| node.address().to_string()).collect();
+        let addresses = cluster.addresses();
         let replicas = usize::from(nodes >= 6).to_string();
         let mut create = vec!["create"];
         create.extend(addresses.iter().map(String::as_str));
@@ -101,7 +127,11 @@ impl Cluster {
     /// `redis-cli --cluster` with these arguments, which must succeed.
     #[track_caller]
     pub(crate) fn administer(&self, arguments: &[&str]) -> String {
-        let done = Command::new("redis-cli")
+        let mut command = Command::new("redis-cli");
+        if let Some(tls) = &self.tls {
+            command.arg("--tls").arg("--cacert").arg(&tls.authority);
+        }
+        let done = command
             .args(["-a", &self.password, "--no-auth-warning", "--cluster"])
             .args(arguments)
             .output()
@@ -180,8 +210,17 @@ impl Cluster {
 
     /// What a link names.
     pub(crate) fn target(&self) -> String {
-        let nodes: Vec<_> = self.nodes.iter().map(|node| node.address().to_string()).collect();
-        format!("redis+cluster://{}", nodes.join(","))
+        let scheme = if self.tls.is_some() { "rediss" } else { "redis" };
+        format!("{scheme}+cluster://{}", self.addresses().join(","))
+    }
+
+    /// Where nodes are dialled.
+    fn addresses(&self) -> Vec<String> {
+        let of_node = |node: &RedisServer| {
+            let port = self.tls.as_ref().map_or(node.address().port(), |tls| tls.port);
+            SocketAddr::new(node.address().ip(), port).to_string()
+        };
+        self.nodes.iter().map(of_node).collect()
     }
 
     /// Whether any of these bytes names one of the nodes, by its address or its port.
