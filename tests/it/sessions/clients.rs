@@ -80,11 +80,6 @@ impl Program {
         Self { child, input, heard, reader: Some(reader), log, _directory: directory }
     }
 
-    /// What has gone wrong so far.
-    pub(crate) fn errors(&self) -> Vec<String> {
-        self.heard.errors.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
     fn tell(&mut self, line: &str) {
         writeln!(self.input.as_mut().expect("a pipe"), "{line}").expect("a program that reads");
     }
@@ -110,7 +105,7 @@ impl Client for Program {
         if let Some(reader) = self.reader.take() {
             let _ = reader.join();
         }
-        let mut wrong = self.errors();
+        let mut wrong = self.heard.errors.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if !wrong.is_empty() {
             let log = std::fs::read_to_string(&self.log).unwrap_or_default();
             wrong.push(log.chars().rev().take(3000).collect::<Vec<_>>().into_iter().rev().collect());

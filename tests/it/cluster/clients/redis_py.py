@@ -21,7 +21,7 @@ client = redis.RedisCluster(**options)
 reader = redis.RedisCluster(load_balancing_strategy=LoadBalancingStrategy.RANDOM_REPLICA, **options)
 # Each has its own.
 name = f"py{protocol}"
-keys = [f"{name}:{number}" for number in range(100)]
+keys = [f"{name}:{number}" for number in range(40)]
 
 
 def hear(channel, number):

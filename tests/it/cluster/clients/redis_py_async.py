@@ -18,9 +18,9 @@ options = {
     "decode_responses": True,
     **({"ssl": True, "ssl_ca_certs": ca} if ca else {}),
 }
-# Each has its own; few, since commands at the same time are as many connections.
+# Each has its own; few, since commands at the same time are as many connections, each with a TLS of its own.
 name = f"async{protocol}"
-keys = [f"{name}:{number}" for number in range(30)]
+keys = [f"{name}:{number}" for number in range(12)]
 
 
 async def hear(client, channel, number):
