@@ -40,6 +40,7 @@ use crate::metrics::{self, Metrics};
 use crate::net::{Accepted, Listener};
 use crate::upstream::LinkRuntime;
 use crate::upstream::backends::BackendState;
+use crate::upstream::cluster::{ClusterState, NodeState, topology};
 use crate::upstream::dial::DialState;
 
 /// The timeout of one connection; longer than all dials of `/links?dial` together.
@@ -117,6 +118,9 @@ pub struct LinkState {
     #[serde(default)]
     pub warnings: Vec<String>,
     pub backends: Vec<BackendState>,
+    /// The nodes of a link that leads to a Redis Cluster, which are its backends.
+    #[serde(default)]
+    pub cluster: Option<ClusterState>,
     /// The result of the last dial; `None` before the first.
     pub last_dial: Option<DialState>,
 }
@@ -144,7 +148,8 @@ impl LinkState {
         let last_dial = service.health.last_dial();
         let backends = service.backends.states();
         let works = last_dial.as_ref().is_none_or(|dial| dial.worked);
-        let warnings = warnings(service, &backends, works);
+        let cluster = service.cluster.as_ref().map(|cluster| cluster.states(&service.link));
+        let warnings = warnings(service, &backends, cluster.as_ref(), works);
         let state = match (&last_dial, works) {
             (_, false) => "fails",
             _ if !warnings.is_empty() => "degraded",
@@ -166,19 +171,41 @@ impl LinkState {
             state: state.to_owned(),
             warnings,
             backends,
+            cluster,
             last_dial,
         }
     }
 }
 
+/// What a node of a cluster is and does, for people.
+pub fn of_node(node: &NodeState) -> Vec<String> {
+    let what = match (&node.role, &node.follows, &node.id) {
+        (Some(role), Some(master), _) => format!("{role} of {master}"),
+        (Some(role), None, _) => role.clone(),
+        (None, _, Some(_)) => "left the cluster".to_owned(),
+        (None, _, None) => "named by a redirection".to_owned(),
+    };
+    let down = node.is_down().then(|| "down".to_owned());
+    let slots = (!node.slots.is_empty()).then(|| format!("slots {}", topology::shown(&node.slots)));
+    let connections = (node.connections > 0).then(|| figures::count(node.connections, "connection"));
+    [down, Some(what), slots, connections].into_iter().flatten().collect()
+}
+
 /// What should be looked at in a link. Where it fails, its failure says what is the matter with the backends.
-fn warnings(service: &LinkRuntime, backends: &[BackendState], works: bool) -> Vec<String> {
+fn warnings(
+    service: &LinkRuntime,
+    backends: &[BackendState],
+    cluster: Option<&ClusterState>,
+    works: bool,
+) -> Vec<String> {
     let count = |holds: fn(&BackendState) -> bool| backends.iter().filter(|backend| holds(backend)).count();
     let all = backends.len();
     let (down, open) = (count(BackendState::is_down), count(|backend| backend.wants_no_password));
     let mut sources = service.link.redis.as_ref().into_iter().flat_map(Redis::sources);
     let stale = sources.find(|source| source.is_stale());
-    let down = (works && down > 0)
+    // Those of a cluster are told by their names.
+    let is_seen = cluster.is_some_and(|cluster| !cluster.nodes.is_empty());
+    let down = (works && down > 0 && !is_seen)
         .then(|| format!("{down} of {all} backends failed when last dialled; each is tried again by itself"));
     let open = (open > 0).then(|| {
         format!("{open} of {all} backends want no password: check that it is the right server, and protected")
@@ -190,7 +217,38 @@ fn warnings(service: &LinkRuntime, backends: &[BackendState], works: bool) -> Ve
                 .to_owned()
         })
     });
-    [down, open, stale].into_iter().flatten().collect()
+    let of_cluster = cluster.into_iter().flat_map(|cluster| of_cluster(cluster, works));
+    of_cluster.chain([down, open, stale].into_iter().flatten()).collect()
+}
+
+/// Nodes that are named in a warning at most.
+const NAMED: usize = 5;
+
+fn of_cluster(cluster: &ClusterState, works: bool) -> Vec<String> {
+    let ClusterState { nodes, slots_uncovered, trouble, remedy } = cluster;
+    let uncovered = (!slots_uncovered.is_empty()).then(|| {
+        format!(
+            "nobody serves {} of {} slots ({}), for which clients read CLUSTERDOWN; bring back the nodes that served \
+             them, or give them to others (redis-cli --cluster fix)",
+            topology::number(slots_uncovered),
+            topology::SLOTS,
+            topology::shown(slots_uncovered)
+        )
+    });
+    let known = nodes.iter().filter(|node| !node.has_left());
+    let down: Vec<_> = known.clone().filter(|node| node.is_down()).map(|node| &*node.address).collect();
+    let is_down = (works && !down.is_empty()).then(|| {
+        let more = down.len().saturating_sub(NAMED);
+        let named = down[..down.len() - more].join(", ");
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        let all = known.count();
+        format!("down: {} of {all} nodes ({named}{more}); each is tried again by itself", down.len())
+    });
+    // Where all of it fails, its failure says why nobody tells of it.
+    let are_too_many = nodes.iter().any(|node| node.listen.is_none());
+    let trouble = trouble.as_ref().filter(|_| works || are_too_many).zip(remedy.as_ref());
+    let trouble = trouble.map(|(trouble, remedy)| format!("{trouble}; {remedy}"));
+    [uncovered, is_down, trouble].into_iter().flatten().collect()
 }
 
 type Answer = Response<String>;

@@ -6,17 +6,18 @@
 
 use std::fmt::Write;
 
-use super::LinkState;
 use super::figures::{count, float, long, short, time};
 use super::history::{Events, Sample};
+use super::{LinkState, of_node};
 use crate::upstream::backends::BackendState;
+use crate::upstream::cluster::NodeState;
 
 const TEMPLATE: &str = include_str!("page.html");
 
 /// What the page may do: its own style, its own script, and ask where it came from. The words are the hashes of the two,
 /// which a test holds.
 pub(super) const POLICY: &str = "default-src 'none'; \
-     script-src 'sha256-5StnXAKjdj7dyBOAT87KmWLvjfiFGq4RbmLyYxBQa6Y='; \
+     script-src 'sha256-Cn2bp6wkcTYSqTWZv+QeqaRa61fgUaO3r4XWfpjtwKw='; \
      style-src 'sha256-39bsToXIq2J3MvYB1xZtqdXk8e//86XgO+v8QedBPlU='; \
      connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
@@ -82,7 +83,7 @@ fn row(rows: &mut String, link: &LinkState, sample: &Sample, hour: Events) -> st
         listen = breakable(&link.listen),
         target = breakable(&link.target),
     )?;
-    backends(rows, &link.backends)?;
+    backends(rows, link)?;
     let figure = |figure: f32| if is_redis { short(figure) } else { "–".to_owned() };
     let (rate, chart) = if is_redis { (RATE, CHART) } else { ("", "") };
     write!(
@@ -131,27 +132,57 @@ const CHART: &str = "<small class=\"most\"></small><svg class=\"chart empty\" vi
 const RATE: &str = "<svg class=\"rate\" viewBox=\"0 0 120 16\" preserveAspectRatio=\"none\" aria-hidden=\"true\">\
      <path class=\"line\"/></svg>";
 
-fn backends(rows: &mut String, backends: &[BackendState]) -> std::fmt::Result {
-    let down = backends.iter().filter(|backend| backend.is_down()).count();
-    let are_many = backends.len() > OPEN;
+/// A server that a link leads to.
+struct Item<'a> {
+    name: &'a str,
+    class: &'static str,
+    told: Vec<String>,
+}
+
+impl<'a> Item<'a> {
+    fn of_backend(backend: &'a BackendState) -> Self {
+        let (class, told) = match &backend.role {
+            _ if backend.is_down() => (DOWN, Some("down".to_owned())),
+            _ if backend.has_other_role() => ("other", Some("has another role".to_owned())),
+            role => ("", role.clone()),
+        };
+        let connections = (backend.connections > 0).then(|| count(backend.connections, "connection"));
+        Self { name: &backend.backend, class, told: [told, connections].into_iter().flatten().collect() }
+    }
+
+    fn of_node(node: &'a NodeState) -> Self {
+        let class = match node {
+            node if node.is_down() => DOWN,
+            node if node.has_left() => "other",
+            _ => "",
+        };
+        let listen = node.listen.as_ref();
+        let listen =
+            listen.map_or_else(|| "no listener".to_owned(), |at| format!("on {}", at.replace(',', ", ")));
+        Self { name: &node.address, class, told: [listen].into_iter().chain(of_node(node)).collect() }
+    }
+}
+
+const DOWN: &str = "down";
+
+/// The nodes of a cluster, or else the backends.
+fn backends(rows: &mut String, link: &LinkState) -> std::fmt::Result {
+    let nodes = link.cluster.as_ref().map(|cluster| &cluster.nodes).filter(|nodes| !nodes.is_empty());
+    let (what, items): (_, Vec<_>) = match nodes {
+        Some(nodes) => ("node", nodes.iter().map(Item::of_node).collect()),
+        None => ("backend", link.backends.iter().map(Item::of_backend).collect()),
+    };
+    let down = items.iter().filter(|item| item.class == DOWN).count();
+    let are_many = items.len() > OPEN;
     if are_many {
         let down = if down > 0 { format!(", {down} down") } else { String::new() };
-        write!(rows, "<details><summary>{}{down}</summary>", count(backends.len(), "backend"))?;
+        write!(rows, "<details><summary>{}{down}</summary>", count(items.len(), what))?;
     }
     rows.push_str("<ul>");
-    for backend in backends {
-        let (class, told) = match &backend.role {
-            _ if backend.is_down() => (" class=\"down\"", " · down".to_owned()),
-            _ if backend.has_other_role() => (" class=\"other\"", " · has another role".to_owned()),
-            Some(role) => ("", format!(" · {}", escaped(role))),
-            None => ("", String::new()),
-        };
-        let connections = match backend.connections {
-            0 => String::new(),
-            number => format!(" · {}", count(number, "connection")),
-        };
-        let name = escaped(&backend.backend);
-        write!(rows, "<li{class}><code>{name}</code><span class=\"soft\">{told}{connections}</span></li>")?;
+    for Item { name, class, told } in items {
+        let class = if class.is_empty() { String::new() } else { format!(" class=\"{class}\"") };
+        let told = told.iter().fold(String::new(), |told, part| told + " · " + &escaped(part));
+        write!(rows, "<li{class}><code>{}</code><span class=\"soft\">{told}</span></li>", escaped(name))?;
     }
     rows.push_str(if are_many { "</ul></details>" } else { "</ul>" });
     Ok(())

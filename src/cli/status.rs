@@ -8,7 +8,7 @@ use super::endpoint::{Unasked, ask};
 use super::screen::{Colour, Screen};
 use super::table::{self, NOTHING};
 use crate::admin::figures::{count, float, long, short};
-use crate::admin::{LinkState, Links, STATES};
+use crate::admin::{LinkState, Links, STATES, of_node};
 use crate::net::ListenAddress;
 use crate::text::{self, one_line};
 
@@ -147,9 +147,15 @@ fn stacked(row: &[String], screen: &Screen, paint: impl Fn(&str) -> String) -> V
     lines
 }
 
-/// Where it listens and leads, and what is the matter.
+/// Where it listens and leads, a cluster's nodes too, and what is the matter.
 fn details(link: &LinkState, screen: &Screen) -> Vec<String> {
     let mut lines = screen.paragraph(2, &format!("{} -> {}", shown(&link.listen), shown(&link.target)));
+    for node in link.cluster.iter().flat_map(|cluster| &cluster.nodes) {
+        let listen = node.listen.as_deref().unwrap_or("no listener");
+        let told = of_node(node).join(", ");
+        let told = format!("{} -> {}: {}", shown(listen), shown(&node.address), shown(&told));
+        lines.extend(screen.paragraph(2, &told));
+    }
     if let Some(dial) = &link.last_dial
         && let Some(failure) = &dial.failure
     {

@@ -99,6 +99,16 @@ impl Link {
         format!("{}{setting}", self.credential_prefix)
     }
 
+    /// To write the same target as that of a Redis Cluster, or of servers that are none, for remedies.
+    pub fn same_target(&self, is_cluster: bool) -> Option<String> {
+        // What is written in the target is not kept with it.
+        let is_in_target =
+            self.credentials().is_some_and(|credentials| credentials.variable == self.variable);
+        let user_information = if is_in_target { "****@" } else { "" };
+        let target = self.target.as_cluster(is_cluster, self.tls.is_some(), user_information)?;
+        Some(write_remedy(&self.variable, &target))
+    }
+
     /// The setting that lets it listen on another port, for remedies: one that needs no privileges and has the same last
     /// digits, and where it listens now.
     pub fn another_port(&self) -> String {

@@ -168,6 +168,16 @@ impl Target {
         }
     }
 
+    /// The same servers as nodes of a Redis Cluster, or as servers that are none; `None` where they are listed elsewhere
+    /// or are no hosts. `user_information` stands before them.
+    pub fn as_cluster(&self, is_cluster: bool, is_tls: bool, user_information: &str) -> Option<String> {
+        let (Backends::Listed(servers) | Backends::Cluster(servers)) = &self.backends else { return None };
+        let are_hosts = servers.iter().all(|server| matches!(server, Endpoint::Tcp(..)));
+        let scheme = if is_tls { Scheme::Rediss } else { Scheme::Redis }.prefix();
+        let form = if is_cluster { "+cluster" } else { "" };
+        are_hosts.then(|| format!("{scheme}{form}://{user_information}{}", Commas(servers)))
+    }
+
     fn of(scheme: Scheme, backends: Backends) -> Self {
         Self {
             scheme,

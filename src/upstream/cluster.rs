@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, timeout};
 
-use self::topology::{Node, Topology};
+use self::topology::{Node, Topology, Unseen};
 use super::backends::{BackendState, Listing};
 use super::discovery::endpoint_of;
 use super::link::LinkRuntime;
@@ -52,6 +52,8 @@ pub struct Cluster {
 #[derive(Default)]
 struct State {
     topology: Topology,
+    /// Why the last look has shown nothing.
+    unseen: Option<Unseen>,
     nodes: Vec<Served>,
     /// Places that redirections have named, and that no look has shown yet.
     asked_for: Vec<Endpoint>,
@@ -173,11 +175,12 @@ impl Cluster {
         state.nodes.iter().filter_map(|node| Some(node.gone_since? + grace?)).min()
     }
 
-    /// Takes in what a look has shown; `None` where no node has answered. Every place that was asked for has a listener
+    /// Takes in what a look has shown. Every place that was asked for has a listener
     /// then, as far as there are numbers. To be called in the runtime that accepts clients, with the link's own runtime.
-    pub fn publish(&self, link: &LinkRuntime, topology: Option<Topology>) {
+    pub fn publish(&self, link: &LinkRuntime, looked: Result<Topology, Unseen>) {
         let mut state = self.state.lock();
-        if let Some(topology) = topology {
+        state.unseen = looked.as_ref().err().cloned();
+        if let Ok(topology) = looked {
             take_in(&mut state, link, topology);
         }
         for endpoint in std::mem::take(&mut state.asked_for) {
@@ -273,10 +276,7 @@ impl Cluster {
                 target: "cluster",
                 link = link.name,
                 error = self.too_few(state),
-                remedy = format!(
-                    "set {}_PORT_{}_CLUSTER_PORTS to a range with a number for each node and some to spare",
-                    link.alias, link.port
-                ),
+                remedy = remedy(link),
                 "nodes have no listener"
             );
         }
@@ -284,13 +284,7 @@ impl Cluster {
     }
 
     fn too_few(&self, state: &State) -> String {
-        let (first, last) = (self.ports.start(), self.ports.end());
-        let numbers = self.ports.len() - state.taken.len().min(self.ports.len());
-        let taken = if state.taken.is_empty() { "" } else { " free" };
-        format!(
-            "the cluster has {} nodes, but CLUSTER_PORTS={first}-{last} has {numbers}{taken} numbers",
-            state.nodes.len()
-        )
+        too_few(&self.ports, state.nodes.len(), state.taken.len())
     }
 
     /// No further listener is opened, and those that are there are closed.
@@ -302,22 +296,30 @@ impl Cluster {
     }
 
     /// The nodes and slots, for the admin endpoint.
-    pub fn states(&self) -> ClusterState {
+    pub fn states(&self, link: &Link) -> ClusterState {
         let state = self.state.lock();
         let of_node = |served: &Served| {
             let node = state.topology.nodes.iter().find(|node| Some(&node.id) == served.id.as_ref());
             let backends = served.service.backends.states();
+            let is_up = !backends.is_empty() && backends.iter().all(|backend| backend.up);
             NodeState {
                 id: served.id.clone(),
                 address: served.endpoint.to_string(),
                 listen: served.open.as_ref().map(|open| open.listen.clone()),
                 role: node.map(|node| node.role.to_string()),
-                up: node.is_none_or(|node| !node.is_failed) && backends.iter().all(|backend| backend.up),
+                follows: node.and_then(|node| state.topology.primary_of(node)).map(ToString::to_string),
+                up: is_up && node.is_none_or(|node| !node.is_failed),
                 slots: node.map(|node| node.slots.clone()).unwrap_or_default(),
                 connections: backends.iter().map(|backend| backend.connections).sum(),
             }
         };
         let too_few = state.nodes.iter().any(|node| node.port.is_none()).then(|| self.too_few(&state));
+        let trouble = match (too_few, &state.unseen) {
+            (Some(too_few), _) => Some((too_few, remedy(link))),
+            (None, Some(unseen)) => Some((unseen.reason.clone(), unseen.remedy(link))),
+            (None, None) => None,
+        };
+        let (trouble, remedy) = trouble.unzip();
         let mut nodes: Vec<_> = state.nodes.iter().collect();
         nodes.sort_by_key(|node| (node.port.is_none(), node.port));
         ClusterState {
@@ -327,7 +329,8 @@ impl Cluster {
             } else {
                 state.topology.uncovered()
             },
-            trouble: too_few,
+            trouble,
+            remedy,
         }
     }
 
@@ -429,19 +432,46 @@ fn take_in(state: &mut State, link: &LinkRuntime, topology: Topology) {
     state.topology = topology;
 }
 
+/// What is wrong where so many nodes want a number of these, some of which others have taken.
+pub fn too_few(ports: &RangeInclusive<u16>, nodes: usize, taken: usize) -> String {
+    let (first, last) = (ports.start(), ports.end());
+    let numbers = ports.len() - taken.min(ports.len());
+    let free = if taken == 0 { "" } else { " free" };
+    format!("the cluster has {nodes} nodes, but CLUSTER_PORTS={first}-{last} has {numbers}{free} numbers")
+}
+
+/// What helps where there are too few numbers.
+pub fn remedy(link: &Link) -> String {
+    format!(
+        "set {}_PORT_{}_CLUSTER_PORTS to a range with a number for each node and some to spare",
+        link.alias, link.port
+    )
+}
+
+impl Unseen {
+    /// What helps.
+    pub fn remedy(&self, link: &Link) -> String {
+        let servers = link.same_target(false).filter(|_| self.is_no_cluster);
+        servers.unwrap_or_else(|| {
+            "check that the nodes can be reached, and that the user may ask CLUSTER NODES: redis-ambassador check \
+             says what each answers"
+                .to_owned()
+        })
+    }
+}
+
 fn tell_of_change(link: &str, topology: &Topology, uncovered: &[(u16, u16)]) {
     let (nodes, primaries) = (topology.nodes.len(), topology.primaries());
     if uncovered.is_empty() {
         tracing::info!(target: "cluster", link, nodes, primaries, "cluster seen");
         return;
     }
-    let ranges: Vec<_> = uncovered.iter().map(|(first, last)| format!("{first}-{last}")).collect();
     tracing::warn!(
         target: "cluster",
         link,
         nodes,
         primaries,
-        uncovered = ranges.join(","),
+        uncovered = topology::shown(uncovered),
         remedy = "see redis-cli --cluster check; commands for these slots are answered CLUSTERDOWN",
         "cluster seen; nobody serves some slots"
     );
@@ -454,8 +484,10 @@ pub struct ClusterState {
     pub nodes: Vec<NodeState>,
     /// The first and the last slot of each range that nobody serves.
     pub slots_uncovered: Vec<(u16, u16)>,
-    /// Why some nodes have no listener.
+    /// Why some nodes have no listener, or why no node tells of the cluster.
     pub trouble: Option<String>,
+    /// What helps against that.
+    pub remedy: Option<String>,
 }
 
 /// A node of it.
@@ -466,12 +498,26 @@ pub struct NodeState {
     pub address: String,
     /// None where there are too few numbers.
     pub listen: Option<String>,
-    /// `master` or `replica`.
+    /// `master` or `replica`; none where the cluster does not, or no longer, tell of it.
     pub role: Option<String>,
+    /// The address of the master that a replica follows.
+    pub follows: Option<String>,
     /// Whether neither the cluster nor the last dial says that it has failed.
     pub up: bool,
     /// The first and the last slot of each range that it serves.
     pub slots: Vec<(u16, u16)>,
     /// Current connections to it.
     pub connections: usize,
+}
+
+impl NodeState {
+    /// Whether the cluster no longer tells of it.
+    pub fn has_left(&self) -> bool {
+        self.id.is_some() && self.role.is_none()
+    }
+
+    /// Whether it ought to be up.
+    pub fn is_down(&self) -> bool {
+        !self.up && !self.has_left()
+    }
 }

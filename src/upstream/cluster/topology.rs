@@ -37,10 +37,47 @@ pub struct Node {
     pub hosts: Vec<String>,
     pub port: u16,
     pub role: Role,
+    /// The id of the primary that a replica follows.
+    pub primary: Option<String>,
     /// Whether the others agree that it has failed.
     pub is_failed: bool,
     /// The first and the last slot of each range that it serves.
     pub slots: Vec<(u16, u16)>,
+}
+
+/// Why nobody has told of a cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unseen {
+    /// In words for people.
+    pub reason: String,
+    /// Whether it is because there is none: who was asked is a server by itself.
+    pub is_no_cluster: bool,
+}
+
+impl<T: Into<String>> From<T> for Unseen {
+    fn from(reason: T) -> Self {
+        Self { reason: reason.into(), is_no_cluster: false }
+    }
+}
+
+/// Ranges that are shown at most.
+const SHOWN: usize = 8;
+
+/// Ranges of slots, for people: `0-5460, 8000`.
+pub fn shown(ranges: &[(u16, u16)]) -> String {
+    let range = |(first, last): &(u16, u16)| {
+        if first == last { first.to_string() } else { format!("{first}-{last}") }
+    };
+    let shown: Vec<_> = ranges.iter().take(SHOWN).map(range).collect();
+    match ranges.len() - shown.len() {
+        0 => shown.join(", "),
+        more => format!("{} and {more} more ranges", shown.join(", ")),
+    }
+}
+
+/// So many slots have these ranges.
+pub fn number(ranges: &[(u16, u16)]) -> u16 {
+    ranges.iter().map(|(first, last)| last - first + 1).sum()
 }
 
 impl Node {
@@ -60,9 +97,24 @@ impl Topology {
         (self.epoch, self.covered(), self.nodes.len())
     }
 
+    /// Whether it has the same nodes, each with the same role and slots.
+    pub fn agrees_with(&self, other: &Self) -> bool {
+        let of = |topology: &Self| -> BTreeMap<String, (bool, Vec<(u16, u16)>)> {
+            let nodes = topology.nodes.iter();
+            nodes.map(|node| (node.id.clone(), (node.role == Role::Master, node.slots.clone()))).collect()
+        };
+        of(self) == of(other)
+    }
+
     /// Slots that somebody serves.
     pub fn covered(&self) -> u16 {
-        SLOTS - self.uncovered().iter().map(|(first, last)| last - first + 1).sum::<u16>()
+        SLOTS - number(&self.uncovered())
+    }
+
+    /// Where the primary is that a node follows.
+    pub fn primary_of(&self, node: &Node) -> Option<&Endpoint> {
+        let id = node.primary.as_ref()?;
+        self.nodes.iter().find(|node| node.id == *id).map(|node| &node.endpoint)
     }
 
     /// The ranges of slots that nobody serves.
@@ -90,17 +142,17 @@ impl Topology {
     /// What a node has answered that was asked at this host.
     ///
     /// # Errors
-    /// It told nothing that is to be understood, in words for people.
-    pub fn of(nodes: &BytesFrame, slots: &BytesFrame, asked: &Host) -> Result<Self, String> {
+    /// It told nothing that is to be understood.
+    pub fn of(nodes: &BytesFrame, slots: &BytesFrame, asked: &Host) -> Result<Self, Unseen> {
         let preferred = preferred(slots);
         let mut told = match nodes {
             BytesFrame::Error(words) if words.contains("cluster support disabled") => {
-                return Err(
-                    "it is no node of a cluster (a link to one server begins with redis://)".to_owned()
-                );
+                let reason =
+                    "it is no node of a cluster (a link to one server begins with redis://)".to_owned();
+                return Err(Unseen { reason, is_no_cluster: true });
             }
             // Not every user may ask for the nodes.
-            BytesFrame::Error(words) if preferred.is_empty() => return Err(words.to_string()),
+            BytesFrame::Error(words) if preferred.is_empty() => return Err((&**words).into()),
             BytesFrame::Error(_) => Self { epoch: 0, nodes: of_slots(slots, asked) },
             nodes => {
                 let text = resp::text(nodes).ok_or("it does not answer like a node of a cluster")?;
@@ -108,7 +160,7 @@ impl Topology {
             }
         };
         if told.nodes.is_empty() {
-            return Err("it knows no node of a cluster".to_owned());
+            return Err("it knows no node of a cluster".into());
         }
         told.nodes.sort_by_cached_key(|node| order(&node.endpoint));
         Ok(told)
@@ -143,6 +195,7 @@ impl Topology {
                 hosts: hosts([host, line.ip, line.name]),
                 port,
                 role: line.role,
+                primary: line.primary.map(str::to_owned),
                 is_failed: line.is_failed,
                 slots: line.slots.clone(),
             });
@@ -178,6 +231,7 @@ struct Line<'a> {
     name: &'a str,
     port: u16,
     role: Role,
+    primary: Option<&'a str>,
     is_failed: bool,
     epoch: u64,
     slots: Vec<(u16, u16)>,
@@ -189,7 +243,8 @@ impl<'a> Line<'a> {
     fn parse(line: &'a str) -> Option<Self> {
         let mut words = line.split(' ');
         let (id, place, flags) = (words.next()?, words.next()?, words.next()?);
-        let epoch = words.nth(3)?.parse().ok()?;
+        let primary = words.next().filter(|id| *id != "-");
+        let epoch = words.nth(2)?.parse().ok()?;
         let _link_state = words.next()?;
         let mut parts = place.split(',');
         let address = parts.next()?;
@@ -202,7 +257,7 @@ impl<'a> Line<'a> {
         }
         let role = if has("master") { Role::Master } else { Role::Replica };
         let slots = words.filter(|word| !word.starts_with('[')).filter_map(range).collect();
-        Some(Self { id, ip, name, port, role, is_failed: has("fail"), epoch, slots })
+        Some(Self { id, ip, name, port, role, primary, is_failed: has("fail"), epoch, slots })
     }
 }
 
@@ -260,12 +315,14 @@ fn of_slots(slots: &BytesFrame, asked: &Host) -> Vec<Node> {
                 super::super::discovery::endpoint_of(host.trim_matches(['[', ']']), preferred.port);
             let Some(endpoint) = endpoint.filter(|_| id.len() <= LONGEST_ID) else { continue };
             let role = if number == 0 { Role::Master } else { Role::Replica };
+            let primary = servers.first().filter(|_| number > 0).and_then(of_node);
             let node = nodes.entry(id).or_insert_with(|| Node {
                 id: id.to_owned(),
                 endpoint,
                 hosts: hosts([host]),
                 port: preferred.port,
                 role,
+                primary: primary.map(|(id, _)| id.to_owned()),
                 is_failed: false,
                 slots: Vec::new(),
             });
@@ -323,6 +380,9 @@ e7d1eecce10fd6bb5eb35b9f99a514335d9ba9ca 127.0.0.1:30001@31001,hostname1 myself,
             ["127.0.0.1:30001", "127.0.0.1:30002", "127.0.0.1:30003", "127.0.0.1:30004"]
         );
         assert_eq!((told.epoch, told.uncovered(), told.covered()), (4, vec![(10923, 16383)], 10923));
+        let primaries: Vec<_> =
+            told.nodes.iter().map(|node| told.primary_of(node).map(ToString::to_string)).collect();
+        assert_eq!(primaries, [None, None, None, Some("127.0.0.1:30001".to_owned())]);
         assert!(told.nodes[0].is_at("HOSTNAME1", 30001) && told.nodes[0].is_at("127.0.0.1", 30001));
         let by_name = slots([bulk("hostname1"), bulk("hostname2")]);
         let told = Topology::of(&bulk(NODES), &by_name, &asked()).unwrap();
@@ -345,12 +405,24 @@ e7d1eecce10fd6bb5eb35b9f99a514335d9ba9ca 127.0.0.1:30001@31001,hostname1 myself,
             ["[::1]:30002", "10.0.0.1:30001"].map(String::from).into_iter().rev().collect::<Vec<_>>()
         );
         assert_eq!(told.primaries(), 2);
-        let reason = |nodes: &BytesFrame| Topology::of(nodes, &refused, &asked()).unwrap_err();
-        assert!(reason(&refused).starts_with("NOPERM"));
+        let unseen = |nodes: &BytesFrame| Topology::of(nodes, &refused, &asked()).unwrap_err();
+        let reason = |nodes: &BytesFrame| unseen(nodes).reason;
+        assert!(reason(&refused).starts_with("NOPERM") && !unseen(&refused).is_no_cluster);
         let disabled = BytesFrame::Error("ERR This instance has cluster support disabled".into());
-        assert!(reason(&disabled).starts_with("it is no node of a cluster"));
+        assert!(
+            reason(&disabled).starts_with("it is no node of a cluster") && unseen(&disabled).is_no_cluster
+        );
         assert_eq!(reason(&bulk("")), "it knows no node of a cluster");
         assert_eq!(reason(&BytesFrame::Integer(1)), "it does not answer like a node of a cluster");
+    }
+
+    #[test]
+    fn ranges_are_shown_in_a_few_characters() {
+        assert_eq!(shown(&[]), "");
+        assert_eq!(shown(&[(0, 5460), (8000, 8000)]), "0-5460, 8000");
+        let many: Vec<_> = (0..1000).map(|slot| (slot * 2, slot * 2)).collect();
+        assert_eq!(shown(&many), "0, 2, 4, 6, 8, 10, 12, 14 and 992 more ranges");
+        assert_eq!(number(&[(0, 16383)]), SLOTS);
     }
 
     #[test]

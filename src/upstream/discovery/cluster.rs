@@ -18,7 +18,7 @@ use crate::random::{fraction, jittered};
 use crate::upstream::LinkRuntime;
 use crate::upstream::backends::{Backends, Entry, Lease};
 use crate::upstream::cluster::Cluster;
-use crate::upstream::cluster::topology::Topology;
+use crate::upstream::cluster::topology::{Topology, Unseen};
 use crate::upstream::conversation::Conversation;
 use crate::upstream::dial::Dialler;
 
@@ -44,16 +44,16 @@ pub(super) async fn follow(service: &LinkRuntime, cluster: &Cluster) {
     let seeds = Backends::at(link, &link.endpoints, Arc::default(), Arc::clone(&service.metrics));
     loop {
         let begun = Instant::now();
-        let looked = match look(dialler, link, backends).await {
+        let looked = match look(dialler, link, backends, OTHERS_TIMEOUT).await {
             // At the first look these are the same.
-            Err(_) if cluster.is_known() => look(dialler, link, &seeds).await,
+            Err(_) if cluster.is_known() => look(dialler, link, &seeds, OTHERS_TIMEOUT).await,
             looked => looked,
         };
         match looked {
-            Ok(topology) => cluster.publish(service, Some(topology)),
-            Err(reason) => {
-                backends.unknown(&reason);
-                cluster.publish(service, None);
+            Ok(views) => cluster.publish(service, Ok(newest(views))),
+            Err(unseen) => {
+                backends.unknown(&unseen.reason);
+                cluster.publish(service, Err(unseen));
             }
         }
         let farewell = cluster.next_farewell(link.move_grace);
@@ -67,20 +67,43 @@ pub(super) async fn follow(service: &LinkRuntime, cluster: &Cluster) {
     }
 }
 
-/// Looks once, at the nodes that the configuration names.
-///
-/// # Errors
-/// No node has answered, in words for people.
-pub async fn look_once(
-    dialler: &Dialler,
-    link: &Link,
-    metrics: &Arc<LinkMetrics>,
-) -> Result<Topology, String> {
-    look(dialler, link, &Backends::at(link, &link.endpoints, Arc::default(), Arc::clone(metrics))).await
+/// What was seen at one look.
+pub struct Look {
+    pub topology: Topology,
+    /// Nodes that tell of other nodes or slots.
+    pub disagreeing: Vec<String>,
 }
 
-/// Asks the nodes, and believes the newest answer.
-async fn look(dialler: &Dialler, link: &Link, backends: &Backends) -> Result<Topology, String> {
+/// Looks once: at the nodes that the configuration names, and then at those that these tell of.
+///
+/// # Errors
+/// No node has told of it.
+pub async fn look_once(dialler: &Dialler, link: &Link, metrics: &Arc<LinkMetrics>) -> Result<Look, Unseen> {
+    let at = |endpoints: &[Endpoint]| Backends::at(link, endpoints, Arc::default(), Arc::clone(metrics));
+    let mut views = look(dialler, link, &at(&link.endpoints), TIMEOUT).await?;
+    let known: Vec<_> = newest(views.clone()).nodes.into_iter().map(|node| node.endpoint).collect();
+    // Where these can't be reached, that is said of each of them.
+    if let Ok(told) = look(dialler, link, &at(&known), TIMEOUT).await {
+        views = told;
+    }
+    let topology = newest(views.clone());
+    let disagreeing = views.into_iter().filter(|(_, view)| !view.agrees_with(&topology));
+    Ok(Look { disagreeing: disagreeing.map(|(node, _)| node).collect(), topology })
+}
+
+/// The answer that is believed, of which there is at least one.
+fn newest(views: Vec<(String, Topology)>) -> Topology {
+    let views = views.into_iter().map(|(_, view)| view);
+    views.reduce(|one, other| if other.weight() > one.weight() { other } else { one }).unwrap_or_default()
+}
+
+/// Asks the nodes; the others may take so long once one has answered. There is an answer if it is no error.
+async fn look(
+    dialler: &Dialler,
+    link: &Link,
+    backends: &Backends,
+    others_timeout: Duration,
+) -> Result<Vec<(String, Topology)>, Unseen> {
     let deadline = Instant::now() + TIMEOUT.min(link.connect_timeout);
     let mut failures = resolve(dialler, backends, deadline).await;
     let entries = backends.list();
@@ -92,19 +115,22 @@ async fn look(dialler: &Dialler, link: &Link, backends: &Backends) -> Result<Top
     let asking: Vec<_> =
         asked.into_iter().map(|entry| ask(dialler, link, backends, entry, deadline)).collect();
     let mut asking = stream::iter(asking).buffer_unordered(MOST_ASKED);
-    let (mut until, mut newest) = (deadline, None::<Topology>);
+    let (mut until, mut views, mut single) = (deadline, Vec::new(), 0);
     while let Ok(Some((name, answer))) = timeout_at(until, asking.next()).await {
         match answer {
             Ok(told) => {
-                until = until.min(Instant::now() + OTHERS_TIMEOUT);
-                if newest.as_ref().is_none_or(|newest| told.weight() > newest.weight()) {
-                    newest = Some(told);
-                }
+                until = until.min(Instant::now() + others_timeout);
+                views.push((name, told));
             }
-            Err(reason) => failures.push(format!("{name}: {reason}")),
+            Err(Unseen { reason, is_no_cluster }) => {
+                single += usize::from(is_no_cluster);
+                // Most failures of a dial name it themselves.
+                failures.push(if reason.contains(&name) { reason } else { format!("{name}: {reason}") });
+            }
         }
     }
-    newest.ok_or_else(|| {
+    if views.is_empty() {
+        let is_no_cluster = single > 0 && single == failures.len();
         if failures.is_empty() {
             failures.push("no answer in time".to_owned());
         }
@@ -113,8 +139,10 @@ async fn look(dialler: &Dialler, link: &Link, backends: &Backends) -> Result<Top
         if more > 0 {
             failures.push(format!("and {more} more"));
         }
-        format!("no node tells of the cluster: {}", failures.join("; "))
-    })
+        let reason = format!("no node tells of the cluster: {}", failures.join("; "));
+        return Err(Unseen { reason, is_no_cluster });
+    }
+    Ok(views)
 }
 
 /// Resolves the names among them; returns why some can't be.
@@ -136,15 +164,15 @@ async fn ask(
     backends: &Backends,
     entry: &Arc<Entry>,
     deadline: Instant,
-) -> (String, Result<Topology, String>) {
+) -> (String, Result<Topology, Unseen>) {
     let name = entry.to_string();
-    let Some(backend) = entry.backends.first() else { return (name, Err("it has no address".to_owned())) };
+    let Some(backend) = entry.backends.first() else { return (name, Err("it has no address".into())) };
     let lease = Lease::at(entry, backend);
     let told = timeout_at(deadline, async {
         let upstream = dialler.ask(link, backends, &lease, deadline).await;
         let (stream, leading) = upstream.map_err(|failure| failure.to_string())?.into_parts();
         if !leading.is_empty() {
-            return Err("it speaks without being asked".to_owned());
+            return Err("it speaks without being asked".into());
         }
         let mut conversation = Conversation::over(stream, "Redis server");
         conversation.send(&[vec![b"CLUSTER", b"NODES"], vec![b"CLUSTER", b"SLOTS"]]).await?;
@@ -155,5 +183,5 @@ async fn ask(
         };
         Topology::of(&nodes, &slots, &host)
     });
-    (name, told.await.unwrap_or_else(|_| Err("no answer in time".to_owned())))
+    (name, told.await.unwrap_or_else(|_| Err("no answer in time".into())))
 }
