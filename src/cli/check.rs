@@ -1,8 +1,9 @@
 //! `check`: dials every link as a client's connection would, and says what it found.
 //!
 //! [`mod@examine`] watches the dial to one backend and asks that some questions, [`findings`] says what is wrong and what to do about it,
-//! [`server`] reads what a server tells of itself, [`show`] makes a table or JSON of it all.
+//! [`server`] reads what a server tells of itself, [`cluster`] what the nodes of one tell of each other, [`show`] makes a table or JSON of it all.
 
+mod cluster;
 mod examine;
 mod findings;
 mod server;
@@ -15,6 +16,7 @@ use futures_util::future::join_all;
 use serde::Serialize;
 use tokio::time::timeout;
 
+use self::cluster::Cluster;
 use self::examine::{Examined, Servers, State, examine};
 use self::findings::{Finding, Level};
 use super::Format;
@@ -49,6 +51,8 @@ struct CheckedLink {
     target: String,
     state: Level,
     backends: Vec<Examined>,
+    /// Of a link to a Redis Cluster, whose nodes are its backends.
+    cluster: Option<Cluster>,
 }
 
 impl Report {
@@ -92,14 +96,26 @@ impl Report {
 
 async fn check(link: &Link, dialler: &Dialler) -> (CheckedLink, Vec<Finding>) {
     let mut findings = Finding::of_own_certificates(link);
-    let looked_up = timeout(link.connect_timeout, discovery::look_up(link, dialler));
-    let endpoints = looked_up.await.unwrap_or_else(|_| Err("no answer in time".to_owned()));
+    // Nobody reads them.
+    let metrics = Arc::new(Metrics::new().link(&link.name));
+    let (mut cluster, mut unseen) = (None, None);
+    let endpoints = match cluster::look(link, dialler, &metrics).await {
+        Some(Ok(look)) => {
+            let (seen, endpoints, found) = cluster::judge(link, &look);
+            findings.extend(found);
+            cluster = Some(seen);
+            Ok(endpoints)
+        }
+        looked => {
+            unseen = looked.and_then(Result::err);
+            let looked_up = timeout(link.connect_timeout, discovery::look_up(link, dialler));
+            looked_up.await.unwrap_or_else(|_| Err("no answer in time".to_owned()))
+        }
+    };
     let endpoints = endpoints.unwrap_or_else(|reason| {
         findings.push(Finding::of_failure(link, None, "resolve", &Failure::NoBackend { reason }));
         Vec::new()
     });
-    // Nobody reads them.
-    let metrics = Arc::new(Metrics::new().link(&link.name));
     let looked_at = endpoints.iter().take(MOST_BACKENDS);
     let servers = join_all(looked_at.map(|endpoint| Servers::of(link, dialler, endpoint, &metrics))).await;
     let mut servers: Vec<_> = servers.iter().flat_map(Servers::all).collect();
@@ -118,9 +134,18 @@ async fn check(link: &Link, dialler: &Dialler) -> (CheckedLink, Vec<Finding>) {
             finding.level = Level::Note;
         }
     }
+    if let Some(cluster) = &cluster {
+        cluster.lower(&mut findings);
+    }
     for backend in &mut backends {
         let own = findings.iter().filter(|finding| finding.backend.as_ref() == Some(&backend.backend));
         backend.state = own.map(|finding| finding.level).max().unwrap_or(Level::Ok);
+    }
+    // Where no backend serves, each says why.
+    if let Some(unseen) = unseen
+        && backends.iter().any(|backend| backend.state < Level::Problem)
+    {
+        findings.push(cluster::of_unseen(link, &unseen));
     }
     let state = findings.iter().map(|finding| finding.level).max().unwrap_or(Level::Ok);
     let checked = CheckedLink {
@@ -130,6 +155,7 @@ async fn check(link: &Link, dialler: &Dialler) -> (CheckedLink, Vec<Finding>) {
         target: link.target.to_string(),
         state,
         backends,
+        cluster,
     };
     (checked, findings)
 }

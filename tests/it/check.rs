@@ -14,7 +14,7 @@ use crate::tls::launch_over_tls;
 
 /// What `check --format json` says, and that its exit code agrees with it.
 #[track_caller]
-fn check(launch: Launch) -> Value {
+pub(crate) fn check(launch: Launch) -> Value {
     let finished = launch.argument("check").argument("--format").argument("json").finish();
     let report: Value = serde_json::from_str(&finished.stdout)
         .unwrap_or_else(|error| panic!("{error}: {}{}", finished.stdout, finished.stderr));
@@ -24,7 +24,7 @@ fn check(launch: Launch) -> Value {
 
 /// The one finding at this level, which has these words and this remedy; other levels are not looked at.
 #[track_caller]
-fn expect(report: &Value, level: &str, about: &str, words: &[&str], remedy: &str) {
+pub(crate) fn expect(report: &Value, level: &str, about: &str, words: &[&str], remedy: &str) {
     let findings: Vec<_> =
         report["findings"].as_array().unwrap().iter().filter(|finding| finding["level"] == level).collect();
     assert_eq!(findings.len(), 1, "{report:#}");
@@ -94,7 +94,8 @@ fn a_link_that_serves_is_described_in_json() {
                     "db": 3,
                     "latency_ms": null,
                     "server": {"kind": "Redis", "version": null, "mode": "standalone", "role": "master"}
-                }]
+                }],
+                "cluster": null
             }],
             "findings": []
         })
@@ -650,6 +651,8 @@ fn a_node_of_a_cluster_is_a_warning_and_its_database_a_problem() {
     };
     let report = check(Launch::redis(server.address()));
     expect(&report, "warning", "cluster", &["MOVED"], "without cluster mode");
+    let target = format!("write REDIS_PORT_6379_TCP=redis+cluster://{},", server.address());
+    expect(&report, "warning", "cluster", &["MOVED"], &target);
     let report = check(Launch::redis(server.address()).variable("REDIS_DB", "1"));
     expect(&report, "problem", "select", &["cluster mode"], "remove REDIS_DB");
 }

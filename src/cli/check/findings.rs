@@ -133,6 +133,17 @@ impl Finding {
         )
     }
 
+    /// Something about a Redis Cluster as a whole, or about what it says of a node.
+    pub(super) fn of_cluster(
+        level: Level,
+        link: &Link,
+        backend: Option<&str>,
+        what: String,
+        remedy: String,
+    ) -> Self {
+        Self::new(level, "cluster", link, backend, what, remedy)
+    }
+
     pub(super) fn too_many(link: &Link, more: usize) -> Self {
         let what = format!("{more} more backends were not looked at");
         let remedy = "look at them with a link of their own, if they are in doubt".to_owned();
@@ -211,9 +222,16 @@ impl Finding {
                     "{backend} is a node of a Redis Cluster: for keys of other nodes it answers MOVED with an address, \
                      which is passed on unchanged, and the client has to reach that node by itself"
                 ),
-                "use a Redis without cluster mode, or let the client speak to the cluster itself".to_owned(),
+                format!(
+                    "{}, if the clients speak Redis Cluster: they then reach every node through the ambassador; else \
+                     use a Redis without cluster mode",
+                    link.same_target(true).unwrap_or_else(|| {
+                        let scheme = if link.tls.is_some() { "rediss" } else { "redis" };
+                        format!("write {variable}={scheme}+cluster://HOST:PORT with the address of a node")
+                    })
+                ),
             ),
-            (_, Some("replica")) if !is_wanted => finding(
+            (_, Some("replica")) if !is_wanted && !is_of_cluster => finding(
                 Level::Note,
                 "replica",
                 format!("{backend} is a replica, which answers READONLY to writes"),

@@ -9,12 +9,13 @@ use super::{CheckedLink, Report};
 use crate::cli::screen::{Colour, Screen};
 use crate::cli::table::{self, NOTHING};
 use crate::metrics::CredentialKind;
+use crate::upstream::cluster::topology;
 
 /// Names of a certificate that are shown.
 const MOST_NAMES: usize = 5;
 
-const HEADER: [&str; 11] =
-    ["state", "link", "dials", "address", "connect", "tls", "auth", "db", "ping", "server", "role"];
+const HEADER: [&str; 12] =
+    ["state", "link", "dials", "address", "connect", "tls", "auth", "db", "ping", "server", "role", "slots"];
 
 const FAILED: &str = "failed";
 const NOT_TOLD: &str = "not told";
@@ -42,6 +43,9 @@ pub(super) fn table(report: &Report, screen: &Screen, out: &mut impl Write) -> i
         writeln!(out, "{line}")?;
     }
     for link in &report.links {
+        if let Some(cluster) = &link.cluster {
+            writeln!(out, "{}: {}", link.link, cluster.summary())?;
+        }
         for backend in &link.backends {
             if let Some(sentence) = certificate(link, backend) {
                 writeln!(out, "{sentence}")?;
@@ -114,6 +118,8 @@ fn row(link: &CheckedLink, backend: &Examined) -> Vec<String> {
         let kind = server.kind.clone()?;
         Some(server.version.as_ref().map_or_else(|| kind.clone(), |version| format!("{kind} {version}")))
     });
+    let nodes = link.cluster.iter().flat_map(|cluster| &cluster.nodes);
+    let slots = nodes.filter(|node| node.is_at(&backend.backend)).find(|node| !node.slots.is_empty());
     let resolved = backend.state_of("resolve") != Some(State::Failed);
     vec![
         backend.state.name().to_owned(),
@@ -127,6 +133,7 @@ fn row(link: &CheckedLink, backend: &Examined) -> Vec<String> {
         timed("ping"),
         told(kind),
         told(server.and_then(|server| server.role.clone())),
+        slots.map_or_else(|| NOTHING.to_owned(), |node| topology::shown(&node.slots)),
     ]
 }
 
