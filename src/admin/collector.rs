@@ -10,11 +10,13 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 
+use crate::config::link::Role;
 use crate::metrics::labels;
 use crate::net::tls::{Acceptor, Connector};
 use crate::secret::Source;
 use crate::upstream::LinkRuntime;
 use crate::upstream::backends::BackendState;
+use crate::upstream::cluster::topology;
 use crate::upstream::connections::Upstreams;
 
 /// The links whose state is collected.
@@ -58,6 +60,70 @@ impl LinkCollector {
             let labels = labels(&service.link.name, None);
             ConstCounter::new(service.connections.moved().commands)
                 .encode(commands.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+
+    /// The ends of the certificates that are shown.
+    fn encode_certificates(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let mut ends = encoder.encode_descriptor(
+            "certificate_not_after_timestamp_seconds",
+            "The end of a certificate: the `listener`'s for clients, the `client`'s for the target, the `server`'s that \
+             the target showed last.",
+            None,
+            MetricType::Gauge,
+        )?;
+        for service in &self.links {
+            let (target, clients) = (service.link.tls.as_ref(), service.link.listen_tls.as_ref());
+            for (certificate, end) in [
+                ("listener", clients.and_then(Acceptor::own_ends)),
+                ("client", target.and_then(Connector::own_ends)),
+                ("server", target.and_then(Connector::target_ends)),
+            ] {
+                let since = end.and_then(|end| end.duration_since(UNIX_EPOCH).ok());
+                let Some(seconds) = since.and_then(|since| i64::try_from(since.as_secs()).ok()) else {
+                    continue;
+                };
+                let labels = labels(&service.link.name, Some(("certificate", certificate)));
+                ConstGauge::new(seconds).encode(ends.encode_family(&labels)?)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What is known of the clusters, where there are any.
+    fn encode_clusters(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let state = |service: &Arc<LinkRuntime>| {
+            let cluster = service.cluster.as_ref()?.states(&service.link);
+            Some((service.link.name.clone(), cluster))
+        };
+        let clusters: Vec<_> = self.links.iter().filter_map(state).collect();
+        if clusters.is_empty() {
+            return Ok(());
+        }
+        let mut nodes = encoder.encode_descriptor(
+            "cluster_nodes",
+            "Nodes that a Redis Cluster tells of, failed ones too, by their role.",
+            None,
+            MetricType::Gauge,
+        )?;
+        for (link, cluster) in &clusters {
+            for role in [Role::Master, Role::Replica].map(|role| role.to_string()) {
+                let number = cluster.nodes.iter().filter(|node| node.role.as_ref() == Some(&role)).count();
+                let labels = labels(link, Some(("role", &role)));
+                let number = ConstGauge::new(i64::try_from(number).unwrap_or(i64::MAX));
+                number.encode(nodes.encode_family(&labels)?)?;
+            }
+        }
+        let mut uncovered = encoder.encode_descriptor(
+            "cluster_slots_uncovered",
+            "Slots of a Redis Cluster that nobody serves.",
+            None,
+            MetricType::Gauge,
+        )?;
+        for (link, cluster) in &clusters {
+            let number = ConstGauge::new(i64::from(topology::number(&cluster.slots_uncovered)));
+            number.encode(uncovered.encode_family(&labels(link, None))?)?;
         }
         Ok(())
     }
@@ -111,6 +177,7 @@ impl Collector for LinkCollector {
         )?;
         ConstGauge::new(i64::try_from(*limit).unwrap_or(i64::MAX)).encode(all)?;
         self.encode_moved(&mut encoder)?;
+        self.encode_clusters(&mut encoder)?;
         let mut stale = encoder.encode_descriptor(
             "secret_stale",
             "Whether the last read of a secret from its file or program failed.",
@@ -123,28 +190,7 @@ impl Collector for LinkCollector {
             let number = ConstGauge::new(i64::from(is_stale));
             number.encode(stale.encode_family(&labels(&service.link.name, None))?)?;
         }
-        let mut ends = encoder.encode_descriptor(
-            "certificate_not_after_timestamp_seconds",
-            "The end of a certificate: the `listener`'s for clients, the `client`'s for the target, the `server`'s that \
-             the target showed last.",
-            None,
-            MetricType::Gauge,
-        )?;
-        for service in services {
-            let (target, clients) = (service.link.tls.as_ref(), service.link.listen_tls.as_ref());
-            for (certificate, end) in [
-                ("listener", clients.and_then(Acceptor::own_ends)),
-                ("client", target.and_then(Connector::own_ends)),
-                ("server", target.and_then(Connector::target_ends)),
-            ] {
-                let since = end.and_then(|end| end.duration_since(UNIX_EPOCH).ok());
-                let Some(seconds) = since.and_then(|since| i64::try_from(since.as_secs()).ok()) else {
-                    continue;
-                };
-                let labels = labels(&service.link.name, Some(("certificate", certificate)));
-                ConstGauge::new(seconds).encode(ends.encode_family(&labels)?)?;
-            }
-        }
+        self.encode_certificates(&mut encoder)?;
         let mut gauge = |name, help, holds: fn(&BackendState) -> bool| {
             let mut gauge = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
             for service in services {

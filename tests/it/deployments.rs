@@ -247,7 +247,10 @@ fn the_script_for_certificates_overwrites_nothing() {
 #[test]
 fn dashboard_and_alerts_know_the_metrics() {
     let target = Target::start().echo();
-    let ambassador = Launch::plain(target.address()).start();
+    let ambassador = Launch::plain(target.address())
+        .variable("SHARDS_PORT_7000_TCP", format!("redis+cluster://{}", target.address()))
+        .variable("SHARDS_LISTEN", "127.0.0.1:0")
+        .start();
     let metrics = get(ambassador.admin(), "/metrics").body;
     let names = |text: &str| -> Vec<String> {
         let rest = text.split("redis_ambassador_").skip(1);

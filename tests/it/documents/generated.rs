@@ -130,6 +130,9 @@ fn metrics() -> String {
     let target = Target::start().echo();
     let authority = Authority::new("CA");
     let launch = Launch::redis(target.address()).listen_tls("REDIS", &authority.issue(&["localhost"]));
+    // A cluster has metrics of its own.
+    let cluster = format!("redis+cluster://{}", target.address());
+    let launch = launch.variable("SHARDS_PORT_7000_TCP", cluster).variable("SHARDS_LISTEN", "127.0.0.1:0");
     let ambassador = launch.start();
     let text = get(ambassador.admin(), "/metrics").body;
     let mut help = BTreeMap::new();
