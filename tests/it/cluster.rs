@@ -2,6 +2,7 @@
 
 mod broken;
 mod clients;
+mod shown;
 
 use std::collections::BTreeSet;
 use std::io::Read;

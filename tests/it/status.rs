@@ -14,7 +14,7 @@ use crate::support::{
 };
 
 /// `status` of the ambassador there, with these arguments.
-fn status(admin: SocketAddr, arguments: &[&str]) -> Finished {
+pub(crate) fn status(admin: SocketAddr, arguments: &[&str]) -> Finished {
     let launch = Launch::new().variable("AMBASSADOR_ADMIN", admin.to_string()).argument("status");
     arguments.iter().fold(launch, Launch::argument).finish()
 }

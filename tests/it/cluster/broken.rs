@@ -10,10 +10,10 @@ use super::{FIRST, Front, ask, is_closed, launch};
 use crate::support::{Peer, RedisServer, Served, Target, command, eventually, own_address, password};
 
 /// What a scripted node tells of the cluster: an id, an address, flags, an epoch, slots.
-type Line = (String, SocketAddr, &'static str, u64, &'static str);
+pub(super) type Line = (String, SocketAddr, &'static str, u64, &'static str);
 
 /// A node that answers what it is asked as its script has it, and nothing else.
-fn play_at(
+pub(super) fn play_at(
     address: SocketAddr,
     tell: impl Fn() -> Vec<Line> + Send + Sync + 'static,
     other: impl Fn() -> String + Send + Sync + 'static,
@@ -69,7 +69,7 @@ fn line(peer: &mut Peer) -> Option<String> {
     String::from_utf8(line).ok()
 }
 
-fn id(number: usize) -> String {
+pub(super) fn id(number: usize) -> String {
     format!("{number:040x}")
 }
 
