@@ -77,7 +77,7 @@ async def start():
         for value in await client.mget(keys):
             check(value, number)
         # Later ones may have a failover in their midst, which ends subscriptions; and they are a matter of RESP3.
-        if protocol == "3" and number < 3:
+        if protocol == "3" and number < 2:
             for channel in range(3):
                 await hear(client, f"{name}:{channel}", number)
 
