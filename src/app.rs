@@ -39,6 +39,9 @@ use crate::upstream::reauth;
 use crate::upstream::sharing::Sharing;
 use crate::workers::Workers;
 
+/// So many nodes of a cluster have descriptors set aside for their listeners.
+const MOST_NODES: usize = 100;
+
 /// Time after the drain timeout for connections that end at the last moment to write their log line.
 const LAST_MOMENT: Duration = Duration::from_millis(100);
 
@@ -59,7 +62,7 @@ impl Bound {
     /// How many sockets listen for it at the most, those for nodes among them.
     fn sockets(&self) -> usize {
         let cluster = self.service.link.redis.as_ref().and_then(|redis| redis.cluster.as_ref());
-        let nodes = cluster.map_or(0, |cluster| cluster.ports.len());
+        let nodes = cluster.map_or(0, |cluster| cluster.ports.len().min(MOST_NODES));
         self.listener.sockets() * (1 + nodes)
     }
 }

@@ -21,7 +21,7 @@ use crate::net::tls::explain::is_no_tls;
 use crate::net::{Accepted, Client, Stream};
 use crate::relay::drain::{DrainRequest, Reason};
 use crate::relay::{
-    self, Cause, End, Event, Limits, Own, Party, Policy, Reset, Restore, Seat, Session, Tunnel,
+    self, Cause, End, Event, Limits, Named, Own, Party, Policy, Reset, Restore, Seat, Session, Tunnel,
 };
 use crate::resp;
 use crate::text;
@@ -439,10 +439,7 @@ impl Established {
             }
             Event::Reset => self.greet_again().await,
             Event::Own(own) => self.judge(&own).await,
-            Event::Names(reply) => {
-                self.retell(&reply).await;
-                None
-            }
+            Event::Names(names) => self.retell(names).await,
             Event::AuthRefused => {
                 self.service.reports.password_refused(self.client, &self.service.link);
                 None
@@ -607,12 +604,17 @@ impl Established {
     }
 
     /// A reply that names nodes of the cluster: the client hears of our listeners instead.
-    async fn retell(&mut self, reply: &[u8]) {
+    async fn retell(&mut self, Named { reply, is_server_s_own }: Named) -> Option<Ending> {
         let host = self.stream.ends().map(|(ours, _)| ours.ip());
-        let retold = self.service.retell(reply, host).await;
+        let retold = tokio::select! {
+            biased;
+            retold = self.service.retell(&reply, is_server_s_own, host) => retold,
+            reason = drained(&self.admitted.guard) => return Some(Ending::End(End::Left(reason))),
+        };
         if let Relay::Session(session) = &mut self.relay {
             session.retold(&retold);
         }
+        None
     }
 
     /// A client's own authentication, when it has been let in already.

@@ -29,6 +29,7 @@ use std::pin::Pin as Pinned;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::time::{Instant, Sleep, sleep};
 
 use self::ahead::Ahead;
@@ -111,8 +112,16 @@ pub enum Event {
     Share,
     /// A WAIT for writes that the upstream knows nothing of. It can't be answered.
     Wait,
-    /// What the upstream has said that names other servers, for [`Session::retold`].
-    Names(Vec<u8>),
+    /// What names other servers, for [`Session::retold`].
+    Names(Named),
+}
+
+/// A reply that names other servers, or an error in one.
+#[derive(Debug, Default)]
+pub struct Named {
+    pub reply: Vec<u8>,
+    /// Whether it is the server's own words. Others are those of a script, or of who wrote what that has read.
+    pub is_server_s_own: bool,
 }
 
 /// A client's own AUTH or HELLO. It may hold a password, so it has no `Debug` of its own.
@@ -219,8 +228,8 @@ struct Rare {
     withheld: Vec<u8>,
     refusal: Option<Refusal>,
     /// What names other servers, and what the upstream has said behind it.
-    names: Option<Vec<u8>>,
-    behind_names: Vec<u8>,
+    names: Option<Named>,
+    behind_names: Bytes,
     /// Whether the transaction has a command whose reply names servers.
     names_in_transaction: bool,
     own: Option<Own>,
@@ -498,10 +507,16 @@ impl Session {
     fn is_at_boundary(&self) -> bool {
         self.framing == Framing::Exact
             && self.owed.is_empty()
-            && self.replies.is_between()
+            && self.has_said_all()
             && self.commands.is_between()
             && self.pair.to_client.holds_nothing()
             && self.pair.to_target.holds_nothing()
+    }
+
+    /// Whether the upstream is in the midst of no reply, and all that it has said has been taken in.
+    fn has_said_all(&self) -> bool {
+        let waits = |rare: &Rare| rare.names.is_some() || !rare.behind_names.is_empty();
+        self.replies.is_between() && !self.rare.as_deref().is_some_and(waits)
     }
 
     /// Goes on as far as it goes now. `target` is taken away when it is to be left.
@@ -736,7 +751,7 @@ impl Session {
         if let Some(rare) = &mut self.rare {
             rare.refusal = None;
             rare.withheld = Vec::new();
-            rare.behind_names = Vec::new();
+            rare.behind_names = Bytes::new();
             rare.names_in_transaction = false;
             rare.alarm = None;
         }
@@ -757,7 +772,10 @@ impl Session {
             .and_then(|rare| rare.resent_since)
             .is_none_or(|since| since.elapsed() < self.policy.patience);
         // A reply of which the client has a part can't come from another one.
-        let is_whole = self.replies.is_between() || rare.is_some_and(|rare| !rare.withheld.is_empty());
+        let is_all_withheld =
+            |rare: &Rare| u32::try_from(rare.withheld.len()).is_ok_and(|length| length == self.reply_length);
+        let rare = rare.map(|rare| &**rare);
+        let is_whole = self.replies.is_between() || rare.is_some_and(is_all_withheld);
         let may_be_repeated = match self.commands.is_between() {
             is_between if self.owed.is_empty() => is_between,
             is_between => is_patient && self.owed.may_be_repeated(seen, is_between),

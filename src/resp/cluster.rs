@@ -291,8 +291,16 @@ impl<'a> Tree<'a> {
 
     fn is_shards(&self, list: usize) -> bool {
         let is_list = |index: usize| self.parts[index].kind == b'*';
-        let has_port = |node, name| self.field(node, name).is_some_and(|port| self.number(port).is_some());
-        let is_node = |node| self.is_table(node) && (has_port(node, "port") || has_port(node, "tls-port"));
+        let is = |node, name, is: &dyn Fn(usize) -> bool| self.field(node, name).is_none_or(is);
+        let is_port = |port| self.number(port).is_some();
+        let is_host = |host| self.is_null(host) || self.text(host).is_some();
+        // Of a node that has been replaced at its address no port is told.
+        let is_node = |node| {
+            self.is_table(node)
+                && ["port", "tls-port"].iter().all(|name| is(node, name, &is_port))
+                && ["ip", "endpoint"].iter().all(|name| is(node, name, &is_host))
+                && ["ip", "endpoint", "port", "tls-port"].iter().any(|name| self.field(node, name).is_some())
+        };
         self.is_list_of(list, |shard| {
             self.is_table(shard)
                 && self.field(shard, "slots").is_some_and(is_list)
@@ -849,6 +857,16 @@ mod tests {
     }
 
     #[test]
+    fn a_node_of_shards_without_a_port_is_not_named_either() {
+        let shards = |node: &str| format!("*1 %2 $slots *0 $nodes *1 {node}");
+        assert_told(
+            &shards("%4 $id $x $ip $10.0.0.1 $endpoint $10.0.0.1 $hostname $h"),
+            &shards("%3 $id $x $ip $proxy $endpoint $proxy"),
+            &["x=10.0.0.1:0"],
+        );
+    }
+
+    #[test]
     fn lines_of_nodes_name_the_listeners() {
         let rest = "myself,master - 0 1718 1 connected 0-5460 [5461->-bb]";
         for (before, after, asked) in [
@@ -928,7 +946,7 @@ mod tests {
             "*2 *3 :0 :9 *2 $h :1 $other".to_owned(),
             "*1 %1 $nodes *1 %1 $port :1".to_owned(),
             "*1 %2 $slots *0 $nodes $none".to_owned(),
-            "*1 %2 $slots *0 $nodes *1 %2 $ip $::1 $hostname $h".to_owned(),
+            "*1 %2 $slots *0 $nodes *1 %2 $ip :1 $port :1".to_owned(),
             "*1 %2 $slots *0 $nodes *1 %2 $ip $::1 $port $1".to_owned(),
             "*1 *3 $slots *0 $nodes".to_owned(),
             format!("'${A} h:1@1 {rest}\nmore'"),

@@ -390,6 +390,12 @@ impl Backends {
                 Row::of(listed, priority, weight)
             })
             .collect();
+        let is_as_before = |(new, old): (&Row, &Row)| {
+            Arc::ptr_eq(&new.listed, &old.listed) && (new.priority, new.weight) == (old.priority, old.weight)
+        };
+        if new.len() == rows.len() && new.iter().zip(&*rows).all(is_as_before) {
+            return;
+        }
         let gone: Vec<_> = known.into_values().collect();
         let same = gone.is_empty() && new.len() == rows.len();
         for listed in gone {

@@ -27,6 +27,9 @@ use crate::net::{Endpoint, Listener};
 use crate::resp::cluster::Place;
 use crate::text;
 
+/// So long what a redirection has named is listened for, though no node is known there.
+const NAMED: Duration = Duration::from_secs(30);
+
 /// A listener for the clients of one node.
 pub struct Opened {
     pub listener: Listener,
@@ -55,8 +58,9 @@ struct State {
     /// Why the last look has shown nothing.
     unseen: Option<Unseen>,
     nodes: Vec<Served>,
-    /// Places that redirections have named, and that no look has shown yet.
+    /// Places that redirections have named, for the next look, and for the one that is under way.
     asked_for: Vec<Endpoint>,
+    looked_for: Vec<Endpoint>,
     /// Numbers that others listen on.
     taken: BTreeSet<u16>,
     /// Whether the last listener could not be opened whatever its number.
@@ -90,17 +94,17 @@ struct Open {
 impl Served {
     fn new(id: Option<String>, endpoint: Endpoint, link: &LinkRuntime) -> Self {
         let service = Arc::new(link.at_node(&endpoint));
-        // What no node is known at goes again when it has not been named for a while.
         let gone_since = id.is_none().then(Instant::now);
         Self { id, endpoint, port: None, open: None, is_down: false, gone_since, service }
     }
 
     fn is(&self, node: &Node) -> bool {
-        match &self.id {
-            Some(id) => *id == node.id,
-            // It was named by a redirection before.
-            None => node.is_at_endpoint(&self.endpoint),
-        }
+        self.id.as_ref() == Some(&node.id)
+    }
+
+    /// Whether a redirection has named the node's place before it was known.
+    fn is_place_of(&self, node: &Node) -> bool {
+        self.id.is_none() && node.is_at_endpoint(&self.endpoint)
     }
 
     /// Takes in what is known of it now.
@@ -117,7 +121,7 @@ impl Served {
 
     /// No node is known there any more.
     fn leave(&mut self, link: &LinkRuntime) {
-        if self.gone_since.is_none() {
+        if self.id.is_some() && self.gone_since.is_none() {
             self.gone_since = Some(Instant::now());
             if link.link.move_grace.is_some() {
                 self.service.backends.lead_to_part(None, &link.backends);
@@ -125,8 +129,10 @@ impl Served {
         }
     }
 
-    fn is_gone_for(&self, grace: Option<Duration>) -> bool {
-        self.gone_since.zip(grace).is_some_and(|(since, grace)| since.elapsed() >= grace)
+    /// When it loses its listener, if it does: what no node is known at a while after it was named last.
+    fn farewell(&self, grace: Option<Duration>) -> Option<Instant> {
+        let grace = if self.id.is_some() { grace } else { Some(NAMED) };
+        Some(self.gone_since? + grace?)
     }
 
     /// Closes its listener.
@@ -171,20 +177,31 @@ impl Cluster {
 
     /// When the next node that is gone loses its listener.
     pub fn next_farewell(&self, grace: Option<Duration>) -> Option<Instant> {
-        let state = self.state.lock();
-        state.nodes.iter().filter_map(|node| Some(node.gone_since? + grace?)).min()
+        self.state.lock().nodes.iter().filter_map(|node| node.farewell(grace)).min()
     }
 
-    /// Takes in what a look has shown. Every place that was asked for has a listener
-    /// then, as far as there are numbers. To be called in the runtime that accepts clients, with the link's own runtime.
-    pub fn publish(&self, link: &LinkRuntime, looked: Result<Topology, Unseen>) {
+    /// A look begins, for all that was asked for so far.
+    pub fn begin_look(&self) {
+        let mut state = self.state.lock();
+        state.looked_for = std::mem::take(&mut state.asked_for);
+    }
+
+    /// Takes in what nodes have answered, at least one of them. Every place that was looked for has a listener then, as far
+    /// as there are numbers. To be called in the runtime that accepts clients, with the link's own runtime.
+    pub fn publish(&self, link: &LinkRuntime, looked: Result<Vec<Topology>, Unseen>) {
         let mut state = self.state.lock();
         state.unseen = looked.as_ref().err().cloned();
-        if let Ok(topology) = looked {
+        if let Ok(views) = looked {
+            let topology = Topology::believed(views, &state.topology);
             take_in(&mut state, link, topology);
         }
-        for endpoint in std::mem::take(&mut state.asked_for) {
-            if !state.is_known(&endpoint) {
+        let (grace, now) = (link.link.move_grace, Instant::now());
+        for mut node in state.nodes.extract_if(.., |node| node.farewell(grace).is_some_and(|at| at <= now)) {
+            node.close(link, "gone");
+        }
+        for endpoint in std::mem::take(&mut state.looked_for) {
+            // One beyond the numbers tells that there are too few.
+            if !state.is_known(&endpoint) && state.nodes.len() <= self.ports.len() {
                 tracing::warn!(
                     target: "cluster",
                     link = link.link.name,
@@ -193,10 +210,6 @@ impl Cluster {
                 );
                 state.nodes.push(Served::new(None, endpoint, link));
             }
-        }
-        let grace = link.link.move_grace;
-        for mut node in state.nodes.extract_if(.., |node| node.is_gone_for(grace)) {
-            node.close(link, "gone");
         }
         for node in state.nodes.iter_mut().filter(|node| node.is_down) {
             node.close(link, "down");
@@ -215,8 +228,8 @@ impl Cluster {
                 continue;
             }
             let used: BTreeSet<_> = state.nodes.iter().filter_map(|node| node.port).collect();
-            let is_free = |port: &u16| node.port.map_or(!used.contains(port), |own| own == *port);
-            let numbers: Vec<_> = self.ports.clone().filter(is_free).collect();
+            let free = self.ports.clone().filter(|port| !used.contains(port));
+            let numbers = node.port.into_iter().chain(free).collect();
             let Some((port, listener)) = self.bind_one(state, link, numbers) else { continue };
             let Some(opened) = &*self.opened.lock() else { return };
             let node = &mut state.nodes[at];
@@ -251,8 +264,14 @@ impl Cluster {
             if !matches!(error.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::PermissionDenied) {
                 // No other number could be had either; the next look tries again.
                 if !std::mem::replace(&mut state.is_short, true) {
-                    let remedy = "raise the limit on open files (ulimit -n)";
-                    tracing::error!(target: "cluster", link, listen = %address, error = error_text, remedy, "node not listening");
+                    tracing::error!(
+                        target: "cluster",
+                        link,
+                        listen = %address,
+                        error = error_text,
+                        remedy = "raise the limit on open files (ulimit -n)",
+                        "node not listening"
+                    );
                 }
                 return None;
             }
@@ -284,6 +303,9 @@ impl Cluster {
     }
 
     fn too_few(&self, state: &State) -> String {
+        if state.is_short {
+            return "there are no file descriptors left for listeners of nodes".to_owned();
+        }
         too_few(&self.ports, state.nodes.len(), state.taken.len())
     }
 
@@ -339,15 +361,20 @@ impl Cluster {
         let mut looks = self.looks.subscribe();
         {
             let mut state = self.state.lock();
-            for place in places {
-                if !state.asked_for.contains(&place) {
-                    state.asked_for.push(place);
+            for place in &places {
+                if !state.asked_for.contains(place) {
+                    state.asked_for.push(place.clone());
                 }
             }
             looks.mark_unchanged();
         }
         self.wanted.notify_one();
-        let is_found = |_: &u64| self.state.lock().asked_for.is_empty();
+        let is_found = |_: &u64| {
+            let state = self.state.lock();
+            let is_due =
+                |place: &Endpoint| state.asked_for.contains(place) || state.looked_for.contains(place);
+            !places.iter().any(is_due)
+        };
         // The sender is ours.
         let _ = timeout(within, looks.wait_for(is_found)).await;
     }
@@ -359,16 +386,25 @@ impl State {
             || self.topology.nodes.iter().any(|node| node.is_at_endpoint(endpoint))
     }
 
-    /// The node that a reply means.
-    fn node(&self, place: &Place<'_>) -> Option<&Served> {
-        let by_id = |id: &str| self.nodes.iter().find(|node| node.id.as_deref() == Some(id));
+    /// The node that a reply means. A place without one is kept for a while again.
+    fn node(&mut self, place: &Place<'_>) -> Option<&Served> {
+        let at = self.position(place)?;
+        let node = &mut self.nodes[at];
+        if node.id.is_none() {
+            node.gone_since = Some(Instant::now());
+        }
+        Some(node)
+    }
+
+    fn position(&self, place: &Place<'_>) -> Option<usize> {
+        let by_id = |id: &str| self.nodes.iter().position(|node| node.id.as_deref() == Some(id));
         let by_place = || {
             let known = self.topology.nodes.iter().find(|node| node.is_at(place.host, place.port));
             known.and_then(|node| by_id(&node.id))
         };
         let by_endpoint = || {
             let endpoint = endpoint_of(place.host, place.port)?;
-            self.nodes.iter().find(|node| node.endpoint == endpoint)
+            self.nodes.iter().position(|node| node.endpoint == endpoint)
         };
         place.id.and_then(by_id).or_else(by_place).or_else(by_endpoint)
     }
@@ -417,8 +453,12 @@ fn take_in(state: &mut State, link: &LinkRuntime, topology: Topology) {
         }
     }
     for node in &topology.nodes {
-        if !state.nodes.iter().any(|known| known.is(node)) {
-            state.nodes.push(Served::new(Some(node.id.clone()), node.endpoint.clone(), link));
+        if state.nodes.iter().any(|known| known.is(node)) {
+            continue;
+        }
+        match state.nodes.iter_mut().find(|known| known.is_place_of(node)) {
+            Some(place) => place.follow(node, link),
+            None => state.nodes.push(Served::new(Some(node.id.clone()), node.endpoint.clone(), link)),
         }
     }
     let uncovered = topology.uncovered();

@@ -21,9 +21,6 @@ use crate::random::fraction;
 use crate::relay::drain::{DrainRequest, Reason};
 use crate::relay::{Limits, Restore};
 
-/// How the reply to a client begins that can't be served.
-const OWN_REPLY: &str = "-ERR redis-ambassador: ";
-
 /// Longer than any process runs.
 const NO_DEADLINE: Duration = Duration::from_hours(24 * 365 * 30);
 
@@ -66,14 +63,14 @@ impl LinkRuntime {
 
     /// What a client reads that can't be served; empty for one that has left.
     pub fn refusal(&self, failure: &Failure) -> String {
-        let reply = failure.reply(&self.link.name);
-        match reply.strip_prefix(OWN_REPLY) {
-            // Clients of a cluster ask another node then, and come again.
-            Some(words) if self.is_node && failure.is_of_one_server() => {
-                format!("-CLUSTERDOWN redis-ambassador: {words}")
-            }
-            _ => reply,
+        if self.is_node && failure.is_of_one_server() {
+            // Clients of a cluster ask another node then, and come again. They hear of no node's own address.
+            let link = &self.link.name;
+            return format!(
+                "-CLUSTERDOWN redis-ambassador: {link}: this node can't be reached at the moment\r\n"
+            );
         }
+        failure.reply(&self.link.name)
     }
 
     /// An upstream for one client: from the pool, else dialled. It has the state that a session had before.

@@ -433,7 +433,7 @@ async fn lead(world: &Arc<World>, mut client: Socket) -> End {
             }
             Event::Reset => session.greeted(b""),
             Event::Reauthenticate => session.reauthenticate(AUTH),
-            Event::Names(reply) => session.retold(&reply),
+            Event::Names(names) => session.retold(&names.reply),
             Event::Own(_) | Event::AuthRefused | Event::Wait => unreachable!("nothing of the kind was said"),
         }
     }

@@ -24,6 +24,9 @@ const PAUSE: Duration = Duration::from_millis(10);
 /// reply is the same but for its kind.
 const INSTEAD: &[u8] = b"*2\r\n$4\r\nPING\r\n$2\r\nOK\r\n";
 
+/// A command that every server refuses.
+const INCOMPLETE: &[u8] = b"*1\r\n$7\r\nCLUSTER\r\n";
+
 /// What is to be done with a command.
 enum Admit {
     /// It goes to the upstream.
@@ -295,7 +298,14 @@ impl Session {
             self.is_needed();
         }
         let what = match class {
+            Class::Names if self.policy.retells && self.framing != Framing::Exact => {
+                // Nobody would know which reply names servers: it is left incomplete, and refused by the server itself.
+                self.owe(What::Leaves);
+                return Admit::Instead(INCOMPLETE.into());
+            }
             Class::Names if self.policy.retells => What::Names,
+            // Its error is not the server's own.
+            Class::ReadsByScript if self.policy.retells => What::Runs,
             Class::Reads | Class::Names | Class::ReadsByScript => What::Reads,
             Class::Writes => What::Writes,
             Class::Blocks => What::Blocks,
@@ -374,7 +384,7 @@ impl Session {
     fn owe(&mut self, what: What) {
         self.state.sends(false);
         if self.state.answering != Answering::On {
-            self.is_not_answered(what != What::Reads);
+            self.is_not_answered(!matches!(what, What::Reads | What::Names));
         } else if self.framing == Framing::Exact {
             self.owed.push(what, 1);
         }
@@ -411,7 +421,7 @@ impl Session {
 
     /// Whether what is to be known of the connection, or said to the client, is told by replies that are still to come.
     fn is_early(&self) -> bool {
-        self.framing == Framing::Exact && !(self.owed.is_empty() && self.replies.is_between())
+        self.framing == Framing::Exact && !(self.owed.is_empty() && self.has_said_all())
     }
 
     /// A command that goes out when all before it are answered.

@@ -3,11 +3,12 @@
 use std::io;
 use std::task::{Context, Poll, ready};
 
+use bytes::{Buf, Bytes};
 use tokio::time::Instant;
 
 use super::owed::What;
 use super::state::{Answering, Channels, Pin};
-use super::{Framing, Hold, LARGE, Rare, Reset, Session, TargetEnd};
+use super::{Framing, Hold, LARGE, Named, Rare, Reset, Session, TargetEnd};
 use crate::metrics::session::SessionMetrics;
 use crate::net::Side;
 use crate::relay::copy::Failed;
@@ -65,6 +66,13 @@ fn refuses_password(head: &[u8]) -> bool {
     [&b"-WRONGPASS "[..], b"-ERR invalid password", b"-ERR Client sent AUTH", b"-ERR AUTH <password>"]
         .iter()
         .any(|words| head.starts_with(words))
+}
+
+/// Whether these two are an error that sends the client to another server.
+fn begins_redirection(begin: &[u8], end: &[u8]) -> bool {
+    let first = begin.first().or(end.first());
+    first == Some(&b'-')
+        && is_redirection(&[&begin[..begin.len().min(HEAD)], &end[..end.len().min(HEAD)]].concat())
 }
 
 /// The first word of an error.
@@ -126,8 +134,9 @@ impl Session {
             ready!(self.pair.to_client.poll_out(cx, client))?;
             let is_named = self.rare.as_ref().is_some_and(|rare| rare.names.is_some());
             if let Some(rare) = self.rare.as_mut().filter(|rare| !is_named && !rare.behind_names.is_empty()) {
-                let behind = std::mem::take(&mut rare.behind_names);
-                self.replied(cx, client, &behind, metrics)?;
+                let mut behind = std::mem::take(&mut rare.behind_names);
+                behind.advance(self.replied(cx, client, &behind, metrics)?);
+                self.rare().behind_names = behind;
                 continue;
             }
             let is_read = self.pair.to_client.is_flowing() && self.target_end.is_none() && !is_named;
@@ -144,7 +153,12 @@ impl Session {
                     return Poll::Ready(Err(Failed::Write(error)));
                 }
                 Poll::Ready(Err(error)) => self.target_end = Some(Box::new(TargetEnd::Broke(error))),
-                Poll::Ready(Ok(length)) => self.replied(cx, client, &buffer[..length], metrics)?,
+                Poll::Ready(Ok(length)) => {
+                    let taken = self.replied(cx, client, &buffer[..length], metrics)?;
+                    if taken < length {
+                        self.rare().behind_names = Bytes::copy_from_slice(&buffer[taken..length]);
+                    }
+                }
                 Poll::Pending => {
                     ready!(self.pair.to_client.poll_flush(cx, client))?;
                     return Poll::Pending;
@@ -153,14 +167,14 @@ impl Session {
         }
     }
 
-    /// Takes in what the target has said.
+    /// Takes in what the target has said, up to what names servers; returns how much that is.
     fn replied<C: Side>(
         &mut self,
         cx: &mut Context<'_>,
         client: &mut C,
         bytes: &[u8],
         metrics: &SessionMetrics,
-    ) -> Result<(), Failed> {
+    ) -> Result<usize, Failed> {
         let now = Instant::now();
         if std::mem::take(&mut self.is_timed) && self.owed.is_one() {
             metrics.answered(now.saturating_duration_since(self.last_at));
@@ -172,7 +186,8 @@ impl Session {
             let Ok(step) = self.replies.follow(&bytes[at..]) else {
                 self.pair.to_client.write(cx, client, &bytes[from..at])?;
                 self.lose("the target speaks no RESP");
-                return self.pair.to_client.write(cx, client, &bytes[at..]);
+                self.pair.to_client.write(cx, client, &bytes[at..])?;
+                return Ok(bytes.len());
             };
             let piece = &bytes[at..at + step.length];
             let length = u32::try_from(step.length).unwrap_or(u32::MAX);
@@ -185,6 +200,14 @@ impl Session {
             // Whether what is there begins with the first byte of a reply, or of an error in one.
             let is_from_start = was_between || is_withheld || step.is_error;
             let is_list = self.lists_servers(piece);
+            let is_server_s_own =
+                !step.is_error && !matches!(self.owed.front(), None | Some(What::Runs | What::Other));
+            let is_server_s_own = is_server_s_own && (!is_list || self.owed.front() == Some(What::Names));
+            // What is whole is not held back any longer, whatever becomes of the session.
+            let mut withheld = match &mut self.rare {
+                Some(rare) if step.ended.is_some() || step.is_error => std::mem::take(&mut rare.withheld),
+                _ => Vec::new(),
+            };
             let verdict = match step.ended {
                 Some(frame) => self.judge(frame, piece, was_between || is_withheld, metrics),
                 None => self.judge_part(&step, piece, was_between || is_withheld, is_list),
@@ -192,7 +215,7 @@ impl Session {
             let names = self.policy.retells
                 && is_from_start
                 && matches!(verdict, Verdict::Pass)
-                && (is_list && step.ended == Some(Frame::Reply) || self.is_redirection(piece));
+                && (is_list && step.ended == Some(Frame::Reply) || begins_redirection(&withheld, piece));
             if matches!(verdict, Verdict::Pass) && !is_withheld && !names {
                 at += step.length;
                 continue;
@@ -201,19 +224,19 @@ impl Session {
             at += step.length;
             from = at;
             if matches!(verdict, Verdict::Withhold) && step.ended.is_none() {
-                self.rare().withheld.extend_from_slice(piece);
+                let rare = self.rare();
+                if !withheld.is_empty() {
+                    rare.withheld = withheld;
+                }
+                rare.withheld.extend_from_slice(piece);
                 self.release_if_long(is_list)?;
                 continue;
             }
-            let mut withheld =
-                self.rare.as_mut().map(|rare| std::mem::take(&mut rare.withheld)).unwrap_or_default();
             match verdict {
                 Verdict::Pass if names => {
                     withheld.extend_from_slice(piece);
-                    let rare = self.rare();
-                    rare.names = Some(withheld);
-                    rare.behind_names = bytes[at..].to_vec();
-                    return Ok(());
+                    self.rare().names = Some(Named { reply: withheld, is_server_s_own });
+                    return Ok(at);
                 }
                 Verdict::Pass => {
                     self.pair.to_client.write(cx, client, &withheld)?;
@@ -226,7 +249,8 @@ impl Session {
         if self.framing == Framing::Lost {
             self.look_for_reset(&bytes[bytes.len().saturating_sub(RESET_REPLY.len())..]);
         }
-        self.pair.to_client.write(cx, client, &bytes[from..])
+        self.pair.to_client.write(cx, client, &bytes[from..])?;
+        Ok(bytes.len())
     }
 
     /// Whether it is known to what the next reply belongs.
@@ -246,13 +270,6 @@ impl Session {
             _ => false,
         };
         self.policy.retells && is_list() && self.replies.head(piece).first() != Some(&b'>')
-    }
-
-    /// Whether an error sends the client to another server.
-    fn is_redirection(&self, piece: &[u8]) -> bool {
-        let withheld = self.rare.as_ref().map_or(&[][..], |rare| &rare.withheld);
-        let first = withheld.first().or(piece.first());
-        first == Some(&b'-') && is_redirection(&[&withheld[..withheld.len().min(HEAD)], piece].concat())
     }
 
     /// What becomes of part of a reply, until all of it is there.
@@ -436,7 +453,8 @@ impl Session {
                 }
                 if what == What::Names && head.starts_with(b"+QUEUED") {
                     self.rare().names_in_transaction = true;
-                } else if self.owed.ends_transaction()
+                } else if what == What::Leaves
+                    && self.owed.ends_transaction()
                     && let Some(rare) = &mut self.rare
                 {
                     rare.names_in_transaction = false;
@@ -523,6 +541,9 @@ impl Session {
 
     /// The connection is as good as new, but for the link's handshake.
     fn was_reset(&mut self) {
+        if let Some(rare) = &mut self.rare {
+            rare.names_in_transaction = false;
+        }
         self.state.answering = Answering::On;
         self.state.reset(self.policy.reset == Reset::Strips);
         self.hold = if self.policy.reset == Reset::Renews { Hold::Greeting } else { Hold::None };

@@ -1640,7 +1640,7 @@ impl Played {
     /// What the session has retold for it, which is shorter by what is told to us.
     async fn retells(&mut self, names: &str, retold: &[u8]) {
         let Some(Event::Names(told)) = self.run().await else { panic!("nothing is to be retold") };
-        assert_eq!(told.escape_ascii().to_string(), names.as_bytes().escape_ascii().to_string());
+        assert_eq!(told.reply.escape_ascii().to_string(), names.as_bytes().escape_ascii().to_string());
         self.session.retold(retold);
     }
 }
@@ -1696,7 +1696,9 @@ async fn redirections_in_other_replies_are_retold_and_the_rest_streams_on() {
             played.target_says(piece).await;
             while let Some(event) = played.run().await {
                 let Event::Names(told) = event else { panic!("{event:?}") };
-                retold.push(String::from_utf8(told).unwrap());
+                // What answers GET is no script's.
+                assert_eq!(told.is_server_s_own, told.reply.starts_with(b"-MOVED 2"));
+                retold.push(String::from_utf8(told.reply).unwrap());
                 played.session.retold(b"-x\r\n");
             }
         }
@@ -1751,4 +1753,54 @@ async fn half_a_list_of_servers_is_never_heard() {
         }
     }
     assert!(shown(event).contains("a list of servers without end"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_goes_by_unwatch_and_quit_does_not_go_before_what_is_retold() {
+    let mut played = Played::new(RETELLING);
+    played.client_says(b"MULTI\r\nCLUSTER SLOTS\r\nUNWATCH\r\nEXEC\r\n").await;
+    played.target_says(b"+OK\r\n+QUEUED\r\n+QUEUED\r\n*2\r\n*0\r\n+OK\r\n").await;
+    played.retells("+QUEUED\r\n", b"+QUEUED\r\n").await;
+    played.retells("*2\r\n*0\r\n+OK\r\n", b"*1\r\n+told\r\n").await;
+    played.client_hears(b"+OK\r\n+QUEUED\r\n+QUEUED\r\n*1\r\n+told\r\n").await;
+    // Who shares is answered by us, in its place.
+    IS_SHARED.set(true);
+    let mut played = Played::new(Policy { shares: true, ..RETELLING });
+    played.client_says(b"GET a\r\n").await;
+    played.target_says(b"-MOVED 1 h:1\r\n").await;
+    played.client.write_all(b"QUIT\r\n").await.unwrap();
+    played.retells("-MOVED 1 h:1\r\n", b"-MOVED 1 o:1\r\n").await;
+    drop(played.run().await);
+    played.client_hears_already(b"-MOVED 1 o:1\r\n+OK\r\n").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_error_that_nobody_asked_for_is_heard_from_its_first_byte() {
+    let mut played = Played::new(RETELLING);
+    played.target_says(b"-ERR max numb").await;
+    assert!(played.run().await.is_none());
+    played.target_says(b"er\r\n").await;
+    played.client_hears(b"-ERR max number\r\n").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reply_of_which_the_client_has_a_part_is_not_asked_for_again() {
+    let mut played = Played::new(RETELLING);
+    played.client_says(b"LRANGE a 0 -1\r\n").await;
+    played.target_says(b"*2\r\n:1\r\n-ERR h").await;
+    played.client_hears(b"*2\r\n:1\r\n").await;
+    played.target.shutdown().await.unwrap();
+    assert!(played.run().await.is_none());
+    assert_eq!(played.client.read(&mut [0]).await.unwrap(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_that_nobody_could_tell_from_other_replies_is_not_asked_for() {
+    let mut played = Played::new(RETELLING);
+    played.client_says(b"MULTI\r\n").await;
+    played.target_says(b"+OK\r\n").await;
+    played.client_hears(b"+OK\r\n").await;
+    // From here on replies are not counted.
+    played.client_says(b"CLIENT REPLY ON\r\nCLUSTER SLOTS\r\nGET a\r\n").await;
+    played.target_hears(b"MULTI\r\nCLIENT REPLY ON\r\n*1\r\n$7\r\nCLUSTER\r\nGET a\r\n").await;
 }

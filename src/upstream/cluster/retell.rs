@@ -1,11 +1,11 @@
 //! What clients are told in the place of nodes' addresses.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use super::{Cluster, Served};
 use crate::net::Endpoint;
-use crate::resp::cluster::{Place, Port, Told, is_redirection, redirection, rewritten};
+use crate::resp::cluster::{Place, Port, Told, rewritten};
 use crate::upstream::discovery::endpoint_of;
 use crate::upstream::link::LinkRuntime;
 
@@ -18,61 +18,80 @@ enum Retold {
     Failed(String),
 }
 
+const NO_LIST: &str = "the target's reply is no list of nodes";
+
+/// Whether a reply is a list, or a text, that is not empty.
+fn holds_something(reply: &[u8]) -> bool {
+    matches!(reply, [b'*' | b'%' | b'~' | b'$' | b'=', b'1'..=b'9', ..])
+}
+
 impl LinkRuntime {
     /// The reply with every address of a node replaced by that of its listener, for a client that came in at `host`. Where
     /// that can't be, an error that says why.
-    pub async fn retell(&self, reply: &[u8], host: Option<IpAddr>) -> Vec<u8> {
+    ///
+    /// An address that is not known yet is looked for. One that a server itself names (`is_server_s_own`) has a listener in any
+    /// case; what a script says may be anything: nobody is dialled for it, with the link's password, whom the nodes do not
+    /// tell of.
+    pub async fn retell(&self, reply: &[u8], is_server_s_own: bool, host: Option<IpAddr>) -> Vec<u8> {
         let Some(cluster) = &self.cluster else { return reply.to_vec() };
         let host = match (&cluster.announce, host) {
             (Some(announced), _) => announced.clone(),
             (None, Some(address)) => address.to_string(),
             (None, None) => "127.0.0.1".to_owned(),
         };
-        let why = match self.try_to_retell(cluster, reply, &host) {
-            Retold::Reply(reply) => return reply,
-            Retold::Failed(why) => why,
+        let retold = match self.try_to_retell(cluster, reply, &host, is_server_s_own) {
             Retold::Unknown(places) => {
                 cluster.find(places, self.link.connect_timeout).await;
-                match self.try_to_retell(cluster, reply, &host) {
-                    Retold::Reply(reply) => return reply,
-                    Retold::Failed(why) => why,
-                    Retold::Unknown(_) => "the cluster could not be looked at in time".to_owned(),
-                }
+                self.try_to_retell(cluster, reply, &host, is_server_s_own)
             }
+            retold => retold,
+        };
+        let why = match retold {
+            Retold::Reply(reply) => return reply,
+            Retold::Failed(why) => why,
+            Retold::Unknown(_) => cluster.why_unknown(),
         };
         format!("-ERR redis-ambassador: {}: {why}\r\n", self.link.name).into_bytes()
     }
 
-    fn try_to_retell(&self, cluster: &Cluster, reply: &[u8], host: &str) -> Retold {
-        let state = cluster.state.lock();
+    fn try_to_retell(&self, cluster: &Cluster, reply: &[u8], host: &str, is_server_s_own: bool) -> Retold {
         let asked = self.backends.listed().first().map(|listed| listed.endpoint.clone());
         let told = Told { host, is_tls: self.link.listen_tls.is_some() };
-        let (mut unknown, mut why) = (HashMap::new(), None);
+        let (mut unknown, mut has_no_number) = (BTreeMap::new(), false);
+        let mut state = cluster.state.lock();
         let mut port_of = |place: &Place<'_>| {
             let host = if place.host.is_empty() { state.host(place, asked.as_ref()) } else { None };
             let place = Place { host: host.as_deref().unwrap_or(place.host), ..*place };
-            match state.node(&place) {
-                Some(Served { port: Some(port), .. }) => return Port::Known(*port),
-                Some(Served { port: None, .. }) => why = Some(cluster.too_few(&state)),
-                None => {
-                    if let Some(endpoint) = endpoint_of(place.host, place.port) {
-                        unknown.insert(endpoint.to_string(), endpoint);
-                        return Port::Unknown;
-                    }
+            match (state.node(&place), endpoint_of(place.host, place.port)) {
+                (Some(Served { port: Some(port), .. }), _) => return Port::Known(*port),
+                (Some(Served { port: None, .. }), _) => has_no_number = true,
+                (None, Some(endpoint)) if is_server_s_own => {
+                    unknown.insert(endpoint.to_string(), endpoint);
+                    return Port::Unknown;
                 }
+                (None, _) => {}
             }
             Port::Hidden
         };
-        let retold = if is_redirection(reply) {
-            redirection(reply, &told, &mut port_of)
-        } else {
-            rewritten(reply, &told, &mut port_of)
-        };
-        match (retold, why) {
-            (_, Some(why)) => Retold::Failed(why),
-            (Ok(Some(reply)), None) => Retold::Reply(reply),
-            (Ok(None), None) => Retold::Unknown(unknown.into_values().collect()),
-            (Err(_), None) => Retold::Failed("the target's reply is no list of nodes".to_owned()),
+        let retold = rewritten(reply, &told, &mut port_of);
+        let is_unchanged = |retold: &Vec<u8>| retold == reply && is_server_s_own && holds_something(reply);
+        match retold {
+            // What is asked for has addresses in it; these are not where they are looked for.
+            Ok(Some(retold)) if is_unchanged(&retold) => Retold::Failed(NO_LIST.to_owned()),
+            _ if has_no_number => Retold::Failed(cluster.too_few(&state)),
+            Ok(Some(reply)) => Retold::Reply(reply),
+            Ok(None) => Retold::Unknown(unknown.into_values().collect()),
+            Err(_) => Retold::Failed(NO_LIST.to_owned()),
         }
+    }
+}
+
+impl Cluster {
+    fn why_unknown(&self) -> String {
+        let state = self.state.lock();
+        if state.nodes.len() > self.ports.len() {
+            return self.too_few(&state);
+        }
+        "the cluster could not be looked at in time".to_owned()
     }
 }

@@ -11,6 +11,7 @@ use redis_protocol::resp2::types::BytesFrame;
 use crate::config::link::Role;
 use crate::net::{Endpoint, Host};
 use crate::resp;
+use crate::upstream::discovery::endpoint_of;
 
 /// Slots of a cluster.
 pub const SLOTS: u16 = 16384;
@@ -77,7 +78,7 @@ pub fn shown(ranges: &[(u16, u16)]) -> String {
 
 /// So many slots have these ranges.
 pub fn number(ranges: &[(u16, u16)]) -> u16 {
-    ranges.iter().map(|(first, last)| last - first + 1).sum()
+    ranges.iter().fold(0, |sum: u16, (first, last)| sum.saturating_add(last - first + 1))
 }
 
 impl Node {
@@ -95,6 +96,20 @@ impl Topology {
     /// How one answer goes before another: the newest epoch is believed, and of one epoch what knows of most.
     pub fn weight(&self) -> (u64, u16, usize) {
         (self.epoch, self.covered(), self.nodes.len())
+    }
+
+    /// Of several answers the one with the newest epoch. Where that does not decide, what was believed `before` stands. An
+    /// answer of those who know none of its nodes comes from another cluster, at addresses that were those of this one.
+    pub fn believed(mut views: Vec<Self>, before: &Self) -> Self {
+        let is_related =
+            |view: &Self| view.nodes.iter().any(|node| before.nodes.iter().any(|old| old.id == node.id));
+        if views.iter().any(is_related) {
+            views.retain(is_related);
+        }
+        let heaviest = views.iter().map(Self::weight).max();
+        views.retain(|view| Some(view.weight()) == heaviest);
+        let same = views.iter().position(|view| view == before);
+        views.into_iter().nth(same.unwrap_or_default()).unwrap_or_default()
     }
 
     /// Whether it has the same nodes, each with the same role and slots.
@@ -185,8 +200,7 @@ impl Topology {
                 None if by_asked || line.ip.is_empty() => (asked_host.as_str(), line.port),
                 None => (line.ip, line.port),
             };
-            let Some(endpoint) = super::super::discovery::endpoint_of(host.trim_matches(['[', ']']), port)
-            else {
+            let Some(endpoint) = endpoint_of(host.trim_matches(['[', ']']), port) else {
                 continue;
             };
             nodes.push(Node {
@@ -311,8 +325,7 @@ fn of_slots(slots: &BytesFrame, asked: &Host) -> Vec<Node> {
         for (number, server) in servers.iter().enumerate() {
             let Some((id, preferred)) = of_node(server) else { continue };
             let host = preferred.host.unwrap_or(&asked);
-            let endpoint =
-                super::super::discovery::endpoint_of(host.trim_matches(['[', ']']), preferred.port);
+            let endpoint = endpoint_of(host.trim_matches(['[', ']']), preferred.port);
             let Some(endpoint) = endpoint.filter(|_| id.len() <= LONGEST_ID) else { continue };
             let role = if number == 0 { Role::Master } else { Role::Replica };
             let primary = servers.first().filter(|_| number > 0).and_then(of_node);

@@ -5,6 +5,7 @@ use std::io::Read;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use super::{FIRST, Front, ask, is_closed, launch};
 use crate::support::{Peer, RedisServer, Served, Target, command, eventually, own_address, password};
@@ -92,6 +93,23 @@ fn an_address_that_no_node_has_gets_a_listener_all_the_same() {
     let mut there = front.node(1);
     there.send(&command(&[b"PING"]));
     assert!(there.expect_line().contains("the target refused the password"));
+}
+
+#[test]
+fn nobody_is_dialled_whom_a_script_names() {
+    let stranger = Target::start();
+    let (at, said) = (own_address(), format!("-MOVED 7 {}\r\n", stranger.address()));
+    let node = play_at(at, move || vec![(id(1), at, "myself,master", 1, "0-16383")], move || said.clone());
+    let front = Front::start(launch(&format!("redis+cluster://{}", node.address()), &password()));
+    front.knows(1);
+    let mut client = front.ambassador.connect("redis:6379");
+    for script in [&[b"EVAL".as_slice(), b"x", b"0"][..], &[b"EVAL_RO", b"x", b"0"], &[b"FCALL", b"x", b"0"]]
+    {
+        let told = ask(&mut client, script);
+        assert_eq!(String::from_utf8_lossy(&told), "-MOVED 7 :0\r\n");
+    }
+    assert!(Peer::try_connect(SocketAddr::new(front.at.into(), FIRST + 1)).is_err());
+    stranger.expect_no_connection(Duration::from_millis(100));
 }
 
 #[test]
@@ -190,7 +208,10 @@ fn a_node_that_can_not_be_reached_sends_its_clients_elsewhere() {
     let mut client = front.node(front.number_of(dead) - FIRST);
     client.send(&command(&[b"PING"]));
     let line = client.expect_line();
-    assert!(line.starts_with("-CLUSTERDOWN redis-ambassador: redis:6379: can't connect to"), "{line}");
+    assert!(
+        line.starts_with("-CLUSTERDOWN redis-ambassador: redis:6379: this node can't be reached"),
+        "{line}"
+    );
     client.expect_end();
 }
 

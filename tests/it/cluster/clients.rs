@@ -182,7 +182,7 @@ fn who_can_reach_nothing_but_the_ambassador_follows_a_failover() {
     let killed = cluster.serving("a");
     cluster.at(killed).stop();
     eventually("another one serves", || {
-        cluster.known().iter().filter(|node| node.has_slots && node.is_primary).count() == 3
+        cluster.known().iter().filter(|node| node.has_slots() && node.is_primary).count() == 3
     });
     go_on(&clients);
 }

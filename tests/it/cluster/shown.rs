@@ -107,7 +107,7 @@ fn every_node_is_shown_with_its_role_its_slots_and_its_listener() {
         let shown = shown.iter().find(|shown| shown["id"] == node.id).expect("the node");
         assert_eq!(shown["address"], node.address.to_string());
         assert_eq!(shown["role"], if node.is_primary { "master" } else { "replica" });
-        assert_eq!(ranges(&shown["slots"]).is_empty(), !node.has_slots);
+        assert_eq!(ranges(&shown["slots"]).is_empty(), !node.has_slots());
         let followed = shown["follows"].as_str().map(|address| address.parse().expect("an address"));
         let is_primary = |address| known.iter().any(|node| node.is_primary && node.address == address);
         assert!(followed.map_or(node.is_primary, |address| !node.is_primary && is_primary(address)));
@@ -318,7 +318,7 @@ fn check_looks_at_every_node() {
         let shown = shown.iter().find(|shown| shown["id"] == node.id).expect("the node");
         assert_eq!((&shown["address"], &shown["role"]), (&json!(address), &json!(role)));
         assert_eq!((shown["follows"].is_null(), &shown["failed"]), (node.is_primary, &json!(false)));
-        assert_eq!(ranges(&shown["slots"]).is_empty(), !node.has_slots);
+        assert_eq!(ranges(&shown["slots"]).is_empty(), !node.has_slots());
     }
     let finished = one().argument("check").finish();
     let said = "redis:6379: a cluster of 6 nodes with 3 masters; all 16384 slots are served\n";
