@@ -58,15 +58,23 @@ struct State {
     /// Why the last look has shown nothing.
     unseen: Option<Unseen>,
     nodes: Vec<Served>,
-    /// Places that redirections have named, for the next look, and for the one that is under way.
-    asked_for: Vec<Endpoint>,
-    looked_for: Vec<Endpoint>,
+    /// Places that replies have named, for the next look, and for the one that is under way.
+    asked_for: Vec<Wanted>,
+    looked_for: Vec<Wanted>,
     /// Numbers that others listen on.
     taken: BTreeSet<u16>,
     /// Whether the last listener could not be opened whatever its number.
     is_short: bool,
     /// How many nodes had no number when that was told last.
     told_without_number: usize,
+}
+
+/// A place that is not known.
+#[derive(Clone, PartialEq, Eq)]
+struct Wanted {
+    endpoint: Endpoint,
+    /// Whether it has a listener though no node is known there, as clients are sent to it.
+    is_served: bool,
 }
 
 /// A node with its listener.
@@ -199,9 +207,9 @@ impl Cluster {
         for mut node in state.nodes.extract_if(.., |node| node.farewell(grace).is_some_and(|at| at <= now)) {
             node.close(link, "gone");
         }
-        for endpoint in std::mem::take(&mut state.looked_for) {
+        for Wanted { endpoint, is_served } in std::mem::take(&mut state.looked_for) {
             // One beyond the numbers tells that there are too few.
-            if !state.is_known(&endpoint) && state.nodes.len() <= self.ports.len() {
+            if is_served && !state.is_known(&endpoint) && state.nodes.len() <= self.ports.len() {
                 tracing::warn!(
                     target: "cluster",
                     link = link.link.name,
@@ -357,7 +365,7 @@ impl Cluster {
     }
 
     /// Waits until the places have been looked for.
-    async fn find(&self, places: Vec<Endpoint>, within: Duration) {
+    async fn find(&self, places: Vec<Wanted>, within: Duration) {
         let mut looks = self.looks.subscribe();
         {
             let mut state = self.state.lock();
@@ -371,8 +379,7 @@ impl Cluster {
         self.wanted.notify_one();
         let is_found = |_: &u64| {
             let state = self.state.lock();
-            let is_due =
-                |place: &Endpoint| state.asked_for.contains(place) || state.looked_for.contains(place);
+            let is_due = |place: &Wanted| state.asked_for.contains(place) || state.looked_for.contains(place);
             !places.iter().any(is_due)
         };
         // The sender is ours.
