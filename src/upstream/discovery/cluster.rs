@@ -43,6 +43,9 @@ const MOST_ASKED: usize = 12;
 /// Nodes named in an error at most.
 const SHOWN: usize = 3;
 
+/// A node, and what it has told.
+type Answer = (String, Result<Topology, Unseen>);
+
 /// Looks at the cluster again and again. Never returns.
 pub(super) async fn follow(service: &LinkRuntime, cluster: &Cluster) {
     let LinkRuntime { link, dialler, backends, .. } = service;
@@ -161,7 +164,7 @@ fn ask_each<'a>(
     backends: &'a Backends,
     listed: Arc<Listed>,
     deadline: Instant,
-) -> Pin<Box<dyn Stream<Item = (String, Result<Topology, Unseen>)> + Send + 'a>> {
+) -> Pin<Box<dyn Stream<Item = Answer> + Send + 'a>> {
     let resolved = async move {
         if listed.name().is_some() {
             match dialler.resolve(&listed, deadline).await {
@@ -189,7 +192,7 @@ async fn ask(
     backends: &Backends,
     entry: Arc<Entry>,
     deadline: Instant,
-) -> (String, Result<Topology, Unseen>) {
+) -> Answer {
     let name = entry.to_string();
     let Some(backend) = entry.backends.first() else { return (name, Err("it has no address".into())) };
     let lease = Lease::at(&entry, backend);
