@@ -678,7 +678,8 @@ impl Session {
             handle.forget_authentication();
             return Some(Decided::Event(Event::Reauthenticate));
         }
-        if target.is_none() && self.client_ended && self.pair.to_client.is_flowing() {
+        let is_going = self.pair.to_client.is_flowing() || !self.pair.to_target.is_over();
+        if target.is_none() && self.client_ended && is_going {
             // Nobody wants anything any more.
             self.pair.to_target.stop();
             self.pair.to_client.end();

@@ -691,3 +691,37 @@ proptest! {
         judge(&story);
     }
 }
+
+/// A client has said all, and reads nothing for long; meanwhile its upstream is left twice.
+#[test]
+fn an_upstream_that_is_left_again_brings_nothing_back_to_life() {
+    let manners = |room, reads| Manners { room, holds: 0, reads, writes: Vec::new() };
+    let client = |commands: Vec<Asked>, deaf, room| {
+        let script = Script {
+            early: 0,
+            acts: Vec::new(),
+            leaves: Leaves::WithAnEnd,
+            deaf,
+            line: manners(room, Vec::new()),
+        };
+        let mut client = Client { commands, script };
+        client.script.acts = acts(&[], client.lines(0).0.concat().len());
+        client
+    };
+    judge(&Story {
+        clients: vec![
+            client(vec![Asked::Value(13)], DEAF.as_secs(), 1),
+            client(vec![Asked::Value(0); 4], 0, 2),
+        ],
+        shares: true,
+        retells: false,
+        lines: vec![manners(14, vec![Whim { most: 1, after: 0 }; 5])],
+        faults: Vec::new(),
+        most: 24,
+        dial: 0,
+        leave: Some((2025, Reason::Moved)),
+        secret: None,
+        lifetime: Some(500),
+        release: None,
+    });
+}
