@@ -200,14 +200,12 @@ impl Session {
             // Whether what is there begins with the first byte of a reply, or of an error in one.
             let is_from_start = was_between || is_withheld || step.is_error;
             let is_list = self.lists_servers(piece);
-            let is_server_s_own =
-                !step.is_error && !matches!(self.owed.front(), None | Some(What::Runs | What::Other));
-            let is_server_s_own = is_server_s_own && (!is_list || self.owed.front() == Some(What::Names));
+            let is_server_s_own = self.policy.retells && !step.is_error && self.comes_from_server(is_list);
             // What is whole is not held back any longer, whatever becomes of the session.
-            let mut withheld = match &mut self.rare {
-                Some(rare) if step.ended.is_some() || step.is_error => std::mem::take(&mut rare.withheld),
-                _ => Vec::new(),
-            };
+            let mut withheld = Vec::new();
+            if is_withheld && (step.ended.is_some() || step.is_error) {
+                std::mem::swap(&mut withheld, &mut self.rare().withheld);
+            }
             let verdict = match step.ended {
                 Some(frame) => self.judge(frame, piece, was_between || is_withheld, metrics),
                 None => self.judge_part(&step, piece, was_between || is_withheld, is_list),
@@ -270,6 +268,15 @@ impl Session {
             _ => false,
         };
         self.policy.retells && is_list() && self.replies.head(piece).first() != Some(&b'>')
+    }
+
+    /// Whether the reply under way is the server's own words: not those of a script, nor a transaction's, which may have both.
+    fn comes_from_server(&self, is_list: bool) -> bool {
+        match self.owed.front() {
+            None | Some(What::Runs | What::Other) => false,
+            Some(What::Names) => true,
+            Some(_) => !is_list,
+        }
     }
 
     /// What becomes of part of a reply, until all of it is there.
