@@ -38,6 +38,7 @@ pub use self::process::ProcessCollector;
 use crate::config::link::Redis;
 use crate::metrics::{self, Metrics};
 use crate::net::{Accepted, Listener};
+use crate::resp::cluster::SLOTS;
 use crate::upstream::LinkRuntime;
 use crate::upstream::backends::BackendState;
 use crate::upstream::cluster::{ClusterState, NodeState, topology};
@@ -231,7 +232,7 @@ fn of_cluster(cluster: &ClusterState, works: bool) -> Vec<String> {
             "nobody serves {} of {} slots ({}), for which clients read CLUSTERDOWN; bring back the nodes that served \
              them, or give them to others (redis-cli --cluster fix)",
             topology::number(slots_uncovered),
-            topology::SLOTS,
+            SLOTS,
             topology::shown(slots_uncovered)
         )
     });

@@ -30,7 +30,7 @@ use crate::net::Endpoint;
 use crate::net::tls::Refused;
 use crate::net::tls::certificate::{Certificate, Purpose, Summary};
 use crate::net::tls::stream::Broken;
-use crate::resp::cluster::{Place, Port, Told, is_redirection, redirection, rewritten};
+use crate::resp::cluster::{Place, Port, Told, rewritten};
 use crate::resp::commands::{Class, Commands, First, Found, NoCommand, UNLIMITED, first};
 use crate::resp::replies::{Frame, Replies};
 use crate::resp::{self, NotReply};
@@ -214,10 +214,6 @@ pub fn cluster(data: &[u8]) {
                 && !text::one_line(reply).contains("noaddr")
             {
                 assert_eq!(new, reply, "{}", reply.escape_ascii());
-            }
-            if is_redirection(reply) {
-                let again = redirection(reply, &told, &mut |_| becomes);
-                assert_eq!(again, Ok(Some(new)), "{}", reply.escape_ascii());
             }
         }
         if rest.is_empty() {

@@ -160,7 +160,7 @@ pub mod timed {
     pub use crate::net::Stream;
     pub use crate::relay::drain::Handle;
     pub use crate::relay::{Limits, Policy, Reset, Session, Tunnel};
-    pub use crate::resp::cluster::{Place, Port, Told, is_redirection, redirection, rewritten};
+    pub use crate::resp::cluster::{Place, Port, Told, rewritten};
     pub use crate::resp::commands::{Commands, Found};
     pub use crate::resp::replies::Replies;
     pub use crate::resp::{commands, reply};

@@ -20,7 +20,7 @@ const DEEPEST: usize = 32;
 const TO_BUS: u16 = 10_000;
 
 /// There are so many slots.
-const SLOTS: u16 = 16_384;
+pub const SLOTS: u16 = 16_384;
 
 /// A node as a reply names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,18 +70,6 @@ pub fn rewritten(
     }
     rewriting.out.extend_from_slice(&reply[rewriting.copied..]);
     Ok(Some(rewriting.out))
-}
-
-/// The same for an error: `-MOVED 3999 10.0.0.1:6379\r\n`, `-ASK …`. Others are not changed.
-pub fn redirection(
-    line: &[u8],
-    told: &Told<'_>,
-    port_of: &mut dyn FnMut(&Place<'_>) -> Port,
-) -> Result<Option<Vec<u8>>, NotReply> {
-    match line.first() {
-        Some(b'-' | b'!') => rewritten(line, told, port_of),
-        _ => Err(NotReply),
-    }
 }
 
 /// Whether a reply is a redirection, by its first 7 bytes at least.
@@ -741,10 +729,11 @@ mod tests {
     fn only_errors_are_redirections() {
         let told = Told { host: "proxy", is_tls: false };
         let mut port_of = |_: &Place<'_>| Port::Known(1);
-        let mut ask = |line: &[u8]| redirection(line, &told, &mut port_of);
+        let mut ask = |line: &[u8]| rewritten(line, &told, &mut port_of);
         assert_eq!(ask(b"-ASK 1 h:7002\r\n"), Ok(Some(b"-ASK 1 proxy:1\r\n".to_vec())));
         assert_eq!(ask(b"-ERR no\r\n"), Ok(Some(b"-ERR no\r\n".to_vec())));
-        for other in [&b"+OK\r\n"[..], b"", b"-ASK 1 h:1", b"-ASK 1 h:1\r\n+OK\r\n"] {
+        assert_eq!(ask(b"+ASK 1 h:7002\r\n"), Ok(Some(b"+ASK 1 h:7002\r\n".to_vec())));
+        for other in [&b""[..], b"-ASK 1 h:1", b"-ASK 1 h:1\r\n+OK\r\n"] {
             assert_eq!(ask(other), Err(NotReply));
         }
     }

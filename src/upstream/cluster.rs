@@ -48,8 +48,8 @@ pub struct Cluster {
     opened: Mutex<Option<mpsc::UnboundedSender<Opened>>>,
     /// Notified when somebody waits for a look at the cluster.
     wanted: Notify,
-    /// Looks so far.
-    looks: watch::Sender<u64>,
+    /// Told of each look that is over.
+    looks: watch::Sender<()>,
 }
 
 #[derive(Default)]
@@ -168,7 +168,7 @@ impl Cluster {
             state: Mutex::default(),
             opened: Mutex::new(Some(opened)),
             wanted: Notify::new(),
-            looks: watch::Sender::new(0),
+            looks: watch::Sender::new(()),
         };
         Some((Arc::new(cluster), listeners))
     }
@@ -225,7 +225,7 @@ impl Cluster {
         self.open(&mut state, link);
         self.tell_of_numbers(&mut state, &link.link);
         drop(state);
-        self.looks.send_modify(|looks| *looks += 1);
+        self.looks.send_replace(());
     }
 
     /// Opens the listeners that nodes lack: each on its number, or else on the first free one.
@@ -374,10 +374,9 @@ impl Cluster {
                     state.asked_for.push(place.clone());
                 }
             }
-            looks.mark_unchanged();
         }
         self.wanted.notify_one();
-        let is_found = |_: &u64| {
+        let is_found = |(): &()| {
             let state = self.state.lock();
             let is_due = |place: &Wanted| state.asked_for.contains(place) || state.looked_for.contains(place);
             !places.iter().any(is_due)

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use super::{Cluster, Served, Wanted};
+use crate::failure::OWN_WORDS;
 use crate::resp::cluster::{Place, Port, Told, is_redirection, rewritten};
 use crate::upstream::discovery::endpoint_of;
 use crate::upstream::link::LinkRuntime;
@@ -50,7 +51,7 @@ impl LinkRuntime {
             Retold::Failed(why) => why,
             Retold::Unknown(_) => cluster.why_unknown(),
         };
-        format!("-ERR redis-ambassador: {}: {why}\r\n", self.link.name).into_bytes()
+        format!("-{OWN_WORDS}{}: {why}\r\n", self.link.name).into_bytes()
     }
 
     fn try_to_retell(

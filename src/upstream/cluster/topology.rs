@@ -11,10 +11,8 @@ use redis_protocol::resp2::types::BytesFrame;
 use crate::config::link::Role;
 use crate::net::{Endpoint, Host};
 use crate::resp;
+use crate::resp::cluster::SLOTS;
 use crate::upstream::discovery::endpoint_of;
-
-/// Slots of a cluster.
-pub const SLOTS: u16 = 16384;
 
 /// The longest id of a node, in bytes; every server's has forty.
 const LONGEST_ID: usize = 64;
