@@ -10,6 +10,7 @@ mod history;
 mod page;
 mod process;
 
+use std::cmp::Reverse;
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -42,6 +43,7 @@ use crate::resp::cluster::SLOTS;
 use crate::upstream::LinkRuntime;
 use crate::upstream::backends::BackendState;
 use crate::upstream::cluster::{ClusterState, NodeState, topology};
+use crate::upstream::connections::Connections;
 use crate::upstream::dial::DialState;
 
 /// The timeout of one connection; longer than all dials of `/links?dial` together.
@@ -98,6 +100,12 @@ pub struct LinkState {
     pub target: String,
     /// Current clients.
     pub connections: usize,
+    /// Those of them of whom others say who they are, the ones with the most connections.
+    #[serde(default)]
+    pub clients: Vec<ClientState>,
+    /// How many such clients there are beside these.
+    #[serde(default)]
+    pub more_clients: usize,
     /// Current connections to the target, those kept ready among them.
     #[serde(default)]
     pub upstreams: usize,
@@ -130,6 +138,37 @@ pub struct LinkState {
 pub const STATES: [(&str, &str); 4] =
     [("fails", "fails"), ("degraded", "degraded"), ("works", "works"), ("unknown", "not dialled")];
 
+/// A client of whom a certificate or a balancer says who it is.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ClientState {
+    /// The name that counts of its certificate, with its kind: `uri:spiffe://example.org/api`.
+    pub name: Option<String>,
+    /// `unix` for one without.
+    pub address: String,
+    pub connections: usize,
+}
+
+/// Clients that are shown of a link at most.
+const MOST_CLIENTS: usize = 20;
+
+impl ClientState {
+    /// Those with the most connections.
+    fn most(connections: &Connections) -> (Vec<Self>, usize) {
+        let known = connections.known().into_iter();
+        let mut clients: Vec<_> = known
+            .map(|((name, address), connections)| Self {
+                name: name.as_deref().map(str::to_owned),
+                address: address.map_or_else(|| "unix".to_owned(), |address| address.to_string()),
+                connections,
+            })
+            .collect();
+        clients.sort_by_key(|client| Reverse(client.connections));
+        let more = clients.len().saturating_sub(MOST_CLIENTS);
+        clients.truncate(MOST_CLIENTS);
+        (clients, more)
+    }
+}
+
 impl LinkState {
     fn known(&self) -> Option<usize> {
         STATES.iter().position(|(state, _)| *state == self.state)
@@ -151,12 +190,16 @@ impl LinkState {
         let works = last_dial.as_ref().is_none_or(|dial| dial.worked);
         let cluster = service.cluster.as_ref().map(|cluster| cluster.states(&service.link));
         let warnings = warnings(service, &backends, cluster.as_ref(), works);
+        let lacks_listeners = cluster.as_ref().is_some_and(|cluster| cluster.without_listener > 0);
         let state = match (&last_dial, works) {
             (_, false) => "fails",
+            // Clients of a cluster can't even begin then.
+            _ if lacks_listeners => "fails",
             _ if !warnings.is_empty() => "degraded",
             (None, true) => "unknown",
             (Some(_), true) => "works",
         };
+        let (clients, more_clients) = ClientState::most(&service.connections);
         let is_followed = service.link.redis.as_ref().is_some_and(|redis| redis.sessions);
         Self {
             link: service.link.name.clone(),
@@ -164,6 +207,8 @@ impl LinkState {
             kind: if service.link.redis.is_some() { "redis" } else { "tcp" }.to_owned(),
             target: service.link.target.to_string(),
             connections: service.connections.count(),
+            clients,
+            more_clients,
             upstreams: service.upstreams().all() + service.metrics.warm_connections(),
             commands: is_followed.then(|| service.connections.moved().commands),
             errors: is_followed.then(|| service.metrics.session.errors()),
@@ -213,20 +258,35 @@ fn warnings(
     });
     let stale = stale.map(|source| {
         source.trouble().unwrap_or_else(|| {
-            "a secret can't be read: the last value serves on, and is lost by a restart; the log names its file or \
-             program"
+            "a secret can't be read: the last value serves on, and is lost by a restart; the log names its file, \
+             program or provider"
                 .to_owned()
         })
     });
+    // A cluster has words of its own, and so has a list that there never was.
+    let reason = service.backends.stale().filter(|_| cluster.is_none() && !backends.is_empty());
+    let list = reason.map(|reason| {
+        format!(
+            "the list of backends can't be had; the last one serves on, and is lost by a restart: {reason}"
+        )
+    });
+    let names = service.backends.listed().into_iter().filter_map(|listed| {
+        let name = listed.name().filter(|name| service.dialler.resolver.is_stale(name))?;
+        Some(format!(
+            "no name server answers for {name}; its last addresses serve on, and are lost by a restart: check the name \
+             servers"
+        ))
+    });
+    let names = names.take(NAMED).collect::<Vec<_>>();
     let of_cluster = cluster.into_iter().flat_map(|cluster| of_cluster(cluster, works));
-    of_cluster.chain([down, open, stale].into_iter().flatten()).collect()
+    of_cluster.chain([down, open, stale, list].into_iter().flatten()).chain(names).collect()
 }
 
-/// Nodes that are named in a warning at most.
+/// Nodes, or names, that are named in warnings at most.
 const NAMED: usize = 5;
 
 fn of_cluster(cluster: &ClusterState, works: bool) -> Vec<String> {
-    let ClusterState { nodes, slots_uncovered, trouble, remedy } = cluster;
+    let ClusterState { nodes, slots_uncovered, without_listener, trouble, remedy } = cluster;
     let uncovered = (!slots_uncovered.is_empty()).then(|| {
         format!(
             "nobody serves {} of {} slots ({}), for which clients read CLUSTERDOWN; bring back the nodes that served \
@@ -246,8 +306,7 @@ fn of_cluster(cluster: &ClusterState, works: bool) -> Vec<String> {
         format!("down: {} of {all} nodes ({named}{more}); each is tried again by itself", down.len())
     });
     // Where all of it fails, its failure says why nobody tells of it.
-    let are_too_many = nodes.iter().any(|node| node.listen.is_none());
-    let trouble = trouble.as_ref().filter(|_| works || are_too_many).zip(remedy.as_ref());
+    let trouble = trouble.as_ref().filter(|_| works || *without_listener > 0).zip(remedy.as_ref());
     let trouble = trouble.map(|(trouble, remedy)| format!("{trouble}; {remedy}"));
     [uncovered, is_down, trouble].into_iter().flatten().collect()
 }

@@ -19,9 +19,8 @@ use crate::config::{Config, Link, Process};
 use crate::descriptors::{self, Descriptors};
 use crate::failure::log::FailureLog;
 use crate::metrics::Metrics;
-use crate::net::Listener;
 use crate::net::resolve::Resolver;
-use crate::net::{Listen, ListenAddress};
+use crate::net::{Listen, ListenAddress, Listener, PassedSocket, PassedSockets, is_stored, name_of_socket};
 use crate::programs;
 use crate::relay::drain::{DrainRequest, Reason};
 use crate::secret::Source;
@@ -29,7 +28,7 @@ use crate::systemd::ServiceManager;
 use crate::text;
 use crate::upstream::LinkRuntime;
 use crate::upstream::backends::Backends;
-use crate::upstream::cluster::{Cluster, Opened};
+use crate::upstream::cluster::{self, Change, Cluster};
 use crate::upstream::connections::Connections;
 use crate::upstream::dial::{Dialler, Health};
 use crate::upstream::discovery;
@@ -38,6 +37,9 @@ use crate::upstream::pool::{self, Pool};
 use crate::upstream::reauth;
 use crate::upstream::sharing::Sharing;
 use crate::workers::Workers;
+
+/// What sockets for the admin endpoint are named.
+const ADMIN: &str = "admin";
 
 /// So many nodes of a cluster have descriptors set aside for their listeners.
 const MOST_NODES: usize = 100;
@@ -55,7 +57,7 @@ const COUNT_BEFORE: Duration = Duration::from_millis(10);
 struct Bound {
     listener: Listener,
     service: Arc<LinkRuntime>,
-    nodes: Option<UnboundedReceiver<Opened>>,
+    nodes: Option<UnboundedReceiver<Change>>,
 }
 
 impl Bound {
@@ -76,6 +78,8 @@ pub struct App {
     descriptors: Descriptors,
     signals: Signals,
     manager: ServiceManager,
+    /// Names of descriptors in its store that nobody here wants.
+    unwanted: Vec<String>,
     workers: Arc<Workers>,
 }
 
@@ -103,7 +107,11 @@ impl fmt::Display for StartErrors {
 
 impl App {
     /// Binds every listener, or returns the errors of all that can't be bound. Must be called within a runtime.
-    pub fn bind(config: Config, descriptors: Descriptors) -> Result<Self, StartErrors> {
+    pub fn bind(
+        config: Config,
+        descriptors: Descriptors,
+        mut passed: PassedSockets,
+    ) -> Result<Self, StartErrors> {
         // Before the listeners: a signal may be sent as soon as the process is visible.
         let signals = Signals::listen().map_err(|error| StartErrors::missing("signals", error))?;
         tokio::spawn(ignore_hangups().map_err(|error| StartErrors::missing("signals", error))?);
@@ -120,8 +128,14 @@ impl App {
             let remedy = "lower WARM, or raise the limit on open files (ulimit -n)".to_owned();
             errors.push(("WARM".to_owned(), error, remedy));
         }
+        let takes = config.links.iter().map(|link| name_of_socket(&link.name)).collect::<Vec<_>>().join(", ");
+        let are_of_a_unit = passed.are_of_a_unit();
+        let of_links = config.links.iter().map(|link| &link.listen.addresses);
+        let mut addresses: Vec<_> = of_links.flatten().chain(&config.process.admin).cloned().collect();
+        addresses.extend(config.links.iter().flat_map(cluster::node_addresses));
+        let mut unwanted = passed.close_stored_but(&addresses);
         for link in config.links {
-            match Listener::bind(&link.listen, config.process.keepalive) {
+            match Listener::open(Some(&link.name), &link.listen, config.process.keepalive, &mut passed) {
                 Ok(listener) => listening.push((listener, link)),
                 Err(of_link) => errors.extend(of_link.into_iter().map(|(address, error)| {
                     let remedy = bind_remedy(&link, &address, &error);
@@ -131,7 +145,7 @@ impl App {
         }
         let admin = config.process.admin.as_ref().and_then(|address| {
             let listen = Listen { addresses: vec![address.clone()], mode: None };
-            let listener = Listener::bind(&listen, config.process.keepalive);
+            let listener = Listener::open(Some(ADMIN), &listen, config.process.keepalive, &mut passed);
             let error = |of_admin: Vec<_>| {
                 errors.extend(of_admin.into_iter().map(|(address, error)| {
                     let remedy = admin_remedy(&address, &error);
@@ -140,6 +154,17 @@ impl App {
             };
             listener.map_err(error).ok()
         });
+        let clusters: Vec<_> = listening
+            .iter()
+            .map(|(_, link)| Cluster::of(link, config.process.keepalive, &mut passed).unzip())
+            .collect();
+        unwanted.extend(tell_of_unwanted(passed, &format!("{takes}, {ADMIN}")));
+        if are_of_a_unit {
+            let links = listening.iter().map(|(listener, link)| (link.name.as_str(), listener));
+            for (link, listener) in links.chain(admin.iter().map(|listener| (ADMIN, listener))) {
+                tell_of_unserved(link, listener);
+            }
+        }
         let dialler = Arc::new(Dialler {
             resolver: Resolver::new(config.process.dns.as_deref()),
             keepalive: config.process.keepalive,
@@ -147,10 +172,9 @@ impl App {
             unanswered: Unanswered::default(),
         });
         let mut bound = Vec::new();
-        for (listener, link) in listening {
+        for ((listener, link), (cluster, nodes)) in listening.into_iter().zip(clusters) {
             let connections = Arc::default();
             let metrics = Arc::new(metrics.link(&link.name));
-            let (cluster, nodes) = Cluster::of(&link, config.process.keepalive).unzip();
             let service = Arc::new(LinkRuntime {
                 backends: Backends::of(&link, Arc::clone(&connections), Arc::clone(&metrics)),
                 dialler: Arc::clone(&dialler),
@@ -172,13 +196,21 @@ impl App {
         }
         // Two pairs: one for a client and its target, one for lookups.
         descriptors::expect(2).map_err(|error| StartErrors::missing("a first connection", error))?;
+        let stored: usize =
+            bound.iter().map(|bound| &bound.listener).chain(&admin).map(Listener::stored).sum();
+        let of_nodes: usize = bound
+            .iter()
+            .filter_map(|bound| bound.service.cluster.as_ref())
+            .map(|cluster| cluster.passed())
+            .sum();
         Ok(Self {
             bound,
             admin,
             metrics,
             descriptors,
             signals,
-            manager: ServiceManager::from_environment(),
+            manager: ServiceManager::from_environment(stored + of_nodes),
+            unwanted,
             workers: Arc::new(start_workers(config.process.threads, descriptors)),
             process: config.process,
         })
@@ -186,6 +218,13 @@ impl App {
 
     /// Serves until SIGTERM or SIGINT, then drains.
     pub async fn run(mut self) {
+        let manager = Arc::new(self.manager);
+        for name in &self.unwanted {
+            manager.forget(name).await;
+        }
+        for listener in self.bound.iter_mut().map(|bound| &mut bound.listener).chain(&mut self.admin) {
+            listener.store(&manager).await;
+        }
         let warm = self.bound.iter().map(|bound| bound.service.link.warm()).sum();
         let of_links = self.bound.iter().map(Bound::sockets);
         let listeners = of_links.chain(self.admin.iter().map(Listener::sockets)).sum();
@@ -221,6 +260,7 @@ impl App {
                     nodes,
                     admission,
                     workers,
+                    Arc::clone(&manager),
                     stopped.clone(),
                 )));
             }
@@ -240,28 +280,38 @@ impl App {
             )));
         }
         if let Some(listener) = self.admin {
-            tracing::info!(target: "process", listen = listener.address(), "admin endpoint");
+            let (listen, kept_as) = (listener.address(), listener.names());
+            tracing::info!(target: "process", listen, kept_as, "admin endpoint");
             tokio::spawn(admin::keep(Arc::clone(&admin)));
             tokio::spawn(admin::serve(listener, Arc::clone(&admin), self.descriptors.admin()));
         }
         tracing::info!(target: "process", links = services.len(), "ready");
-        let manager = Arc::new(self.manager);
-        manager.ready(&format!("Serving {}", serving.join(", "))).await;
+        let connections = || services.iter().map(|service| service.connections.count()).sum::<usize>();
+        let serving = serving.join(", ");
+        let serving = || match connections() {
+            1 => format!("Serving 1 client: {serving}"),
+            clients => format!("Serving {clients} clients: {serving}"),
+        };
+        manager.ready(&serving()).await;
         let (watched, workers) = (Arc::clone(&manager), Arc::clone(&self.workers));
         tokio::spawn(async move { watched.keep_alive(&workers).await });
 
-        let signal = self.signals.next().await;
-        let connections = || services.iter().map(|service| service.connections.count()).sum::<usize>();
+        let signal = tokio::select! {
+            signal = self.signals.next() => signal,
+            never = manager.keep_status(serving) => match never {},
+        };
         admin.drain();
         tracing::info!(target: "process", signal, connections = connections(), "draining");
         let longest = self.process.drain_delay.saturating_add(self.process.drain_timeout).saturating_add(END);
-        manager.stopping(&format!("Draining connections: {}", connections()), longest).await;
+        let draining = || format!("Draining connections: {}", connections());
+        manager.stopping(&draining(), longest).await;
         let cut = tokio::select! {
             cut = drain(&self.process, &stop, accepting, &services) => cut,
             signal = self.signals.next() => {
                 tracing::info!(target: "process", signal, "drain ended by a second signal");
                 connections()
             }
+            never = manager.keep_status(draining) => match never {},
         };
         for service in &services {
             service.reports.tell_all();
@@ -299,6 +349,56 @@ async fn drain(
     cut
 }
 
+/// Sockets that no listener has taken, which are closed, and descriptors that are none. Returns their names. `takes` says
+/// what sockets may be named.
+fn tell_of_unwanted(mut passed: PassedSockets, takes: &str) -> Vec<String> {
+    // Of a link that has a socket unit by now.
+    let stored = passed.close_stored_but(&[]);
+    let (sockets, mut names) = passed.into_rest();
+    // One of ours that does not listen was closed by a start that has failed later.
+    for name in names.iter().filter(|name| !is_stored(name)) {
+        tracing::warn!(
+            target: "listen",
+            name,
+            remedy = "sockets are to be made by ListenStream= (an address with a port, or a path) and Accept=no; what is in \
+                      the descriptor store for another purpose is removed from it",
+            "descriptor of the service manager passed over: it is no listening socket"
+        );
+    }
+    for socket in sockets {
+        let PassedSocket { name, address, .. } = socket;
+        tracing::warn!(
+            target: "listen",
+            name,
+            listen = %address,
+            remedy = format!(
+                "set FileDescriptorName= in its socket unit to what it is for ({takes}), or have a link listen there, or \
+                 remove it from the unit"
+            ),
+            "socket of the service manager closed: no link listens there"
+        );
+        names.push(name);
+    }
+    names.extend(stored);
+    names
+}
+
+/// The service manager has passed sockets for others, and none for this one.
+fn tell_of_unserved(link: &str, listener: &Listener) {
+    if listener.names().is_none() {
+        tracing::info!(
+            target: "listen",
+            link,
+            listen = listener.address(),
+            remedy = format!(
+                "for a socket unit: ListenStream= with this address, or FileDescriptorName={}",
+                name_of_socket(link)
+            ),
+            "listening without a socket of the service manager"
+        );
+    }
+}
+
 /// The log line of a link at start: listener, target, user and source of the secret.
 fn announce(listener: &Listener, link: &Link) {
     let redis = link.redis.as_ref();
@@ -306,7 +406,7 @@ fn announce(listener: &Listener, link: &Link) {
     let username = credentials.and_then(Credentials::user);
     let secret = credentials.and_then(|credentials| match &credentials.password {
         Source::File(file) => Some(file.path().display().to_string()),
-        Source::Variable(_) | Source::Command(_) => Some(credentials.variable.clone()),
+        Source::Variable(_) | Source::Token(_) | Source::UserOfToken(_) => Some(credentials.variable.clone()),
         // It is in the target, which is shown without its secret.
         Source::Url(_) => None,
     });
@@ -314,6 +414,7 @@ fn announce(listener: &Listener, link: &Link) {
         target: "process",
         link = link.name,
         listen = listener.address(),
+        kept_as = listener.names(),
         target = %link.target,
         kind = if redis.is_some() { "redis" } else { "tcp" },
         username = username.map(|username| String::from_utf8_lossy(username.expose()).into_owned()),

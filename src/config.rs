@@ -23,6 +23,7 @@ use std::path::Path;
 use serde::Serialize;
 use zeroize::Zeroizing;
 
+use crate::cloud::{self, Variables};
 use crate::net::ListenAddress;
 use crate::programs::Environment;
 use crate::text;
@@ -96,6 +97,13 @@ impl Env {
     fn is_other_than_ours(&self, name: &str) -> bool {
         let ours = || std::env::var_os(name).map(OsString::into_vec);
         self.of_file.is_some() && self.bytes(name) != ours().as_deref()
+    }
+
+    /// What the clouds' own libraries read of it.
+    fn of_clouds(&self) -> Variables {
+        let text =
+            |name| Some((name, Zeroizing::new(std::str::from_utf8(self.bytes(name)?).ok()?.to_owned())));
+        Variables::new(cloud::VARIABLES.iter().copied().flatten().filter_map(|name| text(*name)))
     }
 
     /// What programs get to see of it: no variable in `hidden`.

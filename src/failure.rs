@@ -10,7 +10,9 @@ use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use crate::config::Link;
 use crate::config::link::Role;
+use crate::config::target::Backends as Source;
 use crate::secret::Unavailable;
 use crate::text;
 
@@ -19,6 +21,9 @@ pub const REFUSED: &str = "the target refused the password";
 
 /// How an ambassador's own errors begin.
 pub const OWN_WORDS: &str = "ERR redis-ambassador: ";
+
+/// What a client is told who does not say whose connection it is.
+const FOR_BALANCERS: &str = "this port is for a balancer that says who its client is (PROXY protocol)";
 
 /// What stands before the words of another ambassador.
 pub const OF_AMBASSADOR: &str = " is an ambassador too, which says: ";
@@ -40,10 +45,12 @@ pub enum Stage {
     Limit,
     /// The networks of `ALLOW`.
     Allow,
+    /// What a balancer says of a client (`LISTEN_PROXY_PROTOCOL`).
+    Proxy,
 }
 
 impl Stage {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Resolve,
         Self::Connect,
         Self::Tls,
@@ -53,6 +60,7 @@ impl Stage {
         Self::ClientAuth,
         Self::Limit,
         Self::Allow,
+        Self::Proxy,
     ];
 
     /// The stage's name in logs and metrics.
@@ -67,6 +75,7 @@ impl Stage {
             Self::ClientAuth => "client_auth",
             Self::Limit => "limit",
             Self::Allow => "allow",
+            Self::Proxy => "proxy",
         }
     }
 }
@@ -217,6 +226,9 @@ pub enum Failure {
     /// The client's address is not in `ALLOW`.
     #[error("{address} is not allowed to connect")]
     NotAllowed { address: IpAddr },
+    /// The connection does not begin with a header of the PROXY protocol.
+    #[error("{FOR_BALANCERS}, and the connection does not: {reason}")]
+    Unannounced { reason: String },
 }
 
 /// Backends whose failures are included in one message at most.
@@ -263,6 +275,7 @@ impl Failure {
             Self::WaitElsewhere => Stage::Select,
             Self::Full => Stage::Limit,
             Self::NotAllowed { .. } => Stage::Allow,
+            Self::Unannounced { .. } => Stage::Proxy,
         }
     }
 
@@ -303,8 +316,41 @@ impl Failure {
         matches!(self, Self::Rotation { .. } | Self::NoneServes { rotating: true, .. })
     }
 
+    /// What the operator can do where it may be about the PROXY protocol.
+    fn proxy_remedy(&self, link: &Link) -> Option<String> {
+        let Link { alias, variable, .. } = link;
+        match self {
+            // Redis waits in silence for more behind the binary header.
+            Self::Broken { .. }
+            | Self::Closed { .. }
+            | Self::TimedOut { stage: Stage::Tls | Stage::Auth | Stage::Select | Stage::Role, .. }
+                if link.proxy_protocol.is_some() =>
+            {
+                Some(format!(
+                    "see the target's own log; check that what {variable} names expects the PROXY protocol, and remove \
+                     {alias}_PROXY_PROTOCOL if it does not"
+                ))
+            }
+            Self::Ambassador { endpoint, words, .. }
+                if link.proxy_protocol.is_none() && words.contains(FOR_BALANCERS) =>
+            {
+                Some(format!(
+                    "set {alias}_PROXY_PROTOCOL=v2, so that the ambassador at {endpoint} is told who its client is, or remove \
+                     LISTEN_PROXY_PROTOCOL there"
+                ))
+            }
+            Self::NotAllowed { .. } if link.listen_proxy_protocol => Some(format!(
+                "add its network to {alias}_ALLOW, if it may connect; for a balancer's health checks its own address counts"
+            )),
+            _ => None,
+        }
+    }
+
     /// What the operator can do, in one line.
-    pub fn remedy(&self, link: &crate::config::Link) -> String {
+    pub fn remedy(&self, link: &Link) -> String {
+        if let Some(remedy) = self.proxy_remedy(link) {
+            return remedy;
+        }
         let variable = &link.variable;
         match self {
             Self::Resolve { name, .. } => format!(
@@ -316,9 +362,7 @@ impl Failure {
                     link.alias
                 )
             }
-            Self::NoBackend { .. } => {
-                format!("check {variable}, and that what it names can be reached from here")
-            }
+            Self::NoBackend { .. } => no_list_remedy(link),
             Self::WaitElsewhere => {
                 "read what was written again: WAIT says nothing of what another connection wrote".to_owned()
             }
@@ -371,11 +415,7 @@ impl Failure {
             Self::Secret(Unavailable::File(error)) => {
                 format!("let user {} read {}", rustix::process::geteuid().as_raw(), error.path.display())
             }
-            Self::Secret(Unavailable::Command(error)) => format!(
-                "run the program of {} by hand, as user {}; its standard error is in the log",
-                error.variable,
-                rustix::process::geteuid().as_raw()
-            ),
+            Self::Secret(Unavailable::Token(error)) => error.remedy.clone(),
             Self::ClientLeft | Self::ClientQuit => "nothing".to_owned(),
             Self::NotAuthenticated { .. } => format!(
                 "give the client the password of {}_CLIENT_PASSWORD_FILE, or find out which client it is",
@@ -387,6 +427,11 @@ impl Failure {
             Self::NotAllowed { .. } => {
                 format!("add its network to {}_ALLOW, if it may connect", link.alias)
             }
+            Self::Unannounced { .. } => format!(
+                "let the balancer send the header, if this client is one (HAProxy: send-proxy-v2; nginx: proxy_protocol on), or remove \
+                 {}_LISTEN_PROXY_PROTOCOL if clients come directly",
+                link.alias
+            ),
         }
     }
 
@@ -399,6 +444,42 @@ impl Failure {
             Self::ClientQuit => "+OK\r\n".to_owned(),
             Self::NotAuthenticated { line: Some(words), .. } => words.clone(),
             _ => format!("-{OWN_WORDS}{link}: {self}\r\n"),
+        }
+    }
+}
+
+/// What the operator can do where there is no list of backends, by where it is to come from.
+pub fn no_list_remedy(link: &Link) -> String {
+    let Link { alias, variable, .. } = link;
+    match &link.target.backends {
+        Source::Listed(_) => format!("check {variable}, and that what it names can be reached from here"),
+        Source::Srv(name) => format!(
+            "check the name {name} in {variable}, and the name servers, those in AMBASSADOR_DNS or else in /etc/resolv.conf"
+        ),
+        Source::File(path) => format!(
+            "let {} list HOST:PORT, one a line, and user {} read it",
+            path.display(),
+            rustix::process::geteuid().as_raw()
+        ),
+        Source::Sentinel { service, .. } => format!(
+            "check that the Sentinels in {variable} can be reached from here and know {service}; where they want a password, set \
+             {}",
+            link.credential_variable("SENTINEL_AUTH_FILE")
+        ),
+        Source::ZooKeeper { path, .. } => {
+            let tls = match &link.zookeeper.tls {
+                Some(_) => format!("speak TLS, or remove {alias}_ZOOKEEPER_TLS"),
+                None => format!("are those without TLS, or set {alias}_ZOOKEEPER_TLS=true"),
+            };
+            format!("check that servers register in {path}, and that the ports in {variable} are ZooKeeper's and {tls}")
+        }
+        Source::Mdns(service) => format!(
+            "see who announces it: avahi-browse --resolve {service}; in a container only --network host hears the host's network"
+        ),
+        Source::Cluster(_) => {
+            "check that the nodes can be reached, and that the user may ask CLUSTER NODES: redis-ambassador check says what \
+             each answers"
+                .to_owned()
         }
     }
 }

@@ -21,12 +21,15 @@ use zeroize::Zeroizing;
 
 use crate::cli::screen::Screen;
 use crate::cli::{Format, links};
+use crate::cloud::aws::{Cache, between};
+use crate::cloud::{Object, Profiles, Received};
 use crate::config::backends_file::parse as parse_backends;
 use crate::config::env_file::parse as parse_variables;
 use crate::config::target::{Backends, Target, endpoint};
 use crate::config::{Config, Env, Link, ProcessArguments};
 use crate::failure::tls::{by_client, by_target};
 use crate::net::Endpoint;
+use crate::net::proxy_protocol::{Header, Version};
 use crate::net::tls::Refused;
 use crate::net::tls::certificate::{Certificate, Purpose, Summary};
 use crate::net::tls::stream::Broken;
@@ -36,7 +39,7 @@ use crate::resp::replies::{Frame, Replies};
 use crate::resp::{self, NotReply};
 use crate::secret::Secret;
 use crate::text;
-use crate::upstream::discovery::sentinel;
+use crate::upstream::discovery::{sentinel, zookeeper};
 
 /// The first byte says into what pieces the rest is cut; the same for a seed, whatever the rest.
 fn pieces(data: &[u8]) -> (&[u8], impl Iterator<Item = &[u8]>) {
@@ -255,6 +258,7 @@ fn without_dots(backends: Backends) -> Backends {
         Backends::Sentinel { sentinels, service } => {
             Backends::Sentinel { sentinels: undotted(sentinels), service }
         }
+        Backends::ZooKeeper { servers, path } => Backends::ZooKeeper { servers: undotted(servers), path },
         other => other,
     }
 }
@@ -333,6 +337,76 @@ pub fn sentinel_replies(data: &[u8]) {
         }
         for place in places {
             assert_same_place(&place);
+        }
+    }
+}
+
+/// What services of clouds answer, in pieces of any size: the whole is understood in the same way; and what stands in it is
+/// taken out as JSON, as XML and as a file of profiles.
+pub fn cloud_answer(data: &[u8]) {
+    let whole = Received::parse(data, true);
+    let body = match &whole {
+        Ok(received) => {
+            let received = received.as_ref().expect("nothing more comes");
+            assert!(received.body.len() <= data.len());
+            &received.body[..]
+        }
+        Err(_) => data,
+    };
+    // Whatever is complete before the end is the same as with it.
+    for length in 0..data.len().min(300) {
+        if let Ok(Some(early)) = Received::parse(&data[..length], false) {
+            let whole = whole.as_ref().ok().and_then(Option::as_ref).expect("it was complete");
+            assert_eq!((early.status, &early.body), (whole.status, &whole.body));
+        }
+    }
+    if let Ok(object) = Object::parse(body) {
+        for name in ["access_token", "expires_in", "error"] {
+            let (text, number) = (object.text(name), object.number(name));
+            assert!(text.as_ref().is_ok_and(|text| !text.is_empty()) || text.is_err());
+            assert!(number.is_err() || text.is_ok());
+        }
+        let _ = (object.object("error"), object.optional("a"), object.texts());
+    }
+    let _ = between(body, "AccessKeyId");
+    if let Ok(text) = std::str::from_utf8(body) {
+        let profiles = Profiles::new(Zeroizing::new(text.to_owned()));
+        if let Some(value) = profiles.value("default", "aws_access_key_id") {
+            assert!(profiles.has("default") && !value.is_empty() && value.trim() == value);
+        }
+        let _ = Cache::of(text);
+    }
+}
+
+/// Frames of a ZooKeeper: in whatever pieces they come, they are the same, and whatever is in them, it is an answer or
+/// none.
+pub fn zookeeper_frames(data: &[u8]) {
+    use zookeeper::wire;
+
+    let (rest, pieces) = pieces(data);
+    let decode = |buffer: &mut BytesMut| wire::frame(buffer).map_err(|_| NotReply);
+    let (frames, error) = decode_all(pieces, decode);
+    let whole = decode_all(std::iter::once(rest), decode);
+    assert_eq!((&frames, error.is_some()), (&whole.0, whole.1.is_some()));
+    for frame in frames {
+        let _ = wire::connected(frame.clone());
+        let record = match wire::said(frame.clone()) {
+            Ok(wire::Said::Reply(_, Ok(record))) => record,
+            _ => frame,
+        };
+        let names = wire::children(record.clone()).unwrap_or_default();
+        assert!(names.iter().map(|name| name.len() + 4).sum::<usize>() <= record.len());
+        let _ = wire::data(record);
+    }
+}
+
+/// What a server says of itself in ZooKeeper: a place that can be dialled and shown on one line, or why it is none.
+pub fn zookeeper_entry(data: &[u8]) {
+    let (name, data) = data.split_at(data.iter().position(|byte| *byte == b'\n').unwrap_or(data.len()));
+    for is_tls in [false, true] {
+        match zookeeper::read(&String::from_utf8_lossy(name), data, is_tls) {
+            Ok(place) => place.iter().for_each(assert_same_place),
+            Err(reason) => assert_one_line(&reason),
         }
     }
 }
@@ -425,6 +499,7 @@ pub fn certificate(data: &[u8]) {
     }
     if let Some(read) = &read {
         let mut words = read.names();
+        words.extend(read.all_names().map(|name| name.to_string()));
         words.extend(read.common_name());
         words.extend(read.unheeded());
         words.extend(read.key().map(|key| key.name()));
@@ -440,6 +515,35 @@ pub fn certificate(data: &[u8]) {
     // Twice it is its own authority, which is a circle.
     for chain in [vec![der.clone()], vec![der.clone(), der.clone()]] {
         explained(&chain);
+    }
+}
+
+/// What comes before a client's first byte: however little of it is there, nothing else is read than in the end; and what is
+/// passed on is read as the same.
+pub fn proxy_header(data: &[u8]) {
+    /// The longest addresses, and what stands before them.
+    const MOST: usize = 16 + 216;
+    let mut found: Option<Result<(Header, usize), ()>> = None;
+    for end in 0..=data.len().min(MOST) {
+        let parsed = Header::parse(&data[..end]);
+        if let Some(found) = &found {
+            assert_eq!(parsed.map_err(drop).transpose().as_ref(), Some(found), "after {end} bytes");
+            continue;
+        }
+        assert!(end < MOST || !matches!(parsed, Ok(None)), "nothing is known after {end} bytes");
+        found = parsed.map_err(|error| assert_one_line(&error.to_string())).transpose();
+    }
+    if let Some(Ok((header, length))) = found {
+        assert!((15..=16 + usize::from(u16::MAX)).contains(&length));
+        let written = header.bytes(Version::Two);
+        assert!(
+            matches!(Header::parse(&written), Ok(Some((read, length))) if read == header && length == written.len())
+        );
+        let line = header.bytes(Version::One);
+        let told = if header == Header::Unix { Header::Own } else { header };
+        assert!(
+            matches!(Header::parse(&line), Ok(Some((read, length))) if read == told && length == line.len())
+        );
     }
 }
 
@@ -614,6 +718,11 @@ mod tests {
         }
 
         #[test]
+        fn answers_of_clouds_are_understood_in_whatever_pieces_they_come(data in soup(words("fuzz/cloud.dict"), 24)) {
+            cloud_answer(&data);
+        }
+
+        #[test]
         fn answers_of_name_servers_are_shown_on_one_line(data in message()) {
             service_records(&data);
         }
@@ -621,6 +730,16 @@ mod tests {
         #[test]
         fn sentinels_name_places_or_nothing(data in cut(words("fuzz/resp.dict"))) {
             sentinel_replies(&data);
+        }
+
+        #[test]
+        fn frames_of_zookeeper_are_the_same_in_whatever_pieces_they_come(data in cut(words("fuzz/zookeeper.dict"))) {
+            zookeeper_frames(&data);
+        }
+
+        #[test]
+        fn nodes_of_zookeeper_name_places_or_nothing(data in soup(words("fuzz/entries.dict"), 24)) {
+            zookeeper_entry(&data);
         }
 
         #[test]
@@ -636,6 +755,11 @@ mod tests {
         #[test]
         fn certificates_are_read_as_rustls_reads_them_and_told_on_one_line(data in damaged_certificate()) {
             certificate(&data);
+        }
+
+        #[test]
+        fn headers_of_balancers_are_read_alike_in_whatever_pieces_they_come(data in damaged(&HEADERS)) {
+            proxy_header(&data);
         }
 
         #[test]
@@ -660,6 +784,22 @@ mod tests {
             params.self_signed(&key).expect("a certificate").der().to_vec()
         });
         made.into()
+    });
+
+    /// Headers of both versions, each with something behind it.
+    static HEADERS: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
+        let addresses = |from: &str, to: &str| Header::Tcp {
+            from: from.parse().expect("an address"),
+            to: to.parse().expect("an address"),
+        };
+        let headers = [
+            addresses("192.0.2.1:50001", "192.0.2.2:6379"),
+            addresses("[2001:db8::1]:50001", "[::1]:6379"),
+            Header::Unix,
+            Header::Own,
+        ];
+        let both = headers.iter().flat_map(|header| [header.bytes(Version::One), header.bytes(Version::Two)]);
+        both.map(|header| [&header[..], b"PING\r\n"].concat()).collect()
     });
 
     /// What real nodes say, each reply by itself.

@@ -18,24 +18,33 @@
 //! | [`relay`] | bytes between two streams, and the [request to end](relay::drain); it knows no link and no backend |
 //! | [`failure`], [`metrics`] | what can go wrong, with its remedy, and what is counted |
 //! | [`config`] | variables and flags as plain data |
+//! | [`cloud`] | tokens of clouds, from where each cloud's own libraries take them |
 //! | [`net`] | sockets, [names](net::resolve), [TLS](net::tls); it knows no setting |
 //! | [`resp`] | the protocol: [where commands end](mod@resp::commands), [AUTH and HELLO](resp::auth), replies |
 //! | [`secret`] | secrets and where they come from; it knows no protocol |
 //! | [`descriptors`], [`log`], [`programs`], [`systemd`], [`workers`] | what the operating system gives |
 //! | [`backoff`], [`files`], [`random`], [`reload`], [`text`] | what knows nothing of this program |
 //!
+//! ## Listeners
+//!
+//! A [`net::Listener`] binds its addresses, or goes on with sockets that the service manager has passed
+//! ([`net::PassedSockets`]): those of socket units, named after a link or bound at its address, and those that an earlier
+//! process of the service has stored ([`systemd::ServiceManager::store`]). What the manager has lives on when it is closed
+//! here, so a drain leaves who waits there to the next process.
+//!
 //! ## The way of a connection
 //!
 //! [`client::accept`] admits a client, registers it (its [`ConnectionGuard`](upstream::connections::ConnectionGuard)) and spawns it on one of
-//! the [`workers`]. [`client::connection`] runs from top to bottom on one page: the client's TLS where the link has it,
-//! its password where the link requires one, an upstream within one deadline, the relay, one line in the log.
+//! the [`workers`]. [`client::connection`] runs from top to bottom on one page: what a balancer says of the client
+//! ([`net::proxy_protocol`]) and the client's TLS where the link has them, its password where the link requires one, an
+//! upstream within one deadline, the relay, one line in the log.
 //!
 //! [`upstream::dial`] goes through the link's backends in the order of their balance until one serves: it resolves the
-//! name, reads the password *now*, connects, starts TLS and performs the [`upstream::handshake`]. AUTH, SELECT and the
-//! question for the role go out in one write, and exactly that many replies are awaited. A refused password may have a
-//! successor, which is offered on the same connection. Only then is there a
-//! [`Upstream`](upstream::handshake::Upstream), the one type that can be relayed to. `check` makes the same dial and watches
-//! each step ([`Observer`](upstream::handshake::Observer)).
+//! name, reads the password *now*, connects, says whose connection it is where the target is to know, starts TLS and
+//! performs the [`upstream::handshake`]. AUTH, SELECT and the question for the role go out in one write, and exactly that
+//! many replies are awaited. A refused password may have a successor, which is offered on the same connection. Only then
+//! is there a [`Upstream`](upstream::handshake::Upstream), the one type that can be relayed to. `check` makes the same
+//! dial and watches each step ([`Observer`](upstream::handshake::Observer)).
 //!
 //! The [`relay`] copies both ways and passes each EOF on by itself. A tunnel knows no more. A session of a Redis link
 //! knows where commands and replies end, so what is owed to the client and what its connection holds; where nothing is
@@ -74,8 +83,8 @@
 //!
 //! ## Backends
 //!
-//! [`upstream::discovery`] finds out in the background where a link's backends are: from SRV records, a file, Sentinels or the
-//! nodes of a cluster, each of which *publishes* a list of endpoints. It also watches the backends that connections use: does the
+//! [`upstream::discovery`] finds out in the background where a link's backends are: from SRV records, a file, Sentinels,
+//! ZooKeeper, announcements in the local network or the nodes of a cluster, each of which *publishes* a list of endpoints. It also watches the backends that connections use: does the
 //! name still have that address, the server that role? Connections of a backend that is gone or demoted are asked to
 //! end, spread over the link's grace.
 //!
@@ -110,7 +119,8 @@
 //!
 //! - Another way to find backends is another source beside those in [`upstream::discovery`]: it publishes lists, and
 //!   nothing else changes.
-//! - Another place where secrets come from is a kind of [`secret::Source`].
+//! - Another place where secrets come from is a kind of [`secret::Source`]; who issues secrets that expire is an
+//!   [`secret::tokens::Issuer`], another cloud a part of [`cloud`].
 //! - Another count is one more handle of [`metrics::LinkMetrics`]; what can be looked at is read by
 //!   [`admin::LinkCollector`] when somebody asks, and costs nothing meanwhile.
 //! - Whatever else has to know a client's commands learns it from [`mod@resp::commands`].
@@ -120,6 +130,7 @@ mod app;
 mod backoff;
 mod cli;
 mod client;
+mod cloud;
 mod config;
 mod descriptors;
 mod failure;

@@ -31,7 +31,7 @@ pub const TARGETS: &[(&str, &str)] = &[
     ("config", "variables that are ignored or look wrong"),
     ("credentials", "passwords and their rotation"),
     ("dial", "attempts to reach a target"),
-    ("discovery", "SRV records, files of backends, Sentinels"),
+    ("discovery", "SRV records, files of backends, Sentinels, ZooKeeper, the local network"),
     ("file", "the system's own files: hosts and name servers"),
     ("handshake", "the target's answers to AUTH, SELECT and the query for its role"),
     ("listen", "listeners"),

@@ -3,6 +3,8 @@
 mod address;
 mod link_local;
 mod listener;
+mod passed;
+pub mod proxy_protocol;
 pub mod resolve;
 mod socket_file;
 pub mod tls;
@@ -21,12 +23,13 @@ use rustix::io::Errno;
 use rustix::net::netdevice::name_to_index;
 use rustix::net::{RecvFlags, recv};
 use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
-pub use self::address::{Endpoint, Host, Interface, Listen, ListenAddress};
+pub use self::address::{Endpoint, Host, Interface, Listen, ListenAddress, covers};
 pub use self::link_local::LinkLocal;
 pub use self::listener::{Accepted, BACKLOG, Listener};
+pub use self::passed::{PassedSocket, PassedSockets, is_stored, name_of_socket};
 use crate::net::tls::stream::TlsStream;
 
 /// One side of a relay.
@@ -146,6 +149,16 @@ impl Stream {
         };
         let looked = recv(socket, &mut [0_u8; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT);
         looked.is_err_and(|error| error == Errno::AGAIN)
+    }
+
+    /// Reads what is there without taking it, once there is something; 0 at EOF. What is inside of TLS can't be seen so.
+    async fn peek(&self, bytes: &mut [u8]) -> io::Result<usize> {
+        let (flags, read) = (RecvFlags::PEEK | RecvFlags::DONTWAIT, Interest::READABLE);
+        match self {
+            Self::Tcp(stream) => stream.async_io(read, || Ok(recv(stream, &mut *bytes, flags)?.1)).await,
+            Self::Unix(stream) => stream.async_io(read, || Ok(recv(stream, &mut *bytes, flags)?.1)).await,
+            Self::Tls(_) => Err(io::ErrorKind::Unsupported.into()),
+        }
     }
 
     /// Whether the kernel knows that the peer is gone: the connection was reset, or a Unix socket closed. A half-close

@@ -8,10 +8,12 @@
 //! Bytes from clients are not treated as secrets, though they may contain the password that a link requires: the buffer
 //! in which it is searched for is zeroed, but not an inline argument, nor what the relay forwards.
 //!
-//! A [`Source`] is a variable, a URL, a file that is read again when it changes, or a [program](command).
+//! A [`Source`] is a variable, a URL, a file that is read again when it changes, or whoever issues [`tokens`], such as a
+//! [program](command).
 
 pub mod command;
 mod file;
+pub mod tokens;
 
 use std::fmt;
 use std::sync::Arc;
@@ -21,8 +23,8 @@ use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior,
 use secrecy::{ExposeSecret, SecretSlice};
 use zeroize::Zeroizing;
 
-use self::command::{CommandError, SecretCommand};
 pub use self::file::{FileError, OptionalSecretFile, SecretFile};
+use self::tokens::{TokenError, Tokens};
 use crate::reload::Failure;
 
 /// The longest password that a Redis server reads: its limit in bytes for a bulk string before authentication.
@@ -90,8 +92,10 @@ pub enum Source {
     Url(Arc<Secret>),
     /// Read again whenever the value is needed.
     File(SecretFile),
-    /// A program that prints the value.
-    Command(SecretCommand),
+    /// Tokens that expire.
+    Token(Arc<Tokens>),
+    /// The user whom those tokens name as their own.
+    UserOfToken(Arc<Tokens>),
 }
 
 impl Source {
@@ -105,21 +109,22 @@ impl Source {
         match self {
             Self::Variable(secret) | Self::Url(secret) => Ok(Arc::clone(secret)),
             Self::File(file) => Ok(file.recent(age).await),
-            Self::Command(command) => Ok(command.current().await?),
+            Self::Token(tokens) => Ok(tokens.current().await?),
+            Self::UserOfToken(tokens) => Ok(tokens.user().await?),
         }
     }
 
-    /// A value to try after `refused`: a program may be run again for it.
+    /// A value to try after `refused`: another token may be issued for it.
     pub async fn instead_of(&self, refused: &Secret) -> Result<Arc<Secret>, Unavailable> {
         match self {
-            Self::Command(command) => Ok(command.instead_of(refused).await?),
+            Self::Token(tokens) => Ok(tokens.instead_of(refused).await?),
             _ => self.current().await,
         }
     }
 
     /// Whether the value can change while the process runs.
     pub fn can_change(&self) -> bool {
-        matches!(self, Self::File(_) | Self::Command(_))
+        !matches!(self, Self::Variable(_) | Self::Url(_))
     }
 
     /// Whether the last read failed, so that the value is an old one or missing.
@@ -127,7 +132,7 @@ impl Source {
         match self {
             Self::Variable(_) | Self::Url(_) => false,
             Self::File(file) => file.failure().is_some(),
-            Self::Command(command) => command.is_failing(),
+            Self::Token(tokens) | Self::UserOfToken(tokens) => tokens.is_failing(),
         }
     }
 
@@ -151,16 +156,17 @@ impl Source {
             Self::Variable(_) => "env",
             Self::Url(_) => "url",
             Self::File(_) => "file",
-            Self::Command(_) => "command",
+            Self::Token(tokens) | Self::UserOfToken(tokens) => tokens.kind().word(),
         }
     }
 
-    /// The last known value, without reading again; `None` for a program that has not run yet.
+    /// The last known value, without reading again; `None` where no token has been issued yet.
     pub fn last(&self) -> Option<Arc<Secret>> {
         match self {
             Self::Variable(secret) | Self::Url(secret) => Some(Arc::clone(secret)),
             Self::File(file) => Some(file.last()),
-            Self::Command(command) => command.last(),
+            Self::Token(tokens) => tokens.last(),
+            Self::UserOfToken(tokens) => tokens.last_user(),
         }
     }
 }
@@ -170,8 +176,8 @@ impl Source {
 pub enum Unavailable {
     #[error("the secret can't be read: {0}")]
     File(#[from] FileError),
-    #[error("the secret can't be had from its program: {0}")]
-    Command(#[from] CommandError),
+    #[error(transparent)]
+    Token(#[from] TokenError),
 }
 
 /// Protects the memory of this process: no core dumps, and only root can trace it or read its memory and environment

@@ -16,7 +16,7 @@ use crate::net::tls::{Acceptor, Connector};
 use crate::secret::Source;
 use crate::upstream::LinkRuntime;
 use crate::upstream::backends::BackendState;
-use crate::upstream::cluster::topology;
+use crate::upstream::cluster::{ClusterState, topology};
 use crate::upstream::connections::Upstreams;
 
 /// The links whose state is collected.
@@ -62,6 +62,27 @@ impl LinkCollector {
                 .encode(commands.encode_family(&labels)?)?;
         }
         Ok(())
+    }
+
+    /// What serves though it can't be had anew.
+    fn encode_stale(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let links = || self.links.iter().map(|service| (service, &*service.link.name));
+        let secrets = links().map(|(service, link)| {
+            let redis = service.link.redis.as_ref();
+            (link, i64::from(redis.is_some_and(|redis| redis.sources().any(Source::is_stale))))
+        });
+        let help = "Whether the last read of a secret from its file, program or provider failed.";
+        of_links(encoder, "secret_stale", help, secrets)?;
+        let backends = links().map(|(service, link)| (link, i64::from(service.backends.stale().is_some())));
+        let help = "Whether the last look for the backends failed, so that the last list serves.";
+        of_links(encoder, "backends_stale", help, backends)?;
+        let names = self.links.first().map_or(0, |service| service.dialler.resolver.stale_names());
+        ConstGauge::new(i64::try_from(names).unwrap_or(i64::MAX)).encode(encoder.encode_descriptor(
+            "names_stale",
+            "Names that keep their last addresses, because no name server answers.",
+            None,
+            MetricType::Gauge,
+        )?)
     }
 
     /// The ends of the certificates that are shown.
@@ -115,18 +136,29 @@ impl LinkCollector {
                 number.encode(nodes.encode_family(&labels)?)?;
             }
         }
-        let mut uncovered = encoder.encode_descriptor(
-            "cluster_slots_uncovered",
-            "Slots of a Redis Cluster that nobody serves.",
-            None,
-            MetricType::Gauge,
-        )?;
-        for (link, cluster) in &clusters {
-            let number = ConstGauge::new(i64::from(topology::number(&cluster.slots_uncovered)));
-            number.encode(uncovered.encode_family(&labels(link, None))?)?;
-        }
-        Ok(())
+        let slots = |cluster: &ClusterState| i64::from(topology::number(&cluster.slots_uncovered));
+        let uncovered = clusters.iter().map(|(link, cluster)| (&**link, slots(cluster)));
+        let help = "Slots of a Redis Cluster that nobody serves.";
+        of_links(encoder, "cluster_slots_uncovered", help, uncovered)?;
+        let nodes = |cluster: &ClusterState| i64::try_from(cluster.without_listener).unwrap_or(i64::MAX);
+        let without = clusters.iter().map(|(link, cluster)| (&**link, nodes(cluster)));
+        let help = "Nodes of a Redis Cluster without a listener, because CLUSTER_PORTS has too few numbers.";
+        of_links(encoder, "cluster_nodes_without_listener", help, without)
     }
+}
+
+/// A gauge with a series for each link.
+fn of_links<'a>(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    values: impl Iterator<Item = (&'a str, i64)>,
+) -> fmt::Result {
+    let mut gauge = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+    for (link, value) in values {
+        ConstGauge::new(value).encode(gauge.encode_family(&labels(link, None))?)?;
+    }
+    Ok(())
 }
 
 impl Collector for LinkCollector {
@@ -178,18 +210,7 @@ impl Collector for LinkCollector {
         ConstGauge::new(i64::try_from(*limit).unwrap_or(i64::MAX)).encode(all)?;
         self.encode_moved(&mut encoder)?;
         self.encode_clusters(&mut encoder)?;
-        let mut stale = encoder.encode_descriptor(
-            "secret_stale",
-            "Whether the last read of a secret from its file or program failed.",
-            None,
-            MetricType::Gauge,
-        )?;
-        for service in services {
-            let redis = service.link.redis.as_ref();
-            let is_stale = redis.is_some_and(|redis| redis.sources().any(Source::is_stale));
-            let number = ConstGauge::new(i64::from(is_stale));
-            number.encode(stale.encode_family(&labels(&service.link.name, None))?)?;
-        }
+        self.encode_stale(&mut encoder)?;
         self.encode_certificates(&mut encoder)?;
         let mut gauge = |name, help, holds: fn(&BackendState) -> bool| {
             let mut gauge = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;

@@ -27,7 +27,7 @@ use crate::metrics::Metrics;
 use crate::net::ListenAddress;
 use crate::net::resolve::Resolver;
 use crate::upstream::dial::Dialler;
-use crate::upstream::discovery;
+use crate::upstream::discovery::{self, Found};
 use crate::upstream::loops::Unanswered;
 
 /// Backends of one link that are looked at; who has more wants a sample, not a flood.
@@ -109,7 +109,11 @@ async fn check(link: &Link, dialler: &Dialler) -> (CheckedLink, Vec<Finding>) {
         looked => {
             unseen = looked.and_then(Result::err);
             let looked_up = timeout(link.connect_timeout, discovery::look_up(link, dialler));
-            looked_up.await.unwrap_or_else(|_| Err("no answer in time".to_owned()))
+            let found = looked_up.await.unwrap_or_else(|_| Err("no answer in time".to_owned()));
+            found.map(|Found { endpoints, passed_over }| {
+                findings.extend(passed_over.map(|passed_over| Finding::of_passed_over(link, passed_over)));
+                endpoints
+            })
         }
     };
     let endpoints = endpoints.unwrap_or_else(|reason| {

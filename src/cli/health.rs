@@ -21,7 +21,7 @@ pub enum Unwell {
     #[error("not ready: {0}")]
     NotReady(String),
     /// Some links can't be used.
-    #[error("{failing} of {all} links can't be dialled: {reasons}")]
+    #[error("{failing} of {all} links fail: {reasons}")]
     Links {
         /// How many can't.
         failing: usize,
@@ -52,7 +52,8 @@ fn judge(found: &Links) -> Result<String, Unwell> {
     }
     let all = found.links.len();
     let failure = |link: &LinkState| match &link.last_dial {
-        Some(dial) if dial.worked => None,
+        Some(dial) if dial.worked && link.state != "fails" => None,
+        Some(dial) if dial.worked => Some(format!("{}: {}", link.link, link.warnings.join("; "))),
         Some(dial) => dial.failure.as_ref().map(|failure| {
             format!("{}: {}: {} (remedy: {})", link.link, failure.stage, failure.error, failure.remedy)
         }),

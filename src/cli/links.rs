@@ -7,8 +7,9 @@ use serde::Serialize;
 use super::Format;
 use super::screen::Screen;
 use super::table::{self, NOTHING};
-use crate::config::link::{Cluster, Credentials};
+use crate::config::link::{Credentials, shown_ports};
 use crate::config::{Config, Ignored, Link, Warning};
+use crate::net::proxy_protocol::Version;
 use crate::net::tls::Verification;
 
 /// The wiring of one link, as `links --format json` shows it.
@@ -26,6 +27,8 @@ struct Row {
     tls: bool,
     tls_verify: Option<&'static str>,
     listen_tls: bool,
+    listen_proxy_protocol: bool,
+    proxy_protocol: Option<&'static str>,
     auth: &'static str,
     username: Option<String>,
     db: Option<u32>,
@@ -49,7 +52,7 @@ impl Row {
             port: link.port,
             variable: link.variable.clone(),
             listen: link.listen.to_string(),
-            cluster_ports: cluster.map(Cluster::shown_ports),
+            cluster_ports: cluster.map(|cluster| shown_ports(&cluster.ports)),
             announce: cluster.and_then(|cluster| cluster.announce.clone()),
             kind: if redis.is_some() { "redis" } else { "tcp" },
             target: link.target.to_string(),
@@ -57,6 +60,8 @@ impl Row {
             tls: link.tls.is_some(),
             tls_verify: link.tls.as_ref().map(|tls| tls.verification.name()),
             listen_tls: link.listen_tls.is_some(),
+            listen_proxy_protocol: link.listen_proxy_protocol,
+            proxy_protocol: link.proxy_protocol.map(Version::name),
             auth: credentials.map_or("none", |credentials| credentials.password.kind()),
             username: username.map(|name| String::from_utf8_lossy(name.expose()).into_owned()),
             db: redis.and_then(|redis| redis.database),
@@ -84,7 +89,14 @@ pub fn show(config: &Config, format: Format, screen: &Screen, out: &mut impl Wri
 fn listens_on(row: &Row) -> String {
     let nodes = row.cluster_ports.iter().map(|ports| format!(", nodes on {ports}"));
     let announced = row.announce.iter().map(|host| format!(", announced as {host}"));
-    [row.listen.clone()].into_iter().chain(nodes).chain(announced).collect()
+    let balanced = row.listen_proxy_protocol.then(|| ", behind the PROXY protocol".to_owned());
+    [row.listen.clone()].into_iter().chain(nodes).chain(announced).chain(balanced).collect()
+}
+
+/// The target, and what it is told of clients.
+fn dials(row: &Row) -> String {
+    let told = row.proxy_protocol.map(|version| format!(", with PROXY {version}"));
+    [row.target.clone()].into_iter().chain(told).collect()
 }
 
 /// On which sides there is TLS, and what of the target is verified if that is not everything.
@@ -109,7 +121,7 @@ fn table(wiring: &Wiring<'_>, screen: &Screen, out: &mut impl Write) -> io::Resu
         vec![
             format!("{}:{}", row.alias.to_lowercase(), row.port),
             listens_on(row),
-            row.target.clone(),
+            dials(row),
             row.kind.to_owned(),
             tls(row),
             row.auth.to_owned(),

@@ -13,8 +13,10 @@ use crate::cli::{self, Arguments, Command, completions, health, links, man, stat
 use crate::config::{Config, ConfigErrors, Env};
 use crate::descriptors::Descriptors;
 use crate::log;
+use crate::net::PassedSockets;
 use crate::programs;
 use crate::secret;
+use crate::systemd;
 use crate::text;
 use crate::workers;
 use tokio::runtime::Runtime;
@@ -106,9 +108,11 @@ fn run(config: Config, descriptors: Descriptors) -> Result<(), Box<dyn Error>> {
     for warning in &config.warnings {
         tracing::warn!(target: "config", variable = warning.variable, "{}", warning.message);
     }
+    // Before anything else is open.
+    let passed = PassedSockets::new(systemd::passed());
     let runtime = runtime()?;
     let ended = runtime.block_on(async {
-        App::bind(config, descriptors)?.run().await;
+        App::bind(config, descriptors, passed)?.run().await;
         Ok(())
     });
     // A file system that hangs must not keep the process from ending.

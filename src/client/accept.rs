@@ -14,8 +14,9 @@ use crate::backoff::Backoff;
 use crate::client::connection::LINGER;
 use crate::failure::Failure;
 use crate::net::{Accepted, BACKLOG, Client, Listener};
+use crate::systemd::ServiceManager;
 use crate::upstream::LinkRuntime;
-use crate::upstream::cluster::{Cluster, Opened};
+use crate::upstream::cluster::{Change, Cluster, Opened};
 use crate::upstream::connections::ConnectionGuard;
 use crate::upstream::pool;
 use crate::workers::{LoadGuard, Placement, Workers};
@@ -47,12 +48,9 @@ pub struct Admitted {
 
 impl Admission {
     fn admit(&self, service: &LinkRuntime, client: Client) -> Result<Permits, Failure> {
-        let allow = &service.link.allow;
-        if let Some(address) = client.address()
-            && !allow.is_empty()
-            && !allow.iter().any(|network| network.contains(&address))
-        {
-            return Err(Failure::NotAllowed { address });
+        // Where a balancer says who the client is, it is judged after that.
+        if !service.link.listen_proxy_protocol {
+            service.link.allows(client).map_err(|address| Failure::NotAllowed { address })?;
         }
         let take = |permits: &Arc<Semaphore>| Arc::clone(permits).try_acquire_owned();
         let link = self.link.as_ref().map(take).transpose();
@@ -61,13 +59,26 @@ impl Admission {
     }
 }
 
-/// Accepts until `stop` says so; then takes in those who were waiting already, and closes the listener.
+/// Accepts until `stop` says so; then takes in those who were waiting already, but for the clients of the next process,
+/// and closes the listener.
 pub async fn accept(
     mut listener: Listener,
     service: Arc<LinkRuntime>,
     admission: Admission,
     workers: Arc<Workers>,
     mut stop: watch::Receiver<bool>,
+) {
+    accept_until(&mut listener, &service, &admission, &workers, &mut stop).await;
+    listener.let_go();
+    take_in(&mut listener, &service, &admission, &workers);
+}
+
+async fn accept_until(
+    listener: &mut Listener,
+    service: &Arc<LinkRuntime>,
+    admission: &Admission,
+    workers: &Workers,
+    stop: &mut watch::Receiver<bool>,
 ) {
     let mut failures = 0;
     loop {
@@ -80,7 +91,7 @@ pub async fn accept(
         match accepted {
             Ok((accepted, client)) => {
                 failures = 0;
-                admit(accepted, client, &service, &admission, &workers);
+                admit(accepted, client, service, admission, workers);
             }
             Err(error) if concerns_one_client(&error) => {}
             Err(error) => {
@@ -99,11 +110,15 @@ pub async fn accept(
             }
         }
     }
+}
+
+/// Takes in those who wait.
+fn take_in(listener: &mut Listener, service: &Arc<LinkRuntime>, admission: &Admission, workers: &Workers) {
     // More than can have waited is not taken in, so that a flood of new ones can't go on for ever.
     for _ in 0..BACKLOG {
         // Unconstrained: the runtime's budget would call it the end after a few.
         match unconstrained(listener.accept()).now_or_never() {
-            Some(Ok((accepted, client))) => admit(accepted, client, &service, &admission, &workers),
+            Some(Ok((accepted, client))) => admit(accepted, client, service, admission, workers),
             Some(Err(error)) if concerns_one_client(&error) => {}
             Some(Err(_)) | None => break,
         }
@@ -113,28 +128,57 @@ pub async fn accept(
 /// Accepts the clients of a cluster's nodes, each on its own listener, until `stop` says so.
 pub async fn accept_at_nodes(
     cluster: Arc<Cluster>,
-    mut opened: mpsc::UnboundedReceiver<Opened>,
+    mut changes: mpsc::UnboundedReceiver<Change>,
     admission: Admission,
     workers: Arc<Workers>,
+    manager: Arc<ServiceManager>,
     mut stop: watch::Receiver<bool>,
 ) {
     let mut accepting = JoinSet::new();
     loop {
-        let opened = tokio::select! {
+        let change = tokio::select! {
             biased;
             _ = stop.wait_for(|stop| *stop) => break,
-            opened = opened.recv() => opened,
+            change = changes.recv() => change,
             Some(_) = accepting.join_next() => continue,
         };
-        let Some(Opened { listener, service, stop }) = opened else { break };
-        let (ready, until) = (Arc::clone(&service), stop.clone());
-        accepting.spawn(async move { pool::keep(&ready, until).await });
-        accepting.spawn(accept(listener, service, admission.clone(), Arc::clone(&workers), stop));
+        match change {
+            Some(Change::Opened(opened)) => {
+                let (ready, until) = (Arc::clone(&opened.service), opened.stop.clone());
+                accepting.spawn(async move { pool::keep(&ready, until).await });
+                let (admission, workers, manager) =
+                    (admission.clone(), Arc::clone(&workers), Arc::clone(&manager));
+                accepting.spawn(accept_at_node(opened, admission, workers, manager, stop.clone()));
+            }
+            Some(Change::Unneeded(names)) => {
+                for name in names {
+                    manager.take_back(&name).await;
+                }
+            }
+            None => break,
+        }
     }
     cluster.close();
     // A listener that was opened at the last moment is closed unseen.
-    drop(opened);
+    drop(changes);
     while accepting.join_next().await.is_some() {}
+}
+
+/// Accepts until the node is gone, or the process `ends`: then the next one goes on with the listener.
+async fn accept_at_node(
+    Opened { mut listener, service, mut stop }: Opened,
+    admission: Admission,
+    workers: Arc<Workers>,
+    manager: Arc<ServiceManager>,
+    ends: watch::Receiver<bool>,
+) {
+    listener.store(&manager).await;
+    accept_until(&mut listener, &service, &admission, &workers, &mut stop).await;
+    if *ends.borrow() {
+        listener.let_go();
+    }
+    take_in(&mut listener, &service, &admission, &workers);
+    listener.take_back(&manager).await;
 }
 
 /// accept(2): the connection was gone before it was taken; the next one is not affected.

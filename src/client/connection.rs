@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -16,6 +17,7 @@ use crate::client::auth::{Judged, judged, require};
 use crate::config::link::{self, ClientAuth, Credentials, Required};
 use crate::failure::Failure;
 use crate::failure::tls::{by_client, late_refusal, slow_client};
+use crate::net::proxy_protocol::{Header, NoHeader};
 use crate::net::tls::AcceptError;
 use crate::net::tls::explain::is_no_tls;
 use crate::net::{Accepted, Client, Stream};
@@ -27,7 +29,7 @@ use crate::resp;
 use crate::text;
 use crate::upstream::LinkRuntime;
 use crate::upstream::backends::Lease;
-use crate::upstream::connections::ConnectionGuard;
+use crate::upstream::connections::{ConnectionGuard, Known};
 use crate::upstream::handshake::Upstream;
 use crate::upstream::loops;
 use crate::upstream::pool::{Origin, Warm};
@@ -80,11 +82,15 @@ impl LinkRuntime {
     async fn establish(
         self: Arc<Self>,
         accepted: Accepted,
-        client: Client,
+        peer: Client,
         admitted: Admitted,
     ) -> Option<Box<Established>> {
         let accepted_at = Instant::now();
-        let mut stream = self.accept_tls(accepted, client).await?;
+        let (mut stream, client, known) = self.take_in(accepted, peer).await?;
+        let name = known.as_ref().and_then(|known| known.name.clone());
+        if let Some(known) = known {
+            admitted.guard.came_as(known);
+        }
         let limits = self.limits();
         let mut early = Vec::new();
         if let Some(required) = self.required() {
@@ -111,6 +117,7 @@ impl LinkRuntime {
         let begun = Instant::now();
         let nothing = Restore::default();
         let host = self.link.redis.as_ref().and_then(|_| loops::host(&stream));
+        let whose = self.whose(client, &stream, &admitted.guard);
         let upstream = match held {
             Ok(Held::Warm(warm)) => Ok(Some(Way::of_upstream(warm.serve(&self)))),
             Ok(Held::Released) => Ok(None),
@@ -121,7 +128,7 @@ impl LinkRuntime {
                     if self.sharing.is_on() {
                         return self.seat(&nothing).await.map(Way::of_seat);
                     }
-                    self.upstream(&nothing).await.map(Way::of_upstream)
+                    self.upstream(&nothing, whose).await.map(Way::of_upstream)
                 } => upstream.map(Some),
                 () = client_leaves(&mut stream, &mut early, self.link.redis.is_some(), false) => Err(Failure::ClientLeft),
             },
@@ -140,6 +147,7 @@ impl LinkRuntime {
                     target: "client",
                     link = self.link.name,
                     %client,
+                    name = name.as_deref(),
                     backend = lease.as_ref().map(tracing::field::display),
                     milliseconds = milliseconds(accepted_at),
                     "connection opened"
@@ -231,31 +239,88 @@ impl LinkRuntime {
 
     /// Tells a client that came when it could not be taken; `linger` is zero where there is no room to wait for its
     /// end of the connection.
-    pub async fn reject_early(
-        &self,
-        accepted: Accepted,
-        client: Client,
-        failure: &Failure,
-        linger: Duration,
-    ) {
-        // A client that speaks TLS can be told only after the handshake, which is a wait too.
-        if linger.is_zero() && self.link.listen_tls.is_some() {
-            return self.report(client, failure);
+    pub async fn reject_early(&self, accepted: Accepted, peer: Client, failure: &Failure, linger: Duration) {
+        // Who the client is, and what it understands, shows only after a header and a TLS handshake, which are waits too.
+        if linger.is_zero() && (self.link.listen_tls.is_some() || self.link.listen_proxy_protocol) {
+            return self.report(peer, failure);
         }
-        if let Some(stream) = self.accept_tls(accepted, client).await {
+        if let Some((stream, client, _)) = self.take_in(accepted, peer).await {
             self.reject(stream, client, failure, linger).await;
         }
     }
 
-    /// Makes the client's socket one of this thread, and takes up its TLS where the link has it. A client that there is
-    /// no stream for has been told why, as far as it can be told.
-    async fn accept_tls(&self, accepted: Accepted, client: Client) -> Option<Stream> {
-        let stream = accepted
+    /// Makes the client's socket one of this thread, and takes what comes before the client's own bytes: what a balancer says
+    /// of it, and TLS, where the link has them. A client that there is no stream for has been told why, as far as it can be
+    /// told.
+    async fn take_in(&self, accepted: Accepted, peer: Client) -> Option<(Stream, Client, Option<Known>)> {
+        let mut stream = accepted
             .into_stream()
             .inspect_err(|error| {
+                let client = peer;
                 tracing::error!(target: "client", link = self.link.name, %client, %error, "client socket registration failed");
             })
             .ok()?;
+        let (mut client, mut to) = (peer, None);
+        if self.link.listen_proxy_protocol {
+            let announced = self.announced(&mut stream, peer).await;
+            // At once, and without a wait: until then it has a place that another one could have.
+            let admitted = announced.map_err(|failure| (peer, failure, LINGER)).and_then(|(client, to)| {
+                let no = |address| (client, Failure::NotAllowed { address }, Duration::ZERO);
+                self.link.allows(client).map(|()| (client, to)).map_err(no)
+            });
+            match admitted {
+                Ok(admitted) => (client, to) = admitted,
+                Err((client, failure, linger)) => {
+                    // Who speaks TLS reads nothing that is said without.
+                    if self.link.listen_tls.is_some() {
+                        self.report(client, &failure);
+                    } else {
+                        self.reject(stream, client, &failure, linger).await;
+                    }
+                    return None;
+                }
+            }
+            tracing::debug!(target: "client", link = self.link.name, %client, via = %peer, "client announced");
+        }
+        let stream = self.accept_tls(stream, client).await?;
+        let name = match (&stream, &self.link.listen_tls) {
+            (Stream::Tls(stream), Some(tls)) => tls.name_of(stream).map(Into::into),
+            _ => None,
+        };
+        let is_known = self.link.listen_proxy_protocol || name.is_some();
+        Some((stream, client, is_known.then_some(Known { client, to, name })))
+    }
+
+    /// The client, as the balancer at the other end says, and what it had dialled.
+    async fn announced(
+        &self,
+        stream: &mut Stream,
+        peer: Client,
+    ) -> Result<(Client, Option<SocketAddr>), Failure> {
+        let limit = self.link.connect_timeout;
+        let Ok(read) = timeout(limit, Header::read(stream)).await else {
+            let reason = format!("its header was not there within {}", humantime::format_duration(limit));
+            return Err(Failure::Unannounced { reason });
+        };
+        match read {
+            Ok(Header::Tcp { from, to }) => Ok((Client::Tcp(from), Some(to))),
+            Ok(Header::Unix) => Ok((Client::Unix, None)),
+            Ok(Header::Own) => Ok((peer, None)),
+            Err(NoHeader::Left) => Err(Failure::ClientLeft),
+            Err(why) => Err(Failure::Unannounced { reason: why.to_string() }),
+        }
+    }
+
+    /// Whose connection it is, for a target that is told.
+    fn whose(&self, client: Client, stream: &Stream, guard: &ConnectionGuard) -> Header {
+        if self.link.proxy_protocol.is_none() {
+            return Header::Own;
+        }
+        Header::of(client, guard.dialled().or_else(|| Some(stream.ends()?.0)))
+    }
+
+    /// Takes up TLS with a client where the link has it.
+    async fn accept_tls(&self, stream: Stream, client: Client) -> Option<Stream> {
         let Some(tls) = &self.link.listen_tls else {
             return Some(stream);
         };
@@ -444,11 +509,26 @@ impl Established {
                 self.service.reports.password_refused(self.client, &self.service.link);
                 None
             }
+            Event::SentAway => {
+                self.tell_of_cluster();
+                None
+            }
             Event::Wait => Some(Ending::Failed(Failure::WaitElsewhere)),
         };
         let Some(ending) = ending else { return Some(self) };
         self.close(ending).await;
         None
+    }
+
+    fn tell_of_cluster(&self) {
+        let link = &self.service.link;
+        tracing::warn!(
+            target: "client",
+            link = link.name,
+            client = %self.client,
+            remedy = link.cluster_remedy(),
+            "the target is a node of a Redis Cluster; it sends clients on to nodes that they have to reach by themselves"
+        );
     }
 
     /// The session's own upstream is closed, and it goes on among others; or has none, until its client's next command.
@@ -479,6 +559,7 @@ impl Established {
     async fn exchange(&mut self, cause: Cause) -> Option<Ending> {
         let Self { service, client, stream, upstream, server, origin, relay, admitted, .. } = self;
         let Relay::Session(session) = relay else { return None };
+        let whose = service.whose(*client, stream, &admitted.guard);
         let before = admitted.guard.release();
         if !service.sharing.is_on() {
             session.shares_nothing();
@@ -497,7 +578,7 @@ impl Established {
             dialled = async {
                 match guest {
                     Some(seat) => Ok(Way::of_seat(seat)),
-                    None => another(service, &restore, shared.as_ref(), since).await,
+                    None => another(service, &restore, whose, shared.as_ref(), since).await,
                 }
             } => dialled,
             () = client_leaves(stream, session.ahead(), true, is_waited_for) => Err(Failure::ClientLeft),
@@ -605,7 +686,8 @@ impl Established {
 
     /// A reply that names nodes of the cluster: the client hears of our listeners instead.
     async fn retell(&mut self, Named { reply, is_server_s_own }: Named) -> Option<Ending> {
-        let host = self.stream.ends().map(|(ours, _)| ours.ip());
+        let dialled = self.admitted.guard.dialled().or_else(|| Some(self.stream.ends()?.0));
+        let host = dialled.map(|dialled| dialled.ip().to_canonical());
         let retold = tokio::select! {
             biased;
             retold = self.service.retell(&reply, is_server_s_own, host) => retold,
@@ -700,6 +782,7 @@ impl Established {
 async fn another(
     service: &Arc<LinkRuntime>,
     restore: &Restore,
+    whose: Header,
     shared: Option<&Restore>,
     since: Option<Instant>,
 ) -> Result<Found, Failure> {
@@ -711,7 +794,7 @@ async fn another(
     loop {
         let found = match shared {
             Some(state) => service.seat(state).await.map(Way::of_seat),
-            None => service.upstream(restore).await.map(Way::of_upstream),
+            None => service.upstream(restore, whose).await.map(Way::of_upstream),
         };
         match found {
             Err(Failure::Closed { .. }) if begun.elapsed() + AGAIN < service.link.connect_timeout => {

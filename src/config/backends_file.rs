@@ -72,6 +72,14 @@ mod tests {
     use crate::fixtures::text;
 
     #[test]
+    fn a_file_without_an_end_is_refused() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(LARGEST + 1).unwrap();
+        let error = read(file.path(), None).unwrap_err();
+        assert!(error.to_string().ends_with(": it is larger than 4194304 bytes"), "{error}");
+    }
+
+    #[test]
     fn lines_comments_and_line_endings_are_read() {
         let endpoints = parse(&text("backends/good"), Some(6379)).unwrap();
         let shown: Vec<_> = endpoints.iter().map(ToString::to_string).collect();

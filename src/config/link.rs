@@ -8,12 +8,13 @@ mod variables;
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::net::IpAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
 use ipnet::IpNet;
 
-pub use self::cluster::Cluster;
+pub use self::cluster::{Cluster, shown_ports};
 pub use self::credentials::{ClientAuth, Credential, Credentials, Memory, Required};
 use self::lookalikes::{Lookalike, lookalikes, port_of};
 use self::values::LinkSettings;
@@ -24,8 +25,9 @@ use super::notation::{
 use super::target::mend::mended;
 use super::target::{Backends, Malformed, Target};
 use super::{Diagnostics, Env, Process};
+use crate::net::proxy_protocol::{Announcement, Header, Version};
 use crate::net::tls::{Acceptor, Connector};
-use crate::net::{Endpoint, Interface, Listen, ListenAddress};
+use crate::net::{Client, Endpoint, Interface, Listen, ListenAddress};
 use crate::secret::Source;
 
 /// One link: what listens, and what it dials.
@@ -56,10 +58,16 @@ pub struct Link {
     pub move_grace: Option<Duration>,
     /// TLS towards the target.
     pub tls: Option<Connector>,
+    /// How ZooKeeper is spoken to, where the backends are listed there.
+    pub zookeeper: ZooKeeper,
     /// TLS for clients.
     pub listen_tls: Option<Acceptor>,
     /// The networks that may connect; empty for all.
     pub allow: Vec<IpNet>,
+    /// Whether a balancer says who each client is.
+    pub listen_proxy_protocol: bool,
+    /// In which form the target is told who each client is, if it is.
+    pub proxy_protocol: Option<Version>,
     /// The time for a dial, from the name to the last reply of the handshake, and for a client's TLS.
     pub connect_timeout: Duration,
     /// How long a connection may move nothing.
@@ -88,6 +96,23 @@ impl Link {
         self.redis.as_ref().and_then(Redis::select).unwrap_or_default()
     }
 
+    /// Whether a client with this address may connect. `ALLOW` is not about those on Unix sockets, who have none.
+    pub fn allows(&self, client: Client) -> Result<(), IpAddr> {
+        match client.address() {
+            Some(address)
+                if !self.allow.is_empty() && !self.allow.iter().any(|network| network.contains(&address)) =>
+            {
+                Err(address)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What the target is told of whose connection it is, if it is told that.
+    pub fn announcement(&self, header: Header) -> Option<Announcement> {
+        self.proxy_protocol.map(|version| Announcement { version, header })
+    }
+
     /// What authenticates us to the target, if anything does.
     pub fn credentials(&self) -> Option<&Credentials> {
         self.redis.as_ref()?.credentials.as_ref()
@@ -107,6 +132,18 @@ impl Link {
         let user_information = if is_in_target { "****@" } else { "" };
         let target = self.target.as_cluster(is_cluster, self.tls.is_some(), user_information)?;
         Some(write_remedy(&self.variable, &target))
+    }
+
+    /// What to do where the target is a node of a Redis Cluster, and the link does not know of that.
+    pub fn cluster_remedy(&self) -> String {
+        let target = self.same_target(true).unwrap_or_else(|| {
+            let scheme = if self.tls.is_some() { "rediss" } else { "redis" };
+            format!("write {}={scheme}+cluster://HOST:PORT with the address of a node", self.variable)
+        });
+        format!(
+            "{target}, if the clients speak Redis Cluster: they then reach every node through the ambassador; else use a Redis \
+             without cluster mode"
+        )
     }
 
     /// The setting that lets it listen on another port, for remedies: one that needs no privileges and has the same last
@@ -191,7 +228,8 @@ impl Redis {
     /// Where its users and passwords come from, those that clients have to show among them.
     pub fn sources(&self) -> impl Iterator<Item = &Source> {
         let credentials = self.credentials.as_ref();
-        let of_target = credentials.map(|credentials| (credentials.username.as_ref(), &credentials.password));
+        let of_target =
+            credentials.map(|credentials| (credentials.username.as_deref(), &credentials.password));
         let of_clients = match &self.client_auth {
             ClientAuth::Require(required) => Some((required.username.as_ref(), &required.password)),
             ClientAuth::Forward | ClientAuth::Absorb => None,
@@ -240,6 +278,15 @@ pub struct Access {
     pub username: Option<Source>,
     /// The password.
     pub password: Option<Source>,
+}
+
+/// How ZooKeeper is spoken to.
+#[derive(Debug, Default)]
+pub struct ZooKeeper {
+    /// `USER:PASSWORD`, what it knows us by.
+    pub digest: Option<Source>,
+    /// TLS towards it.
+    pub tls: Option<Connector>,
 }
 
 /// A variable whose name has the form of a link's.
@@ -300,6 +347,7 @@ pub(super) fn parse(env: &Env, process: &Process, findings: &mut Diagnostics) ->
     let settings = Settings::collect(env, &taken, &drafts, secrets, findings);
     settings.refuse_tls_settings_without_tls(&drafts, findings);
     settings.refuse_cluster_settings_without_cluster(&drafts, findings);
+    settings.refuse_zookeeper_settings_without_zookeeper(&drafts, findings);
     let links: Vec<Link> =
         drafts.into_iter().map(|draft| draft.finish(&settings, process, findings)).collect();
     warn_of_unused_names(env, &links, &taken, process, findings);
@@ -415,6 +463,11 @@ impl Draft {
         Some(Self { variable: variable.to_owned(), alias: candidate.alias.to_owned(), port: port?, target })
     }
 
+    /// Whether its target could not be read, which has been reported.
+    fn is_unreadable(&self) -> bool {
+        matches!(&self.target.backends, Backends::Listed(endpoints) if endpoints.is_empty())
+    }
+
     /// Whether this is the Redis port of its alias: by the name, or by what is dialled.
     fn dials(&self, port: u16) -> bool {
         match &self.target.backends {
@@ -429,8 +482,10 @@ impl Draft {
         let mut link = LinkSettings { settings, alias: &self.alias, port: self.port, findings };
         let mut target = self.target;
         link.follow_docker(&mut target);
-        let redis = link.redis(&mut target);
-        let tls = link.tls(&self.variable, &target);
+        let redis = link.redis(&mut target, process);
+        let (tls, zookeeper_tls) = link.tls(&self.variable, &target);
+        let zookeeper = ZooKeeper { digest: link.zookeeper_digest(&target), tls: zookeeper_tls };
+        link.warn_of_open_token(&target, tls.is_some());
         let listen_tls = link.listen_tls();
         if redis.is_none() {
             link.refuse_redis_settings();
@@ -440,7 +495,9 @@ impl Draft {
         if matches!(target.backends, Backends::Cluster(_)) {
             link.refuse_unix_sockets(&listen);
         }
-        let allow = link.allow(&listen);
+        let listen_proxy_protocol = link.flag("LISTEN_PROXY_PROTOCOL").unwrap_or_default();
+        let proxy_protocol = link.proxy_protocol(redis.as_ref());
+        let allow = link.allow(&listen, listen_proxy_protocol);
         let balance = link.value("BALANCE", balance, "write first, round-robin or least-connections");
         let grace = "write a number and a unit, such as 500ms, 5s or 0s, or off";
         let connect = |text: &str| duration(text, false);
@@ -461,8 +518,11 @@ impl Draft {
             // Long enough for what is under way, short enough that little is said to the wrong server.
             move_grace: move_grace.unwrap_or(Some(Duration::from_secs(5))),
             tls,
+            zookeeper,
             listen_tls,
             allow,
+            listen_proxy_protocol,
+            proxy_protocol,
             connect_timeout: connect_timeout.unwrap_or(process.connect_timeout),
             idle_timeout: idle_timeout.unwrap_or(process.idle_timeout),
             max_lifetime: max_lifetime.unwrap_or(process.max_lifetime),
@@ -478,7 +538,7 @@ impl Draft {
 fn default_balance(target: &Target, redis: Option<&Redis>) -> Balance {
     match (&target.backends, redis) {
         (Backends::Sentinel { .. }, Some(Redis { role: Some(Role::Replica), .. }))
-        | (Backends::Listed(_) | Backends::File(_), None)
+        | (Backends::Listed(_) | Backends::File(_) | Backends::ZooKeeper { .. } | Backends::Mdns(_), None)
         | (Backends::Cluster(_), _) => Balance::RoundRobin,
         _ => Balance::First,
     }
@@ -508,6 +568,15 @@ fn on_or_off(text: &str) -> Result<bool, Refusal> {
     }
 }
 
+fn proxy_version(text: &str) -> Result<Version, Refusal> {
+    match word(text).as_str() {
+        "v1" => Ok(Version::One),
+        "v2" => Ok(Version::Two),
+        "1" => Err(Refusal::instead(format!("\"{text}\" is neither v1 nor v2"), "v1")),
+        _ => Err(format!("\"{text}\" is neither v1 nor v2").into()),
+    }
+}
+
 fn role(text: &str) -> Result<Role, Refusal> {
     match word(text).as_str() {
         "master" | "primary" => Ok(Role::Master),
@@ -526,7 +595,7 @@ fn warn_of_unused_names(
 ) {
     let unused =
         links.iter().all(|link| link.redis.is_none()) && !taken.iter().any(|link| link.alias == "REDIS");
-    for name in ["REDIS_AUTH", "REDIS_AUTH_FILE", "REDIS_AUTH_COMMAND"] {
+    for name in ["REDIS_AUTH", "REDIS_AUTH_FILE", "REDIS_AUTH_COMMAND", "REDIS_AUTH_PROVIDER"] {
         if unused && env.contains(name) {
             findings.warning(
                 name,

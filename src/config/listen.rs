@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::notation::{Refusal, each, items};
 use super::target::socket_path;
-use crate::net::{Endpoint, Host, Interface, Listen, ListenAddress};
+use crate::net::{Endpoint, Host, Interface, Listen, ListenAddress, covers};
 
 const IPV6_LOOPBACK: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
 const IPV4_LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -85,11 +85,6 @@ impl Interface {
         })?;
         if interfaces.is_empty() { Err("it names no address".into()) } else { Ok(interfaces) }
     }
-}
-
-/// Whether a listener on `one` accepts connections to `other`.
-fn covers(one: IpAddr, other: IpAddr) -> bool {
-    one == other || one.is_unspecified() && (one.is_ipv6() || other.is_ipv4())
 }
 
 impl ListenAddress {

@@ -56,6 +56,18 @@ pub const SETTINGS: &[Setting] = &[
         "a program whose standard output is the password; no shell runs it",
     ),
     credential("AUTH_COMMAND_TTL", Scope::Redis, "how long one answer of the program serves [default: 60s]"),
+    credential(
+        "AUTH_PROVIDER",
+        Scope::Redis,
+        "`aws-elasticache` (MemoryDB too), `gcp` or `azure`: a token of that cloud is the password, for the identity that the \
+         cloud's own libraries would find here",
+    ),
+    credential(
+        "AUTH_ENDPOINT",
+        Scope::Redis,
+        "the cache's own name at AWS, where the target has another one: \
+         `master.my-group.abc123.euc1.cache.amazonaws.com`. Tokens are signed for the cache and the region that it says",
+    ),
     credential("USERNAME", Scope::RedisCommonName, "the ACL user; without it `AUTH password` alone is sent"),
     credential("USERNAME_FILE", Scope::Redis, "the file that holds the ACL user, read like `AUTH_FILE`"),
     credential("DB", Scope::RedisCommonName, "`SELECT` this database"),
@@ -104,6 +116,17 @@ pub const SETTINGS: &[Setting] = &[
     credential("SENTINEL_AUTH", Scope::Redis, "the password of the Sentinels, which is not Redis' own"),
     credential("SENTINEL_AUTH_FILE", Scope::Redis, "the file that holds it, read like `AUTH_FILE`"),
     credential("SENTINEL_USERNAME", Scope::Redis, "the ACL user of the Sentinels"),
+    credential(
+        "ZOOKEEPER_AUTH",
+        Scope::Any,
+        "`USER:PASSWORD`, what ZooKeeper knows us by (`addauth digest`); without it, nothing is shown to it",
+    ),
+    credential("ZOOKEEPER_AUTH_FILE", Scope::Any, "the file that holds it, read like `AUTH_FILE`"),
+    any(
+        "ZOOKEEPER_TLS",
+        "`true`: TLS towards ZooKeeper, whatever the backends have, with this link's `TLS_CA_FILE`, `TLS_CERT_FILE`, `TLS_KEY_FILE` \
+         and `TLS_VERIFY` [default: false]",
+    ),
     redis(
         "CLUSTER_PORTS",
         "the ports on which nodes of a Redis Cluster are listened for, `FIRST-LAST`, one each [default: the hundred behind the port in \
@@ -129,6 +152,16 @@ pub const SETTINGS: &[Setting] = &[
         "the mode of a listening Unix socket's file in octal digits, `0660` [default: what the umask says]",
     ),
     any("ALLOW", "the networks that may connect, `10.0.0.0/8,192.168.1.7`; without it all"),
+    any(
+        "LISTEN_PROXY_PROTOCOL",
+        "`true`: clients come through a balancer that says who they are (PROXY protocol, version 1 or 2), and count by the address \
+         that it names; who says nothing is not served. Only the balancer may reach the port then",
+    ),
+    any(
+        "PROXY_PROTOCOL",
+        "`v1` or `v2`: the target is told on each connection whose it is (PROXY protocol). Only for targets that expect it: a Redis \
+         server itself does not",
+    ),
     any("TLS", "`true`: TLS towards a target whose scheme does not ask for it, such as Docker's `tcp://`"),
     any(
         "TLS_CA_FILE",
@@ -152,6 +185,12 @@ pub const SETTINGS: &[Setting] = &[
         "LISTEN_TLS_CLIENT_CA_FILE",
         "the authorities (PEM) that vouch for clients: one without a certificate from them is not served",
     ),
+    any(
+        "LISTEN_TLS_CLIENT_NAMES",
+        "of the clients that the authorities in `LISTEN_TLS_CLIENT_CA_FILE` vouch for, serve only those whose certificate has one of \
+         these names: `dns:`, `uri:` (SPIFFE IDs too), `email:`, `ip:` or `cn:` and the name, with `*` for one label or one element \
+         of a path; several, with commas",
+    ),
     any("CONNECT_TIMEOUT", "instead of `AMBASSADOR_CONNECT_TIMEOUT`"),
     any("IDLE_TIMEOUT", "instead of `AMBASSADOR_IDLE_TIMEOUT`"),
     any("MAX_LIFETIME", "instead of `AMBASSADOR_MAX_LIFETIME`"),
@@ -159,10 +198,10 @@ pub const SETTINGS: &[Setting] = &[
 ];
 
 /// The ways to give a link its password. One of them makes a Docker link a Redis link.
-pub const PASSWORDS: &[&str] = &["AUTH", "AUTH_FILE", "AUTH_COMMAND"];
+pub const PASSWORDS: &[&str] = &["AUTH", "AUTH_FILE", "AUTH_COMMAND", "AUTH_PROVIDER"];
 
 /// The settings whose values are secrets themselves.
-pub const SECRETS: &[&str] = &["AUTH", "SENTINEL_AUTH", "CLIENT_PASSWORD"];
+pub const SECRETS: &[&str] = &["AUTH", "SENTINEL_AUTH", "CLIENT_PASSWORD", "ZOOKEEPER_AUTH"];
 
 /// The settings that mean nothing without TLS towards the target.
 pub const OF_TLS: &[&str] =
@@ -170,6 +209,9 @@ pub const OF_TLS: &[&str] =
 
 /// The settings that mean nothing without a Redis Cluster.
 pub const OF_CLUSTER: &[&str] = &["CLUSTER_PORTS", "ANNOUNCE"];
+
+/// The settings that mean nothing where ZooKeeper lists no backends.
+pub const OF_ZOOKEEPER: &[&str] = &["ZOOKEEPER_AUTH", "ZOOKEEPER_AUTH_FILE", "ZOOKEEPER_TLS"];
 
 /// The setting of that name.
 pub fn setting(name: &str) -> Option<&'static Setting> {
@@ -190,6 +232,8 @@ pub fn near_miss(name: &str) -> Option<&'static str> {
         "SENTINEL_PASSWORD" => return Some("SENTINEL_AUTH"),
         "SENTINEL_PASSWORD_FILE" => return Some("SENTINEL_AUTH_FILE"),
         "SENTINEL_USER" => return Some("SENTINEL_USERNAME"),
+        "ZOOKEEPER_PASSWORD" | "ZOOKEEPER_DIGEST" => return Some("ZOOKEEPER_AUTH"),
+        "ZOOKEEPER_PASSWORD_FILE" | "ZOOKEEPER_DIGEST_FILE" => return Some("ZOOKEEPER_AUTH_FILE"),
         "ANNOUNCE_HOST"
         | "ANNOUNCE_HOSTNAME"
         | "ANNOUNCE_ADDRESS"
@@ -204,6 +248,9 @@ pub fn near_miss(name: &str) -> Option<&'static str> {
         "TLS_CERT" => return Some("TLS_CERT_FILE"),
         "TLS_KEY" => return Some("TLS_KEY_FILE"),
         "BIND" => return Some("LISTEN"),
+        // As HAProxy calls them.
+        "ACCEPT_PROXY" => return Some("LISTEN_PROXY_PROTOCOL"),
+        "SEND_PROXY" | "SEND_PROXY_V2" => return Some("PROXY_PROTOCOL"),
         "TIMEOUT" => return Some("CONNECT_TIMEOUT"),
         "MAX_CLIENTS" | "MAXCLIENTS" => return Some("MAX_CONNECTIONS"),
         _ => {}

@@ -4,6 +4,7 @@
 //! tcp|redis|rediss|tls :// [user-information@] HOST:PORT[,HOST:PORT…] [/DB]
 //! … +srv://NAME   … +file:///PATH   redis[s]+sentinel://HOST[:26379],…/SERVICE[/DB]
 //! redis[s]+cluster://HOST[:6379],…[/0]
+//! … +zookeeper://HOST[:2181],…/PATH   … +mdns://_SERVICE._tcp[.local]
 //! unix:///PATH   redis+unix:///PATH
 //! ```
 //!
@@ -141,6 +142,14 @@ pub enum Backends {
     },
     /// The nodes of a Redis Cluster, of which these are known beforehand; each has a listener of its own.
     Cluster(Vec<Endpoint>),
+    /// In the children of a node of ZooKeeper.
+    ZooKeeper {
+        servers: Vec<Endpoint>,
+        /// The node: `/services/redis`.
+        path: String,
+    },
+    /// Announced in the local network under this name of a service (DNS-SD): `_redis._tcp`.
+    Mdns(String),
 }
 
 #[derive(Debug)]
@@ -195,7 +204,7 @@ impl Target {
 pub const FORMS: &[(&[&str], &str)] = &[
     (
         &["tcp://HOST:PORT"],
-        "as Docker writes it: a Redis link if `AUTH`, `AUTH_FILE` or `AUTH_COMMAND` applies to it, else a plain tunnel",
+        "as Docker writes it: a Redis link if `AUTH`, `AUTH_FILE`, `AUTH_COMMAND` or `AUTH_PROVIDER` applies to it, else a plain tunnel",
     ),
     (
         &["redis://[[USER]:[PASSWORD]@]HOST[:PORT][/DB]"],
@@ -217,6 +226,24 @@ pub const FORMS: &[(&[&str], &str)] = &[
     (
         &["redis+sentinel://S1[:26379],S2…/SERVICE[/DB]", "rediss+sentinel://S1[:26379],S2…/SERVICE[/DB]"],
         "the primary that Redis Sentinels name, or its replicas",
+    ),
+    (
+        &[
+            "tcp+zookeeper://Z1[:2181],Z2…/PATH",
+            "redis+zookeeper://Z1[:2181],Z2…/PATH",
+            "rediss+zookeeper://Z1[:2181],Z2…/PATH",
+            "tls+zookeeper://Z1[:2181],Z2…/PATH",
+        ],
+        "backends from the children of a node of ZooKeeper",
+    ),
+    (
+        &[
+            "tcp+mdns://_SERVICE._tcp[.local]",
+            "redis+mdns://_SERVICE._tcp[.local]",
+            "rediss+mdns://_SERVICE._tcp[.local]",
+            "tls+mdns://_SERVICE._tcp[.local]",
+        ],
+        "backends that announce themselves in the local network (mDNS and DNS-SD), as Avahi and Bonjour do",
     ),
     (
         &["redis+cluster://NODE[:6379],NODE…", "rediss+cluster://NODE[:6379],NODE…"],
@@ -331,9 +358,14 @@ impl fmt::Display for Target {
                 write!(f, "{scheme}+sentinel://{}/{service}", Commas(sentinels))?;
             }
             Backends::Cluster(nodes) => write!(f, "{scheme}+cluster://{}", Commas(nodes))?,
+            Backends::ZooKeeper { servers, path } => {
+                let path = in_target(Path::new(path));
+                write!(f, "{scheme}+zookeeper://{}{path}", Commas(servers))?;
+            }
+            Backends::Mdns(service) => write!(f, "{scheme}+mdns://{service}.local")?,
         }
         // After a path, the database needs a parameter.
-        let is_path = matches!(&self.backends, Backends::File(_))
+        let is_path = matches!(&self.backends, Backends::File(_) | Backends::ZooKeeper { .. })
             || matches!(&self.backends, Backends::Listed(all) if matches!(all[..], [Endpoint::Unix(_)]));
         match self.database {
             Some(database) if is_path => write!(f, "?db={database}"),
@@ -408,6 +440,10 @@ mod tests {
             ("rediss+cluster://n1,n2:7000/", "rediss+cluster://n1:6379,n2:7000"),
             ("redis+cluster://n1?ssl=true&db=0", "rediss+cluster://n1:6379/0"),
             ("redis-cluster://n1", "redis+cluster://n1:6379"),
+            ("tcp+zookeeper://z1,z2:2182/services/db", "tcp+zookeeper://z1:2181,z2:2182/services/db"),
+            ("redis+zookeeper://:p@z1/a%20b/?db=3", "redis+zookeeper://z1:2181/a%20b?db=3"),
+            ("tls+mdns://_db._tcp", "tls+mdns://_db._tcp.local"),
+            ("redis+mdns://:p@_redis._TCP.local./3", "redis+mdns://_redis._tcp.local/3"),
             ("valkey+cluster://n1", "redis+cluster://n1:6379"),
             ("valkeys-cluster://n1", "rediss+cluster://n1:6379"),
         ] {
@@ -462,6 +498,20 @@ mod tests {
             "tcp+cluster://n1:6379",
             "tls+cluster://n1:6379",
             "redis+cluster:///run/redis.sock",
+            "tcp+zookeeper://z1",
+            "tcp+zookeeper://z1/",
+            "tcp+zookeeper:///services/db",
+            "tcp+zookeeper://z1/services//db",
+            "tcp+zookeeper://z1/services/..",
+            "tcp+zookeeper://z1/a%00b",
+            "unix+zookeeper://z1/a",
+            "tcp+mdns://db",
+            "tcp+mdns://_db",
+            "tcp+mdns://db._tcp",
+            "tcp+mdns://_db._udp",
+            "tcp+mdns://_db._tcp.example",
+            "tcp+mdns://_a_name_too_long_for_it._tcp",
+            "tcp+mdns://_db._tcp:5432",
         ] {
             assert!(value.parse::<Target>().is_err(), "{value}");
         }

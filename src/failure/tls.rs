@@ -218,6 +218,14 @@ impl Client<'_> {
             Error::InvalidCertificate(error) => {
                 let whose = "the client's certificate".to_owned();
                 let shown = Shown::of(whose, Purpose::Client, broken.refused.as_deref());
+                if *error == CertificateError::ApplicationVerificationFailure {
+                    let (variable, names) =
+                        (format!("{alias}_LISTEN_TLS_CLIENT_NAMES"), shown.client_names());
+                    return (
+                        format!("the client's certificate has none of the names in {variable}, but {names}"),
+                        format!("add its name to {variable}, if it may come in"),
+                    );
+                }
                 let what = "the client's certificate is from an unknown authority";
                 match shown.unknown_authority(error) {
                     Some(Unknown::Itself) => (

@@ -126,7 +126,11 @@ impl Families {
             pinned: Family::default(),
             reauthentications: Family::default(),
         };
-        registry.register("errors", "Error replies, by their first word", families.errors.clone());
+        registry.register(
+            "errors",
+            "Error replies, by their first word; on a link to a Redis Cluster redirections are none",
+            families.errors.clone(),
+        );
         registry.register(
             "command_seconds",
             "Time from a command to the beginning of its reply, where no other was under way",
@@ -189,13 +193,14 @@ pub struct SessionMetrics {
 }
 
 impl SessionMetrics {
-    /// The target has answered with an error that begins with this word.
-    pub fn error(&self, code: &[u8]) {
+    /// The target has answered with an error that begins with this word. Returns whether it is the first one that does, of
+    /// those that are told apart.
+    pub fn error(&self, code: &[u8]) -> bool {
         let code = std::str::from_utf8(code).ok().filter(|code| !code.is_empty()).unwrap_or(OTHER);
         let mut errors = self.errors.lock();
         if let Some(known) = errors.get(code) {
             known.inc();
-            return;
+            return false;
         }
         // One of them is the others.
         let code = if errors.len() <= CODES { code } else { OTHER };
@@ -203,6 +208,7 @@ impl SessionMetrics {
         let counter =
             errors.entry(code.to_owned()).or_insert_with(|| self.all_errors.get_or_create_owned(&labels));
         counter.inc();
+        code != OTHER
     }
 
     /// How many errors the target has answered so far.

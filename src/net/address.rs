@@ -4,8 +4,8 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
-use super::Address;
 use super::link_local::LinkLocal;
+use super::{Address, zone_index};
 
 /// The host of a target.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -102,7 +102,59 @@ impl fmt::Display for ListenAddress {
     }
 }
 
+/// Whether a listener on `one` accepts connections to `other`.
+pub fn covers(one: IpAddr, other: IpAddr) -> bool {
+    one == other || one.is_unspecified() && (one.is_ipv6() || other.is_ipv4())
+}
+
+impl Interface {
+    /// Whether a socket that is bound there listens on nothing but this.
+    fn includes(&self, bound: SocketAddr) -> bool {
+        match self {
+            Self::All => true,
+            Self::Address(address) => covers(*address, bound.ip()),
+            Self::Localhost | Self::LinkLocal(_) => self.binds(bound),
+        }
+    }
+
+    /// Whether a listener on this binds a socket there.
+    fn binds(&self, bound: SocketAddr) -> bool {
+        match (self, bound) {
+            (Self::All, _) => bound.ip().is_unspecified(),
+            (Self::Localhost, _) => {
+                [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)].contains(&bound.ip())
+            }
+            (Self::Address(address), _) => *address == bound.ip(),
+            (Self::LinkLocal(LinkLocal { address, zone }), SocketAddr::V6(bound)) => {
+                address == bound.ip() && zone_index(zone).is_ok_and(|zone| zone == bound.scope_id())
+            }
+            (Self::LinkLocal(_), SocketAddr::V4(_)) => false,
+        }
+    }
+}
+
 impl ListenAddress {
+    /// Whether a socket that is bound there listens on nothing but this.
+    pub fn includes(&self, bound: &Address) -> bool {
+        match (self, bound) {
+            (Self::Tcp(interface, port), Address::Tcp(bound)) => {
+                *port == bound.port() && interface.includes(*bound)
+            }
+            _ => self.binds(bound),
+        }
+    }
+
+    /// Whether a listener on this binds a socket there.
+    pub fn binds(&self, bound: &Address) -> bool {
+        match (self, bound) {
+            (Self::Tcp(interface, port), Address::Tcp(bound)) => {
+                *port == bound.port() && interface.binds(*bound)
+            }
+            (Self::Unix(path), Address::Unix(bound)) => path == bound,
+            _ => false,
+        }
+    }
+
     /// What a client dials; none where the system chooses the port.
     pub fn dialled(&self) -> Vec<Address> {
         let at = |address: IpAddr, port| Address::Tcp(SocketAddr::new(address, port));

@@ -3,8 +3,9 @@
 use std::fmt;
 use std::future::poll_fn;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::OwnedFd;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -15,9 +16,11 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::net::{TcpStream, UnixStream};
 
+use super::passed::{PassedSocket, PassedSockets, is_stored, stored_name};
 use super::socket_file::{self, SocketFile};
 use super::{Address, Client, Stream, at, set_options, zone_index};
 use crate::net::{Interface, Listen, ListenAddress};
+use crate::systemd::ServiceManager;
 
 /// The bound sockets of one link or of the admin endpoint.
 #[derive(Debug)]
@@ -32,25 +35,47 @@ struct Bound {
     /// The file of a Unix socket. Dropped before the socket: between the two another process could replace a file whose
     /// socket is closed, and its file would be removed instead.
     file: Option<SocketFile>,
-    socket: AsyncFd<Socket>,
+    socket: AsyncFd<Arc<Socket>>,
+    /// Its name at the service manager, if that has it too: then it lives on when it is closed here.
+    kept: Option<String>,
 }
 
 /// The listen backlog; the kernel lowers it to `net.core.somaxconn`.
 pub const BACKLOG: i32 = 4096;
 
 impl Listener {
-    /// Binds every address, or returns the errors of all that can't be bound. Must be called within a runtime.
-    pub fn bind(
+    /// Listens for a link, or the admin endpoint, of this name. Sockets that were passed for that name are all that it
+    /// listens on; else each address has those that were passed for it, or is bound. Returns the errors of all that can't
+    /// be had; what was passed is given back then. Must be called within a runtime.
+    pub fn open(
+        name: Option<&str>,
         listen: &Listen,
         keepalive: Option<Duration>,
+        passed: &mut PassedSockets,
     ) -> Result<Self, Vec<(ListenAddress, io::Error)>> {
-        let (mut sockets, mut errors) = (Vec::new(), Vec::new());
+        let named = name.map(|name| passed.take_named(name)).unwrap_or_default();
+        let (mut sockets, mut errors, mut taken) = (Vec::new(), Vec::new(), named.clone());
+        if !named.is_empty() {
+            let adopted = adopt(named, listen.mode, keepalive);
+            return adopted.map(|sockets| Self { sockets, first: 0 }).map_err(|error| {
+                passed.give_back(taken);
+                vec![(listen.addresses[0].clone(), error)]
+            });
+        }
         for address in &listen.addresses {
+            let passed = passed.take_at(address);
+            taken.extend_from_slice(&passed);
+            let is_of_a_unit = passed.iter().any(|socket| !socket.is_stored());
             let bound = match address {
+                ListenAddress::Tcp(Interface::Localhost, port) if !is_of_a_unit => {
+                    adopt(passed, listen.mode, keepalive)
+                        .and_then(|stored| localhost(stored, *port, keepalive))
+                }
+                _ if !passed.is_empty() => adopt(passed, listen.mode, keepalive),
                 ListenAddress::Tcp(interface, port) => tcp(interface, *port, keepalive),
                 ListenAddress::Unix(path) => {
                     socket_file::bind(path, listen.mode, BACKLOG).and_then(|(socket, file)| {
-                        Ok(vec![Bound { file: Some(file), socket: watched(socket)? }])
+                        Ok(vec![Bound { file: Some(file), socket: watched(Arc::new(socket))?, kept: None }])
                     })
                 }
             };
@@ -59,7 +84,11 @@ impl Listener {
                 Err(error) => errors.push((address.clone(), error)),
             }
         }
-        if errors.is_empty() { Ok(Self { sockets, first: 0 }) } else { Err(errors) }
+        if errors.is_empty() {
+            return Ok(Self { sockets, first: 0 });
+        }
+        passed.give_back(taken);
+        Err(errors)
     }
 
     /// The bound addresses, separated by commas.
@@ -73,6 +102,47 @@ impl Listener {
             Some(file) => Some(Address::Unix(file.path().to_owned())),
             None => bound.socket.get_ref().local_addr().ok()?.as_socket().map(Address::Tcp),
         })
+    }
+
+    /// The names of those sockets that the service manager has, separated by commas.
+    pub fn names(&self) -> Option<String> {
+        let names: Vec<_> = self.sockets.iter().filter_map(|bound| bound.kept.as_deref()).collect();
+        (!names.is_empty()).then(|| names.join(","))
+    }
+
+    /// How many of its sockets come from the service manager's store.
+    pub fn stored(&self) -> usize {
+        self.sockets.iter().filter(|bound| bound.is_stored()).count()
+    }
+
+    /// Has the service manager keep the sockets that it does not have yet: they live on when this process closes them.
+    pub async fn store(&mut self, manager: &ServiceManager) {
+        for bound in self.sockets.iter_mut().filter(|bound| bound.kept.is_none()) {
+            let name = stored_name(&bound.to_string());
+            if manager.store(&name, bound.socket.get_ref().as_fd()).await {
+                if let Some(file) = &mut bound.file {
+                    file.stay();
+                }
+                bound.kept = Some(name);
+            }
+        }
+    }
+
+    /// Closes it for everybody who has it: no next process is to go on with what is stored.
+    pub async fn take_back(self, manager: &ServiceManager) {
+        for bound in self.sockets.iter().filter(|bound| bound.is_stored()) {
+            // It fails only where nothing listens.
+            let _ = bound.socket.get_ref().shutdown(Shutdown::Both);
+            if let Some(name) = &bound.kept {
+                manager.take_back(name).await;
+            }
+        }
+    }
+
+    /// Closes its own descriptors of the sockets that live on: who waits there is the next process' client.
+    pub fn let_go(&mut self) {
+        self.sockets.retain(|bound| bound.kept.is_none());
+        self.first = 0;
     }
 
     /// The number of sockets.
@@ -97,6 +167,10 @@ impl Listener {
 }
 
 impl Bound {
+    fn is_stored(&self) -> bool {
+        self.kept.as_deref().is_some_and(is_stored)
+    }
+
     fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(Accepted, Client)>> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let (accepted, address) = loop {
@@ -146,6 +220,34 @@ impl Accepted {
     }
 }
 
+/// Goes on with sockets that are bound already.
+fn adopt(
+    passed: Vec<PassedSocket>,
+    mode: Option<u32>,
+    keepalive: Option<Duration>,
+) -> io::Result<Vec<Bound>> {
+    let adopt = |PassedSocket { name, socket, address }| {
+        let file = match address {
+            Address::Unix(path) => {
+                let file = SocketFile::of_another(path);
+                // That of a socket unit is the unit's affair (SocketMode=).
+                if is_stored(&name) {
+                    file.set_mode(mode)?;
+                }
+                Some(file)
+            }
+            Address::Tcp(_) | Address::LinkLocal(..) => {
+                let options = SockRef::from(&socket);
+                options.set_keepalive(keepalive.is_some())?;
+                set_options(&options, keepalive)?;
+                None
+            }
+        };
+        Ok(Bound { file, socket: watched(socket)?, kept: Some(name) })
+    };
+    passed.into_iter().map(adopt).collect()
+}
+
 fn tcp(interface: &Interface, port: u16, keepalive: Option<Duration>) -> io::Result<Vec<Bound>> {
     let bind = |address: IpAddr, port| tcp_socket(at(address, port, 0), keepalive);
     match interface {
@@ -156,7 +258,7 @@ fn tcp(interface: &Interface, port: u16, keepalive: Option<Duration>) -> io::Res
             }
             bound => bound,
         },
-        Interface::Localhost => return localhost(port, keepalive),
+        Interface::Localhost => return localhost(Vec::new(), port, keepalive),
         Interface::Address(address) => bind(*address, port),
         Interface::LinkLocal(link_local) => {
             let zone = zone_index(&link_local.zone)?;
@@ -166,11 +268,13 @@ fn tcp(interface: &Interface, port: u16, keepalive: Option<Duration>) -> io::Res
     .map(|bound| vec![bound])
 }
 
-/// Binds both loopback addresses, as far as the host has them, to the same port (also for port 0).
-fn localhost(port: u16, keepalive: Option<Duration>) -> io::Result<Vec<Bound>> {
-    let mut bound: Vec<Bound> = Vec::new();
+/// Binds both loopback addresses, as far as the host has them and they are not bound yet, to the same port (also for port 0).
+fn localhost(mut bound: Vec<Bound>, port: u16, keepalive: Option<Duration>) -> io::Result<Vec<Bound>> {
     let mut missing = None;
     for address in [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)] {
+        if bound.iter().any(|bound| bound.ip() == Some(address)) {
+            continue;
+        }
         let port = match bound.first() {
             Some(bound) => bound.port()?,
             None => port,
@@ -198,6 +302,10 @@ fn is_missing(error: &io::Error) -> bool {
 }
 
 impl Bound {
+    fn ip(&self) -> Option<IpAddr> {
+        Some(self.socket.get_ref().local_addr().ok()?.as_socket()?.ip())
+    }
+
     fn port(&self) -> io::Result<u16> {
         let address = self.socket.get_ref().local_addr()?;
         Ok(address.as_socket().map_or(0, |address| address.port()))
@@ -216,13 +324,13 @@ fn tcp_socket(address: SocketAddr, keepalive: Option<Duration>) -> io::Result<Bo
     set_options(&SockRef::from(&socket), keepalive)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
-    Ok(Bound { file: None, socket: watched(socket)? })
+    Ok(Bound { file: None, socket: watched(Arc::new(socket))?, kept: None })
 }
 
 // Deprecated, because a type could return a descriptor that it does not own; `Socket` owns it. The replacement is
 // unsafe.
 #[expect(deprecated)]
-fn watched(socket: Socket) -> io::Result<AsyncFd<Socket>> {
+fn watched(socket: Arc<Socket>) -> io::Result<AsyncFd<Arc<Socket>>> {
     socket.set_nonblocking(true)?;
     AsyncFd::with_interest(socket, Interest::READABLE)
 }

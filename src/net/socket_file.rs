@@ -10,14 +10,15 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, Mode, fchmod, flock};
 use rustix::io::Errno;
+use rustix::process::umask;
 use socket2::{Domain, SockAddr, Socket, Type};
 
-/// The file of a Unix socket, removed when dropped.
+/// The file of a Unix socket, removed when dropped, unless the socket lives on.
 #[derive(Debug)]
 pub(super) struct SocketFile {
     path: PathBuf,
-    /// Device and inode: a different file at the path belongs to another process.
-    identity: (u64, u64),
+    /// Device and inode: a different file at the path belongs to another process. None where the file is to stay.
+    identity: Option<(u64, u64)>,
 }
 
 impl fmt::Display for SocketFile {
@@ -29,7 +30,7 @@ impl fmt::Display for SocketFile {
 impl Drop for SocketFile {
     fn drop(&mut self) {
         let found = fs::symlink_metadata(&self.path).ok();
-        if found.is_some_and(|found| identity(&found) == self.identity) {
+        if self.identity.is_some() && found.map(|found| identity(&found)) == self.identity {
             // If it can't be removed, the next start replaces it: nothing listens there.
             let _ = fs::remove_file(&self.path);
         }
@@ -41,6 +42,30 @@ fn identity(file: &Metadata) -> (u64, u64) {
 }
 
 impl SocketFile {
+    /// That of a socket which somebody else has, too.
+    pub(super) fn of_another(path: PathBuf) -> Self {
+        Self { path, identity: None }
+    }
+
+    /// Gives it this mode; without one that which a new file has, less the umask.
+    pub(super) fn set_mode(&self, mode: Option<u32>) -> io::Result<()> {
+        let mode = mode.unwrap_or_else(|| {
+            // It can only be read by setting it. A file that is made meanwhile has too narrow a mode, never too wide a one.
+            let umask_now = umask(Mode::from_raw_mode(0o777));
+            umask(umask_now);
+            0o777 & !umask_now.as_raw_mode()
+        });
+        if fs::symlink_metadata(&self.path)?.mode() & 0o777 == mode {
+            return Ok(());
+        }
+        fs::set_permissions(&self.path, fs::Permissions::from_mode(mode))
+    }
+
+    /// Somebody else has the socket, too: the file stays.
+    pub(super) fn stay(&mut self) {
+        self.identity = None;
+    }
+
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
@@ -55,10 +80,10 @@ pub(super) fn bind(path: &Path, mode: Option<u32>, backlog: i32) -> io::Result<(
     remove_abandoned(path)?;
     let socket = bound(path, mode)?;
     let found = fs::symlink_metadata(path)?;
-    let file = SocketFile { path: path.to_path_buf(), identity: identity(&found) };
+    let file = SocketFile { path: path.to_path_buf(), identity: Some(identity(&found)) };
     // Restores the bits that the umask removed.
-    if let Some(mode) = mode.filter(|mode| found.mode() & 0o777 != *mode) {
-        fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
+    if mode.is_some() {
+        file.set_mode(mode)?;
     }
     socket.listen(backlog)?;
     drop(lock);
@@ -96,7 +121,7 @@ fn lock_directory(path: &Path) -> Option<File> {
 }
 
 /// Removes a socket at which no process listens any more; any other file is an error.
-fn remove_abandoned(path: &Path) -> io::Result<()> {
+pub(super) fn remove_abandoned(path: &Path) -> io::Result<()> {
     let Ok(found) = fs::symlink_metadata(path) else { return Ok(()) };
     let kind = found.file_type();
     if kind.is_symlink() {

@@ -2,10 +2,11 @@
 //!
 //! A [`Connector`] speaks TLS to a link's target, an [`Acceptor`] to its clients. What comes out of a handshake is a kind
 //! of [`Stream`], [`stream::TlsStream`], that everything else uses like any other. [`explain`] turns what went wrong into
-//! words, `verify` decides who is believed.
+//! words, `verify` decides who is believed, [`names`] who of them may come in.
 
 pub mod certificate;
 pub mod explain;
+pub mod names;
 mod pem;
 pub mod stream;
 mod verify;
@@ -35,6 +36,7 @@ use zeroize::Zeroizing;
 
 use self::certificate::{Certificate, Purpose, Summary};
 use self::explain::{Shown, Words};
+use self::names::Pattern;
 use self::pem::Wanted;
 use self::stream::TlsStream;
 #[cfg(any(test, fuzzing))]
@@ -300,6 +302,8 @@ pub fn parse_server_name(text: &str) -> Result<ServerName<'static>, String> {
 /// Speaks TLS to a link's clients.
 pub struct Acceptor {
     listening: Reloading<Made<Listening>>,
+    /// The names of which a client's certificate has to have one; none for any.
+    names: Arc<[Pattern]>,
     /// The files, for remedies.
     pub files: Files,
 }
@@ -314,10 +318,25 @@ pub struct AcceptError {
 }
 
 impl Acceptor {
-    /// Reads the files for the first time. `link` is the link's name in the log.
-    pub fn new(link: String, files: Files) -> Result<Self, Unusable> {
-        let listening = reloading(link, Purpose::Server, files.clone(), listening)?;
-        Ok(Self { listening, files })
+    /// Reads the files for the first time. `link` is the link's name in the log; clients' certificates have to have one of the
+    /// `names`, if there are any.
+    pub fn new(link: String, files: Files, names: Vec<Pattern>) -> Result<Self, Unusable> {
+        let names: Arc<[Pattern]> = names.into();
+        let make = {
+            let names = Arc::clone(&names);
+            move |material: Material| listening(material, &names)
+        };
+        let listening = reloading(link, Purpose::Server, files.clone(), make)?;
+        Ok(Self { listening, names, files })
+    }
+
+    /// The name of a client that has come in: the one that counts, else the first one that its certificate has.
+    pub fn name_of(&self, client: &TlsStream) -> Option<String> {
+        let own = Certificate::read(client.peer_certificates().first()?)?;
+        match &*self.names {
+            [] => own.all_names().next().map(|name| name.to_string()),
+            wanted => names::matching(&own, wanted),
+        }
     }
 
     /// Looks whether the files have changed.
@@ -390,7 +409,11 @@ fn client_config(material: Material, trust: &Trust) -> Result<ClientConfig, Stri
         .with_safe_default_protocol_versions()
         .map_err(|error| explain::sentence(&error, "the target"))?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(RecordIssuer { inner, authorities }));
+        .with_custom_certificate_verifier(Arc::new(RecordIssuer {
+            inner,
+            authorities,
+            names: Arc::default(),
+        }));
     Ok(match material.identity {
         Some(identity) => config.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(identity))),
         None => config.with_no_client_auth(),
@@ -434,7 +457,7 @@ impl Listening {
     }
 }
 
-fn listening(material: Material) -> Result<Listening, String> {
+fn listening(material: Material, names: &Arc<[Pattern]>) -> Result<Listening, String> {
     let builder = ServerConfig::builder_with_provider(Arc::clone(&PROVIDER))
         .with_safe_default_protocol_versions()
         .map_err(|error| explain::sentence(&error, "clients"))?;
@@ -443,7 +466,8 @@ fn listening(material: Material) -> Result<Listening, String> {
         let builder =
             WebPkiClientVerifier::builder_with_provider(Arc::clone(&authorities), Arc::clone(&PROVIDER));
         let inner: Arc<dyn ClientCertVerifier> = builder.build().map_err(|_| NO_AUTHORITY)?;
-        verifier = Some(Arc::new(RecordIssuer { inner, authorities }));
+        let names = Arc::clone(names);
+        verifier = Some(Arc::new(RecordIssuer { inner, authorities, names }));
     }
     let builder = match &verifier {
         None => builder.with_no_client_auth(),

@@ -108,6 +108,9 @@ pub enum Event {
     Own(Own),
     /// The upstream has refused the client's own password. The client has read that, and the session goes on.
     AuthRefused,
+    /// The upstream has sent a client to another server, for the first time on this link, and it is not known that there is
+    /// one. The client has read that, and the session goes on.
+    SentAway,
     /// The session needs no upstream of its own any more: a seat at a shared one, with [`Session::attach`], or none.
     Share,
     /// A WAIT for writes that the upstream knows nothing of. It can't be answered.
@@ -235,6 +238,8 @@ struct Rare {
     own: Option<Own>,
     /// The upstream has refused the client's own password, and the owner is to hear of it.
     auth_refused: bool,
+    /// The upstream has sent the client to another server, and the owner is to hear of it.
+    sent_away: bool,
     alarm: Option<Pinned<Box<Sleep>>>,
     /// Since when commands have been sent again without any answer.
     resent_since: Option<Instant>,
@@ -621,10 +626,13 @@ impl Session {
         if self.target_end.is_some() && self.pair.to_client.holds_nothing() {
             return self.target_ended(target, metrics);
         }
-        if let Some(rare) = &mut self.rare
-            && std::mem::take(&mut rare.auth_refused)
-        {
-            return Some(Decided::Event(Event::AuthRefused));
+        if let Some(rare) = &mut self.rare {
+            if std::mem::take(&mut rare.auth_refused) {
+                return Some(Decided::Event(Event::AuthRefused));
+            }
+            if std::mem::take(&mut rare.sent_away) {
+                return Some(Decided::Event(Event::SentAway));
+            }
         }
         if let Some(decided) = self.poll_alarm(cx, target) {
             return Some(decided);
@@ -679,7 +687,9 @@ impl Session {
             return Some(Decided::Event(Event::Reauthenticate));
         }
         let is_going = self.pair.to_client.is_flowing() || !self.pair.to_target.is_over();
-        if target.is_none() && self.client_ended && is_going {
+        // A command may wait for an upstream until a slow reader has heard what came before.
+        let wants_nothing = self.client_ended && self.hold == Hold::None;
+        if target.is_none() && wants_nothing && is_going {
             // Nobody wants anything any more.
             self.pair.to_target.stop();
             self.pair.to_client.end();

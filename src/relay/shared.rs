@@ -329,12 +329,12 @@ impl Mux {
     }
 
     /// Whether one session has so much unread that no more is read now.
-    fn is_held_up(&mut self) -> bool {
+    fn is_held_up(&mut self, now: Instant) -> bool {
         if let Some(held) = self.held {
             let place = self.places.get(held.place).filter(|place| !place.is_left);
             match place.map_or(0, Place::unread) {
                 ..=UNREAD => self.held = None,
-                unread if unread > MOST_UNREAD && held.until() > Instant::now() => return true,
+                unread if unread > MOST_UNREAD && held.until() > now => return true,
                 _ => {}
             }
         }
@@ -595,21 +595,23 @@ impl Driver {
 
     /// Goes on as far as it goes now; ready when the upstream is over. It is for all when the driver is dropped.
     pub fn poll<T: Side>(&mut self, cx: &mut Context<'_>, target: &mut T, handle: &Handle) -> Poll<Ended> {
+        // One time for all: what is not due when it is looked at is waited for.
+        let now = Instant::now();
         if let Poll::Ready(leave) = handle.poll_drain(cx)
             && leave.reason != Reason::Drain
         {
             self.leave = Some(leave);
         }
-        if let Some((_, leave)) = self.lifetime.take_if(|(at, _)| *at <= Instant::now()) {
+        if let Some((_, leave)) = self.lifetime.take_if(|(at, _)| *at <= now) {
             self.leave.get_or_insert(leave);
         }
-        if self.leave.is_some_and(|leave| leave.from <= Instant::now()) {
+        if self.leave.is_some_and(|leave| leave.from <= now) {
             self.shared.mux().leave();
         }
         if !self.leading.is_empty() {
             return Poll::Ready(Ended::Spoiled("a reply that nobody asked for"));
         }
-        if let Poll::Ready(ended) = self.poll_read(cx, target) {
+        if let Poll::Ready(ended) = self.poll_read(cx, target, now) {
             return Poll::Ready(ended);
         }
         if self.takes_more
@@ -619,10 +621,10 @@ impl Driver {
             self.takes_more = false;
             self.shared.mux().leave();
         }
-        self.poll_end(cx)
+        self.poll_end(cx, now)
     }
 
-    fn poll_read<T: Side>(&mut self, cx: &mut Context<'_>, target: &mut T) -> Poll<Ended> {
+    fn poll_read<T: Side>(&mut self, cx: &mut Context<'_>, target: &mut T, now: Instant) -> Poll<Ended> {
         let Self { shared, replies, .. } = self;
         with_buffer(|buffer| {
             let mut moved = 0;
@@ -631,7 +633,7 @@ impl Driver {
                     cx.waker().wake_by_ref();
                     return Poll::Pending;
                 }
-                if shared.mux().is_held_up() {
+                if shared.mux().is_held_up(now) {
                     return Poll::Pending;
                 }
                 let mut read = ReadBuf::new(buffer);
@@ -694,7 +696,7 @@ impl Driver {
     }
 
     /// Whether nobody needs it any more, or its time is over; sees to it that the driver is woken again.
-    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
+    fn poll_end(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<Ended> {
         let (is_alone, is_leaving, is_asked, held) = {
             let mut mux = self.shared.mux();
             let is_alone = if mux.is_silent {
@@ -714,7 +716,6 @@ impl Driver {
         if is_alone && is_leaving {
             return Poll::Ready(Ended::Left);
         }
-        let now = Instant::now();
         let until_left = self.leave.map(|leave| if leave.from > now { leave.from } else { leave.latest });
         let until_closed = self.alone_since.map(|since| since + LINGER);
         let until_old = self.lifetime.map(|(at, _)| at);
@@ -748,25 +749,31 @@ impl Driver {
 #[cfg(test)]
 mod tests {
     use std::future::poll_fn;
+    use std::pin::pin;
 
     use proptest::collection::vec;
     use proptest::prelude::{Just, Strategy, prop_assert_eq, prop_oneof, proptest};
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
-    use tokio::time::timeout;
+    use tokio::time::{advance, timeout};
 
     use super::*;
     use crate::relay::Way;
 
     /// A shared upstream whose server the test plays; the driver's task ends with why.
     fn played() -> (Shared, Seat, DuplexStream, tokio::task::JoinHandle<Ended>) {
-        let (mut near, server) = duplex(64 * 1024 * 1024);
+        let (near, server) = duplex(64 * 1024 * 1024);
+        let (shared, seat, running) = played_by(near);
+        (shared, seat, server, running)
+    }
+
+    fn played_by(mut near: impl Side + Send + 'static) -> (Shared, Seat, tokio::task::JoinHandle<Ended>) {
         let (shared, seat) = Shared::new(0, Restore::default(), 0);
         let mut driver = Driver::new(shared.clone(), Vec::new(), None);
         let running = tokio::spawn(async move {
             let handle = Handle::default();
             poll_fn(|cx| driver.poll(cx, &mut near, &handle)).await
         });
-        (shared, seat, server, running)
+        (shared, seat, running)
     }
 
     async fn hears(server: &mut DuplexStream, expected: &[u8]) {
@@ -899,20 +906,82 @@ mod tests {
         assert!(shared.is_over());
     }
 
-    #[tokio::test]
-    async fn who_does_not_read_holds_up_nobody() {
-        let (shared, mut slow, mut server, _running) = played();
-        let mut other = shared.seat().expect("a seat");
+    /// The other one's reply stands behind more than is kept for the slow one.
+    async fn stands_behind(slow: &mut Seat, other: &mut Seat, server: &mut DuplexStream) {
         let most = format!("${MOST_UNREAD}\r\n{}\r\n", "v".repeat(MOST_UNREAD));
         slow.write_all(b"GET a\r\nGET a\r\n").await.expect("taken");
         other.write_all(b"GET b\r\n").await.expect("taken");
-        hears(&mut server, b"GET a\r\nGET a\r\nGET b\r\n").await;
+        hears(server, b"GET a\r\nGET a\r\nGET b\r\n").await;
         server.write_all(most.as_bytes()).await.expect("said");
         server.write_all(most.as_bytes()).await.expect("said");
         server.write_all(b"$1\r\nb\r\n").await.expect("said");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_does_not_read_holds_up_nobody_for_long() {
+        let (shared, mut slow, mut server, _running) = played();
+        let begun = Instant::now();
+        let mut other = shared.seat().expect("a seat");
+        stands_behind(&mut slow, &mut other, &mut server).await;
         gets(&mut other, b"$1\r\nb\r\n").await;
+        assert!(begun.elapsed() < 2 * PAUSE, "{:?}", begun.elapsed());
         let error = slow.read(&mut [0; 16]).await.expect_err("too much");
         assert_eq!(error.kind(), UNREAD_REPLIES);
+    }
+
+    /// A stream that takes so much time for the next write.
+    struct Slow(DuplexStream, Arc<Mutex<Duration>>);
+
+    impl AsyncRead for Slow {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            buffer: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_read(cx, buffer)
+        }
+    }
+
+    impl AsyncWrite for Slow {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            let passes = std::mem::take(&mut *self.1.lock());
+            // The clock is set at the first look.
+            let _ = pin!(advance(passes)).poll(&mut Context::from_waker(Waker::noop()));
+            Pin::new(&mut self.0).poll_write(cx, bytes)
+        }
+
+        fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_flush(cx)
+        }
+
+        fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_shutdown(cx)
+        }
+    }
+
+    impl Side for Slow {
+        fn take_error(&self) -> Option<io::Error> {
+            None
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_time_that_is_over_while_the_driver_writes_is_not_missed() {
+        let (near, mut server) = duplex(64 * 1024 * 1024);
+        let passes = Arc::new(Mutex::new(Duration::ZERO));
+        let (shared, mut slow, _running) = played_by(Slow(near, Arc::clone(&passes)));
+        let mut other = shared.seat().expect("a seat");
+        stands_behind(&mut slow, &mut other, &mut server).await;
+        while shared.mux().held.is_none() {
+            tokio::task::yield_now().await;
+        }
+        *passes.lock() = PAUSE;
+        other.write_all(b"GET c\r\n").await.expect("taken");
+        gets(&mut other, b"$1\r\nb\r\n").await;
     }
 
     #[tokio::test]

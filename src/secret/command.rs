@@ -1,38 +1,20 @@
 //! `AUTH_COMMAND`: a program whose standard output is the secret, such as a cloud's short-lived token.
-//!
-//! One task a program, the keeper, runs it before its answer expires and when another answer is requested, and
-//! publishes the answer. So one run serves all waiting dials, and a dial that times out does not cancel it.
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use rustix::fs::{Access, access};
 use tokio::io::{AsyncRead, AsyncReadExt};
-use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::timeout;
 use zeroize::Zeroizing;
 
+use super::tokens::{ISSUED_WITHIN, Issuer, Kind, Token};
 use super::{LONGEST, Secret, without_line_ending};
-use crate::backoff::Backoff;
 use crate::programs::{Environment, Program};
 use crate::text;
-
-/// The timeout of a run, or the TTL if that is shorter. The tools of clouds need seconds for a request or two; one that
-/// hangs must not block the next run.
-const TIMEOUT: Duration = Duration::from_secs(30);
-
-/// The part of the TTL after which the program is run again: the last quarter is left for failures.
-const RENEWED_AFTER: f64 = 0.75;
-
-/// Between failed runs. At its longest it spares the issuer of tokens. During the back-off dials do not wait but fail
-/// with the error of the last run.
-const BACKOFF: Backoff = Backoff { first: Duration::from_secs(1), longest: Duration::from_secs(30) };
-
-/// A refused answer that is younger than this is not fetched again: another run would print the same.
-const MIN_AGE_TO_RENEW: Duration = Duration::from_secs(1);
 
 /// How long the pipes of a program that has ended are read: a process in its background may keep them open.
 const PIPE_TIMEOUT: Duration = Duration::from_millis(200);
@@ -46,7 +28,7 @@ const SHOWN_CHARACTERS: usize = 500;
 
 /// The configuration of a program.
 pub struct CommandSpec {
-    /// The variable that names it.
+    /// The variable that names it, for the log.
     pub variable: String,
     /// The link, for the log.
     pub link: String,
@@ -58,171 +40,13 @@ pub struct CommandSpec {
     pub environment: Environment,
 }
 
-/// Why a program gave no secret; never quotes its standard output.
-#[derive(Debug, Clone, thiserror::Error)]
-#[error("{variable}: {reason}")]
-pub struct CommandError {
-    /// The variable that names the program.
-    pub variable: String,
-    pub reason: String,
-}
-
-/// A program and its last answer.
-pub struct SecretCommand {
-    recipe: Arc<CommandSpec>,
-    keeper: Arc<Keeper>,
-}
-
-/// What the keeper shares with its callers.
-struct Keeper {
-    state: watch::Sender<State>,
-    /// Notified when another answer is requested.
-    requested: Notify,
-    is_started: AtomicBool,
-}
-
-#[derive(Default)]
-struct State {
-    answer: Option<Answer>,
-    /// The error of the last run, if it failed, and the end of the back-off.
-    failure: Option<(CommandError, Instant)>,
-    /// Completed runs.
-    runs: u64,
-}
-
-struct Answer {
-    secret: Arc<Secret>,
-    at: Instant,
-}
-
-impl std::fmt::Debug for SecretCommand {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // Arguments may be secrets too.
-        f.debug_struct("SecretCommand").field("variable", &self.recipe.variable).finish_non_exhaustive()
-    }
-}
-
-impl SecretCommand {
-    /// Does not run the program yet.
-    pub fn new(recipe: CommandSpec) -> Self {
-        let keeper = Keeper {
-            state: watch::Sender::default(),
-            requested: Notify::new(),
-            is_started: AtomicBool::new(false),
-        };
-        Self { recipe: Arc::new(recipe), keeper: Arc::new(keeper) }
+impl Issuer for CommandSpec {
+    fn kind(&self) -> Kind {
+        Kind::Program
     }
 
-    /// Starts the keeper on the current runtime, once. Its children live no longer than that runtime.
-    pub fn start(&self) {
-        if !self.keeper.is_started.swap(true, Ordering::Relaxed) {
-            tokio::spawn(keep(Arc::clone(&self.recipe), Arc::clone(&self.keeper)));
-        }
-    }
-
-    /// The valid answer; if there is none, that of the run in progress or of a new one.
-    pub(super) async fn current(&self) -> Result<Arc<Secret>, CommandError> {
-        self.answer(|answer, ttl| answer.at.elapsed() < ttl).await
-    }
-
-    /// Another answer than `refused`; runs the program again if necessary.
-    pub(super) async fn instead_of(&self, refused: &Secret) -> Result<Arc<Secret>, CommandError> {
-        self.answer(|answer, ttl| {
-            let age = answer.at.elapsed();
-            age < ttl && (*answer.secret != *refused || age < MIN_AGE_TO_RENEW)
-        })
-        .await
-    }
-
-    /// The current answer if it `will_do`, else that of one more run.
-    async fn answer(&self, will_do: impl Fn(&Answer, Duration) -> bool) -> Result<Arc<Secret>, CommandError> {
-        self.start();
-        let mut state = self.keeper.state.subscribe();
-        let runs = {
-            let state = state.borrow_and_update();
-            if let Some(answer) = state.answer.as_ref().filter(|answer| will_do(answer, self.recipe.ttl)) {
-                return Ok(Arc::clone(&answer.secret));
-            }
-            match &state.failure {
-                Some((error, not_before)) if Instant::now() < *not_before => return Err(error.clone()),
-                _ => state.runs,
-            }
-        };
-        self.keeper.requested.notify_one();
-        // The keeper lives as long as the runtime, and so longer than its callers.
-        let Ok(state) = state.wait_for(|state| state.runs > runs).await else {
-            return Err(self.error("the runtime is shutting down"));
-        };
-        match (&state.answer, &state.failure) {
-            (_, Some((error, _))) => Err(error.clone()),
-            (Some(answer), None) => Ok(Arc::clone(&answer.secret)),
-            (None, None) => Err(self.error("it was not run")),
-        }
-    }
-
-    /// The last answer, whatever its age.
-    pub fn last(&self) -> Option<Arc<Secret>> {
-        self.keeper.state.borrow().answer.as_ref().map(|answer| Arc::clone(&answer.secret))
-    }
-
-    /// Whether the last run failed.
-    pub fn is_failing(&self) -> bool {
-        self.keeper.state.borrow().failure.is_some()
-    }
-
-    pub fn error(&self, reason: impl std::fmt::Display) -> CommandError {
-        CommandError { variable: self.recipe.variable.clone(), reason: reason.to_string() }
-    }
-}
-
-/// The keeper: runs the program before its answer expires, on request, and after failures. Never returns.
-async fn keep(recipe: Arc<CommandSpec>, keeper: Arc<Keeper>) {
-    let mut failures = 0;
-    loop {
-        let outcome = run(&recipe).await;
-        // This run answers all requests so far.
-        let _ = keeper.requested.notified().now_or_never();
-        match outcome {
-            Ok(secret) => {
-                if std::mem::take(&mut failures) > 0 {
-                    tracing::info!(
-                        target: "secret",
-                        link = recipe.link,
-                        variable = recipe.variable,
-                        "secret program recovered"
-                    );
-                }
-                keeper.state.send_modify(|state| {
-                    state.answer = Some(Answer { secret: Arc::new(secret), at: Instant::now() });
-                    state.failure = None;
-                    state.runs += 1;
-                });
-                tokio::select! {
-                    () = sleep(recipe.ttl.mul_f64(RENEWED_AFTER)) => {}
-                    () = keeper.requested.notified() => {}
-                }
-            }
-            Err(reason) => {
-                let error = CommandError { variable: recipe.variable.clone(), reason };
-                failures += 1;
-                let not_before = Instant::now() + BACKOFF.wait(failures);
-                keeper.state.send_modify(|state| {
-                    let lasts = state.answer.as_ref().map(|answer| recipe.ttl.saturating_sub(answer.at.elapsed()));
-                    let lasts = lasts.unwrap_or_default();
-                    tracing::warn!(
-                        target: "secret",
-                        link = recipe.link,
-                        variable = recipe.variable,
-                        error = error.reason,
-                        last_answer_serves = %humantime::format_duration(Duration::from_secs(lasts.as_secs())),
-                        "secret program failed"
-                    );
-                    state.failure = Some((error, not_before));
-                    state.runs += 1;
-                });
-                sleep_until(not_before).await;
-            }
-        }
+    fn issue(&self) -> BoxFuture<'_, Result<Token, String>> {
+        async { Ok(Token { secret: Arc::new(run(self).await?), user: None, lives: self.ttl }) }.boxed()
     }
 }
 
@@ -237,7 +61,7 @@ async fn run(recipe: &CommandSpec) -> Result<Secret, String> {
     // One byte more than the longest value with its line ending, so that a longer one is detected.
     let mut printed = Buffer::new(LONGEST + 3);
     let mut complaints = Buffer::new(MAX_STDERR);
-    let patience = TIMEOUT.min(recipe.ttl);
+    let patience = ISSUED_WITHIN.min(recipe.ttl);
     let ended = timeout(patience, async {
         // Standard output that is too long is not read further, standard error is read to its end.
         let reading = async { tokio::join!(printed.fill(stdout, false), complaints.fill(stderr, true)) };

@@ -29,7 +29,7 @@ pub use round::{Done, Lease, Next, Round};
 
 use crate::config::Link;
 use crate::config::link::{Balance, Role};
-use crate::failure::Failure;
+use crate::failure::{Failure, no_list_remedy};
 use crate::metrics::LinkMetrics;
 use crate::net::Endpoint;
 use crate::net::resolve::Addresses;
@@ -108,6 +108,8 @@ pub struct Backends {
     is_known: AtomicBool,
     /// The error of the last refresh; `None` after a successful one.
     last_error: Mutex<Option<String>>,
+    /// What helps against most of them.
+    remedy: String,
 }
 
 impl Backends {
@@ -138,6 +140,7 @@ impl Backends {
             refresh_requested: Arc::default(),
             is_known: AtomicBool::new(false),
             last_error: Mutex::default(),
+            remedy: no_list_remedy(link),
         }
     }
 
@@ -156,6 +159,7 @@ impl Backends {
             refresh_requested: Arc::clone(&self.refresh_requested),
             is_known: AtomicBool::new(true),
             last_error: Mutex::default(),
+            remedy: self.remedy.clone(),
         };
         part.lead_to_part(Some(endpoint), self);
         part
@@ -413,14 +417,21 @@ impl Backends {
         }
     }
 
-    /// Reports that discovery failed, in one log line until it recovers. The last known list stays in use.
-    pub fn unknown(&self, reason: &str) {
+    /// Why discovery failed the last time, if it did: then the list is an earlier one.
+    pub fn stale(&self) -> Option<String> {
+        self.last_error.lock().clone()
+    }
+
+    /// Reports that discovery failed, in one log line until it recovers. The last known list stays in use. The source may
+    /// know a better `remedy` than most of its failures have.
+    pub fn unknown(&self, reason: &str, remedy: Option<&str>) {
         if self.last_error.lock().replace(reason.to_owned()).is_none() {
             let serving = self.rows.lock().len();
             tracing::warn!(
                 target: "backends",
                 link = self.link,
                 error = reason,
+                remedy = remedy.unwrap_or(&self.remedy),
                 serving,
                 "discovery failed; keeping the last known backends"
             );

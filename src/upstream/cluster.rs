@@ -23,12 +23,21 @@ use super::backends::{BackendState, Listing};
 use super::discovery::endpoint_of;
 use super::link::LinkRuntime;
 use crate::config::Link;
-use crate::net::{Endpoint, Listener};
+use crate::config::link::shown_ports;
+use crate::failure::no_list_remedy;
+use crate::net::{Endpoint, ListenAddress, Listener, PassedSockets};
 use crate::resp::cluster::Place;
 use crate::text;
 
 /// So long what a redirection has named is listened for, though no node is known there.
 const NAMED: Duration = Duration::from_secs(30);
+
+/// What becomes of the nodes' listeners.
+pub enum Change {
+    Opened(Opened),
+    /// The names of sockets from before a restart that no node needs.
+    Unneeded(Vec<String>),
+}
 
 /// A listener for the clients of one node.
 pub struct Opened {
@@ -45,7 +54,7 @@ pub struct Cluster {
     keepalive: Option<Duration>,
     state: Mutex<State>,
     /// Where listeners go. None once the process accepts no more clients.
-    opened: Mutex<Option<mpsc::UnboundedSender<Opened>>>,
+    changes: Mutex<Option<mpsc::UnboundedSender<Change>>>,
     /// Notified when somebody waits for a look at the cluster.
     wanted: Notify,
     /// Told of each look that is over.
@@ -61,6 +70,8 @@ struct State {
     /// Places that replies have named, for the next look, and for the one that is under way.
     asked_for: Vec<Wanted>,
     looked_for: Vec<Wanted>,
+    /// Listeners of nodes from before a restart, until the cluster is seen.
+    passed: PassedSockets,
     /// Numbers that others listen on.
     taken: BTreeSet<u16>,
     /// Whether the last listener could not be opened whatever its number.
@@ -154,23 +165,30 @@ impl Served {
 }
 
 impl Cluster {
-    /// Of a link that leads to one, and the receiver of its listeners.
+    /// Of a link that leads to one, and the receiver of its listeners. What was passed for its nodes is taken.
     pub fn of(
         link: &Link,
         keepalive: Option<Duration>,
-    ) -> Option<(Arc<Self>, mpsc::UnboundedReceiver<Opened>)> {
+        passed: &mut PassedSockets,
+    ) -> Option<(Arc<Self>, mpsc::UnboundedReceiver<Change>)> {
         let cluster = link.redis.as_ref()?.cluster.as_ref()?;
-        let (opened, listeners) = mpsc::unbounded_channel();
+        let (changes, listeners) = mpsc::unbounded_channel();
+        let state = State { passed: passed.take_stored_at(&node_addresses(link)), ..State::default() };
         let cluster = Self {
             ports: cluster.ports.clone(),
             announce: cluster.announce.clone(),
             keepalive,
-            state: Mutex::default(),
-            opened: Mutex::new(Some(opened)),
+            state: Mutex::new(state),
+            changes: Mutex::new(Some(changes)),
             wanted: Notify::new(),
             looks: watch::Sender::new(()),
         };
         Some((Arc::new(cluster), listeners))
+    }
+
+    /// How many listeners of nodes it has from before a restart.
+    pub fn passed(&self) -> usize {
+        self.state.lock().passed.count()
     }
 
     /// Waits until somebody needs a look.
@@ -198,13 +216,18 @@ impl Cluster {
     /// as there are numbers. To be called in the runtime that accepts clients, with the link's own runtime.
     pub fn publish(&self, link: &LinkRuntime, looked: Result<Vec<Topology>, Unseen>) {
         let mut state = self.state.lock();
+        let is_seen = looked.is_ok();
         state.unseen = looked.as_ref().err().cloned();
         if let Ok(views) = looked {
             let topology = Topology::believed(views, &state.topology);
             take_in(&mut state, link, topology);
         }
         let (grace, now) = (link.link.move_grace, Instant::now());
-        for mut node in state.nodes.extract_if(.., |node| node.farewell(grace).is_some_and(|at| at <= now)) {
+        let is_over = |node: &mut Served| node.farewell(grace).is_some_and(|at| at <= now);
+        // Their numbers are free when the listeners have been closed, in a moment.
+        let mut closing = BTreeSet::new();
+        for mut node in state.nodes.extract_if(.., is_over) {
+            closing.extend(node.port);
             node.close(link, "gone");
         }
         for Wanted { endpoint, is_served } in std::mem::take(&mut state.looked_for) {
@@ -222,31 +245,44 @@ impl Cluster {
         for node in state.nodes.iter_mut().filter(|node| node.is_down) {
             node.close(link, "down");
         }
-        self.open(&mut state, link);
-        self.tell_of_numbers(&mut state, &link.link);
+        self.open(&mut state, link, &closing);
+        let unneeded = if is_seen { state.passed.close() } else { Vec::new() };
+        if let Some(changes) = self.changes.lock().as_ref().filter(|_| !unneeded.is_empty()) {
+            // Where nobody receives it the process ends.
+            let _ = changes.send(Change::Unneeded(unneeded));
+        }
+        if closing.is_empty() {
+            self.tell_of_numbers(&mut state, &link.link);
+        } else {
+            self.wanted.notify_one();
+        }
         drop(state);
         self.looks.send_replace(());
     }
 
-    /// Opens the listeners that nodes lack: each on its number, or else on the first free one.
-    fn open(&self, state: &mut State, link: &LinkRuntime) {
+    /// Opens the listeners that nodes lack: each on its number, or else on the first free one that is not just `closing`.
+    fn open(&self, state: &mut State, link: &LinkRuntime, closing: &BTreeSet<u16>) {
         for at in 0..state.nodes.len() {
             let node = &state.nodes[at];
             if node.open.is_some() || node.is_down {
                 continue;
             }
             let used: BTreeSet<_> = state.nodes.iter().filter_map(|node| node.port).collect();
-            let free = self.ports.clone().filter(|port| !used.contains(port));
+            let free = self.ports.clone().filter(|port| !used.contains(port) && !closing.contains(port));
             let numbers = node.port.into_iter().chain(free).collect();
             let Some((port, listener)) = self.bind_one(state, link, numbers) else { continue };
-            let Some(opened) = &*self.opened.lock() else { return };
+            let Some(changes) = &*self.changes.lock() else { return };
             let node = &mut state.nodes[at];
             let (listen, (stop, stopped)) = (listener.address(), watch::channel(false));
             let (id, backend) = (node.id.as_deref(), &node.endpoint);
             tracing::info!(target: "cluster", link = link.link.name, %backend, id, listen, "node listening");
             link.dialler.listening.add(&listen, listener.addresses());
             // Where nobody receives it the process ends.
-            let _ = opened.send(Opened { listener, service: Arc::clone(&node.service), stop: stopped });
+            let _ = changes.send(Change::Opened(Opened {
+                listener,
+                service: Arc::clone(&node.service),
+                stop: stopped,
+            }));
             node.port = Some(port);
             node.open = Some(Open { listen, stop });
         }
@@ -260,7 +296,7 @@ impl Cluster {
             if state.nodes.iter().any(|node| listen.answers(&node.endpoint)) {
                 continue;
             }
-            let (address, error) = match Listener::bind(&listen, self.keepalive) {
+            let (address, error) = match Listener::open(None, &listen, self.keepalive, &mut state.passed) {
                 Ok(listener) => {
                     state.taken.remove(&port);
                     state.is_short = false;
@@ -297,7 +333,7 @@ impl Cluster {
     }
 
     fn tell_of_numbers(&self, state: &mut State, link: &Link) {
-        let without = state.nodes.iter().filter(|node| node.port.is_none()).count();
+        let without = state.without_number();
         if without > state.told_without_number {
             tracing::error!(
                 target: "cluster",
@@ -319,7 +355,7 @@ impl Cluster {
 
     /// No further listener is opened, and those that are there are closed.
     pub fn close(&self) {
-        *self.opened.lock() = None;
+        *self.changes.lock() = None;
         for open in self.state.lock().nodes.iter().filter_map(|node| node.open.as_ref()) {
             open.stop.send_replace(true);
         }
@@ -343,7 +379,8 @@ impl Cluster {
                 connections: backends.iter().map(|backend| backend.connections).sum(),
             }
         };
-        let too_few = state.nodes.iter().any(|node| node.port.is_none()).then(|| self.too_few(&state));
+        let without_listener = state.without_number();
+        let too_few = (without_listener > 0).then(|| self.too_few(&state));
         let trouble = match (too_few, &state.unseen) {
             (Some(too_few), _) => Some((too_few, remedy(link))),
             (None, Some(unseen)) => Some((unseen.reason.clone(), unseen.remedy(link))),
@@ -359,6 +396,7 @@ impl Cluster {
             } else {
                 state.topology.uncovered()
             },
+            without_listener,
             trouble,
             remedy,
         }
@@ -387,6 +425,11 @@ impl Cluster {
 }
 
 impl State {
+    /// Nodes for which there was no number.
+    fn without_number(&self) -> usize {
+        self.nodes.iter().filter(|node| node.port.is_none() && !node.is_down).count()
+    }
+
     fn is_known(&self, endpoint: &Endpoint) -> bool {
         self.nodes.iter().any(|node| node.endpoint == *endpoint)
             || self.topology.nodes.iter().any(|node| node.is_at_endpoint(endpoint))
@@ -436,6 +479,13 @@ impl Node {
     }
 }
 
+/// Where nodes may be listened for.
+pub fn node_addresses(link: &Link) -> Vec<ListenAddress> {
+    let cluster = link.redis.as_ref().and_then(|redis| redis.cluster.as_ref());
+    let ports = cluster.map(|cluster| cluster.ports.clone());
+    ports.into_iter().flatten().flat_map(|port| link.listen.at(port).addresses).collect()
+}
+
 /// As servers write it, without brackets.
 fn host_of(endpoint: &Endpoint) -> Option<String> {
     match endpoint {
@@ -471,7 +521,7 @@ fn take_in(state: &mut State, link: &LinkRuntime, topology: Topology) {
     let changed = |is: fn(&Topology) -> usize| is(&state.topology) != is(&topology);
     if uncovered != state.topology.uncovered()
         || changed(|topology| topology.nodes.len())
-        || changed(Topology::primaries)
+        || changed(Topology::masters)
     {
         tell_of_change(&link.link.name, &topology, &uncovered);
     }
@@ -480,43 +530,43 @@ fn take_in(state: &mut State, link: &LinkRuntime, topology: Topology) {
 
 /// What is wrong where so many nodes want a number of these, some of which others have taken.
 pub fn too_few(ports: &RangeInclusive<u16>, nodes: usize, taken: usize) -> String {
-    let (first, last) = (ports.start(), ports.end());
+    let free = if taken == 0 { "" } else { "free " };
+    let s = |number| if number == 1 { "" } else { "s" };
     let numbers = ports.len() - taken.min(ports.len());
-    let free = if taken == 0 { "" } else { " free" };
-    format!("the cluster has {nodes} nodes, but CLUSTER_PORTS={first}-{last} has {numbers}{free} numbers")
+    format!(
+        "the cluster has {nodes} node{}, but CLUSTER_PORTS={} has {numbers} {free}number{}",
+        s(nodes),
+        shown_ports(ports),
+        s(numbers)
+    )
 }
 
 /// What helps where there are too few numbers.
 pub fn remedy(link: &Link) -> String {
-    format!(
-        "set {}_PORT_{}_CLUSTER_PORTS to a range with a number for each node and some to spare",
-        link.alias, link.port
-    )
+    let cluster = link.redis.as_ref().and_then(|redis| redis.cluster.as_ref());
+    let variable = cluster.map_or("CLUSTER_PORTS", |cluster| &cluster.ports_variable);
+    format!("set {variable} to a range with a number for each node and some to spare")
 }
 
 impl Unseen {
     /// What helps.
     pub fn remedy(&self, link: &Link) -> String {
         let servers = link.same_target(false).filter(|_| self.is_no_cluster);
-        servers.unwrap_or_else(|| {
-            "check that the nodes can be reached, and that the user may ask CLUSTER NODES: redis-ambassador check \
-             says what each answers"
-                .to_owned()
-        })
+        servers.unwrap_or_else(|| no_list_remedy(link))
     }
 }
 
 fn tell_of_change(link: &str, topology: &Topology, uncovered: &[(u16, u16)]) {
-    let (nodes, primaries) = (topology.nodes.len(), topology.primaries());
+    let (nodes, masters) = (topology.nodes.len(), topology.masters());
     if uncovered.is_empty() {
-        tracing::info!(target: "cluster", link, nodes, primaries, "cluster seen");
+        tracing::info!(target: "cluster", link, nodes, masters, "cluster seen");
         return;
     }
     tracing::warn!(
         target: "cluster",
         link,
         nodes,
-        primaries,
+        masters,
         uncovered = topology::shown(uncovered),
         remedy = "see redis-cli --cluster check; commands for these slots are answered CLUSTERDOWN",
         "cluster seen; nobody serves some slots"
@@ -530,6 +580,9 @@ pub struct ClusterState {
     pub nodes: Vec<NodeState>,
     /// The first and the last slot of each range that nobody serves.
     pub slots_uncovered: Vec<(u16, u16)>,
+    /// So many nodes have no listener, because there are too few numbers.
+    #[serde(default)]
+    pub without_listener: usize,
     /// Why some nodes have no listener, or why no node tells of the cluster.
     pub trouble: Option<String>,
     /// What helps against that.
@@ -542,7 +595,7 @@ pub struct NodeState {
     /// None for an address that a redirection has named, and at which no node is known.
     pub id: Option<String>,
     pub address: String,
-    /// None where there are too few numbers.
+    /// None where there are too few numbers, and while it is down.
     pub listen: Option<String>,
     /// `master` or `replica`; none where the cluster does not, or no longer, tell of it.
     pub role: Option<String>,

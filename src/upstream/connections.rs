@@ -4,6 +4,8 @@
 //! all have ended. Once dialled, a connection has a [`Lease`] at one of the link's backends, so that all connections of
 //! one backend can be drained.
 
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, SocketAddr};
 use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
@@ -13,6 +15,7 @@ use slab::Slab;
 use tokio::sync::Notify;
 
 use super::backends::Lease;
+use crate::net::Client;
 use crate::relay::drain::{DrainRequest, Handle, Moved};
 
 /// The connections of one link.
@@ -27,6 +30,8 @@ struct Registry {
     connections: Slab<Arc<Registered>>,
     /// How many of them are clients'; the others are shared by those.
     clients: usize,
+    /// Those of clients of whom others say who they are, by their number. Beside the others, which are more, and smaller for it.
+    known: HashMap<usize, Known>,
     /// The drain request to all connections; later ones get it too.
     everyone: Option<DrainRequest>,
     /// The bytes of connections that have ended.
@@ -104,6 +109,18 @@ impl Connections {
         self.registry.lock().clients
     }
 
+    /// The clients of whom others say who they are, by their names and addresses, and how many connections each has.
+    pub fn known(&self) -> BTreeMap<(Option<Arc<str>>, Option<IpAddr>), usize> {
+        let named = |known: &Known| (known.name.clone(), known.client.address());
+        // They are counted behind the lock, for which others wait who come and go.
+        let all: Vec<_> = self.registry.lock().known.values().map(named).collect();
+        let mut clients = BTreeMap::new();
+        for one in all {
+            *clients.entry(one).or_default() += 1;
+        }
+        clients
+    }
+
     /// Whether there is neither a client nor an upstream that clients share.
     pub fn is_empty(&self) -> bool {
         self.registry.lock().connections.is_empty()
@@ -145,6 +162,16 @@ impl Connections {
     }
 }
 
+/// What others say of a client: the balancer that it came through, or the authority that vouches for its certificate.
+#[derive(Debug)]
+pub struct Known {
+    pub client: Client,
+    /// What it had dialled, where a balancer says so.
+    pub to: Option<SocketAddr>,
+    /// Its name, where an authority vouches for it.
+    pub name: Option<Arc<str>>,
+}
+
 /// How many upstreams there are.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Upstreams {
@@ -177,6 +204,16 @@ impl ConnectionGuard {
         *self.connection.lease.lock() = Some(lease);
     }
 
+    /// Notes what is known of the client.
+    pub fn came_as(&self, known: Known) {
+        self.connections.registry.lock().known.insert(self.number, known);
+    }
+
+    /// The address that the client had dialled, where a balancer says so.
+    pub fn dialled(&self) -> Option<SocketAddr> {
+        self.connections.registry.lock().known.get(&self.number)?.to
+    }
+
     /// Whether its upstream is lent, should it have one of its own.
     pub fn is_lent(&self, is_lent: bool) {
         self.connection.is_lent.store(is_lent, Ordering::Relaxed);
@@ -200,6 +237,7 @@ impl Drop for ConnectionGuard {
     fn drop(&mut self) {
         let mut registry = self.connections.registry.lock();
         registry.connections.remove(self.number);
+        registry.known.remove(&self.number);
         registry.moved_before.add(self.connection.handle.moved());
         registry.clients -= usize::from(!self.connection.is_shared);
         if registry.clients == 0 {

@@ -21,6 +21,7 @@ use crate::backoff::Backoff;
 use crate::config::link::{Credential, Credentials};
 use crate::failure::{Failure, REFUSED, Stage};
 use crate::metrics::{CredentialKind, LinkMetrics};
+use crate::secret::tokens::Kind;
 use crate::secret::{FileError, Secret, Source, Unavailable, is_path};
 use crate::text;
 
@@ -110,10 +111,10 @@ impl Record {
 }
 
 impl Credentials {
-    /// Starts the program of `AUTH_COMMAND`, so that its answer is there before the first client.
+    /// Has the first token issued, where passwords are tokens, so that it is there before the first client.
     pub fn start(&self) {
-        if let Source::Command(command) = &self.password {
-            command.start();
+        if let Source::Token(tokens) = &self.password {
+            tokens.start();
         }
     }
 
@@ -192,7 +193,7 @@ impl Credentials {
     pub fn late(&self, after: Duration) -> Failure {
         let reason = format!("it was not read within {}", humantime::format_duration(after));
         Failure::Secret(match &self.password {
-            Source::Command(command) => command.error(reason).into(),
+            Source::Token(tokens) | Source::UserOfToken(tokens) => tokens.error(reason).into(),
             Source::File(file) => FileError::unreadable(file.path(), reason).into(),
             Source::Variable(_) | Source::Url(_) => {
                 FileError::unreadable(std::path::Path::new(&self.variable), reason).into()
@@ -204,7 +205,7 @@ impl Credentials {
     pub fn can_change(&self) -> bool {
         self.password.can_change()
             || self.previous.is_some()
-            || self.username.as_ref().is_some_and(Source::can_change)
+            || self.username.as_ref().is_some_and(|source| source.can_change())
     }
 
     /// The failure when every credential was refused.
@@ -234,7 +235,9 @@ impl Credentials {
             }
             _ => remedy,
         };
-        if is_held {
+        // Another connection may have found one that works a moment ago.
+        let is_more = record.good.as_ref().is_some_and(|good| !record.is_refused(good));
+        if is_held || is_more {
             Failure::Rotation { words, remedy }
         } else {
             Failure::Refused { stage: Stage::Auth, what: REFUSED, words, remedy }
@@ -247,6 +250,15 @@ impl Credentials {
         let Self { variable, username_variable, .. } = self;
         let knows_users = words.starts_with("WRONGPASS");
         let user = self.user().map(|user| shown_user(&user));
+        if let Source::Token(tokens) = &self.password
+            && tokens.kind() == Kind::Provider
+        {
+            let user = user.as_deref().unwrap_or("default");
+            return format!(
+                "see at the cloud whether the identity of {variable} may connect to this target as the user \"{user}\", and \
+                 whether the target takes tokens"
+            );
+        }
         if is_held {
             let password =
                 format!("finish the rotation: give {variable} the password that the server has now");
@@ -489,7 +501,6 @@ impl Login<'_> {
     pub fn failed(mut self, interrupted: bool) -> Failure {
         self.round = None;
         let mut record = self.auth_state.record.lock();
-        let mut is_more = interrupted;
         if !self.tried.is_empty() {
             let Record { refused, good, .. } = &mut *record;
             // Also those refused before the server changed: another connection retries them after the back-off. But not
@@ -500,14 +511,14 @@ impl Login<'_> {
                 }
             }
             self.forget_the_rest(&mut record);
-            is_more |= record.good.as_ref().is_some_and(|good| !record.is_refused(good));
-            if !is_more {
+            let works = record.good.as_ref().is_some_and(|good| !record.is_refused(good));
+            if !works && !interrupted {
                 record.stuck.get_or_insert_with(Instant::now);
             }
             record.rest();
         }
         match self.credentials.failure(&record) {
-            Failure::Refused { words, remedy, .. } if is_more => Failure::Rotation { words, remedy },
+            Failure::Refused { words, remedy, .. } if interrupted => Failure::Rotation { words, remedy },
             failure => failure,
         }
     }
@@ -736,6 +747,29 @@ mod tests {
         assert!(matches!(refused().await, Failure::Rotation { .. }));
         tokio::time::sleep(LONGEST_HOLD.mul_f64(0.2)).await;
         assert!(matches!(refused().await, Failure::Refused { stage: Stage::Auth, .. }));
+    }
+
+    /// Two connections show the new password while the server changes: the first is refused, and the second one accepted before
+    /// the first has told its client. A third one, which began with the old password, finds that refused.
+    #[tokio::test(start_paused = true)]
+    async fn a_refusal_that_an_acceptance_overtakes_is_a_rotation() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let path = directory.path().join("password");
+        let credentials = credentials(&path);
+        let (auth_state, metrics) = (AuthState::default(), Metrics::new().link("redis:6379"));
+        let login = async || credentials.login(&auth_state, &metrics).await.expect("something to offer");
+        let (mut early, mut other) = (login().await, login().await);
+        assert!(early.next().await.is_some());
+        std::fs::write(&path, "the second").expect("a file");
+        let mut late = login().await;
+        let second = late.next().await.expect("a password");
+        assert_eq!(second.password.expose(), b"the second");
+        assert_eq!(early.refused("WRONGPASS".to_owned()).await, Some(second));
+        assert_eq!(early.refused("WRONGPASS".to_owned()).await, None);
+        assert!(late.served().is_some());
+        assert!(matches!(early.failed(false), Failure::Rotation { .. }));
+        assert_eq!(other.next().await, None);
+        assert!(matches!(other.failed(false), Failure::Rotation { .. }));
     }
 
     /// Each new token of a program is refused, while the previous password is accepted.

@@ -21,6 +21,7 @@ use crate::config::Link;
 use crate::config::link::Redis;
 use crate::failure::tls::by_target;
 use crate::failure::{Failure, Stage};
+use crate::net::proxy_protocol::{Announcement, Header};
 use crate::net::resolve::{Addresses, Resolver};
 use crate::net::{Address, Stream};
 use crate::relay::Restore;
@@ -177,6 +178,7 @@ struct Dial<'a> {
     link: &'a Link,
     backends: &'a Backends,
     restore: &'a Restore,
+    whose: Header,
     deadline: Instant,
 }
 
@@ -188,10 +190,11 @@ impl Dialler {
         backends: &Backends,
         health: &Health,
         restore: &Restore,
+        whose: Header,
     ) -> Result<(Upstream, Lease), Failure> {
         let begun = Instant::now();
         let deadline = begun + link.connect_timeout;
-        let dial = Dial { link, backends, restore, deadline };
+        let dial = Dial { link, backends, restore, whose, deadline };
         let mut rounds = 0;
         let mut given_up = Done::default();
         let mut refusal = None;
@@ -246,7 +249,7 @@ impl Dialler {
         within: Duration,
     ) -> Result<(Upstream, Lease), Failure> {
         let deadline = Instant::now() + within.min(link.connect_timeout);
-        let dial = Dial { link, backends, restore: &Restore::default(), deadline };
+        let dial = Dial { link, backends, restore: &Restore::default(), whose: Header::Own, deadline };
         let dialled = self.try_each(&dial, &mut Done::default()).await;
         match &dialled {
             Ok(_) => health.works(),
@@ -304,7 +307,7 @@ impl Dialler {
         lease: Lease,
         (begun, mut answer): (Instant, Addresses),
     ) -> Result<Option<(Upstream, Lease)>, Failure> {
-        let Dial { link, backends, restore, deadline } = *dial;
+        let Dial { link, backends, restore, whose, deadline } = *dial;
         let first = Arc::clone(lease.backend());
         // Before anything is connected: a program may take its time, and no server likes to be kept waiting for a
         // password.
@@ -312,7 +315,9 @@ impl Dialler {
             Ok(login) => login,
             Err(failure) => return refused(round, &lease, failure),
         };
-        let Some((stream, lease)) = self.race(round, (lease, begun), &mut answer, deadline).await else {
+        let announcement = link.announcement(whose);
+        let raced = self.race(round, (lease, begun), &mut answer, announcement, deadline).await;
+        let Some((stream, lease)) = raced else {
             return Ok(None);
         };
         let backend = Arc::clone(lease.backend());
@@ -342,7 +347,9 @@ impl Dialler {
         let begun = Instant::now();
         let backend = lease.backend();
         let login = self.login(link, backends, &backend.auth_state, deadline).await?;
-        let stream = self.connect(&lease.to_string(), &backend.address, begun, deadline).await?;
+        let announcement = link.announcement(Header::Own);
+        let stream =
+            self.connect(&lease.to_string(), &backend.address, announcement, begun, deadline).await?;
         Introduction::to(link, lease, begun, deadline).make(stream, Ok(login), &()).await?.upstream()
     }
 
@@ -424,6 +431,7 @@ impl Dialler {
         round: &mut Round<'_>,
         (first, begun): (Lease, Instant),
         answer: &mut Addresses,
+        announcement: Option<Announcement>,
         deadline: Instant,
     ) -> Option<(Stream, Lease)> {
         let listed = Arc::clone(first.listed());
@@ -438,7 +446,7 @@ impl Dialler {
                 let until = share(round.others(&lease), deadline);
                 racing.push({
                     let (shown, address) = (lease.to_string(), lease.backend().address.clone());
-                    async move { (number, self.connect(&shown, &address, begun, until).await) }
+                    async move { (number, self.connect(&shown, &address, announcement, begun, until).await) }
                 });
                 runners.push(Some((lease, Instant::now())));
             }
@@ -498,18 +506,27 @@ impl Dialler {
         }
     }
 
-    /// Connects to an address that is called so, whose turn began at that time.
+    /// Connects to an address that is called so, whose turn began at that time, and announces whose connection it is, if it
+    /// is to be told that before anything else.
     pub async fn connect(
         &self,
         shown: &str,
         address: &Address,
+        announcement: Option<Announcement>,
         begun: Instant,
         deadline: Instant,
     ) -> Result<Stream, Failure> {
         if self.listening.has(address) {
             return Err(Failure::Itself { endpoint: shown.to_owned() });
         }
-        timeout_at(deadline, Stream::connect(address, self.keepalive))
+        let connecting = async {
+            let mut stream = Stream::connect(address, self.keepalive).await?;
+            if let Some(announcement) = announcement {
+                announcement.send(&mut stream).await?;
+            }
+            Ok(stream)
+        };
+        timeout_at(deadline, connecting)
             .await
             .map_err(late(Stage::Connect, format!("connecting to {shown}"), begun, deadline))?
             .map_err(|source| Failure::Connect { endpoint: shown.to_owned(), source })

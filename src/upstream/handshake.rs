@@ -113,6 +113,9 @@ enum Asked {
     Select,
     Role(Question),
     Ping,
+    /// PING behind a header of the PROXY protocol: a server that does not expect the header answers that, and what clients ask
+    /// would be answered one too early for ever.
+    Header,
     /// Something that belongs to a session, which is another one without it or not.
     Restore(bool),
 }
@@ -121,7 +124,7 @@ impl Asked {
     fn stage(self) -> Stage {
         match self {
             // Whoever has no password to send is told so by the first answer.
-            Self::Auth | Self::Ping => Stage::Auth,
+            Self::Auth | Self::Ping | Self::Header => Stage::Auth,
             Self::Select | Self::Restore(_) => Stage::Select,
             Self::Role(_) => Stage::Role,
         }
@@ -135,7 +138,7 @@ impl Asked {
             Self::Role(Question::Hello) => "HELLO",
             Self::Role(Question::Role) => "ROLE",
             Self::Role(Question::Info) => "INFO",
-            Self::Ping => "PING",
+            Self::Ping | Self::Header => "PING",
             Self::Restore(_) => "what the session had before",
         }
     }
@@ -314,6 +317,10 @@ impl<'a> Handshake<'a> {
                 asked.push(Asked::Role(question));
             }
         }
+        if self.link.proxy_protocol.is_some() {
+            commands.push(vec![b"PING"]);
+            asked.push(Asked::Header);
+        }
         for (command, is_needed) in restore.into_iter().flat_map(Restore::commands) {
             commands.push(arguments(command));
             asked.push(Asked::Restore(is_needed));
@@ -448,6 +455,16 @@ impl<'a> Handshake<'a> {
                         Reply::Error(words) if is_needed => self.judge(*asked, &words)?,
                         // Who it is on the server's lists is told to people alone.
                         Reply::Error(_) | Reply::Good => {}
+                    }
+                }
+                Asked::Header => {
+                    let whole = |buffer: &mut BytesMut| resp::value(buffer, LONGEST_ANSWER);
+                    match self.take(asked.stage(), &mut written, whole).await? {
+                        BytesFrame::SimpleString(words) if words == "PONG" => {}
+                        // An answer all the same; what the client asks will have one like it.
+                        BytesFrame::Error(words) if is_of_the_moment(&words) => {}
+                        BytesFrame::Error(words) => self.judge(*asked, &words)?,
+                        _ => return Err(self.no_header_expected("something else than PONG")),
                     }
                 }
                 Asked::Auth | Asked::Select | Asked::Ping => {
@@ -594,6 +611,9 @@ impl<'a> Handshake<'a> {
         if let Some(failure) = self.of_ambassador(asked.stage(), words) {
             return Err(failure);
         }
+        if self.link.proxy_protocol.is_some() && is_unknown_command(words) && words.contains("PROXY") {
+            return Err(self.no_header_expected(words));
+        }
         let alias = &self.link.alias;
         let credentials = self.redis.credentials.as_ref();
         let variable = credentials.map_or(&self.link.variable, |credentials| &credentials.variable);
@@ -639,7 +659,7 @@ impl<'a> Handshake<'a> {
                 let what = match asked {
                     Asked::Auth => "the target knows no AUTH",
                     Asked::Select => "the target knows no SELECT",
-                    Asked::Ping => "the target knows no PING",
+                    Asked::Ping | Asked::Header => "the target knows no PING",
                     Asked::Role(_) | Asked::Restore(_) => "the target does not know what it was asked",
                 };
                 (what, or_no_database(asked, configured, alias))
@@ -662,12 +682,25 @@ impl<'a> Handshake<'a> {
                     "the target does not tell its role",
                     format!("check the target of {}", self.link.variable),
                 ),
-                Asked::Ping => {
+                Asked::Ping | Asked::Header => {
                     ("the target does not answer PING", format!("check the target of {}", self.link.variable))
                 }
             },
         };
         Err(Failure::Refused { stage: asked.stage(), what, words: self.mask(words.as_bytes()), remedy })
+    }
+
+    /// The target takes the header of the PROXY protocol for a command.
+    fn no_header_expected(&self, words: &str) -> Failure {
+        Failure::Refused {
+            stage: Stage::Auth,
+            what: "the target does not expect the PROXY protocol",
+            words: self.mask(words.as_bytes()),
+            remedy: format!(
+                "remove {0}_PROXY_PROTOCOL, or let {1} name what expects it in front of the Redis server",
+                self.link.alias, self.link.variable
+            ),
+        }
     }
 
     /// The target is an ambassador that can't serve, if it says so. Of what that has from a third one, only the last words
@@ -813,6 +846,12 @@ fn arguments(command: &[u8]) -> Vec<&[u8]> {
 /// What servers of all versions say to a command that they don't have, or have under another name (`rename-command`).
 fn is_unknown_command(words: &str) -> bool {
     words.to_ascii_lowercase().starts_with("err unknown command")
+}
+
+/// Whether a server that is reached, and goes on answering, has no other answer at the moment or for this user.
+fn is_of_the_moment(words: &str) -> bool {
+    let code = words.split(' ').next().unwrap_or_default();
+    matches!(code, "NOAUTH" | "NOPERM" | "LOADING" | "MASTERDOWN" | "BUSY" | "MISCONF")
 }
 
 /// A remedy; who is refused SELECT can also do without it.

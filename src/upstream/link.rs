@@ -17,6 +17,7 @@ use crate::failure::Failure;
 use crate::failure::log::FailureLog;
 use crate::metrics::LinkMetrics;
 use crate::net::Endpoint;
+use crate::net::proxy_protocol::Header;
 use crate::random::fraction;
 use crate::relay::drain::{DrainRequest, Reason};
 use crate::relay::{Limits, Restore};
@@ -73,8 +74,13 @@ impl LinkRuntime {
         failure.reply(&self.link.name)
     }
 
-    /// An upstream for one client: from the pool, else dialled. It has the state that a session had before.
-    pub async fn upstream(&self, restore: &Restore) -> Result<(Upstream, Lease, Origin), Failure> {
+    /// An upstream for one client: from the pool, else dialled. It has the state that a session had before, and its target is
+    /// told whose it is.
+    pub async fn upstream(
+        &self,
+        restore: &Restore,
+        whose: Header,
+    ) -> Result<(Upstream, Lease, Origin), Failure> {
         if let Some(warm) = self.warm.take(self) {
             let (upstream, lease, origin) = warm.serve(self);
             // One that can't take over is replaced like any other that has ended.
@@ -85,7 +91,8 @@ impl LinkRuntime {
             self.warm.missed(self);
         }
         let origin = Origin::now(self);
-        let (upstream, lease) = self.dialler.dial(&self.link, &self.backends, &self.health, restore).await?;
+        let (upstream, lease) =
+            self.dialler.dial(&self.link, &self.backends, &self.health, restore, whose).await?;
         self.warm.reset_backoff();
         Ok((upstream, lease, origin))
     }

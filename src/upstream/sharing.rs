@@ -19,6 +19,7 @@ use crate::config::Link;
 use crate::config::link::Credentials;
 use crate::failure::{Failure, Stage};
 use crate::net::Stream;
+use crate::net::proxy_protocol::Header;
 use crate::relay::{Driver, Ended, Restore, Seat, Shared};
 use crate::resp;
 use crate::text;
@@ -115,7 +116,7 @@ impl LinkRuntime {
         if let Some(seat) = group.seat(each) {
             return Ok(seat);
         }
-        let dialled = timeout_at(latest + GRACE, self.upstream(state)).await;
+        let dialled = timeout_at(latest + GRACE, self.upstream(state, Header::Own)).await;
         let (upstream, lease, _) = match dialled.unwrap_or_else(|_| Err(late())) {
             Ok(dialled) => dialled,
             // Few are better than none.

@@ -244,7 +244,8 @@ fn the_debian_package_is_installed_and_its_service_serves() {
     assert!(host.run(&example(page, "redis-ambassador check").replace("\n  ", "\n")).contains(" 0 problems"));
     let first = host.process("MainPID");
     assert_is_nobody(&host.run(&format!("cat /proc/{first}/status")));
-    assert_eq!(host.process("StatusText"), "Serving redis:6380 on 127.0.0.1:6380");
+    let served = "Serving 0 clients: redis:6380 on 127.0.0.1:6380";
+    eventually("the status", || (host.process("StatusText") == served).then_some(()));
     host.run("systemctl kill --signal HUP redis-ambassador");
     assert_eq!(host.process("MainPID"), first);
     host.run("redis-cli -p 6379 shutdown nosave");
@@ -292,6 +293,9 @@ VARIABLES",
     assert_eq!(host.run(ping), "PONG");
     assert_eq!(host.process("FragmentPath"), "/usr/local/lib/systemd/system/redis-ambassador.service");
 
+    assert_restarts_refuse_nobody(&host);
+    assert_first_client_starts(&host);
+
     // systemd waits for the drain, even where it takes longer than the unit allows.
     host.run(
         "mkdir -p /run/systemd/system/redis-ambassador.service.d
@@ -308,6 +312,56 @@ systemctl stop redis-ambassador",
     let log = host.log();
     assert!(log.matches(" stopped connections_cut=0").count() >= 4, "{log}");
     assert_no_password(&log);
+}
+
+/// Clients that come all the time, while the service is restarted and after it was killed: the listener is in systemd's store.
+fn assert_restarts_refuse_nobody(host: &Host) {
+    host.run(
+        "for client in 1 2 3 4; do
+    (while ! test -e /run/enough; do redis-cli -p 6380 ping || true; done >>/run/answers 2>&1) &
+done",
+    );
+    let answers = || host.run("cat /run/answers");
+    let served = || answers().matches("PONG").count();
+    let more = |than| eventually("PONG", || (served() > than + 20).then_some(()));
+    let restarted = |restart: &str| {
+        let (process, before) = (host.process("MainPID"), served());
+        host.run(restart);
+        more(before);
+        assert_ne!(host.process("MainPID"), process);
+        // The link's listener and the admin endpoint's.
+        assert_eq!(host.process("NFileDescriptorStore"), "2");
+    };
+    more(0);
+    restarted("systemctl restart redis-ambassador");
+    let answers_so_far = answers();
+    // The last who were accepted may be closed before they have said anything.
+    let is_served = |line: &&str| *line == "PONG" || line.contains("Server closed the connection");
+    assert_eq!(answers_so_far.lines().find(|line| !is_served(line)), None);
+    restarted("systemctl kill --signal KILL redis-ambassador");
+    host.run(": > /run/enough");
+    // Who was being served was cut.
+    assert!(!answers().contains("refused"), "{}", answers());
+}
+
+/// The example of a socket unit: systemd listens, the first client starts the service, and is served.
+fn assert_first_client_starts(host: &Host) {
+    host.run("systemctl stop redis-ambassador");
+    host.run(
+        "install -m 644 /usr/local/share/doc/redis-ambassador/deploy/redis-ambassador.socket /run/systemd/system
+systemctl daemon-reload
+systemctl start redis-ambassador.socket",
+    );
+    assert_eq!(host.process("ActiveState"), "inactive");
+    assert_eq!(host.run("redis-cli -p 6380 ping"), "PONG");
+    assert_eq!(host.process("ActiveState"), "active");
+    // The admin endpoint, which no socket serves, is in the store.
+    assert_eq!(host.process("NFileDescriptorStore"), "1");
+    let log = host.log();
+    assert!(log.contains("kept_as=\"redis-6380\""), "{log}");
+    assert!(log.contains("listening without a socket of the service manager link=\"admin\""), "{log}");
+    host.run("systemctl stop redis-ambassador.socket redis-ambassador && rm /run/systemd/system/redis-ambassador.socket");
+    host.run("systemctl daemon-reload && systemctl start redis-ambassador");
 }
 
 const VERSION: &str = concat!("redis-ambassador ", env!("CARGO_PKG_VERSION"));

@@ -1,5 +1,6 @@
 //! The ambassador's image in real Docker, with real Redis servers and clients that know no password.
 
+mod cluster;
 mod deployments;
 mod discovery;
 mod docker;

@@ -63,9 +63,9 @@ impl Redis {
         &self.container.id
     }
 
-    /// Its address on Docker's own bridge.
+    /// Its address on its network; it must be on one alone.
     pub(crate) fn address(&self) -> String {
-        self.container.inspect("{{.NetworkSettings.Networks.bridge.IPAddress}}")
+        self.container.inspect("{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}")
     }
 
     /// Waits until it answers.

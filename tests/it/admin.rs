@@ -295,6 +295,7 @@ fn every_series_is_there_from_the_start() {
         "connections_active",
         "dial_seconds_count",
         "secret_reloads_total",
+        "backends_stale",
         "secret_stale",
         "warm_connections",
         "warm_hits_total",

@@ -396,6 +396,24 @@ fn ten_thousand_backends_are_no_burden() {
     assert_eq!(shares(&ambassador, 100)["b"], 100);
 }
 
+/// A backend that a file lists twice is one, which has one share.
+#[test]
+fn a_backend_that_a_file_lists_twice_is_one() {
+    let directory = TempDir::new().expect("a temporary directory");
+    let path = directory.path().join("backends");
+    let (a, b, c) = (Named::start("a"), Named::start("b"), Named::start("c"));
+    let write = |list: &[&Named]| {
+        let lines: Vec<_> = list.iter().map(|server| server.address().to_string()).collect();
+        fs::write(&path, lines.join("\n")).expect("a file");
+    };
+    write(&[&a, &b, &a]);
+    let ambassador = from_file(&path).start();
+    assert_eq!(shares(&ambassador, 60)["a"], 30);
+    write(&[&a, &c, &a]);
+    ambassador.wait_for("backends changed");
+    assert_eq!(shares(&ambassador, 60)["a"], 30);
+}
+
 /// A primary and a replica that follows it.
 fn primary_and_replica(configuration: &str) -> Option<(RedisServer, RedisServer)> {
     let primary = RedisServer::start(configuration)?;

@@ -6,7 +6,7 @@ mod shown;
 
 use std::collections::BTreeSet;
 use std::io::Read;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
@@ -387,6 +387,13 @@ fn a_node_joins_and_another_one_leaves() {
     cluster.administer(&["del-node", &any, &id]);
     front.ambassador.wait_for_log("the node is gone", is_closed);
     eventually("its number is free", || TcpListener::bind((at, FIRST + 6)).is_ok());
+    // For another node, which is not there yet: nobody else had it.
+    assert!(
+        front
+            .ambassador
+            .logged(|line| line["message"] == "number passed over: it can't be listened on")
+            .is_empty()
+    );
     work.goes_on();
     // Who was about to ask that very node hears that it is gone, as without us.
     drop(work.end());
@@ -449,7 +456,11 @@ fn nodes_are_found_by_whatever_they_are_to_be_dialled_by() {
                 if host.is_empty() { String::new() } else { format!("cluster-announce-hostname {host}\n") };
             format!("{name}cluster-preferred-endpoint-type {kind}")
         };
-        let Some(cluster) = Cluster::start_at_one_address(&password, 3, configuration) else { return };
+        let Some(cluster) =
+            Cluster::start_at_one_address(Ipv4Addr::LOCALHOST.into(), &password, 3, configuration)
+        else {
+            return;
+        };
         let seed = cluster.nodes[1].address();
         let front = Front::start(launch(&format!("redis+cluster://localhost:{}", seed.port()), &password));
         front.knows(3);
@@ -463,6 +474,56 @@ fn nodes_are_found_by_whatever_they_are_to_be_dialled_by() {
         for told in [told, others] {
             let text = String::from_utf8_lossy(&told).into_owned();
             assert!(!text.starts_with("-MOVED") || text.contains(&format!(" {}:71", front.at)), "{text}");
+        }
+    }
+}
+
+#[test]
+fn nodes_with_ipv6_addresses_are_led_to_and_never_named() {
+    let password = password();
+    let loopback = Ipv6Addr::LOCALHOST;
+    let configuration = |_: usize| String::new();
+    let Some(cluster) = Cluster::start_at_one_address(loopback.into(), &password, 3, configuration) else {
+        return;
+    };
+    // To clients that come by IPv4, and to those that come by IPv6.
+    let (by_ipv4, at) = launch(&cluster.target(), &password);
+    let (by_ipv6, _) = launch(&cluster.target(), &password);
+    // Others listen at that address too: those numbers are passed over.
+    let first = 7100 + 50 * (std::process::id() % 500) as u16;
+    let by_ipv6 = by_ipv6
+        .variable("REDIS_LISTEN", format!("[{loopback}]:0"))
+        .variable("REDIS_CLUSTER_PORTS", format!("{first}-{}", first + 49));
+    for (launch, ours) in [(by_ipv4, at.to_string()), (by_ipv6, loopback.to_string())] {
+        let front = Front::start((launch, at));
+        front.knows(3);
+        let mut client = front.connection();
+        for number in 0..50 {
+            client.set::<_, _, ()>(format!("key{number}"), number).expect("SET");
+            assert_eq!(client.get::<_, i32>(format!("key{number}")).expect("GET"), number);
+        }
+        let mut raw = front.ambassador.connect("redis:6379");
+        for protocol in [&b"2"[..], b"3"] {
+            ask(&mut raw, &[b"HELLO", protocol]);
+            let mut told: Vec<_> =
+                ["a", "b", "c", "d"].iter().map(|key| ask(&mut raw, &[b"GET", key.as_bytes()])).collect();
+            told.retain(|told| told.starts_with(b"-MOVED "));
+            assert!(!told.is_empty());
+            told.extend(
+                ["SLOTS", "SHARDS", "NODES"].map(|list| ask(&mut raw, &[b"CLUSTER", list.as_bytes()])),
+            );
+            for told in told {
+                let text = String::from_utf8_lossy(&told);
+                assert!(text.contains(&ours), "{text}");
+                if ours != loopback.to_string() {
+                    cluster.expect_unnamed(&told);
+                }
+                for node in &cluster.nodes {
+                    let port = node.address().port().to_string();
+                    let mut numbers = text.split(|c: char| !c.is_ascii_digit());
+                    assert!(!numbers.any(|number| number == port), "{port} is named: {text}");
+                }
+            }
         }
     }
 }

@@ -24,6 +24,7 @@ fn the_pages_show_the_files() {
         ("docs/deploy/swarm.md", "yaml", "deploy/stack.yaml"),
         ("docs/deploy/kubernetes.md", "yaml", "deploy/kubernetes/app.yaml"),
         ("docs/deploy/systemd.md", "ini", "deploy/redis-ambassador.service"),
+        ("docs/deploy/systemd.md", "ini", "deploy/redis-ambassador.socket"),
         ("docs/deploy/podman.md", "ini", "deploy/redis-ambassador.container"),
         ("docs/deploy/podman.md", "yaml", "deploy/pod.yaml"),
     ] {

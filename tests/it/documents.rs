@@ -194,6 +194,10 @@ fn every_promise_has_the_test_that_is_named() {
         let source = match module {
             "fuzzing" | "workers" => read(format!("src/{module}.rs")),
             "relay" => read(format!("src/relay/{}.rs", name.replace("::", "/"))),
+            "net" => {
+                let (modules, _) = test.split_once("::tests::").expect("a test of a module");
+                read(format!("src/{}.rs", modules.replace("::", "/")))
+            }
             _ => {
                 let (modules, _) = test.rsplit_once("::").expect("a module");
                 read(format!("tests/it/{}.rs", modules.replace("::", "/")))

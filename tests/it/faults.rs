@@ -782,6 +782,10 @@ fn nothing_waits_by_the_wall_clock() {
         ("reload.rs", "how long ago a file was written: looked at once more or less"),
         ("net/tls.rs", "whether a certificate is still valid"),
         ("cli/check/findings.rs", "when a certificate ends"),
+        ("cloud.rs", "how long a token lives of which the end is told by the clock"),
+        ("cloud/aws.rs", "when a request is signed"),
+        ("cloud/aws/keys.rs", "when a request is signed"),
+        ("cloud/gcp.rs", "when an assertion is signed"),
         ("admin/process.rs", "when the process was started, for Prometheus"),
     ];
     fn sources(directory: &Path, found: &mut Vec<PathBuf>) {

@@ -9,7 +9,7 @@ use rustix::process::Signal;
 use crate::support::{BlackHole, Finished, Launch, RedisServer, Target, fixture_text, own_address, password};
 
 /// `health` with that admin address and these arguments.
-fn health(admin: &str, arguments: &[&str]) -> Finished {
+pub(crate) fn health(admin: &str, arguments: &[&str]) -> Finished {
     let launch = Launch::new().variable("AMBASSADOR_ADMIN", admin).argument("health");
     let finished = arguments.iter().fold(launch, Launch::argument).finish();
     let lines = finished.stdout.lines().count() + finished.stderr.lines().count();

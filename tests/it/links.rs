@@ -69,6 +69,8 @@ fn the_wiring_is_printed_as_json() {
             "tls": false,
             "tls_verify": null,
             "listen_tls": false,
+            "listen_proxy_protocol": false,
+            "proxy_protocol": null,
             "auth": "file",
             "username": "app",
             "db": 2
@@ -103,6 +105,28 @@ fn the_source_of_the_password_is_shown() {
             assert_eq!((&link["username"], &link["db"]), (&Value::Null, &Value::Null), "{wiring}");
         }
     }
+}
+
+/// What a balancer has to say, and what a target is told, is shown.
+#[test]
+fn the_proxy_protocol_is_shown_on_both_sides() {
+    let variables = [
+        ("DB_PORT_5432_TCP", "tcp://10.0.0.5:5432"),
+        ("DB_LISTEN_PROXY_PROTOCOL", "true"),
+        ("DB_PROXY_PROTOCOL", "v2"),
+    ];
+    let wiring = wiring(&variables);
+    let link = &wiring["links"][0];
+    assert_eq!(
+        (&link["listen_proxy_protocol"], &link["proxy_protocol"]),
+        (&json!(true), &json!("v2")),
+        "{wiring}"
+    );
+    let launch = Launch::new().argument("links");
+    let table =
+        variables.iter().fold(launch, |launch, (name, value)| launch.variable(*name, *value)).finish();
+    let row = "5432, behind the PROXY protocol   tcp://10.0.0.5:5432, with PROXY v2";
+    assert!(table.stdout.contains(row), "{}", table.stdout);
 }
 
 /// For people there is a table with all links in it.

@@ -4,6 +4,7 @@ use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use hickory_resolver::proto::op::ResponseCode;
@@ -14,7 +15,7 @@ use tempfile::TempDir;
 use crate::faults::hang;
 use crate::support::{
     Ambassador, BlackHole, Launch, Manner, NameServer, Named, Peer, RedisServer, command_is_missing,
-    eventually, fixture_text, leave_out, own_address, try_whom, whom,
+    eventually, fixture_text, leave_out, metric, own_address, try_whom, whom,
 };
 
 /// What half of an answer may come to, beside nothing at all.
@@ -293,6 +294,111 @@ fn a_name_that_can_not_be_resolved_has_not_moved() {
     }
     client.expect_silence(Duration::from_millis(500));
     assert_eq!(whom(&mut client), "a");
+}
+
+/// While no name server answers, whatever that means, a name keeps the address that it had: no client waits for long, the
+/// log tells it once, and a metric has it. When they answer again, a change counts.
+#[test]
+fn a_name_keeps_its_address_while_no_name_server_answers() {
+    let keeps = |manner: Manner| {
+        let dns = NameServer::start();
+        let [a, b] = Named::at_one_port(["a", "b"]);
+        dns.addresses("db.test", &[a.ip()]);
+        let ambassador = tunnel(&dns, "db.test", &a).start();
+        let stale = || metric(ambassador.admin(), "names_stale");
+        assert_eq!(whom_soon(&ambassador), "a");
+        dns.behaves(manner);
+        eventually("the address is of an earlier answer", || {
+            assert_eq!(whom_soon(&ambassador), "a");
+            stale() > 0.5
+        });
+        // It hangs for so long before it counts as a failure; from the first second on nobody waits for it.
+        let told = "no name server answers; keeping the last addresses";
+        eventually("a line", || {
+            let begun = Instant::now();
+            assert_eq!(whom(&mut ambassador.connect("db:5432")), "a");
+            assert!(begun.elapsed() < Duration::from_millis(900), "{manner:?}");
+            !ambassador.logged(|line| line["message"] == told).is_empty()
+        });
+        dns.addresses("db.test", &[b.ip()]);
+        dns.behaves(Manner::Answers);
+        eventually("the new address", || whom_soon(&ambassador) == "b");
+        ambassador.wait_for("name servers answer again");
+        assert!(stale() < 0.5);
+        let lines = ambassador.logged(|line| line["message"] == told);
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        assert!(lines[0]["error"].as_str().is_some_and(|error| error.contains(&dns.address().to_string())));
+    };
+    thread::scope(|scope| {
+        for manner in [
+            Manner::Hangs,
+            Manner::Says(ResponseCode::ServFail),
+            Manner::Says(ResponseCode::Refused),
+            Manner::Babbles,
+        ] {
+            scope.spawn(move || keeps(manner));
+        }
+    });
+}
+
+/// That a name has no address of one kind says nothing of the other, for which nobody answers.
+#[test]
+fn a_name_keeps_its_address_while_half_of_the_question_is_not_answered() {
+    let keeps = |denial: Manner, outage: Manner| {
+        let dns = NameServer::start();
+        let server = Named::start("a");
+        dns.addresses("db.test", &[server.ip()]);
+        let ambassador = tunnel(&dns, "db.test", &server).start();
+        assert_eq!(whom_soon(&ambassador), "a");
+        dns.behaves_for(RecordType::AAAA, denial);
+        dns.behaves_for(RecordType::A, outage);
+        eventually("an outage", || {
+            assert_eq!(whom_soon(&ambassador), "a", "{denial:?}, {outage:?}");
+            let told = "no name server answers; keeping the last addresses";
+            !ambassador.logged(|line| line["message"] == told).is_empty()
+        });
+        assert_eq!(whom_soon(&ambassador), "a");
+    };
+    thread::scope(|scope| {
+        for denial in [Manner::Denies, Manner::Says(ResponseCode::NXDomain)] {
+            for outage in [Manner::Hangs, Manner::Says(ResponseCode::ServFail)] {
+                scope.spawn(move || keeps(denial, outage));
+            }
+        }
+    });
+}
+
+/// A name that is said not to be there is not: it keeps no address, not even through an outage of the name servers.
+#[test]
+fn a_name_that_is_gone_keeps_no_address() {
+    for gone in [Manner::Says(ResponseCode::NXDomain), Manner::Denies] {
+        let dns = NameServer::start();
+        let server = Named::start("a");
+        dns.addresses("db.test", &[server.ip()]);
+        let ambassador = tunnel(&dns, "db.test", &server).variable("DB_CONNECT_TIMEOUT", "300ms").start();
+        let is_served = || try_whom(&mut ambassador.connect("db:5432")).is_some();
+        eventually("it is served", is_served);
+        for outage in [false, true] {
+            if outage {
+                dns.behaves(Manner::Says(ResponseCode::ServFail));
+                eventually("an outage", || {
+                    assert!(is_served());
+                    metric(ambassador.admin(), "names_stale") > 0.5
+                });
+            }
+            dns.behaves(gone);
+            eventually("the name is gone", || !is_served());
+            // Nor has it any when name servers fail behind that.
+            dns.behaves(Manner::Says(ResponseCode::ServFail));
+            let before = dns.asked();
+            eventually("another look", || {
+                assert!(!is_served(), "{gone:?}");
+                dns.asked() > before + 2
+            });
+            dns.behaves(Manner::Answers);
+            eventually("the name is there", is_served);
+        }
+    }
 }
 
 /// Who is reached, and that nobody has waited for what does not come.

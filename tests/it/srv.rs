@@ -10,7 +10,8 @@ use std::time::Duration;
 use hickory_resolver::proto::op::ResponseCode;
 
 use crate::support::{
-    Ambassador, Dnsmasq, Launch, Manner, NameServer, Named, Peer, eventually, own_address, try_whom, whom,
+    Ambassador, Dnsmasq, Launch, Manner, NameServer, Named, Peer, eventually, get, metric, own_address,
+    try_whom, whom,
 };
 
 const NAME: &str = "_db._tcp.test";
@@ -53,6 +54,16 @@ fn weights_are_obeyed_within_the_lowest_priority() {
     // Five standard deviations: 5 √(400 · ¾ · ¼) = 43.
     assert!(shares["a"].abs_diff(300) <= 43, "{shares:?}");
     assert!(!shares.contains_key("later"), "{shares:?}");
+}
+
+/// A record that is there twice is one backend, which has one share.
+#[test]
+fn a_record_that_is_there_twice_is_one_backend() {
+    let dns = NameServer::start();
+    let (a, b) = (Named::start("a"), Named::start("b"));
+    serve(&dns, &[(0, 1, &a, "a.test"), (0, 1, &b, "b.test"), (0, 1, &a, "a.test")]);
+    let ambassador = launch(dns.address()).variable("DB_BALANCE", "round-robin").start();
+    assert_eq!(shares(&ambassador, 60)["a"], 30);
 }
 
 /// The next priority serves when the one before it does not.
@@ -104,11 +115,11 @@ fn an_answer_too_long_for_udp_is_asked_for_over_tcp() {
     }
     dns.services(NAME, &services);
     let ambassador = launch(dns.address()).start();
+    let line = ambassador.wait_for("backends changed");
+    assert!(line["to"].as_str().is_some_and(|to| to.ends_with(" and 1492 more")), "{line}");
     let shares = shares(&ambassador, 50);
     assert_eq!(shares["a"], 50);
     assert!(dns.asked_over_tcp() > 0);
-    let line = ambassador.wait_for("backends changed");
-    assert!(line["to"].as_str().is_some_and(|to| to.ends_with(" and 1492 more")), "{line}");
 }
 
 /// Records that change are followed when their time is over: new connections go to the new backend, old ones leave
@@ -166,10 +177,35 @@ fn the_last_good_records_serve_while_dns_is_down() {
     }
     let line = ambassador.wait_for("discovery failed; keeping the last known backends");
     assert!(line["error"].as_str().is_some_and(|error| error.contains(&dns.address().to_string())), "{line}");
+    assert!(line["remedy"].as_str().is_some_and(|remedy| remedy.contains("AMBASSADOR_DNS")), "{line}");
     dns.behaves(Manner::Answers);
     ambassador.wait_for("discovery recovered");
     assert_eq!(whom(&mut ambassador.connect("db:5432")), "a");
     assert_eq!(whom(&mut stays), "a");
+}
+
+/// The hosts of those records keep their addresses then, as any name does.
+#[test]
+fn hosts_of_records_keep_their_addresses_while_dns_is_down() {
+    let dns = NameServer::start();
+    let server = Named::start("a");
+    serve(&dns, &[(0, 0, &server, "a.test")]);
+    let ambassador = launch(dns.address()).start();
+    assert_eq!(whom(&mut ambassador.connect("db:5432")), "a");
+    dns.behaves(Manner::Says(ResponseCode::Refused));
+    eventually("records and hosts are of earlier answers", || {
+        assert_eq!(whom(&mut ambassador.connect("db:5432")), "a");
+        let stale = |series: &str| metric(ambassador.admin(), series) > 0.5;
+        stale("names_stale") && stale("backends_stale{link=\"db:5432\"}")
+    });
+    let told = get(ambassador.admin(), "/links").link("db:5432");
+    assert_eq!(told["state"], "degraded", "{told:#}");
+    let warnings = told["warnings"].to_string();
+    for words in
+        ["the list of backends can't be had; the last one serves on", "no name server answers for a.test"]
+    {
+        assert!(warnings.contains(words), "{warnings}");
+    }
 }
 
 /// A client that comes before DNS does waits for it within the connect timeout.

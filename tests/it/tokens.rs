@@ -176,6 +176,7 @@ fn a_failing_run_keeps_the_last_answer_while_it_lasts() {
     expect_service(ambassador.connect(LINK));
     assert!(metric(ambassador.admin(), STALE) > 0.5);
     assert!(failed["error"].as_str().unwrap().contains("exit status: 3"), "{failed}");
+    assert!(failed["remedy"].as_str().unwrap().contains("run the program of REDIS_AUTH_COMMAND"), "{failed}");
     let said = ambassador.wait_for("secret program wrote to standard error");
     assert_eq!(said["stderr"], "the cloud is gone", "{said}");
     // A second or two later it has ended.

@@ -59,7 +59,7 @@ impl CheckedNode {
 impl Cluster {
     /// For people.
     pub(super) fn summary(&self) -> String {
-        let masters = self.nodes.iter().filter(|node| node.role == "master").count();
+        let masters = self.nodes.iter().filter(|node| node.role == "master" && !node.failed).count();
         let served = SLOTS - number(&self.slots_uncovered);
         let slots = if served == SLOTS { format!("all {SLOTS}") } else { format!("{served} of {SLOTS}") };
         let (nodes, masters) = (count(self.nodes.len(), "node"), count(masters, "master"));

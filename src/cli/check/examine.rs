@@ -18,6 +18,7 @@ use crate::failure::REFUSED;
 use crate::failure::{Failure, Stage};
 use crate::metrics::{CredentialKind, LinkMetrics};
 use crate::net::Stream;
+use crate::net::proxy_protocol::Header;
 use crate::net::resolve::Addresses;
 use crate::net::tls::certificate::Summary;
 use crate::net::tls::stream::TlsStream;
@@ -328,9 +329,13 @@ impl Examination<'_> {
         let begun = Instant::now();
         let mut given_up = Done::default();
         let mut round = self.backends.round_at(&self.entry, &mut given_up);
+        let announcement = self.link.announcement(Header::Own);
+        let mut answer = Addresses::whole([]);
         let connected = match round.next_known() {
             Some(lease) => {
-                self.dialler.race(&mut round, (lease, begun), &mut Addresses::whole([]), self.deadline).await
+                let racing =
+                    self.dialler.race(&mut round, (lease, begun), &mut answer, announcement, self.deadline);
+                racing.await
             }
             None => None,
         };
@@ -358,7 +363,10 @@ impl Examination<'_> {
     /// One more connection to where the first one led.
     async fn connect_again(&self, lease: &Lease) -> Option<Stream> {
         let address = &lease.backend().address;
-        self.dialler.connect(&self.shown, address, Instant::now(), self.deadline).await.ok()
+        let announcement = self.link.announcement(Header::Own);
+        let connecting =
+            self.dialler.connect(&self.shown, address, announcement, Instant::now(), self.deadline);
+        connecting.await.ok()
     }
 
     /// What the target has shown of itself, with a finding for each certificate whose end is near.

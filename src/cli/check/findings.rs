@@ -15,6 +15,7 @@ use crate::reload::Failure as Trouble;
 use crate::resp::Reply;
 use crate::secret::Source;
 use crate::text;
+use crate::upstream::discovery::PassedOver;
 use crate::upstream::handshake::OpenAccess;
 
 /// How bad it is.
@@ -144,6 +145,12 @@ impl Finding {
         Self::new(level, "cluster", link, backend, what, remedy)
     }
 
+    /// Entries of the list of backends that name no server.
+    pub(super) fn of_passed_over(link: &Link, PassedOver { what, remedy }: PassedOver) -> Self {
+        let what = format!("passed over in the list of backends: {what}");
+        Self::new(Level::Warning, "backends", link, None, what, remedy.to_owned())
+    }
+
     pub(super) fn too_many(link: &Link, more: usize) -> Self {
         let what = format!("{more} more backends were not looked at");
         let remedy = "look at them with a link of their own, if they are in doubt".to_owned();
@@ -222,14 +229,7 @@ impl Finding {
                     "{backend} is a node of a Redis Cluster: for keys of other nodes it answers MOVED with an address, \
                      which is passed on unchanged, and the client has to reach that node by itself"
                 ),
-                format!(
-                    "{}, if the clients speak Redis Cluster: they then reach every node through the ambassador; else \
-                     use a Redis without cluster mode",
-                    link.same_target(true).unwrap_or_else(|| {
-                        let scheme = if link.tls.is_some() { "rediss" } else { "redis" };
-                        format!("write {variable}={scheme}+cluster://HOST:PORT with the address of a node")
-                    })
-                ),
+                link.cluster_remedy(),
             ),
             (_, Some("replica")) if !is_wanted && !is_of_cluster => finding(
                 Level::Note,

@@ -16,16 +16,11 @@ use crate::net::{Endpoint, Host, Listen, ListenAddress};
 pub struct Cluster {
     /// The ports on which nodes are listened for, one each. Where it is the default, others may listen on some of them.
     pub ports: RangeInclusive<u16>,
+    /// The variable that gives them, or would.
+    pub ports_variable: String,
     /// The host that clients are told for every node, an IPv6 address without brackets; `None` for the address at which
     /// they came in.
     pub announce: Option<String>,
-}
-
-impl Cluster {
-    /// Its ports as the setting has them: `6380-6479`.
-    pub fn shown_ports(&self) -> String {
-        shown(&self.ports)
-    }
 }
 
 /// So many ports behind that of the link are for nodes, if nothing else is said.
@@ -53,12 +48,14 @@ impl LinkSettings<'_, '_> {
             );
         }
         let remedy = "write the name or the address at which clients reach this host, without a port";
-        Cluster { ports: self.ports(), announce: self.value("ANNOUNCE", announced, remedy) }
+        let own = || format!("{}_PORT_{}_CLUSTER_PORTS", self.alias, self.port);
+        let ports_variable = self.variable("CLUSTER_PORTS").map_or_else(own, str::to_owned);
+        Cluster { ports: self.ports(), ports_variable, announce: self.value("ANNOUNCE", announced, remedy) }
     }
 
     fn ports(&mut self) -> RangeInclusive<u16> {
         let default = behind(self.port);
-        let example = shown(default.as_ref().unwrap_or(&(6380..=6479)));
+        let example = shown_ports(default.as_ref().unwrap_or(&(6380..=6479)));
         let given = self.variable("CLUSTER_PORTS");
         if default.is_none() && given.is_none() {
             let link = format!("{}_PORT_{}", self.alias, self.port);
@@ -100,7 +97,8 @@ fn behind(port: u16) -> Option<RangeInclusive<u16>> {
     Some(port.checked_add(1)?..=port.saturating_add(PORTS))
 }
 
-fn shown(ports: &RangeInclusive<u16>) -> String {
+/// As the setting has them: `6380-6479`.
+pub fn shown_ports(ports: &RangeInclusive<u16>) -> String {
     let (first, last) = (ports.start(), ports.end());
     if first == last { first.to_string() } else { format!("{first}-{last}") }
 }
@@ -112,7 +110,7 @@ fn ports(text: &str) -> Result<RangeInclusive<u16>, Refusal> {
         // As other programs write it.
         let dashed = text.replace("..", "-").replace(':', "-");
         return Err(match ports_of(&dashed) {
-            Some(meant) if dashed != text => Refusal::instead(reason, shown(&meant)),
+            Some(meant) if dashed != text => Refusal::instead(reason, shown_ports(&meant)),
             _ => reason.into(),
         });
     };
@@ -129,7 +127,7 @@ fn ports(text: &str) -> Result<RangeInclusive<u16>, Refusal> {
     // All of it may be beyond.
     let is_partly_right = last > 0 && first <= u16::MAX.into();
     Err(if is_partly_right {
-        Refusal::instead(reason, shown(&(port(first)..=port(last))))
+        Refusal::instead(reason, shown_ports(&(port(first)..=port(last))))
     } else {
         reason.into()
     })
@@ -230,7 +228,7 @@ pub(super) fn refuse_clashes(links: &[Link], settings: &Settings<'_>, findings: 
         };
         let free = free(&ports, &taken);
         let remedy = match &free {
-            Some(free) => format!("{to_set}={}", shown(free)),
+            Some(free) => format!("{to_set}={}", shown_ports(free)),
             None => format!("{to_set}=FIRST-LAST, to ports that nothing else listens on"),
         };
         findings.mistake(given.unwrap_or(&link.variable), reason, remedy);
@@ -251,10 +249,10 @@ fn clash_with_nodes<'a>(
     })?;
     Some(format!(
         "its nodes are listened for on {}, and those of {} ({}) on {}",
-        shown(ports),
+        shown_ports(ports),
         other.name,
         other.variable,
-        shown(theirs)
+        shown_ports(theirs)
     ))
 }
 
@@ -267,14 +265,14 @@ fn clash_with_listeners(link: &Link, ports: &RangeInclusive<u16>, links: &[Link]
         } else {
             format!("{} ({})", other.name, other.variable)
         };
-        Some(format!("{port} is in {}, and {who} listens there", shown(ports)))
+        Some(format!("{port} is in {}, and {who} listens there", shown_ports(ports)))
     })
 }
 
 fn loops(link: &Link, ports: &RangeInclusive<u16>) -> Option<String> {
     let node = local_nodes(link).find(|(port, _)| ports.contains(port));
     node.map(|(port, node)| {
-        format!("{port} is in {}, and {node}, which is dialled, listens there", shown(ports))
+        format!("{port} is in {}, and {node}, which is dialled, listens there", shown_ports(ports))
     })
 }
 

@@ -19,7 +19,8 @@ pub struct Credential {
 pub struct Credentials {
     /// The link's name, for the log.
     pub link: String,
-    pub username: Option<Source>,
+    /// Tokens of AWS are signed for it.
+    pub username: Option<Arc<Source>>,
     pub password: Source,
     /// The file of `AUTH_PREVIOUS_FILE`.
     pub previous: Option<OptionalSecretFile>,
@@ -35,7 +36,7 @@ pub struct Credentials {
 impl Credentials {
     /// The last known user, if there is one.
     pub fn user(&self) -> Option<Arc<Secret>> {
-        self.username.as_ref().and_then(Source::last)
+        self.username.as_ref().and_then(|source| source.last())
     }
 }
 

@@ -12,8 +12,10 @@ use rustls::RootCertStore;
 use rustls::pki_types::ServerName;
 
 use super::variables::Settings;
-use super::{Access, Redis, Reset, Role, on_or_off, reset, role};
+use super::{Access, Redis, Reset, Role, on_or_off, proxy_version, reset, role};
 use super::{ClientAuth, Credentials, Memory, Required};
+use crate::cloud::aws::Cache;
+use crate::cloud::{Cloud, Wanted};
 use crate::config::backends_file;
 use crate::config::notation::{
     DURATION_OR_OFF, Refusal, duration, duration_or_off, flag, items, unquoted, word,
@@ -21,13 +23,17 @@ use crate::config::notation::{
 use crate::config::settings::{OF_CLUSTER, PASSWORDS, SETTINGS, Scope, setting};
 use crate::config::target::{Backends, ONE_DATABASE, Scheme, Target, database, endpoint};
 use crate::config::{Diagnostics, Process};
+use crate::net::proxy_protocol::Version;
+use crate::net::resolve::Resolver;
+use crate::net::tls::names::Pattern;
 use crate::net::tls::{
     Acceptor, Connector, Files, Identity, Part, Trust, Unusable, Verification, parse_server_name,
     server_name, system_authorities,
 };
 use crate::net::{Endpoint, Host};
 use crate::net::{Interface, Listen};
-use crate::secret::command::{CommandSpec, SecretCommand};
+use crate::secret::command::CommandSpec;
+use crate::secret::tokens::Tokens;
 use crate::secret::{
     FileError, LONGEST, OptionalSecretFile, Secret, SecretFile, Source, is_path, without_line_ending,
 };
@@ -134,7 +140,7 @@ impl<'a> LinkSettings<'a, '_> {
     }
 
     /// How connections are prepared, if this is a Redis link at all.
-    pub(super) fn redis(&mut self, target: &mut Target) -> Option<Redis> {
+    pub(super) fn redis(&mut self, target: &mut Target, process: &Process) -> Option<Redis> {
         let password = self.one_of(PASSWORDS);
         let scheme = target.scheme;
         if !(scheme.is_redis() || scheme == Scheme::Tcp && password.is_some()) {
@@ -151,7 +157,7 @@ impl<'a> LinkSettings<'a, '_> {
             }
             return None;
         }
-        let credentials = self.credentials(password, target);
+        let credentials = self.credentials(password, target, process);
         let is_cluster = matches!(target.backends, Backends::Cluster(_));
         let database = self.database(target.database, is_cluster);
         let asks_sentinel = matches!(target.backends, Backends::Sentinel { .. });
@@ -269,23 +275,47 @@ impl<'a> LinkSettings<'a, '_> {
     }
 
     /// What authenticates the link to its target.
-    fn credentials(&mut self, password: Option<Given<'a>>, target: &mut Target) -> Option<Credentials> {
+    fn credentials(
+        &mut self,
+        password: Option<Given<'a>>,
+        target: &mut Target,
+        process: &Process,
+    ) -> Option<Credentials> {
         let link_variable = format!("{}_PORT_{}_TCP", self.alias, self.port);
         let prefix = self.credential_prefix();
         let mistakes = self.findings.mistakes.len();
-        let source = self.source(password, target.password.take().map(Arc::new), "password");
         let username = self.one_of(&["USERNAME", "USERNAME_FILE"]);
         let username_source = self.source(username, target.username.take().map(Arc::new), "user");
+        let mut username_source = username_source.map(Arc::new);
+        let source = match (password, target.password.take()) {
+            (Some(Given { variable, name: "AUTH_PROVIDER" }), of_url) => {
+                let provider =
+                    self.value("AUTH_PROVIDER", Provider::parse, "write aws-elasticache, gcp or azure");
+                if provider.is_some_and(|provider| provider != Provider::Aws) {
+                    self.refuse_endpoint();
+                }
+                match (provider, of_url) {
+                    (provider, None) => {
+                        self.cloud(provider?, variable, target, &mut username_source, process)
+                    }
+                    (_, of_url) => self.source(password, of_url.map(Arc::new), "password"),
+                }
+            }
+            (password, of_url) => {
+                self.refuse_endpoint();
+                self.source(password, of_url.map(Arc::new), "password")
+            }
+        };
         let previous = self.previous();
-        if source.is_none()
-            && let Some(Given { variable, .. }) = username
-        {
+        // One that is there, but of no use, has been reported.
+        let has_none = source.is_none() && password.is_none();
+        if has_none && let Some(Given { variable, .. }) = username {
             self.findings.mistake(
                 variable,
                 "a user without a password can't authenticate",
                 format!("set {prefix}AUTH_FILE, or remove {variable}"),
             );
-        } else if source.is_none() && username_source.is_some() {
+        } else if has_none && username_source.is_some() {
             self.findings.mistake(
                 &link_variable,
                 "its URL has a user but no password",
@@ -301,8 +331,7 @@ impl<'a> LinkSettings<'a, '_> {
                 format!("set {prefix}AUTH_FILE, or remove {variable}"),
             );
         }
-        if let (false, Some(variable)) =
-            (matches!(source, Some(Source::Command(_))), self.variable("AUTH_COMMAND_TTL"))
+        if let Some(variable) = self.variable("AUTH_COMMAND_TTL")
             && password.is_none_or(|given| given.name != "AUTH_COMMAND")
         {
             self.findings.mistake(
@@ -418,7 +447,102 @@ impl<'a> LinkSettings<'a, '_> {
             );
             return None;
         }
-        Some(Source::Command(SecretCommand::new(recipe)))
+        Some(Source::Token(Arc::new(Tokens::new(recipe, variable, self.name()))))
+    }
+
+    /// The cloud behind `AUTH_PROVIDER`, whose tokens may say who their user is.
+    fn cloud(
+        &mut self,
+        provider: Provider,
+        variable: &'a str,
+        target: &Target,
+        username: &mut Option<Arc<Source>>,
+        process: &Process,
+    ) -> Option<Source> {
+        let wanted = match provider {
+            Provider::Aws => {
+                let cache = self.cache(variable, target);
+                if username.is_none() {
+                    let prefix = self.credential_prefix();
+                    self.findings.mistake(
+                        variable,
+                        "AWS signs tokens for a user, and there is none",
+                        format!("set {prefix}USERNAME to the user of the cache"),
+                    );
+                }
+                Wanted::Aws(cache?, Arc::clone(username.as_ref()?))
+            }
+            Provider::Gcp => Wanted::Gcp,
+            Provider::Azure => Wanted::Azure,
+        };
+        let resolver = Resolver::new(process.dns.as_deref());
+        let cloud = Cloud::new(wanted, self.settings.env.of_clouds(), resolver);
+        let tokens = Arc::new(Tokens::new(cloud, variable, self.name()));
+        if provider == Provider::Azure && username.is_none() {
+            *username = Some(Arc::new(Source::UserOfToken(Arc::clone(&tokens))));
+        }
+        Some(Source::Token(tokens))
+    }
+
+    /// The cache that tokens of AWS are for: that of the setting, or else of the target.
+    fn cache(&mut self, variable: &str, target: &Target) -> Option<Cache> {
+        let reason = "it is not the name of a cache's endpoint at AWS";
+        let remedy = "write it as AWS shows it, such as master.my-group.abc123.euc1.cache.amazonaws.com";
+        let parse = |text: &str| {
+            // With a port, as AWS shows it.
+            let host = text.rsplit_once(':').map_or(text, |(host, _)| host);
+            Cache::of(host).ok_or_else(|| Refusal::from(reason))
+        };
+        if self.variable("AUTH_ENDPOINT").is_some() {
+            return self.value("AUTH_ENDPOINT", parse, remedy);
+        }
+        let endpoints = match &target.backends {
+            Backends::Listed(endpoints) | Backends::Cluster(endpoints) => &endpoints[..],
+            _ => &[],
+        };
+        let of_endpoint = |endpoint: &Endpoint| match endpoint {
+            Endpoint::Tcp(Host::Name(name), _) => Cache::of(name),
+            _ => None,
+        };
+        let caches: Vec<_> = endpoints.iter().map(of_endpoint).collect();
+        if let [Some(first), others @ ..] = &caches[..]
+            && others.iter().all(|other| other.as_ref() == Some(first))
+        {
+            return Some(first.clone());
+        }
+        self.findings.mistake(
+            variable,
+            "AWS signs tokens for one cache and its region, and the target's name does not say which",
+            format!(
+                "set {}AUTH_ENDPOINT to the name of the cache's endpoint at AWS, such as \
+                 master.my-group.abc123.euc1.cache.amazonaws.com",
+                self.credential_prefix()
+            ),
+        );
+        None
+    }
+
+    /// Only tokens of AWS are signed for one cache.
+    fn refuse_endpoint(&mut self) {
+        if let Some(variable) = self.variable("AUTH_ENDPOINT") {
+            let prefix = self.credential_prefix();
+            self.findings.mistake(
+                variable,
+                "there are no tokens of AWS, which are signed for an endpoint",
+                format!("set {prefix}AUTH_PROVIDER=aws-elasticache, or remove {variable}"),
+            );
+        }
+    }
+
+    /// Whoever reads a token on its way has what it is good for.
+    pub(super) fn warn_of_open_token(&mut self, target: &Target, is_tls: bool) {
+        let is_unix = target.scheme == Scheme::Unix
+            || matches!(&target.backends, Backends::Listed(all) if matches!(all[..], [Endpoint::Unix(_)]));
+        if let (Some(variable), false, false) = (self.variable("AUTH_PROVIDER"), is_tls, is_unix) {
+            let message = "the token goes to the target unencrypted, and caches of clouds mostly take tokens over TLS alone; \
+                           write rediss:// if it speaks TLS";
+            self.findings.warning(variable, message);
+        }
     }
 
     /// How Sentinels are asked; without any, their settings are mistakes.
@@ -490,7 +614,9 @@ impl<'a> LinkSettings<'a, '_> {
                     Vec::new()
                 })
             }
-            Backends::Srv(_) | Backends::Sentinel { .. } => Vec::new(),
+            Backends::Srv(_) | Backends::Sentinel { .. } | Backends::ZooKeeper { .. } | Backends::Mdns(_) => {
+                Vec::new()
+            }
         }
     }
 
@@ -565,7 +691,7 @@ impl<'a> LinkSettings<'a, '_> {
         self.value("DB", parse, &remedy)
     }
 
-    fn flag(&mut self, name: &'static str) -> Option<bool> {
+    pub(super) fn flag(&mut self, name: &'static str) -> Option<bool> {
         self.value(name, flag, "write true or false")
     }
 
@@ -615,10 +741,16 @@ impl<'a> LinkSettings<'a, '_> {
         format!("{}:{}", self.alias.to_lowercase(), self.port)
     }
 
-    /// TLS towards the target, if it is asked for.
-    pub(super) fn tls(&mut self, link_variable: &'a str, target: &Target) -> Option<Connector> {
-        if !self.asks_for_tls(link_variable, target) {
-            return None;
+    /// TLS towards the target and towards ZooKeeper, as far as it is asked for. Only the name of the target can be another one.
+    pub(super) fn tls(
+        &mut self,
+        link_variable: &'a str,
+        target: &Target,
+    ) -> (Option<Connector>, Option<Connector>) {
+        let to_target = self.asks_for_tls(link_variable, target);
+        let to_zookeeper = self.flag("ZOOKEEPER_TLS").unwrap_or_default();
+        if !(to_target || to_zookeeper) {
+            return (None, None);
         }
         let files = Files {
             authorities: self.path("TLS_CA_FILE"),
@@ -626,15 +758,39 @@ impl<'a> LinkSettings<'a, '_> {
         };
         let remedy = "write the name or the address that the target's certificate has";
         let name = self.value("TLS_SERVER_NAME", certificate_name, remedy);
-        self.refuse_hosts_without_name(link_variable, target);
-        let trust = self.trust(link_variable, target, &files)?;
-        match Connector::new(self.name(), files, trust, name) {
-            Ok(connector) => Some(connector),
-            Err(unusable) => {
-                self.unusable(&unusable, ["TLS_CA_FILE", "TLS_CERT_FILE", "TLS_KEY_FILE"]);
-                None
-            }
+        if to_target {
+            self.refuse_hosts_without_name(link_variable, target);
         }
+        let Some(trust) = self.trust(link_variable, target, &files) else { return (None, None) };
+        let link = self.name();
+        let make = |is_asked_for: bool, name| {
+            let connector = || Connector::new(link.clone(), files.clone(), trust.clone(), name);
+            is_asked_for.then(connector).transpose()
+        };
+        let both = make(to_target, name).and_then(|target| Ok((target, make(to_zookeeper, None)?)));
+        both.unwrap_or_else(|unusable| {
+            self.unusable(&unusable, ["TLS_CA_FILE", "TLS_CERT_FILE", "TLS_KEY_FILE"]);
+            (None, None)
+        })
+    }
+
+    /// What ZooKeeper knows us by.
+    pub(super) fn zookeeper_digest(&mut self, target: &Target) -> Option<Source> {
+        let given = self.one_of(&["ZOOKEEPER_AUTH", "ZOOKEEPER_AUTH_FILE"])?;
+        // Elsewhere it has been refused.
+        if !matches!(target.backends, Backends::ZooKeeper { .. }) {
+            return None;
+        }
+        let source = self.source(Some(given), None, "credentials")?;
+        if source.last().is_some_and(|secret| !secret.expose().contains(&b':')) {
+            self.findings.mistake(
+                given.variable,
+                "it is not USER:PASSWORD, which is how ZooKeeper knows its clients",
+                "write what was given to addauth digest",
+            );
+            return None;
+        }
+        Some(source)
     }
 
     /// Whether the setting or the scheme asks for TLS; a mistake where they contradict each other or the target.
@@ -787,6 +943,7 @@ impl<'a> LinkSettings<'a, '_> {
     pub(super) fn listen_tls(&mut self) -> Option<Acceptor> {
         const NAMES: [&str; 3] = ["LISTEN_TLS_CLIENT_CA_FILE", "LISTEN_TLS_CERT_FILE", "LISTEN_TLS_KEY_FILE"];
         let authorities = self.path(NAMES[0]);
+        let names = self.client_names();
         let identity = self.identity(NAMES[1], NAMES[2]);
         let is_asked_for = self.variable(NAMES[1]).or(self.variable(NAMES[2])).is_some();
         if let (Some(variable), false) = (self.variable(NAMES[0]), is_asked_for) {
@@ -799,17 +956,37 @@ impl<'a> LinkSettings<'a, '_> {
                 ),
             );
         }
-        // Without a file that was asked for this would be another, weaker thing than was meant.
+        // Without a file or names that were asked for this would be another, weaker thing than was meant.
         if authorities.is_none() && self.variable(NAMES[0]).is_some() {
             return None;
         }
-        match Acceptor::new(self.name(), Files { authorities, identity: Some(identity?) }) {
-            Ok(acceptor) => Some(acceptor),
+        let files = Files { authorities, identity: Some(identity?) };
+        let are_names_read = names.is_some();
+        match Acceptor::new(self.name(), files, names.unwrap_or_default()) {
+            Ok(acceptor) => are_names_read.then_some(acceptor),
             Err(unusable) => {
                 self.unusable(&unusable, NAMES);
                 None
             }
         }
+    }
+
+    /// The names of which clients' certificates have to have one, none where any will do; `None` where they are a mistake.
+    fn client_names(&mut self) -> Option<Vec<Pattern>> {
+        let Some(variable) = self.variable("LISTEN_TLS_CLIENT_NAMES") else { return Some(Vec::new()) };
+        if self.variable("LISTEN_TLS_CLIENT_CA_FILE").is_none() {
+            self.findings.mistake(
+                variable,
+                "nobody vouches for the names of clients, so that each could have any",
+                format!(
+                    "set {}_LISTEN_TLS_CLIENT_CA_FILE to the authorities that vouch for clients, or remove {variable}",
+                    self.alias
+                ),
+            );
+        }
+        let remedy =
+            "write names and their kinds, such as uri:spiffe://example.org/api,dns:*.example.org,cn:api";
+        self.value("LISTEN_TLS_CLIENT_NAMES", client_names, remedy)
     }
 
     /// Where clients come in.
@@ -848,11 +1025,11 @@ impl<'a> LinkSettings<'a, '_> {
     }
 
     /// The networks that may connect.
-    pub(super) fn allow(&mut self, listen: &Listen) -> Vec<IpNet> {
+    pub(super) fn allow(&mut self, listen: &Listen, is_announced: bool) -> Vec<IpNet> {
         let remedy = "write networks or addresses, such as 10.0.0.0/8,192.168.1.7,fd00::/8";
         let allow = self.value("ALLOW", allowed, remedy);
         let variable = self.variable("ALLOW");
-        if let (true, Some(_), Some(variable)) = (listen.is_unix_only(), &allow, variable) {
+        if let (true, Some(_), Some(variable)) = (listen.is_unix_only() && !is_announced, &allow, variable) {
             self.findings.mistake(
                 variable,
                 "the link listens on a Unix socket, whose clients have no address",
@@ -866,6 +1043,23 @@ impl<'a> LinkSettings<'a, '_> {
             self.findings.warning(variable.unwrap_or("ALLOW"), message);
         }
         allow
+    }
+
+    /// In which form the target is told whose connection it is. One that is nobody's yet or everybody's can't be told of.
+    pub(super) fn proxy_protocol(&mut self, redis: Option<&Redis>) -> Option<Version> {
+        let version = self.value("PROXY_PROTOCOL", proxy_version, "write v1 or v2")?;
+        let variable = self.variable("PROXY_PROTOCOL")?;
+        let (warm, share) = redis.map(|redis| (redis.warm, redis.share)).unwrap_or_default();
+        for (name, number, reason) in [
+            ("WARM", warm, "a connection that is kept ready has been dialled before its client is known"),
+            ("SHARE", share, "a connection that clients share is of none of them alone"),
+        ] {
+            if let (Some(other), 1..) = (self.variable(name), number) {
+                let reason = format!("{reason}, and {variable} has the target told whose it is");
+                self.findings.mistake(other, reason, format!("remove {variable} or {other}"));
+            }
+        }
+        Some(version)
     }
 
     /// A Redis setting on a plain tunnel would be silently without effect.
@@ -928,6 +1122,27 @@ fn certificate_name(text: &str) -> Result<ServerName<'static>, Refusal> {
     })
 }
 
+/// The names of `LISTEN_TLS_CLIENT_NAMES`. Common names may have white space in them, so that commas alone separate them.
+fn client_names(text: &str) -> Result<Vec<Pattern>, Refusal> {
+    let items: Vec<_> = text.split([',', ';']).map(str::trim).filter(|item| !item.is_empty()).collect();
+    let (names, wrong): (Vec<_>, Vec<_>) =
+        items.iter().map(|item| (item, Pattern::parse(item))).partition(|(_, parsed)| parsed.is_ok());
+    if items.is_empty() {
+        return Err("it names nobody, so no client could connect".into());
+    }
+    if wrong.is_empty() {
+        return Ok(names.into_iter().filter_map(|(_, parsed)| parsed.ok()).collect());
+    }
+    let wrong: Vec<_> = wrong.into_iter().filter_map(|(item, parsed)| Some((item, parsed.err()?))).collect();
+    let reason = wrong.iter().map(|(_, no)| no.reason.as_str()).collect::<Vec<_>>().join("; ");
+    let mended = |item: &&str| match wrong.iter().find(|(wrong, _)| *wrong == item) {
+        Some((_, no)) => no.instead.clone(),
+        None => Some((*item).to_owned()),
+    };
+    let instead: Option<Vec<_>> = items.iter().map(mended).collect();
+    Err(Refusal { reason, instead: instead.map(|items| items.join(",")) })
+}
+
 /// A value without the quotation marks that an env-file keeps.
 fn without_quotes(value: &[u8]) -> &[u8] {
     std::str::from_utf8(value).map_or(value, |text| unquoted(text).as_bytes())
@@ -986,6 +1201,30 @@ impl ClientAuthMode {
             "require" => Ok(Self::Require),
             // Not quoted: a password may have been written in the wrong place.
             _ => Err("it is neither forward nor absorb nor require".into()),
+        }
+    }
+}
+
+/// The clouds of `AUTH_PROVIDER`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Provider {
+    Aws,
+    Gcp,
+    Azure,
+}
+
+impl Provider {
+    fn parse(text: &str) -> Result<Self, Refusal> {
+        match word(text).as_str() {
+            "aws-elasticache" => Ok(Self::Aws),
+            "gcp" => Ok(Self::Gcp),
+            "azure" => Ok(Self::Azure),
+            "aws" | "elasticache" | "memorydb" | "aws-memorydb" => {
+                Err(Refusal::instead("it is not the name of a provider", "aws-elasticache"))
+            }
+            "google" | "gce" | "gke" => Err(Refusal::instead("it is not the name of a provider", "gcp")),
+            // Not quoted: a password may have been written in the wrong place.
+            _ => Err("it is none of aws-elasticache, gcp and azure".into()),
         }
     }
 }

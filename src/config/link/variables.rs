@@ -8,7 +8,9 @@ use rustls::RootCertStore;
 
 use super::{Candidate, Draft};
 use crate::config::notation::{flag, unquoted};
-use crate::config::settings::{OF_CLUSTER, OF_TLS, PASSWORDS, SECRETS, SETTINGS, Scope, near_miss, setting};
+use crate::config::settings::{
+    OF_CLUSTER, OF_TLS, OF_ZOOKEEPER, PASSWORDS, SECRETS, SETTINGS, Scope, near_miss, setting,
+};
 use crate::config::target::Backends;
 use crate::config::{Diagnostics, Env};
 
@@ -157,83 +159,93 @@ impl<'a> Settings<'a> {
         }
     }
 
-    /// Refuses TLS settings of a link without TLS towards the target: they would silently have no effect. An alias-wide
-    /// one needs at least one link with TLS.
+    /// Refuses TLS settings of a link without TLS.
     pub(super) fn refuse_tls_settings_without_tls(&self, drafts: &[Draft], findings: &mut Diagnostics) {
-        let mut refuse = |alias: &str, variable: Option<&str>| {
-            if let Some(variable) = variable {
-                findings.mistake(
-                    variable,
-                    "there is no TLS towards the target",
-                    format!("write rediss:// or tls://, or set {alias}_TLS=true, or remove {variable}"),
-                );
-            }
+        // A name is the target's alone.
+        let uses = |draft: &Draft, name| {
+            self.asks_for(draft, "TLS", draft.target.scheme.is_tls())
+                || (name != "TLS_SERVER_NAME" && self.asks_for(draft, "ZOOKEEPER_TLS", false))
         };
-        let mut without: BTreeSet<&str> = drafts.iter().map(|draft| draft.alias.as_str()).collect();
-        for draft in drafts {
-            if self.asks_for_tls(draft) {
-                without.remove(draft.alias.as_str());
-                continue;
-            }
-            for name in OF_TLS {
-                refuse(&draft.alias, self.at_port(&draft.alias, draft.port, name));
-            }
-        }
-        for alias in without {
-            for name in OF_TLS {
-                refuse(alias, self.alias_wide(alias, name));
-            }
-        }
+        self.refuse_unused(OF_TLS, drafts, uses, findings, |draft, variable| {
+            let alias = &draft.alias;
+            (
+                "there is no TLS towards the target",
+                format!("write rediss:// or tls://, or set {alias}_TLS=true, or remove {variable}"),
+            )
+        });
     }
 
-    /// Refuses settings of a cluster where there is none. An alias-wide one needs at least one link to a cluster.
+    /// Refuses settings of a cluster where there is none.
     pub(super) fn refuse_cluster_settings_without_cluster(
         &self,
         drafts: &[Draft],
         findings: &mut Diagnostics,
     ) {
-        let mut refuse = |draft: &Draft, variable: Option<&str>| {
-            if let Some(variable) = variable {
-                let scheme = if draft.target.scheme.is_tls() { "rediss" } else { "redis" };
-                findings.mistake(
-                    variable,
-                    "the link's target is no Redis Cluster",
-                    format!(
-                        "begin {} with {scheme}+cluster:// if it is one, or remove {variable}",
-                        draft.variable
-                    ),
-                );
-            }
+        let uses =
+            |draft: &Draft, _| draft.is_unreadable() || matches!(draft.target.backends, Backends::Cluster(_));
+        self.refuse_unused(OF_CLUSTER, drafts, uses, findings, |draft, variable| {
+            let scheme = if draft.target.scheme.is_tls() { "rediss" } else { "redis" };
+            let link = &draft.variable;
+            (
+                "the link's target is no Redis Cluster",
+                format!("begin {link} with {scheme}+cluster:// if it is one, or remove {variable}"),
+            )
+        });
+    }
+
+    /// Refuses settings of ZooKeeper where it lists nothing.
+    pub(super) fn refuse_zookeeper_settings_without_zookeeper(
+        &self,
+        drafts: &[Draft],
+        findings: &mut Diagnostics,
+    ) {
+        let uses = |draft: &Draft, _| {
+            draft.is_unreadable() || matches!(draft.target.backends, Backends::ZooKeeper { .. })
         };
-        let may_be_cluster = |draft: &Draft| match &draft.target.backends {
-            // One that could not be read has been reported.
-            Backends::Listed(endpoints) => endpoints.is_empty(),
-            backends => matches!(backends, Backends::Cluster(_)),
-        };
-        let mut without: BTreeMap<&str, &Draft> =
+        self.refuse_unused(OF_ZOOKEEPER, drafts, uses, findings, |draft, variable| {
+            let link = &draft.variable;
+            (
+                "the link's backends are not listed in ZooKeeper",
+                format!("write {link}=redis+zookeeper://HOST:2181/PATH if they are, or remove {variable}"),
+            )
+        });
+    }
+
+    /// Refuses settings that would silently have no effect. An alias-wide one needs at least one link that uses it.
+    fn refuse_unused<R: Into<String>>(
+        &self,
+        names: &[&'static str],
+        drafts: &[Draft],
+        uses: impl Fn(&Draft, &'static str) -> bool,
+        findings: &mut Diagnostics,
+        words: impl Fn(&Draft, &str) -> (&'static str, R),
+    ) {
+        let aliases: BTreeMap<&str, &Draft> =
             drafts.iter().map(|draft| (draft.alias.as_str(), draft)).collect();
-        for draft in drafts {
-            if may_be_cluster(draft) {
-                without.remove(draft.alias.as_str());
-                continue;
-            }
-            for name in OF_CLUSTER {
-                refuse(draft, self.at_port(&draft.alias, draft.port, name));
-            }
-        }
-        for (alias, draft) in without {
-            for name in OF_CLUSTER {
-                refuse(draft, self.alias_wide(alias, name));
+        let at_ports = drafts.iter().flat_map(|draft| {
+            let unused = names.iter().filter(|name| !uses(draft, name));
+            unused.map(move |name| (draft, self.at_port(&draft.alias, draft.port, name)))
+        });
+        let alias_wide = aliases.iter().flat_map(|(alias, last)| {
+            let of_alias = || drafts.iter().filter(|draft| draft.alias == *alias);
+            let unused = names.iter().filter(|name| !of_alias().any(|draft| uses(draft, name)));
+            unused.map(|name| (*last, self.alias_wide(alias, name))).collect::<Vec<_>>()
+        });
+        for (draft, variable) in at_ports.chain(alias_wide) {
+            if let Some(variable) = variable {
+                let (reason, remedy) = words(draft, variable);
+                findings.mistake(variable, reason, remedy.into());
             }
         }
     }
 
-    fn asks_for_tls(&self, draft: &Draft) -> bool {
+    /// Whether a flag is set, or what it says is wanted anyway.
+    fn asks_for(&self, draft: &Draft, name: &'static str, anyway: bool) -> bool {
         let variable =
-            self.at_port(&draft.alias, draft.port, "TLS").or_else(|| self.alias_wide(&draft.alias, "TLS"));
+            self.at_port(&draft.alias, draft.port, name).or_else(|| self.alias_wide(&draft.alias, name));
         let value = variable.and_then(|variable| std::str::from_utf8(self.env.bytes(variable)?).ok());
         // An invalid value is reported separately.
-        draft.target.scheme.is_tls() || value.is_some_and(|value| flag(unquoted(value)) != Ok(false))
+        anyway || value.is_some_and(|value| flag(unquoted(value)) != Ok(false))
     }
 
     pub(super) fn at_port(&self, alias: &str, port: u16, name: &'static str) -> Option<&'a str> {

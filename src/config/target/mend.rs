@@ -111,6 +111,14 @@ impl<'a> Loose<'a> {
                 format!("{prefix}+sentinel://{}/{}{database}", hosts(), service.unwrap_or("mymaster"))
             }
             (Form::Cluster, _) => format!("{prefix}+cluster://{}", hosts()),
+            (Form::ZooKeeper, _) => {
+                let node = Some(path.trim_start_matches('/')).filter(|node| !node.is_empty());
+                format!("{prefix}+zookeeper://{}/{}{database}", hosts(), node.unwrap_or("PATH"))
+            }
+            (Form::Mdns, _) => {
+                let name = self.hosts.split('.').next().unwrap_or_default().trim_start_matches('_');
+                format!("{prefix}+mdns://_{name}._tcp{database}")
+            }
         }
     }
 }
@@ -157,6 +165,29 @@ fn of_cluster(word: &str) -> Option<&'static str> {
     said.or_else(|| nearest(word, CLUSTERS.into_iter()))
 }
 
+/// The scheme of a source of backends that a word is nearly.
+fn of_source(word: &str) -> Option<&'static str> {
+    const SOURCES: [&str; 8] = [
+        "tcp+zookeeper",
+        "redis+zookeeper",
+        "rediss+zookeeper",
+        "tls+zookeeper",
+        "tcp+mdns",
+        "redis+mdns",
+        "rediss+mdns",
+        "tls+mdns",
+    ];
+    let (family, form) = word.split_once(['+', '-', '_'])?;
+    let said = match form {
+        "zk" => SOURCES.into_iter().find(|source| *source == format!("{family}+zookeeper")),
+        "dnssd" | "dns-sd" | "avahi" | "bonjour" | "zeroconf" => {
+            SOURCES.into_iter().find(|source| *source == format!("{family}+mdns"))
+        }
+        _ => None,
+    };
+    said.or_else(|| nearest(word, SOURCES.into_iter()))
+}
+
 /// What a scheme was meant to be that is nearly one of ours.
 fn misspelt(word: &str) -> Option<(Scheme, Form)> {
     let word = word.to_ascii_lowercase();
@@ -164,10 +195,12 @@ fn misspelt(word: &str) -> Option<(Scheme, Form)> {
         "sentinel" => "redis+sentinel",
         "srv" => "tcp+srv",
         "file" => "tcp+file",
+        "zookeeper" | "zk" => "tcp+zookeeper",
+        "mdns" | "dnssd" | "dns-sd" | "avahi" | "bonjour" | "zeroconf" => "tcp+mdns",
         "socket" => "unix",
         "tcps" => "tls",
-        _ => match of_cluster(&word) {
-            Some(cluster) => cluster,
+        _ => match of_cluster(&word).or_else(|| of_source(&word)) {
+            Some(meant) => meant,
             // Of a family that we know, in a way that we don't.
             None if word.starts_with("redis+") || word.starts_with("redis-") => "redis",
             None if word.starts_with("rediss+") || word.starts_with("rediss-") => "rediss",
@@ -191,7 +224,7 @@ fn mended_hosts(hosts: &str, scheme: Scheme, form: Form, link_port: u16) -> Stri
         .map(|text| {
             let (host, number) = split_port(text);
             let number = number.and_then(|number| port(number).ok());
-            let has_default = scheme.is_redis() || form == Form::Sentinel;
+            let has_default = scheme.is_redis() || matches!(form, Form::Sentinel | Form::ZooKeeper);
             // The text may be an IPv6 address without brackets, with or without a port.
             let is_ipv6 = |text: &str| text.parse::<std::net::Ipv6Addr>().is_ok();
             let (host, number) = match number {
@@ -256,6 +289,18 @@ mod tests {
                 Some("redis+cluster://****@n1:6379,n2:6379,n3:6379"),
             ),
             ("redis+cluster://", None),
+            ("zk://z1/services/db", Some("tcp+zookeeper://z1:2181/services/db")),
+            (
+                "redis+zk://:hush@z1;z2:x/services/db/",
+                Some("redis+zookeeper://****@z1:2181,z2:2181/services/db"),
+            ),
+            ("rediss+zookeper://z1//services/db?db=x", Some("rediss+zookeeper://z1:2181/services/db")),
+            ("tcp+zookeeper://z1", Some("tcp+zookeeper://z1:2181/PATH")),
+            ("rediss+zookeeper://z1,z2:2182/", Some("rediss+zookeeper://z1:2181,z2:2182/PATH")),
+            ("tcp+zookeeper://", None),
+            ("tcp+mdns://redis", Some("tcp+mdns://_redis._tcp.local")),
+            ("redis+avahi://_redis._udp.local/2", Some("redis+mdns://_redis._tcp.local/2")),
+            ("bonjour://_db", Some("tcp+mdns://_db._tcp.local")),
             ("sentinel://s1", Some("redis+sentinel://s1:26379/mymaster")),
             ("10.0.0.5", Some("tcp://10.0.0.5:7000")),
             ("cache.example.com", Some("tcp://cache.example.com:7000")),

@@ -21,6 +21,7 @@ use crate::config::notation::flag;
 use crate::secret::Secret;
 
 const SENTINEL_PORT: u16 = 26379;
+const ZOOKEEPER_PORT: u16 = 2181;
 
 /// How a target lists its backends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +32,8 @@ pub(super) enum Form {
     Srv,
     Sentinel,
     Cluster,
+    ZooKeeper,
+    Mdns,
 }
 
 /// Parses a scheme, in upper or lower case.
@@ -49,6 +52,8 @@ pub(super) fn scheme(word: &str) -> Option<(Scheme, Form)> {
         (family, "") => Some((family, Form::Listed)),
         (family, "file") => Some((family, Form::File)),
         (family, "srv") => Some((family, Form::Srv)),
+        (family, "zookeeper") => Some((family, Form::ZooKeeper)),
+        (family, "mdns") => Some((family, Form::Mdns)),
         (Scheme::Tcp, "tls" | "ssl") => Some((Scheme::Tls, Form::Listed)),
         (Scheme::Redis, "tls" | "ssl") => Some((Scheme::Rediss, Form::Listed)),
         (Scheme::Redis, "unix" | "socket") => Some((Scheme::Redis, Form::Unix)),
@@ -361,6 +366,12 @@ impl Parts {
                 }
                 Backends::Cluster(endpoints(nodes, scheme.default_port())?)
             }
+            Form::ZooKeeper => {
+                let slash = rest.find('/').ok_or(Malformed::from(NO_NODE))?;
+                let (hosts, path) = rest.split_at(slash);
+                Backends::ZooKeeper { servers: endpoints(hosts, Some(ZOOKEEPER_PORT))?, path: node(path)? }
+            }
+            Form::Mdns => Backends::Mdns(announced_service(self.split_database(scheme, rest)?)?),
         })
     }
 
@@ -494,6 +505,33 @@ fn verifies(value: &str) -> Option<bool> {
 
 fn endpoints(hosts: &str, default_port: Option<u16>) -> Result<Vec<Endpoint>, Malformed> {
     hosts.split(',').map(|host| endpoint(host.trim(), default_port)).collect()
+}
+
+const NO_NODE: &str = "it names no node of ZooKeeper: tcp+zookeeper://HOST:2181/PATH";
+
+/// The path of a node of ZooKeeper, without a slash at its end.
+fn node(text: &str) -> Result<String, Malformed> {
+    let path = decoded(text.strip_suffix('/').unwrap_or(text))?;
+    let mut names = path.strip_prefix('/').ok_or(Malformed::from(NO_NODE))?.split('/');
+    let is_name = |name: &str| !matches!(name, "" | "." | "..") && !name.chars().any(char::is_control);
+    if names.all(is_name) { Ok(path) } else { Err("its path is not that of a node of ZooKeeper".into()) }
+}
+
+/// The name of a service of DNS-SD (RFC 6763, 7), without the domain.
+fn announced_service(text: &str) -> Result<String, Malformed> {
+    /// The longest name of a service (RFC 6335, 5.1).
+    const LONGEST: usize = 15;
+    let text = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
+    let service = text.strip_suffix(".local").unwrap_or(&text);
+    let name = service.strip_prefix('_').and_then(|service| service.strip_suffix("._tcp"));
+    let is_name = |name: &str| {
+        (1..=LONGEST).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+    };
+    if name.is_some_and(is_name) {
+        Ok(service.to_owned())
+    } else {
+        Err("it is no name of a service that announces itself, such as _redis._tcp".into())
+    }
 }
 
 fn absolute_path(text: &str) -> Result<PathBuf, Malformed> {

@@ -98,6 +98,19 @@ pub(super) struct Found {
     late: Rest,
 }
 
+/// Why there is nothing, as far as the name servers say.
+pub(super) struct Nothing {
+    pub(super) words: String,
+    /// Whether one of them has answered all that was asked: there is nothing.
+    pub(super) is_answer: bool,
+}
+
+impl Nothing {
+    pub(super) fn answered(words: String) -> Self {
+        Self { words, is_answer: true }
+    }
+}
+
 /// How much a server says with it that there is nothing; more than others what comes last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Kind {
@@ -117,11 +130,14 @@ struct Problem {
     kind: Kind,
     /// What the server does, as it follows its name.
     words: String,
+    /// Whether all that was asked has been answered.
+    is_whole: bool,
 }
 
 impl Problem {
     fn new(kind: Kind, words: impl Into<String>) -> Self {
-        Self { kind, words: words.into() }
+        let is_whole = matches!(kind, Kind::NoName | Kind::NoRecord);
+        Self { kind, words: words.into(), is_whole }
     }
 
     /// Whether the server has answered, and there is no need to ask another one.
@@ -156,6 +172,11 @@ impl Problem {
 
     /// What becomes of two halves without an address; one that has not come yet is none.
     fn of_halves(halves: &[(Family, Option<&Self>)]) -> Self {
+        let is_whole = halves.iter().filter_map(|(_, problem)| *problem).all(|problem| problem.is_whole);
+        Self { is_whole, ..Self::said_by(halves) }
+    }
+
+    fn said_by(halves: &[(Family, Option<&Self>)]) -> Self {
         let said = || halves.iter().filter_map(|(_, problem)| *problem);
         let most = said().map(|problem| problem.kind).max().unwrap_or(Kind::Silence);
         // Who knows no such name needs no more to say about it; that the name is there is a contradiction.
@@ -210,14 +231,14 @@ impl Servers {
     }
 
     /// The addresses of a name, as soon as there are any.
-    pub(super) async fn look_up(&self, name: &Name) -> Result<Found, String> {
+    pub(super) async fn look_up(&self, name: &Name) -> Result<Found, Nothing> {
         let names = self.conf.candidates(name);
         let families = if self.conf.no_aaaa { &[Family::V4][..] } else { &Family::BOTH };
         self.ask(|server| Box::pin(server.addresses(names.clone(), families))).await
     }
 
     /// The SRV records of a name, at least one.
-    pub(super) async fn services(&self, name: &Name) -> Result<Vec<Record>, String> {
+    pub(super) async fn services(&self, name: &Name) -> Result<Vec<Record>, Nothing> {
         let names = self.conf.candidates(name);
         self.ask(|server| Box::pin(server.services(names.clone()))).await
     }
@@ -226,7 +247,7 @@ impl Servers {
     async fn ask<T>(
         &self,
         question: impl Fn(Arc<NameServer>) -> BoxFuture<'static, Result<T, Problem>>,
-    ) -> Result<T, String> {
+    ) -> Result<T, Nothing> {
         let mut waiting = self.list.iter();
         let mut asked = FuturesUnordered::new();
         let mut problems = Vec::new();
@@ -252,7 +273,7 @@ impl Servers {
                 _ => asked.next().await,
             };
             let Some((server, answer)) = answered else {
-                return Err(problems.join("; "));
+                return Err(Nothing { words: problems.join("; "), is_answer: false });
             };
             let silent = matches!(answer, Err(Problem { kind: Kind::Silence, .. }));
             server.silent.store(silent, Ordering::Relaxed);
@@ -261,7 +282,7 @@ impl Servers {
                 Err(problem) => {
                     let words = format!("{} {}{}", server.address, problem.words, self.hint);
                     if problem.is_answer() {
-                        return Err(words);
+                        return Err(Nothing { words, is_answer: problem.is_whole });
                     }
                     problems.push(words);
                 }
@@ -356,16 +377,21 @@ impl NameServer {
                 break;
             }
         }
-        let problem = worst(problems);
+        let is_whole = problems.iter().all(|problem| problem.is_whole);
+        let mut problem = Problem { is_whole, ..worst(problems) };
         let patience =
             if problem.kind == Kind::NoName { DENIAL_DELAY } else { self.options.timeout * ATTEMPTS };
         let patience = Instant::now() + patience;
         while let Ok(Some((family, said))) = timeout_at(patience, late.next()).await {
-            if let Ok(addresses) = said {
-                let unknown = families.iter().copied().filter(|other| *other != family).collect();
-                return Ok(Found { addresses, unknown, late: Rest::new() });
+            match said {
+                Ok(addresses) => {
+                    let unknown = families.iter().copied().filter(|other| *other != family).collect();
+                    return Ok(Found { addresses, unknown, late: Rest::new() });
+                }
+                Err(of_late) => problem.is_whole &= of_late.is_whole,
             }
         }
+        problem.is_whole &= late.is_empty();
         Err(problem)
     }
 
@@ -421,6 +447,11 @@ fn is_known(said: &Result<Vec<IpAddr>, Problem>) -> bool {
 }
 
 impl Found {
+    /// All that there are.
+    pub(super) fn whole(addresses: Vec<IpAddr>) -> Self {
+        Self { addresses, unknown: Vec::new(), late: Rest::new() }
+    }
+
     /// The same with the half that was late; `None` where it comes to nothing.
     pub(super) async fn completed(mut self) -> Option<Self> {
         let (family, said) = self.late.next().await?;

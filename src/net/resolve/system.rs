@@ -40,16 +40,23 @@ pub(super) fn resolv_conf() -> Reloading<ResolvConf> {
     reloading(RESOLV_CONF, ResolvConf::parse)
 }
 
-/// What is made of a file's bytes. A file that can't be read at start holds nothing, as one that is not there.
+/// What is made of a file's bytes. A file that can't be read at start holds nothing, as one that is not there; one that
+/// goes later leaves what it held.
 fn reloading<T>(path: &str, parse: fn(&[u8]) -> T) -> Reloading<T>
 where
     T: PartialEq + Send + Sync + 'static,
 {
-    let first = parse(&read(path).unwrap_or_default());
+    let first = parse(&read(path).ok().flatten().unwrap_or_default());
     let (paths, read_from, file) = ([path.into()], path.to_owned(), path.to_owned());
     let look = move |last: &T| {
-        let found = parse(&read(&read_from).map_err(|error| text::io_error(&error))?);
-        Ok((found != *last).then_some(found))
+        let bytes = read(&read_from).map_err(|error| text::io_error(&error))?;
+        let is_gone = bytes.is_none();
+        let found = parse(&bytes.unwrap_or_default());
+        match found != *last {
+            true if is_gone => Err("it is not there any more, or not to be read".to_owned().into()),
+            true => Ok(Some(found)),
+            false => Ok(None),
+        }
     };
     Reloading::new(paths, first, look, move |event| match event {
         Event::Changed => {}
@@ -64,19 +71,20 @@ where
     })
 }
 
-/// The file's bytes; none where there is no such file, or none that is meant for us. An error says nothing of the file:
+/// The file's bytes; `None` where there is no such file, or none that is meant for us. An error says nothing of the file:
 /// there are no descriptors left, say.
-fn read(path: &str) -> io::Result<Vec<u8>> {
+fn read(path: &str) -> io::Result<Option<Vec<u8>>> {
     use io::ErrorKind::{NotADirectory, NotFound, PermissionDenied};
 
     let mut bytes = Vec::new();
     let read = match std::fs::metadata(path) {
-        Ok(data) if !data.is_file() => Ok(0),
+        Ok(data) if !data.is_file() => return Ok(None),
         _ => File::open(path).and_then(|file| file.take(LARGEST).read_to_end(&mut bytes)),
     };
     match read {
-        Err(error) if !matches!(error.kind(), NotFound | NotADirectory | PermissionDenied) => Err(error),
-        _ => Ok(bytes),
+        Ok(_) => Ok(Some(bytes)),
+        Err(error) if matches!(error.kind(), NotFound | NotADirectory | PermissionDenied) => Ok(None),
+        Err(error) => Err(error),
     }
 }
 
@@ -258,19 +266,26 @@ mod tests {
     use crate::fixtures::fixture;
 
     #[tokio::test]
-    async fn a_file_that_comes_changes_and_goes_is_followed() {
+    async fn what_a_file_held_outlives_it() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("hosts");
         let file = reloading(path.to_str().unwrap(), <[u8]>::to_vec);
-        for held in ["", "one", "two", "", "three"] {
-            if held.is_empty() {
+        let mut last = "";
+        for held in [None, Some("one"), Some("two"), None, Some("three"), Some("")] {
+            match held {
                 // Missing at first, and later removed.
-                let _ = std::fs::remove_file(&path);
-            } else {
-                std::fs::write(&path, held).unwrap();
+                None => drop(std::fs::remove_file(&path)),
+                Some(held) => std::fs::write(&path, held).unwrap(),
             }
-            assert_eq!(file.current().await.as_slice(), held.as_bytes());
-            assert_eq!(file.last(), file.current().await);
+            let is_gone = held.is_none() && !last.is_empty();
+            last = held.unwrap_or(last);
+            // Whoever asks waits half a second for a look; on a busy machine one may take longer.
+            let mut looks = 0;
+            while file.current().await.as_slice() != last.as_bytes() || file.failure().is_some() != is_gone {
+                looks += 1;
+                assert!(looks < 100, "{held:?}: {:?}, {:?}", file.last(), file.failure());
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
         }
         // What is no file has nothing in it.
         let directory = reloading(directory.path().to_str().unwrap(), <[u8]>::to_vec);

@@ -1,10 +1,11 @@
-//! What a certificate says of itself, as far as people want to know it. Whether it is to be believed is rustls' affair:
-//! nothing that is read here decides that.
+//! What a certificate says of itself. Whether it is to be believed is rustls' affair: nothing that is read here decides that.
+//! Of clients whose certificates are believed, their names decide who is served ([`names`](super::names)).
 //!
 //! A certificate is a stranger's bytes: DER (X.690), laid out as in RFC 5280, 4.1.
 
 use crate::text;
-use std::fmt::Write as _;
+use std::borrow::Cow;
+use std::fmt::{self, Write as _};
 use std::net::IpAddr;
 use std::time::SystemTime;
 
@@ -113,21 +114,36 @@ impl<'a> Certificate<'a> {
 
     /// The names and addresses that it is for (RFC 5280, 4.2.1.6).
     pub fn names(&self) -> Vec<String> {
+        self.alternative_names().filter_map(|name| name.shown()).collect()
+    }
+
+    fn alternative_names(&self) -> impl Iterator<Item = Name<'a>> + use<'a> {
         const MAIL: u8 = 0x81;
         const DNS: u8 = 0x82;
         const URI: u8 = 0x86;
         const ADDRESS: u8 = 0x87;
-        let mut names = Vec::new();
         let mut value = self.extension(SUBJECT_ALT_NAME).unwrap_or_default();
         let mut rest = expect(&mut value, SEQUENCE).unwrap_or_default();
-        while let Some((tag, name)) = element(&mut rest) {
-            match tag {
-                MAIL | DNS | URI => names.push(shown(name)),
-                ADDRESS => names.extend(address(name).map(|address| address.to_string())),
-                _ => {}
-            }
-        }
-        names
+        std::iter::from_fn(move || element(&mut rest)).filter_map(|(tag, bytes)| {
+            let kind = match tag {
+                MAIL => Kind::Email,
+                DNS => Kind::Dns,
+                URI => Kind::Uri,
+                ADDRESS => Kind::Address,
+                _ => return None,
+            };
+            Some(Name { kind, bytes })
+        })
+    }
+
+    /// All that it may be called by: those, then its common names.
+    pub fn all_names(&self) -> impl Iterator<Item = Name<'a>> + use<'a> {
+        const UTF8_STRING: u8 = 0x0c;
+        const PRINTABLE_STRING: u8 = 0x13;
+        let common = attributes(self.subject).filter(|(kind, _, _)| *kind == COMMON_NAME);
+        // What older kinds of strings mean is not the same to everybody.
+        let common = common.filter(|(_, tag, _)| matches!(*tag, UTF8_STRING | PRINTABLE_STRING));
+        self.alternative_names().chain(common.map(|(_, _, bytes)| Name { kind: Kind::CommonName, bytes }))
     }
 
     /// Its common name, which has not counted as a name of the server since RFC 6125.
@@ -174,6 +190,64 @@ impl<'a> Certificate<'a> {
     pub fn key(&self) -> Option<Key> {
         let mut key = self.key;
         Key::read(expect(&mut key, SEQUENCE)?)
+    }
+}
+
+/// The kinds of names that clients' certificates have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Dns,
+    Uri,
+    Email,
+    Address,
+    /// A part of the subject's distinguished name.
+    CommonName,
+}
+
+impl Kind {
+    pub const ALL: [Self; 5] = [Self::Dns, Self::Uri, Self::Email, Self::Address, Self::CommonName];
+
+    /// As it is written before a name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Dns => "dns",
+            Self::Uri => "uri",
+            Self::Email => "email",
+            Self::Address => "ip",
+            Self::CommonName => "cn",
+        }
+    }
+}
+
+/// A name in a certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Name<'a> {
+    pub kind: Kind,
+    bytes: &'a [u8],
+}
+
+impl<'a> Name<'a> {
+    /// All of it, as it is compared; `None` for what is no text or no address.
+    pub fn text(&self) -> Option<Cow<'a, str>> {
+        match self.kind {
+            Kind::Address => address(self.bytes).map(|address| address.to_string().into()),
+            _ => std::str::from_utf8(self.bytes).ok().map(Cow::Borrowed),
+        }
+    }
+
+    /// For people: on one line, and not too long.
+    fn shown(&self) -> Option<String> {
+        match self.kind {
+            Kind::Address => address(self.bytes).map(|address| address.to_string()),
+            _ => Some(shown(self.bytes)),
+        }
+    }
+}
+
+/// With its kind, for people.
+impl fmt::Display for Name<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.kind.name(), self.shown().unwrap_or_default())
     }
 }
 
@@ -266,19 +340,24 @@ pub fn name(distinguished: &[u8]) -> Option<String> {
     attribute(distinguished, COMMON_NAME).or_else(|| attribute(distinguished, ORGANISATION))
 }
 
-/// An attribute of a distinguished name (X.501, RFC 5280, 4.1.2.4), each of which is an identifier and a string.
 fn attribute(distinguished: &[u8], wanted: &[u8]) -> Option<String> {
-    let mut sets = distinguished;
-    while let Some(mut attributes) = expect(&mut sets, SET) {
-        while let Some(mut attribute) = expect(&mut attributes, SEQUENCE) {
-            let (_, kind) = element(&mut attribute)?;
-            let (_, value) = element(&mut attribute)?;
-            if kind == wanted {
-                return Some(shown(value));
-            }
+    attributes(distinguished).find(|(kind, _, _)| *kind == wanted).map(|(_, _, value)| shown(value))
+}
+
+/// The attributes of a distinguished name (X.501, RFC 5280, 4.1.2.4), up to one that can't be read: of each the identifier, and
+/// a string's tag and bytes.
+fn attributes(distinguished: &[u8]) -> impl Iterator<Item = (&[u8], u8, &[u8])> {
+    let (mut sets, mut set) = (distinguished, &[][..]);
+    std::iter::from_fn(move || {
+        while set.is_empty() {
+            set = expect(&mut sets, SET)?;
         }
-    }
-    None
+        let mut attribute = expect(&mut set, SEQUENCE)?;
+        let (_, kind) = element(&mut attribute)?;
+        let (tag, value) = element(&mut attribute)?;
+        Some((kind, tag, value))
+    })
+    .fuse()
 }
 
 /// A public key, as far as it matters whether it is taken.

@@ -18,6 +18,7 @@ use rustls::{
 };
 
 use super::certificate::Certificate;
+use super::names::{Pattern, matching};
 
 /// What was shown and refused.
 #[derive(Debug, Clone)]
@@ -43,11 +44,12 @@ pub(super) fn take_refused() -> Option<Box<Refused>> {
     REFUSED.take()
 }
 
-/// Verifies as the inner one does, and notes what it refuses.
+/// Verifies as the inner one does, and of clients that they have one of the names, if there are any. Notes what is refused.
 #[derive(Debug)]
 pub(super) struct RecordIssuer<V: ?Sized> {
     pub(super) inner: Arc<V>,
     pub(super) authorities: Arc<RootCertStore>,
+    pub(super) names: Arc<[Pattern]>,
 }
 
 impl<V: ?Sized> RecordIssuer<V> {
@@ -122,7 +124,14 @@ impl ClientCertVerifier for RecordIssuer<dyn ClientCertVerifier> {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        let verified = self.inner.verify_client_cert(end_entity, intermediates, now);
+        let mut verified = self.inner.verify_client_cert(end_entity, intermediates, now);
+        if verified.is_ok() && !self.names.is_empty() {
+            let own = Certificate::read(end_entity);
+            if own.and_then(|own| matching(&own, &self.names)).is_none() {
+                // The client hears `access_denied`.
+                verified = Err(CertificateError::ApplicationVerificationFailure.into());
+            }
+        }
         self.note(verified, (end_entity, intermediates), None, false)
     }
 

@@ -434,6 +434,7 @@ async fn lead(world: &Arc<World>, mut client: Socket) -> End {
             Event::Reset => session.greeted(b""),
             Event::Reauthenticate => session.reauthenticate(AUTH),
             Event::Names(names) => session.retold(&names.reply),
+            Event::SentAway => {}
             Event::Own(_) | Event::AuthRefused | Event::Wait => unreachable!("nothing of the kind was said"),
         }
     }
@@ -722,6 +723,43 @@ fn an_upstream_that_is_left_again_brings_nothing_back_to_life() {
         leave: Some((2025, Reason::Moved)),
         secret: None,
         lifetime: Some(500),
+        release: None,
+    });
+}
+
+/// A client that reads slowly asks again while it is still being answered.
+#[test]
+fn a_reply_behind_a_long_one_reaches_a_slow_reader() {
+    let client = |commands: Vec<Asked>, acts: Vec<Act>, line: Manners| Client {
+        commands,
+        script: Script { early: 0, acts, leaves: Leaves::WithAnEnd, deaf: 0, line },
+    };
+    let whim = |most, after| Whim { most, after };
+    let slow = Manners { room: 1, holds: 87, reads: Vec::new(), writes: vec![whim(87, 0), whim(1, 58)] };
+    let plain = Manners { room: 1, holds: 0, reads: Vec::new(), writes: Vec::new() };
+    judge(&Story {
+        clients: vec![
+            client(
+                vec![Asked::Value(16355), Asked::Value(0)],
+                vec![Act::Say(22), Act::Wait(135), Act::Say(22)],
+                slow,
+            ),
+            client(vec![Asked::Value(0)], vec![Act::Say(22)], plain),
+        ],
+        shares: true,
+        retells: false,
+        lines: vec![Manners {
+            room: 16385,
+            holds: 0,
+            reads: vec![whim(1, 58), whim(1, 0)],
+            writes: vec![whim(1, 19)],
+        }],
+        faults: Vec::new(),
+        most: 16,
+        dial: 0,
+        leave: None,
+        secret: None,
+        lifetime: None,
         release: None,
     });
 }

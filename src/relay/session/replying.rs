@@ -394,8 +394,7 @@ impl Session {
             return Verdict::Pass;
         }
         if is_error {
-            metrics.error(code(head));
-            self.is_tainted = true;
+            self.note_error(head, metrics);
         }
         if self.hold == Hold::Refused {
             if self.goes_on_refused(head) {
@@ -479,6 +478,16 @@ impl Session {
             rare.answered();
         }
         Verdict::Pass
+    }
+
+    fn note_error(&mut self, head: &[u8], metrics: &SessionMetrics) {
+        // Clients of a cluster are sent on all the time. Elsewhere hardly one of them can follow.
+        let is_redirection = is_redirection(head);
+        let is_news = !(is_redirection && self.policy.retells) && metrics.error(code(head));
+        if is_redirection && is_news {
+            self.rare().sent_away = true;
+        }
+        self.is_tainted = true;
     }
 
     fn may_resend(&self) -> bool {

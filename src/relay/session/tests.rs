@@ -14,6 +14,8 @@ thread_local! {
     static HAS_NEWS: Cell<bool> = const { Cell::new(false) };
     /// Whether other sessions have the upstream, too.
     static IS_SHARED: Cell<bool> = const { Cell::new(false) };
+    /// Whether nothing more is to be said there.
+    static IS_LEAVING: Cell<bool> = const { Cell::new(false) };
     /// Whether what is said there is set already.
     static BEARS: Cell<bool> = const { Cell::new(false) };
 }
@@ -33,6 +35,10 @@ impl Side for DuplexStream {
 
     fn bears(&self, _: &[u8]) -> bool {
         BEARS.get()
+    }
+
+    fn is_leaving(&self) -> bool {
+        IS_LEAVING.get()
     }
 }
 
@@ -175,6 +181,69 @@ async fn a_hello_is_answered_and_noted() {
     played.target_hears(b"GET a\r\n").await;
     played.client_hears(b"%1\r\n+proto\r\n:3\r\n").await;
     assert!(played.session.state.is_resp3);
+}
+
+/// An upstream that has gone, of which only a write tells.
+struct Gone;
+
+impl AsyncRead for Gone {
+    fn poll_read(self: Pinned<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Poll::Pending
+    }
+}
+
+impl AsyncWrite for Gone {
+    fn poll_write(self: Pinned<&mut Self>, _: &mut Context<'_>, _: &[u8]) -> Poll<io::Result<usize>> {
+        Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()))
+    }
+
+    fn poll_flush(self: Pinned<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pinned<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Side for Gone {
+    fn take_error(&self) -> Option<io::Error> {
+        None
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_of_which_the_upstream_has_heard_nothing_goes_to_another_one() {
+    let mut played = Played::new(POLICY);
+    played.client.write_all(b"SET a 1\r\n").await.unwrap();
+    let metrics = played.metrics.link("redis:6379");
+    let Played { session, near, handle, .. } = &mut played;
+    let mut gone = Some(Gone);
+    let run = std::future::poll_fn(|cx| session.poll(cx, near, &mut gone, handle, &metrics.session));
+    let event = tokio::time::timeout(Duration::from_millis(1), run).await;
+    assert_eq!(shown(event.ok()), CLOSED);
+    assert_eq!(played.attach(), 0, "what is sent again was counted when the upstream was left");
+    assert!(played.run().await.is_none());
+    played.target_hears(b"SET a 1\r\n").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shared_upstream_that_is_to_be_left_hears_nothing_more() {
+    IS_SHARED.set(true);
+    let mut played = Played::new(Policy { shares: true, ..POLICY });
+    played.client_says(b"GET a\r\n").await;
+    played.target_hears(b"GET a\r\n").await;
+    IS_LEAVING.set(true);
+    played.client_says(b"GET b\r\n").await;
+    played.nothing_more_is_heard().await;
+    played.target_says(b"$1\r\na\r\n").await;
+    assert_eq!(shown(played.run().await), "Upstream(Lent)");
+    played.client_hears_already(b"$1\r\na\r\n").await;
+    IS_LEAVING.set(false);
+    assert_eq!(played.attach(), 0, "nothing is sent again");
+    assert!(played.run().await.is_none());
+    played.target_hears(b"GET b\r\n").await;
+    IS_SHARED.set(false);
 }
 
 const CLOSED: &str = "Upstream(Closed)";
@@ -1676,10 +1745,11 @@ async fn what_names_servers_is_retold_in_its_place_among_the_replies() {
         }
         assert!(played.session.is_at_boundary());
     }
-    // Elsewhere nothing is looked at.
+    // Elsewhere it is passed on; that there is such a thing is told the first time.
     let mut played = Played::new(POLICY);
     played.client_says(b"GET a\r\nCLUSTER SLOTS\r\n").await;
     played.target_says(b"-MOVED 1 h:1\r\n*0\r\n").await;
+    assert!(matches!(played.run().await, Some(Event::SentAway)));
     played.client_hears(b"-MOVED 1 h:1\r\n*0\r\n").await;
 }
 

@@ -148,7 +148,8 @@ impl Topology {
         uncovered
     }
 
-    pub fn primaries(&self) -> usize {
+    /// Those that have not failed.
+    pub fn masters(&self) -> usize {
         self.nodes.iter().filter(|node| node.role == Role::Master && !node.is_failed).count()
     }
 
@@ -415,7 +416,7 @@ e7d1eecce10fd6bb5eb35b9f99a514335d9ba9ca 127.0.0.1:30001@31001,hostname1 myself,
             endpoints(&told),
             ["[::1]:30002", "10.0.0.1:30001"].map(String::from).into_iter().rev().collect::<Vec<_>>()
         );
-        assert_eq!(told.primaries(), 2);
+        assert_eq!(told.masters(), 2);
         let unseen = |nodes: &BytesFrame| Topology::of(nodes, &refused, &asked()).unwrap_err();
         let reason = |nodes: &BytesFrame| unseen(nodes).reason;
         assert!(reason(&refused).starts_with("NOPERM") && !unseen(&refused).is_no_cluster);

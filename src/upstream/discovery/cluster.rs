@@ -13,6 +13,7 @@ use futures_util::stream::{self, FuturesUnordered};
 use futures_util::{Stream, StreamExt};
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
+use super::some;
 use crate::backoff::Backoff;
 use crate::config::Link;
 use crate::metrics::LinkMetrics;
@@ -40,9 +41,6 @@ const OTHERS_TIMEOUT: Duration = Duration::from_millis(250);
 /// Nodes that are asked at a look, at the most: enough to find those that know more than others.
 const MOST_ASKED: usize = 12;
 
-/// Nodes named in an error at most.
-const SHOWN: usize = 3;
-
 /// A node, and what it has told.
 type Answer = (String, Result<Topology, Unseen>);
 
@@ -64,7 +62,7 @@ pub(super) async fn follow(service: &LinkRuntime, cluster: &Cluster) {
         match looked {
             Ok(views) => cluster.publish(service, Ok(views.into_iter().map(|(_, view)| view).collect())),
             Err(unseen) => {
-                backends.unknown(&unseen.reason);
+                backends.unknown(&unseen.reason, Some(&unseen.remedy(link)));
                 cluster.publish(service, Err(unseen));
                 // A password that is refused is not shown again and again, whoever asks.
                 sleep(BACKOFF.wait(failures)).await;
@@ -146,12 +144,7 @@ async fn look(
         if failures.is_empty() {
             failures.push("no answer in time".to_owned());
         }
-        let more = failures.len().saturating_sub(SHOWN);
-        failures.truncate(SHOWN);
-        if more > 0 {
-            failures.push(format!("and {more} more"));
-        }
-        let reason = format!("no node tells of the cluster: {}", failures.join("; "));
+        let reason = format!("no node tells of the cluster: {}", some(&failures));
         return Err(Unseen { reason, is_no_cluster });
     }
     Ok(views)
@@ -185,7 +178,8 @@ fn ask_each<'a>(
     }))
 }
 
-/// Asks one node. What comes of it is told to nobody else: a client's own dial decides who is passed over.
+/// Asks one node. That it answers ends its back-off, so that a node to which no client goes is known to be back; that it does
+/// not is told to nobody else: a client's own dial decides who is passed over.
 async fn ask(
     dialler: &Dialler,
     link: &Link,
@@ -199,6 +193,7 @@ async fn ask(
     let told = timeout_at(deadline, async {
         let upstream = dialler.ask(link, backends, &lease, deadline).await;
         let (stream, leading) = upstream.map_err(|failure| failure.to_string())?.into_parts();
+        backends.works(&lease);
         if !leading.is_empty() {
             return Err("it speaks without being asked".into());
         }

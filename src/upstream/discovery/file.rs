@@ -31,7 +31,7 @@ pub(super) async fn follow(backends: &Backends, path: &Path, default_port: Optio
         let failure = file.failure();
         let found = file.last();
         if let Some(failure) = &failure {
-            backends.unknown(&failure.reason);
+            backends.unknown(&failure.reason, failure.remedy.as_deref());
         } else if !is_known || !Arc::ptr_eq(&found, &published) {
             backends.publish(found.iter().cloned().map(Listing::in_order).collect(), "file_changed");
             published = found;

@@ -19,8 +19,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use crate::backoff::Backoff;
 use crate::config::Link;
 use crate::config::link::{Access, Role};
-use crate::failure::tls::by_target;
-use crate::net::{Address, Endpoint, Host};
+use crate::net::{Address, Endpoint};
 use crate::random::jittered;
 use crate::resp;
 use crate::text;
@@ -28,7 +27,7 @@ use crate::upstream::backends::{Backends, Listing};
 use crate::upstream::conversation::Conversation;
 use crate::upstream::credentials::auth;
 use crate::upstream::dial::Dialler;
-use crate::upstream::discovery::endpoint_of;
+use crate::upstream::discovery::{addresses, endpoint_of, open, some};
 
 /// The interval of queries; announcements of a change arrive by themselves.
 const INTERVAL: Duration = Duration::from_secs(5);
@@ -44,9 +43,6 @@ const OTHERS_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// Between attempts to subscribe to a Sentinel's announcements.
 const BACKOFF: Backoff = Backoff { first: Duration::from_millis(250), longest: Duration::from_secs(5) };
-
-/// Sentinels named in an error at most.
-const SHOWN: usize = 5;
 
 /// Queries and subscribes to the Sentinels. Never returns.
 pub(super) async fn follow(
@@ -145,7 +141,7 @@ impl<'a> Sentinels<'a> {
                     INTERVAL
                 }
                 Err(reason) => {
-                    backends.unknown(&reason);
+                    backends.unknown(&reason, None);
                     INTERVAL_AFTER_FAILURE
                 }
             };
@@ -163,7 +159,7 @@ impl<'a> Sentinels<'a> {
         let deadline = Instant::now() + TIMEOUT;
         let mut answers = Answers::new();
         let mut asked = Vec::new();
-        let resolving = self.places.iter().map(|sentinel| self.addresses(sentinel, deadline));
+        let resolving = self.places.iter().map(|sentinel| addresses(self.dialler, sentinel, deadline));
         for (sentinel, places) in self.places.iter().zip(join_all(resolving).await) {
             match places {
                 Ok(places) => asked.extend(places.into_iter().map(|place| (sentinel, place))),
@@ -184,22 +180,6 @@ impl<'a> Sentinels<'a> {
         // One entry for each silent Sentinel: a majority is one of all Sentinels.
         answers.extend(silent.into_iter().map(|name| (name, Err("no answer in time".to_owned()))));
         answers
-    }
-
-    /// The addresses of a name, each of which is a Sentinel.
-    async fn addresses(&self, sentinel: &Endpoint, deadline: Instant) -> Result<Vec<Address>, String> {
-        let (host, port) = match sentinel {
-            Endpoint::Tcp(Host::LinkLocal(link_local), port) => {
-                return Ok(vec![Address::LinkLocal(link_local.clone(), *port)]);
-            }
-            Endpoint::Tcp(host, port) => (host, *port),
-            Endpoint::Unix(path) => return Ok(vec![Address::Unix(path.clone())]),
-        };
-        let addresses = timeout_at(deadline, self.dialler.resolver.addresses(host))
-            .await
-            .map_err(|_| format!("{} did not answer", self.dialler.resolver))?
-            .map_err(|reason| reason.to_string())?;
-        Ok(addresses.iter().map(|address| Address::Tcp((*address, port).into())).collect())
     }
 
     /// Queries the Sentinel at one address.
@@ -252,19 +232,8 @@ impl<'a> Sentinels<'a> {
         address: &Address,
         deadline: Instant,
     ) -> Result<Conversation, String> {
-        let shown = address.to_string();
-        let stream = self
-            .dialler
-            .connect(&shown, address, Instant::now(), deadline)
-            .await
-            .map_err(|failure| failure.to_string())?;
-        let stream = match &self.link.tls {
-            None => stream,
-            Some(tls) => timeout_at(deadline, tls.connect(stream, sentinel))
-                .await
-                .map_err(|_| "no TLS in time".to_owned())?
-                .map_err(|error| by_target(error, &shown, self.link).to_string())?,
-        };
+        let tls = self.link.tls.as_ref();
+        let stream = open(self.dialler, self.link, tls, sentinel, address, deadline).await?;
         let mut conversation = Conversation::over(stream, "Redis Sentinel");
         let Some(password) = &self.access.password else {
             return Ok(conversation);
@@ -313,7 +282,7 @@ impl<'a> Sentinels<'a> {
         }
         let deadline = Instant::now() + TIMEOUT;
         let subscribed = timeout_at(deadline, async {
-            let addresses = self.addresses(sentinel, deadline).await?;
+            let addresses = addresses(self.dialler, sentinel, deadline).await?;
             let address = &addresses[turn % addresses.len()];
             let mut conversation = self.begin(sentinel, address, deadline).await?;
             conversation.send(&[subscribe]).await?;
@@ -359,18 +328,14 @@ fn believe<'a>(
             Ok(good.into_iter().filter(|(_, answer)| answer.epoch == newest).collect())
         }
         _ => {
-            let mut reasons: Vec<_> = answers
+            let reasons: Vec<_> = answers
                 .iter()
-                .take(SHOWN)
                 .map(|(name, answer)| match answer {
                     Ok(_) => format!("{name}: its answer is older than an earlier one"),
                     Err(reason) => format!("{name}: {reason}"),
                 })
                 .collect();
-            if answers.len() > SHOWN {
-                reasons.push(format!("and {} more", answers.len() - SHOWN));
-            }
-            Err(format!("no Sentinel names {service}: {}", reasons.join("; ")))
+            Err(format!("no Sentinel names {service}: {}", some(&reasons)))
         }
     }
 }

@@ -28,7 +28,7 @@ pub(super) async fn follow(backends: &Backends, resolver: &Resolver, name: &str)
                 services.ttl.clamp(MIN_INTERVAL, MAX_INTERVAL)
             }
             Err(reason) => {
-                backends.unknown(&format!("the SRV records of {name}: {reason}"));
+                backends.unknown(&format!("the SRV records of {name}: {reason}"), None);
                 MIN_INTERVAL
             }
         };

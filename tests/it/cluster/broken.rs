@@ -7,8 +7,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use serde_json::Value;
+
 use super::{FIRST, Front, ask, is_closed, launch};
-use crate::support::{Peer, RedisServer, Served, Target, command, eventually, own_address, password};
+use crate::support::{
+    Launch, Peer, RedisServer, Served, Target, command, eventually, get, metric, own_address, password,
+};
 
 /// What a scripted node tells of the cluster: an id, an address, flags, an epoch, slots.
 pub(super) type Line = (String, SocketAddr, &'static str, u64, &'static str);
@@ -86,6 +90,9 @@ fn an_address_that_no_node_has_gets_a_listener_all_the_same() {
     let mut client = front.ambassador.connect("redis:6379");
     let told = ask(&mut client, &[b"GET", b"key"]);
     assert_eq!(String::from_utf8_lossy(&told), format!("-MOVED 7 {}:{}\r\n", front.at, FIRST + 1));
+    // That is where the client was sent, and no error.
+    let metrics = get(front.ambassador.admin(), "/metrics").body;
+    assert!(!metrics.contains("code=\"MOVED\""), "{metrics}");
     front
         .ambassador
         .wait_for("a node names an address that no node is known at; it has a listener all the same");
@@ -93,6 +100,29 @@ fn an_address_that_no_node_has_gets_a_listener_all_the_same() {
     let mut there = front.node(1);
     there.send(&command(&[b"PING"]));
     assert!(there.expect_line().contains("the target refused the password"));
+}
+
+/// Where the link does not know of a cluster, its clients are sent to servers that they may not reach: that is an error, and the
+/// log says once what to write instead.
+#[test]
+fn a_link_that_leads_to_one_node_as_if_there_were_no_others_is_told_once() {
+    let at = own_address();
+    let moved = || "-MOVED 7 192.0.2.7:6379\r\n".to_owned();
+    let node = play_at(at, move || vec![(id(1), at, "myself,master", 1, "0-100")], moved);
+    let ambassador = Launch::redis(node.address()).start();
+    for _ in 0..3 {
+        let mut client = ambassador.connect("redis:6379");
+        assert_eq!(ask(&mut client, &[b"GET", b"key"]), moved().as_bytes());
+        assert_eq!(ask(&mut client, &[b"GET", b"key"]), moved().as_bytes());
+    }
+    let is_told = |line: &Value| {
+        line["message"].as_str().is_some_and(|told| told.contains("a node of a Redis Cluster"))
+    };
+    let line = ambassador.wait_for_log("the target is a node", is_told);
+    let remedy = format!("write REDIS_PORT_6379_TCP=redis+cluster://{}", node.address());
+    assert!(line["remedy"].as_str().is_some_and(|told| told.starts_with(&remedy)), "{line}");
+    assert!(metric(ambassador.admin(), "errors_total{link=\"redis:6379\",code=\"MOVED\"}") > 5.5);
+    assert_eq!(ambassador.logged(is_told).len(), 1);
 }
 
 #[test]

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::broken::{Line, id, play_at};
 use super::{FIRST, Front, ask, launch};
 use crate::check::{check, expect};
+use crate::health::health;
 use crate::status::status;
 use crate::support::{
     Authority, Browser, Cluster, RedisServer, SLOTS, Version, eventually, get, metric, own_address, password,
@@ -226,6 +227,27 @@ fn nodes_that_are_down_and_slots_that_nobody_serves_are_told() {
     assert!(is(front.metric("cluster_slots_uncovered{link=\"redis:6379\"}"), 0));
 }
 
+#[test]
+fn a_node_that_no_client_goes_to_is_known_to_be_back() {
+    let password = password();
+    let Some(mut cluster) = Cluster::start(&password) else { return };
+    let front = Front::of(&cluster);
+    front.knows(6);
+    front.is_whole(6);
+    let shown = nodes(&front.told());
+    let replica = replica_of(&shown, master_of(&shown, 0));
+    let number = front.number_of(replica) - FIRST;
+    cluster.at(replica).stop();
+    // Somebody finds out before the cluster says so.
+    let said = front.node(number).expect_line();
+    assert!(said.starts_with("-CLUSTERDOWN "), "{said}");
+    eventually("it is told", || warnings(&front.told()).starts_with("down: 1 of 6 nodes"));
+    cluster.at(replica).start_again();
+    front.is_whole(6);
+    assert_eq!(front.told()["warnings"], json!([]));
+    assert!(is(front.metric(&format!("backend_up{{link=\"redis:6379\",backend=\"{replica}\"}}")), 1));
+}
+
 /// The script writes what the server has written.
 #[test]
 fn a_browser_shows_the_nodes_as_the_page_has_them() {
@@ -237,10 +259,12 @@ fn a_browser_shows_the_nodes_as_the_page_has_them() {
     front.is_whole(6);
     browser.open(&format!("http://{}/", front.ambassador.admin()));
     browser.eventually("document.querySelector('.backends summary').textContent === '6 nodes'");
-    let mut client = front.node(2);
-    assert_eq!(ask(&mut client, &[b"PING"]), b"+PONG\r\n");
     let shown = nodes(&front.told());
     let replica = replica_of(&shown, master_of(&shown, 0));
+    // One that stays.
+    let number = if front.number_of(replica) == FIRST + 2 { 3 } else { 2 };
+    let mut client = front.node(number);
+    assert_eq!(ask(&mut client, &[b"PING"]), b"+PONG\r\n");
     cluster.at(replica).stop();
     browser.eventually("document.querySelector('.backends summary').textContent === '6 nodes, 1 down'");
     let rows =
@@ -259,7 +283,7 @@ fn a_browser_shows_the_nodes_as_the_page_has_them() {
     let written: Vec<_> = written.collect();
     assert_eq!(words(&live), written.join("\n"));
     assert!(written.iter().any(|row| row.starts_with(&format!("down {replica} · on "))), "{written:?}");
-    assert!(written[2].ends_with(" · 1 connection"), "{written:?}");
+    assert!(written[usize::from(number)].ends_with(" · 1 connection"), "{written:?}");
     browser.expect_no_complaint();
 }
 
@@ -282,12 +306,16 @@ fn too_few_numbers_are_told_with_the_variable() {
     let front = Front::start(few());
     front.knows(2);
     let trouble = format!("the cluster has 3 nodes, but CLUSTER_PORTS={FIRST}-{} has 2 numbers", FIRST + 1);
-    let remedy = "set REDIS_PORT_6379_CLUSTER_PORTS to a range";
+    let remedy = "set REDIS_CLUSTER_PORTS to a range";
     let told = front.told();
     assert_eq!(told["cluster"]["trouble"], trouble, "{told:#}");
     assert!(words(&told["cluster"]["remedy"]).starts_with(remedy), "{told:#}");
     assert!(warnings(&told).starts_with(&format!("{trouble}; {remedy}")), "{told:#}");
-    assert_eq!(told["state"], "degraded", "{told:#}");
+    assert_eq!(told["state"], "fails", "{told:#}");
+    assert!(is(front.metric("cluster_nodes_without_listener{link=\"redis:6379\"}"), 1));
+    let health = health(&front.ambassador.admin().to_string(), &["--links"]);
+    let failing = format!("1 of 1 links fail: redis:6379: {trouble}; {remedy}");
+    assert!(health.code == Some(1) && health.stderr.contains(&failing), "{}", health.stderr);
     let listeners: Vec<_> = nodes(&told).iter().map(|node| node["listen"].is_null()).collect();
     assert_eq!(listeners, [false, false, true], "{told:#}");
     assert!(front.status().contains("\n  no listener -> 127."), "{}", front.status());

@@ -94,12 +94,15 @@ fn explained(text: &str) -> String {
 
 fn setting(setting: &Setting) -> String {
     let scope = match setting.scope {
-        Scope::Any => "",
+        Scope::Any => "Any link",
         Scope::Redis => "Redis links",
         Scope::RedisCommonName => "Redis links; elsewhere ignored with a warning",
     };
-    let credential = if setting.credential { "; a credential" } else { "" };
-    let mark = if scope.is_empty() { String::new() } else { format!("*{scope}{credential}.*") };
+    let mark = match (setting.scope, setting.credential) {
+        (Scope::Any, false) => String::new(),
+        (_, true) => format!("*{scope}; a credential.*"),
+        (_, false) => format!("*{scope}.*"),
+    };
     let text = format!("{} {mark}", explained(setting.doc));
     format!("### `{}`\n\n{}", setting.name, wrapped("", &text))
 }

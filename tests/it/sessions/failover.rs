@@ -143,6 +143,29 @@ pub(crate) fn the_last_word_goes_to_the_new_primary(change: impl Fn(Launch) -> L
     assert_eq!(value, 2);
 }
 
+/// `WAIT` for writes that the old primary took, which the new one knows nothing of: the client is told, and goes.
+#[test]
+fn a_wait_for_writes_of_before_a_failover_ends_the_session() {
+    a_wait_for_another_servers_writes_ends_the_session(|launch| launch);
+}
+
+/// The same of a link with more settings.
+pub(crate) fn a_wait_for_another_servers_writes_ends_the_session(change: impl Fn(Launch) -> Launch) {
+    let Some(pair) = Pair::start(Version::Redis70) else { return };
+    let ambassador = change(pair.launch()).start();
+    let client = redis::Client::open(format!("redis://{}/", ambassador.address(LINK))).expect("a URL");
+    let mut client = client.get_connection().expect("a connection");
+    redis::cmd("SET").arg(&["k", "v"]).exec(&mut client).expect("a value");
+    pair.fail_over(0);
+    eventually("the client is at the new primary", || {
+        let info: String = redis::cmd("INFO").arg("replication").query(&mut client).expect("INFO");
+        info.contains("role:master")
+    });
+    let waited = redis::cmd("WAIT").arg(&[0, 100]).query::<usize>(&mut client);
+    let words = waited.expect_err("a false promise").to_string();
+    assert!(words.contains("redis-ambassador"), "{words}");
+}
+
 /// The first server follows the second from now on, which takes writes.
 fn demote(pair: &Pair) {
     let second = pair.address(1);

@@ -120,6 +120,19 @@ fn each_thread_has_its_own() {
     assert_eq!(stage.connections(), SHARED * THREADS);
 }
 
+/// Where no more can be had, those that are there serve all.
+#[test]
+fn a_server_that_takes_no_more_connections_serves_all_by_those_it_has() {
+    let Some(mut stage) = Stage::start() else { return };
+    let mut clients = stage.clients(1);
+    say(&mut clients, "SET k v\r\n", "+OK\r\n");
+    // The administrator's and one more.
+    redis::cmd("CONFIG").arg(&["SET", "maxclients", "2"]).exec(&mut stage.administrator).expect("CONFIG SET");
+    clients.extend(stage.clients(9));
+    say(&mut clients, "GET k\r\n", "$1\r\nv\r\n");
+    assert_eq!(stage.connections(), 1);
+}
+
 /// What needs an upstream of its own has it for as long as it needs it.
 #[test]
 fn after_transactions_and_waits_few_connections_are_left() {

@@ -17,9 +17,6 @@ const A_LITTLE: usize = 6 * MIB;
 /// More than is ever kept for one.
 const AT_MOST: usize = (16 + 8) * MIB;
 
-/// How long others may wait, on a machine that has other things to do.
-const SOON: Duration = Duration::from_secs(2);
-
 /// A server with a value of so many bytes, and an ambassador whose clients share one upstream of one thread. Also what
 /// a GET of the value is answered.
 fn with_value(len: usize) -> Option<(RedisServer, Ambassador, Vec<u8>)> {
@@ -31,15 +28,13 @@ fn with_value(len: usize) -> Option<(RedisServer, Ambassador, Vec<u8>)> {
     Some((server, ambassador, reply))
 }
 
-/// Others, who are served.
+/// Others, who are served: sooner or later, as the machine may have other things to do. How soon is shown where the clock is
+/// the test's own.
 struct Others(Vec<Peer>);
 
 impl Others {
     fn connect(ambassador: &Ambassador) -> Self {
         let mut others = Self((0..10).map(|_| ambassador.connect(LINK)).collect());
-        for other in &mut others.0 {
-            other.patience(SOON);
-        }
         others.are_served(1);
         others
     }

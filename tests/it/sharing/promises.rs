@@ -42,6 +42,12 @@ fn who_can_not_be_served_elsewhere_hears_what_the_server_said() {
     failover::a_write_that_no_server_takes_is_refused(all_on_one);
 }
 
+/// What one that all share has written at another server.
+#[test]
+fn a_wait_for_writes_of_before_a_failover_ends_the_session() {
+    failover::a_wait_for_another_servers_writes_ends_the_session(all_on_one);
+}
+
 /// All have gone to the new place by way of the one that they share.
 #[track_caller]
 fn expect_shared(ambassador: Option<Ambassador>) {

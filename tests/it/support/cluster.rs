@@ -1,7 +1,7 @@
 //! A real Redis Cluster, each node at a loopback address of its own.
 
 use std::fmt::Write as _;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -72,13 +72,14 @@ impl Cluster {
         Self::start_at(Version::Redis70, password, 6, address_of_node, lines, Some(tls))
     }
 
-    /// The same at one address, each node at a port of its own.
+    /// The same at one loopback address, each node at a port of its own.
     pub(crate) fn start_at_one_address(
+        at: IpAddr,
         password: &str,
         nodes: usize,
         configuration: impl Fn(usize) -> String,
     ) -> Option<Self> {
-        let free = || SocketAddr::new(Ipv4Addr::LOCALHOST.into(), address_of_node().port());
+        let free = || SocketAddr::new(at, address_of_node().port());
         Self::start_at(Version::Redis70, password, nodes, free, configuration, None)
     }
 
@@ -94,7 +95,9 @@ impl Cluster {
         for number in 0..nodes {
             cluster.nodes.push(cluster.another_at(version, &free, &configuration(number))?);
         }
-        let addresses = cluster.addresses();
+        // Without the brackets of IPv6, as redis-cli takes them.
+        let addresses: Vec<_> =
+            cluster.addresses().iter().map(|address| address.replace(['[', ']'], "")).collect();
         let replicas = usize::from(nodes >= 6).to_string();
         let mut create = vec!["create"];
         create.extend(addresses.iter().map(String::as_str));
@@ -244,7 +247,9 @@ fn known(node: &RedisServer, password: &str) -> Vec<Known> {
     let told: String = redis::cmd("CLUSTER").arg("NODES").query(&mut administrator).expect("CLUSTER NODES");
     let node = |line: &str| {
         let words: Vec<_> = line.split(' ').collect();
-        let address = words[1].split('@').next()?.parse().ok()?;
+        // An IPv6 address has no brackets there.
+        let (ip, port) = words[1].split('@').next()?.rsplit_once(':')?;
+        let address = SocketAddr::new(ip.parse().ok()?, port.parse().ok()?);
         Some(Known {
             id: words[0].to_owned(),
             address,

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use redis::{Connection, RedisResult};
 
-use super::PATIENCE;
+use super::{PATIENCE, eventually};
 
 /// What a client does in one round; it gets the number of the client and that of the round.
 type Job = dyn Fn(&mut Connection, usize, usize) -> RedisResult<()> + Send + Sync;
@@ -30,6 +30,8 @@ struct Client {
 struct Record {
     rounds: AtomicUsize,
     connections: AtomicUsize,
+    /// Since when it waits for an answer.
+    waits: Mutex<Option<Instant>>,
     done: Mutex<Vec<Round>>,
     failures: Mutex<Vec<Failure>>,
 }
@@ -124,6 +126,13 @@ impl Load {
         }
     }
 
+    /// Waits until every client has waited for an answer for so long.
+    #[track_caller]
+    pub(crate) fn waits_for(&self, time: Duration) {
+        let waits = |client: &Client| lock(&client.record.waits).is_some_and(|since| since.elapsed() >= time);
+        eventually("every client waits for an answer", || self.clients.iter().all(waits));
+    }
+
     /// The rounds of one of the clients of this name that were answered.
     pub(crate) fn done(&self, name: &str, number: usize) -> Vec<Round> {
         let mut clients = self.clients.iter().filter(|client| client.name == name);
@@ -200,7 +209,9 @@ impl Work {
                 return;
             }
             let sent = Instant::now();
+            *lock(&self.record.waits) = Some(sent);
             let result = self.round(&mut connection, number);
+            *lock(&self.record.waits) = None;
             match result {
                 Ok(()) => {
                     lock(&self.record.done).push(Round { number, sent, answered: Instant::now() });
@@ -236,8 +247,8 @@ fn is_broken(connection: &Connection) -> bool {
     !redis::ConnectionLike::is_open(connection)
 }
 
-fn lock<T>(list: &Mutex<Vec<T>>) -> MutexGuard<'_, Vec<T>> {
-    list.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<T>(record: &Mutex<T>) -> MutexGuard<'_, T> {
+    record.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The numbers in a list to which a client has appended a larger one each time: none is there twice.

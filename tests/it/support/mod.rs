@@ -2,6 +2,7 @@
 //! passwords that are looked for in everything the ambassador ever printed.
 
 mod ambassador;
+mod balancer;
 mod browser;
 mod cluster;
 mod dice;
@@ -17,6 +18,8 @@ mod sentinel;
 mod target;
 mod terminal;
 mod tls;
+mod token_service;
+pub(crate) mod zookeeper;
 
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -25,6 +28,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 pub(crate) use ambassador::{Ambassador, Finished, Launch, another_user, lines};
+pub(crate) use balancer::{Balancer, listen};
 pub(crate) use browser::Browser;
 pub(crate) use cluster::{Cluster, Known, SLOTS};
 pub(crate) use dice::Dice;
@@ -42,6 +46,9 @@ pub(crate) use terminal::{on_a_terminal, shown};
 pub(crate) use tls::{
     Authority, Identity, SERVER_NAME, TlsPeer, Workbench, openssl, redis_over_tls, replace,
 };
+pub(crate) use token_service::{Asked, TokenService, answered};
+
+pub(crate) use zookeeper::{ZooKeeper, play_zookeeper};
 
 /// How long anything may take that is bound to happen. Only a broken promise ever waits for so long.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);

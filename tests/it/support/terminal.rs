@@ -11,7 +11,9 @@ pub(crate) fn on_a_terminal(columns: u16, lines: u16, arguments: &str) -> Option
         return None;
     }
     let program = env!("CARGO_BIN_EXE_redis-ambassador");
-    let run = format!("stty cols {columns} rows {lines}; exec {program} {arguments}");
+    // Ctrl-C is ignored by what a shell started in the background, and by all that this starts in its turn.
+    let heeding = "env --default-signal=INT";
+    let run = format!("stty cols {columns} rows {lines}; exec {heeding} {program} {arguments}");
     let mut command = Command::new("script");
     command.args(["--quiet", "--command", &run, "/dev/null"]).env_clear().env("SHELL", "/bin/sh");
     command.env("PATH", std::env::var_os("PATH").unwrap_or_default()).stdin(Stdio::null());

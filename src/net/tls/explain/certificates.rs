@@ -517,6 +517,18 @@ impl<'a> Shown<'a> {
         self.says(0, &format!("is for {}, not for {expected}", names.join(", ")))
     }
 
+    /// The names of a client, the first of many.
+    pub fn client_names(&self) -> String {
+        let own = self.own();
+        let mut names = own.into_iter().flat_map(Certificate::all_names);
+        let mut told: Vec<_> = names.by_ref().take(MOST_NAMES).map(|name| name.to_string()).collect();
+        let more = names.count();
+        if more > 0 {
+            told.push(format!("{more} more"));
+        }
+        if told.is_empty() { "no name".to_owned() } else { told.join(", ") }
+    }
+
     fn expected(&self) -> Cow<'_, str> {
         self.name.map(ServerName::to_str).unwrap_or_default()
     }
