@@ -314,6 +314,11 @@ fn who_shares_can_end_what_keeps_the_server_busy() {
         client.send(b"SELECT 3\r\nGET k\r\n");
         client.expect(b"+OK\r\n$-1\r\n");
     }
+    // While the server is busy, nobody gets to a shared upstream of that database who is not there yet.
+    eventually("what was lent is given back", || upstreams(&ambassador, "lent") == 0);
+    two.send(b"GET k\r\n");
+    two.expect(b"$-1\r\n");
+    assert_eq!(upstreams(&ambassador, "lent"), 0);
     one.send(b"EVAL \"while true do end\" 0\r\n");
     eventually("the server is busy", || {
         two.send(b"GET k\r\n");
