@@ -119,7 +119,7 @@ impl App {
         let mut metrics = Metrics::new();
         let mut listening = Vec::new();
         let mut errors = Vec::new();
-        let warm = config.links.iter().map(Link::warm).fold(0, usize::saturating_add);
+        let warm = config.links.iter().map(|link| link.warm()).fold(0, usize::saturating_add);
         if !descriptors.carry(warm) {
             let error = io::Error::other(format!(
                 "{warm} connections are to be kept ready, but the limit on file descriptors is {}",
@@ -132,7 +132,7 @@ impl App {
         let are_of_a_unit = passed.are_of_a_unit();
         let of_links = config.links.iter().map(|link| &link.listen.addresses);
         let mut addresses: Vec<_> = of_links.flatten().chain(&config.process.admin).cloned().collect();
-        addresses.extend(config.links.iter().flat_map(cluster::node_addresses));
+        addresses.extend(config.links.iter().flat_map(|link| cluster::node_addresses(link)));
         let mut unwanted = passed.close_stored_but(&addresses);
         for link in config.links {
             match Listener::open(Some(&link.name), &link.listen, config.process.keepalive, &mut passed) {
@@ -186,7 +186,7 @@ impl App {
                 metrics,
                 cluster,
                 is_node: false,
-                link: Arc::new(link),
+                link,
             });
             bound.push(Bound { listener, service, nodes });
         }

@@ -19,6 +19,7 @@ use std::ffi::OsString;
 use std::fmt;
 use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
+use std::sync::Arc;
 
 use serde::Serialize;
 use zeroize::Zeroizing;
@@ -120,7 +121,7 @@ impl Env {
 #[derive(Debug)]
 pub struct Config {
     /// In the order of their variables.
-    pub links: Vec<Link>,
+    pub links: Vec<Arc<Link>>,
     pub process: Process,
     /// Link variables that are ignored.
     pub ignored: Vec<Ignored>,
@@ -217,7 +218,7 @@ impl Config {
     pub fn load(env: &Env, arguments: &ProcessArguments) -> Result<Self, ConfigErrors> {
         let mut findings = Diagnostics::of(env);
         let process = process::parse(env, arguments, &mut findings);
-        let links = link::parse(env, &process, &mut findings);
+        let links = link::parse(env, &process, &mut findings).into_iter().map(Arc::new).collect();
         if findings.mistakes.is_empty() {
             Ok(Self { links, process, ignored: findings.ignored, warnings: findings.warnings })
         } else {

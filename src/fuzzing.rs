@@ -473,7 +473,7 @@ pub fn masked(data: &[u8]) {
 }
 
 /// A link over TLS, for errors to be about.
-static OVER_TLS: LazyLock<Link> = LazyLock::new(|| {
+static OVER_TLS: LazyLock<Arc<Link>> = LazyLock::new(|| {
     let variables = [("REDIS_PORT_6379_TCP", "rediss://h"), ("REDIS_TLS_VERIFY", "none")];
     let variables = variables.map(|(name, value)| (name.into(), value.into()));
     let config = Config::load(&Env::new(variables), &ProcessArguments::default());

@@ -94,7 +94,7 @@ impl Report {
     }
 }
 
-async fn check(link: &Link, dialler: &Dialler) -> (CheckedLink, Vec<Finding>) {
+async fn check(link: &Arc<Link>, dialler: &Dialler) -> (CheckedLink, Vec<Finding>) {
     let mut findings = Finding::of_own_certificates(link);
     // Nobody reads them.
     let metrics = Arc::new(Metrics::new().link(&link.name));

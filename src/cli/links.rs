@@ -72,7 +72,7 @@ impl Row {
 /// Shows the wiring.
 pub fn show(config: &Config, format: Format, screen: &Screen, out: &mut impl Write) -> io::Result<()> {
     let wiring = Wiring {
-        links: config.links.iter().map(Row::of).collect(),
+        links: config.links.iter().map(|link| Row::of(link)).collect(),
         ignored: &config.ignored,
         warnings: &config.warnings,
     };

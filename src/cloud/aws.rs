@@ -154,6 +154,8 @@ impl Aws {
                             target: "secret",
                             cache = self.cache.name,
                             error = reason,
+                            remedy = "mend it before they end: docs/credentials.md says from where keys are taken, under Cloud \
+                                      tokens",
                             "no new keys from AWS; the last ones sign on"
                         );
                         Ok(Arc::clone(keys))

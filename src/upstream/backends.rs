@@ -28,7 +28,7 @@ pub use listed::{Backend, Entry, Listed};
 pub use round::{Done, Lease, Next, Round};
 
 use crate::config::Link;
-use crate::config::link::{Balance, Role};
+use crate::config::link::Role;
 use crate::failure::{Failure, no_list_remedy};
 use crate::metrics::LinkMetrics;
 use crate::net::Endpoint;
@@ -90,11 +90,7 @@ fn list(rows: &[Row]) -> List {
 }
 
 pub struct Backends {
-    link: String,
-    balance: Balance,
-    /// The role that a backend must have.
-    role: Option<Role>,
-    pub(super) grace: Option<Duration>,
+    link: Arc<Link>,
     connections: Arc<Connections>,
     pub metrics: Arc<LinkMetrics>,
     /// The source's endpoints. `list` is made of them under this lock.
@@ -108,18 +104,16 @@ pub struct Backends {
     is_known: AtomicBool,
     /// The error of the last refresh; `None` after a successful one.
     last_error: Mutex<Option<String>>,
-    /// What helps against most of them.
-    remedy: String,
 }
 
 impl Backends {
     /// Starts with the backends that the configuration lists; discovery publishes the others.
-    pub fn of(link: &Link, connections: Arc<Connections>, metrics: Arc<LinkMetrics>) -> Self {
+    pub fn of(link: &Arc<Link>, connections: Arc<Connections>, metrics: Arc<LinkMetrics>) -> Self {
         Self::at(link, &link.endpoints, connections, metrics)
     }
 
     pub fn at(
-        link: &Link,
+        link: &Arc<Link>,
         endpoints: &[Endpoint],
         connections: Arc<Connections>,
         metrics: Arc<LinkMetrics>,
@@ -128,10 +122,7 @@ impl Backends {
         let endpoints = endpoints.iter().filter(|endpoint| seen.insert(*endpoint));
         let rows: Vec<_> = endpoints.map(|one| Row::of(Listed::new(one.clone()), 0, None)).collect();
         Self {
-            link: link.name.clone(),
-            balance: link.balance,
-            role: link.redis.as_ref().and_then(|redis| redis.role),
-            grace: link.move_grace,
+            link: Arc::clone(link),
             connections,
             metrics,
             list: latest::Sender::new(list(&rows)),
@@ -140,17 +131,18 @@ impl Backends {
             refresh_requested: Arc::default(),
             is_known: AtomicBool::new(false),
             last_error: Mutex::default(),
-            remedy: no_list_remedy(link),
         }
+    }
+
+    /// The role that a backend must have.
+    fn role(&self) -> Option<Role> {
+        self.link.redis.as_ref().and_then(|redis| redis.role)
     }
 
     /// The part of these that one endpoint is: its servers are the same, with all that is known of them.
     pub fn at_one(&self, endpoint: &Endpoint) -> Self {
         let part = Self {
-            link: self.link.clone(),
-            balance: self.balance,
-            role: self.role,
-            grace: self.grace,
+            link: Arc::clone(&self.link),
             connections: Arc::clone(&self.connections),
             metrics: Arc::clone(&self.metrics),
             list: latest::Sender::new(list(&[])),
@@ -159,7 +151,6 @@ impl Backends {
             refresh_requested: Arc::clone(&self.refresh_requested),
             is_known: AtomicBool::new(true),
             last_error: Mutex::default(),
-            remedy: self.remedy.clone(),
         };
         part.lead_to_part(Some(endpoint), self);
         part
@@ -195,7 +186,7 @@ impl Backends {
         let state = |entry: &Arc<Entry>| BackendState {
             backend: entry.to_string(),
             up: entry.is_up(),
-            role: self.role.and_then(|role| {
+            role: self.role().and_then(|role| {
                 entry.has_role().map(|has_it| if has_it { role.to_string() } else { OTHER_ROLE.to_owned() })
             }),
             connections: entry.active(),
@@ -239,7 +230,8 @@ impl Backends {
         };
         let own = &list[at];
         let goes_before = |(number, other): (usize, &Arc<Entry>)| {
-            let in_order = other.priority == own.priority && number < at && self.balance.goes_by_order(own);
+            let in_order =
+                other.priority == own.priority && number < at && self.link.balance.goes_by_order(own);
             (other.priority < own.priority || in_order) && other.is_up()
         };
         let has_role = lease.backend().has_role.load(Ordering::Relaxed);
@@ -263,7 +255,7 @@ impl Backends {
         lease.backend().has_other_role.store(false, Ordering::Relaxed);
         lease.backend().rest.end();
         if !was_up && self.are_several() {
-            tracing::info!(target: "backends", link = self.link, backend = %lease, "backend recovered");
+            tracing::info!(target: "backends", link = self.link.name, backend = %lease, "backend recovered");
         }
     }
 
@@ -282,7 +274,7 @@ impl Backends {
                 self.metrics.target_changed();
                 tracing::warn!(
                     target: "backends",
-                    link = self.link,
+                    link = self.link.name,
                     backend = %lease,
                     error = %failure,
                     connections,
@@ -297,10 +289,11 @@ impl Backends {
     fn warn(&self, backend: &dyn fmt::Display, failure: &Failure) {
         tracing::warn!(
             target: "backends",
-            link = self.link,
+            link = self.link.name,
             %backend,
             stage = failure.stage().name(),
             error = %failure,
+            remedy = failure.remedy(&self.link),
             "backend ejected"
         );
     }
@@ -332,14 +325,14 @@ impl Backends {
         drop(rows);
         listed.rest.end();
         if is_back {
-            tracing::info!(target: "backends", link = self.link, backend = %listed.endpoint, "backend recovered");
+            tracing::info!(target: "backends", link = self.link.name, backend = %listed.endpoint, "backend recovered");
         }
         if !left.is_empty() {
             self.metrics.target_changed();
             let connections = self.ask(Reason::Moved, Lease::is_abandoned);
             tracing::info!(
                 target: "backends",
-                link = self.link,
+                link = self.link.name,
                 backend = %listed.endpoint,
                 from = shown(&left),
                 to = shown(addresses.iter()),
@@ -362,7 +355,7 @@ impl Backends {
 
     /// Drains the connections for which `leaves` is true; returns their number.
     fn ask(&self, reason: Reason, leaves: impl Fn(&Lease) -> bool) -> usize {
-        let Some(grace) = self.grace else {
+        let Some(grace) = self.link.move_grace else {
             return 0;
         };
         let now = Instant::now();
@@ -380,7 +373,7 @@ impl Backends {
     /// Replaces the list and drains the connections of backends that are no longer on it.
     pub fn publish(&self, listings: Vec<Listing>, reason: &str) {
         if self.last_error.lock().take().is_some() {
-            tracing::info!(target: "backends", link = self.link, "discovery recovered");
+            tracing::info!(target: "backends", link = self.link.name, "discovery recovered");
         }
         self.is_known.store(true, Ordering::Relaxed);
         let mut rows = self.rows.lock();
@@ -413,7 +406,7 @@ impl Backends {
         if !same {
             self.metrics.target_changed();
             let connections = self.ask(Reason::Moved, Lease::is_abandoned);
-            tracing::info!(target: "backends", link = self.link, from, to, reason, connections, "backends changed");
+            tracing::info!(target: "backends", link = self.link.name, from, to, reason, connections, "backends changed");
         }
     }
 
@@ -429,9 +422,9 @@ impl Backends {
             let serving = self.rows.lock().len();
             tracing::warn!(
                 target: "backends",
-                link = self.link,
+                link = self.link.name,
                 error = reason,
-                remedy = remedy.unwrap_or(&self.remedy),
+                remedy = remedy.map_or_else(|| no_list_remedy(&self.link), str::to_owned),
                 serving,
                 "discovery failed; keeping the last known backends"
             );

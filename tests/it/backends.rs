@@ -149,6 +149,7 @@ fn first_takes_the_first_that_serves_and_comes_back_to_it() {
     assert_eq!(shares(&ambassador, 10)["b"], 10);
     let line = ambassador.wait_for("backend ejected");
     assert_eq!(line["backend"], address.to_string(), "{line}");
+    assert!(line["remedy"].as_str().is_some_and(|remedy| remedy.contains("DB_PORT_5432_TCP")), "{line}");
     let _a = Named::at(address, "a");
     eventually("the first one again", || whom(&mut ambassador.connect("db:5432")) == "a");
     ambassador.wait_for("backend recovered");

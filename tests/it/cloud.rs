@@ -523,6 +523,7 @@ fn a_token_that_is_refused_is_signed_anew_with_the_keys_that_last() {
     assert_ne!(first, second);
     let warned = ambassador.wait_for("no new keys from AWS; the last ones sign on");
     assert!(warned["error"].as_str().unwrap().contains("500"), "{warned}");
+    assert!(warned["remedy"].is_string(), "{warned}");
 }
 
 /// Whatever a service answers instead of a token, the error says what, and where.

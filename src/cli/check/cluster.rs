@@ -80,7 +80,7 @@ impl Cluster {
 
 /// A look at the cluster, if a link leads to one: which nodes are to be examined.
 pub(super) async fn look(
-    link: &Link,
+    link: &Arc<Link>,
     dialler: &Dialler,
     metrics: &Arc<LinkMetrics>,
 ) -> Option<Result<Look, Unseen>> {

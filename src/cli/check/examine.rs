@@ -182,7 +182,7 @@ pub(super) struct Servers {
 impl Servers {
     /// Finds them out.
     pub(super) async fn of(
-        link: &Link,
+        link: &Arc<Link>,
         dialler: &Dialler,
         endpoint: &Endpoint,
         metrics: &Arc<LinkMetrics>,
@@ -211,7 +211,7 @@ async fn resolve(dialler: &Dialler, backends: &Backends, deadline: Instant) -> R
 
 /// Watches a dial to one server, asks that some questions, and says what was found on the way.
 pub(super) async fn examine(
-    link: &Link,
+    link: &Arc<Link>,
     dialler: &Dialler,
     (servers, entry): (&Servers, Arc<Entry>),
 ) -> (Examined, Vec<Finding>) {

@@ -254,7 +254,7 @@ impl<'a> Round<'a> {
             self.list.iter().filter(|entry| is_meant(entry) && self.is_untried(entry)).collect();
         let ready: Vec<_> = untried.iter().copied().filter(|entry| !entry.rests(now)).collect();
         let usable = if ready.is_empty() { &untried } else { &ready };
-        (!usable.is_empty()).then(|| Arc::clone(self.backends.balance.choose(usable, self.turn)))
+        (!usable.is_empty()).then(|| Arc::clone(self.backends.link.balance.choose(usable, self.turn)))
     }
 
     /// A lease of the server's first untried address, preferring one that is not in back-off.

@@ -90,7 +90,11 @@ pub struct Look {
 ///
 /// # Errors
 /// No node has told of it.
-pub async fn look_once(dialler: &Dialler, link: &Link, metrics: &Arc<LinkMetrics>) -> Result<Look, Unseen> {
+pub async fn look_once(
+    dialler: &Dialler,
+    link: &Arc<Link>,
+    metrics: &Arc<LinkMetrics>,
+) -> Result<Look, Unseen> {
     let at = |endpoints: &[Endpoint]| Backends::at(link, endpoints, Arc::default(), Arc::clone(metrics));
     let mut views = look(dialler, link, &at(&link.endpoints), TIMEOUT).await?;
     let known: Vec<_> = newest(&views).nodes.into_iter().map(|node| node.endpoint).collect();

@@ -26,7 +26,7 @@ const MAX_CONCURRENT_CHECKS: usize = 16;
 /// Checks every [`INTERVAL`]. Never returns unless there is nothing to check.
 pub(super) async fn watch(service: &LinkRuntime) {
     // Without a drain (MOVE_GRACE=off) and without a pool a change has no effect.
-    if service.backends.grace.is_none() && service.link.warm() == 0 {
+    if service.link.move_grace.is_none() && service.link.warm() == 0 {
         return;
     }
     loop {
