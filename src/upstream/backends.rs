@@ -2,8 +2,9 @@
 //!
 //! - The configuration or a source in [`discovery`](crate::upstream::discovery) publishes a list of endpoints. A
 //!   hostname in it stands for its addresses, as every dial resolves them ([`Listed`]).
-//! - A dial tries the candidates of one [`Round`], in the order of the link's [`Balance`], and reports each result. A
-//!   failed backend is in back-off for a growing time; until it ends, it is tried only when no other is left.
+//! - A dial tries the candidates of one [`Round`], in the order of the link's
+//!   [`Balance`](crate::config::link::Balance), and reports each result. A failed backend is in back-off for a growing
+//!   time; until it ends, it is tried only when no other is left.
 //! - A connection holds a [`Lease`] at its backend until it ends, so that the connections of a backend that is removed
 //!   or demoted can be drained.
 
