@@ -35,7 +35,7 @@ const UNSENT: usize = 256 * 1024;
 const UNREAD: usize = 1024 * 1024;
 
 /// How much is kept for a client that does not read, and for whom others would have to wait. In bytes.
-const MOST_UNREAD: usize = 16 * 1024 * 1024;
+pub(super) const MOST_UNREAD: usize = 16 * 1024 * 1024;
 
 /// How long those wait all the same whose writes stand behind that, so that a client that does read may keep up.
 const PATIENCE: Duration = Duration::from_secs(5);

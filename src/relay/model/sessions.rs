@@ -11,6 +11,7 @@ use tokio::task::JoinHandle;
 
 use super::*;
 use crate::metrics::Metrics;
+use crate::relay::shared::MOST_UNREAD;
 use crate::relay::{Driver, Restore, Shared, Way};
 use crate::resp;
 use crate::resp::commands::{First, LONGEST_TOGETHER, UNLIMITED, first};
@@ -537,7 +538,12 @@ fn judge_client(story: &Story, number: usize, executed: &[Key], came: (&End, &Pl
     // A client that takes too long is not waited for.
     let is_left = story.leave.is_some() || story.lifetime.is_some();
     let is_large = asks(|asked| matches!(asked, Asked::Write(1000..)));
-    let is_slow = client.script.deaf > 0 && (is_left || story.shares) || is_large && is_left;
+    // Nor is one whose line stalls while others have to wait for more than is kept for it.
+    let is_too_much =
+        replies.iter().map(Vec::len).sum::<usize>() > MOST_UNREAD && !client.script.line.writes.is_empty();
+    let is_slow = client.script.deaf > 0 && (is_left || story.shares)
+        || is_large && is_left
+        || is_too_much && story.shares;
     let drains = matches!(story.leave, Some((_, Reason::Drain)));
     let breaks = story.faults.iter().any(Option::is_some) || story.secret.is_some() || drains || is_slow;
     if !breaks {
@@ -756,6 +762,35 @@ fn a_reply_behind_a_long_one_reaches_a_slow_reader() {
         }],
         faults: Vec::new(),
         most: 16,
+        dial: 0,
+        leave: None,
+        secret: None,
+        lifetime: None,
+        release: None,
+    });
+}
+
+/// A client whose line stalls before more than is kept for it may be closed; those who wait behind it are served.
+#[test]
+fn who_has_too_much_unread_is_not_waited_for() {
+    let client = |commands: Vec<Asked>, line: Manners| {
+        let script = Script { early: 0, acts: Vec::new(), leaves: Leaves::WithAnEnd, deaf: 0, line };
+        let mut client = Client { commands, script };
+        client.script.acts = acts(&[], client.lines(0).0.concat().len());
+        client
+    };
+    let manners = |writes| Manners { room: 100_000, holds: 0, reads: Vec::new(), writes };
+    let stalls = manners(vec![Whim { most: 1, after: 400 }; 3]);
+    judge(&Story {
+        clients: vec![
+            client(vec![Asked::Value(3_900_000); 7], stalls),
+            client(vec![Asked::Write(0); 3], manners(Vec::new())),
+        ],
+        shares: true,
+        retells: false,
+        lines: vec![manners(Vec::new())],
+        faults: Vec::new(),
+        most: 40,
         dial: 0,
         leave: None,
         secret: None,
