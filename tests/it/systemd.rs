@@ -580,6 +580,15 @@ impl Coming {
     }
 }
 
+/// A plain link to that echo, whose listeners the manager stores.
+fn stored_by(manager: &Manager, echo: NetAddress, listen: &str) -> Launch {
+    Launch::plain(echo)
+        .variable("DB_LISTEN", listen)
+        .variable("AMBASSADOR_ADMIN", "off")
+        .variable("NOTIFY_SOCKET", &manager.name)
+        .variable("FDSTORE", "8")
+}
+
 /// While the old process drains and after it has ended, clients wait at the listener that lives on; the next process serves
 /// them. The old one's clients are drained as at every stop.
 #[test]
@@ -593,10 +602,8 @@ fn a_restart_refuses_nobody_where_the_service_manager_stores_the_listeners() {
     let (address, path) = (own_address(), directory.path().join("socket"));
     let admin = own_address();
     let launch = || {
-        Launch::plain(echo.address())
-            .variable("DB_LISTEN", format!("{address},unix:{}", path.display()))
+        stored_by(&manager, echo.address(), &format!("{address},unix:{}", path.display()))
             .variable("AMBASSADOR_ADMIN", admin.to_string())
-            .variable("NOTIFY_SOCKET", &manager.name)
             .variable("FDSTORE", "3")
     };
     let mut ambassador = launch().start();
@@ -640,14 +647,9 @@ fn what_is_stored_and_not_wanted_is_removed_from_the_store() {
     let echo = Target::start().echo();
     let directory = tempfile::tempdir().expect("a directory");
     let (address, path) = (own_address(), directory.path().join("socket"));
-    let launch = || {
-        Launch::plain(echo.address())
-            .variable("AMBASSADOR_ADMIN", "off")
-            .variable("NOTIFY_SOCKET", &manager.name)
-            .variable("FDSTORE", "8")
-    };
+    let launch = |listen: &str| stored_by(&manager, echo.address(), listen);
     let unix = format!("unix:{}", path.display());
-    let ambassador = launch().variable("DB_LISTEN", format!("{address},{unix}")).start();
+    let ambassador = launch(&format!("{address},{unix}")).start();
     let (stored, _) = manager.stores();
     ambassador.signal(Signal::TERM);
     assert_eq!(ambassador.finish().code, Some(0));
@@ -658,7 +660,7 @@ fn what_is_stored_and_not_wanted_is_removed_from_the_store() {
     let (pipe, _other_end) = io::pipe().expect("a pipe");
     let names: Vec<_> = stored.names().into_iter().map(str::to_owned).collect();
     let passing = stored.and("secret", pipe).and("foreign", listening().0);
-    let ambassador = passing.to(launch().variable("DB_LISTEN", &unix)).start();
+    let ambassador = passing.to(launch(&unix)).start();
     let mut removed: Vec<_> = (0..4)
         .map(|_| {
             let message = manager.hears();
@@ -690,13 +692,7 @@ fn a_stored_unix_socket_is_taken_only_while_it_listens_and_has_the_mode_of_now()
     let echo = Target::start().echo();
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("socket");
-    let launch = |listen: &str| {
-        Launch::plain(echo.address())
-            .variable("DB_LISTEN", listen)
-            .variable("AMBASSADOR_ADMIN", "off")
-            .variable("NOTIFY_SOCKET", &manager.name)
-            .variable("FDSTORE", "8")
-    };
+    let launch = |listen: &str| stored_by(&manager, echo.address(), listen);
     let unix = format!("unix:{}", path.display());
     let ends = |ambassador: Ambassador| {
         ambassador.signal(Signal::TERM);
@@ -756,11 +752,7 @@ fn other_addresses_of_a_stored_port_are_listened_on() {
             assert_eq!(old.finish().code, Some(0));
             assert!(manager.hears_beside_the_status().starts_with("STOPPING=1\n"));
         }
-        let launch = Launch::plain(echo.address())
-            .variable("DB_LISTEN", format!("{listen}:{port}"))
-            .variable("AMBASSADOR_ADMIN", "off")
-            .variable("NOTIFY_SOCKET", &manager.name)
-            .variable("FDSTORE", "8");
+        let launch = stored_by(&manager, echo.address(), &format!("{listen}:{port}"));
         let started = stored.again().to(launch).start();
         loop {
             let (message, descriptors) = manager.hears_with_descriptors();
@@ -788,10 +780,7 @@ fn a_listener_that_is_not_stored_ends_with_its_process() {
     let echo = Target::start().echo();
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("socket");
-    let ambassador = Launch::plain(echo.address())
-        .variable("DB_LISTEN", format!("127.0.0.1:0,unix:{}", path.display()))
-        .variable("AMBASSADOR_ADMIN", "off")
-        .variable("NOTIFY_SOCKET", &manager.name)
+    let ambassador = stored_by(&manager, echo.address(), &format!("127.0.0.1:0,unix:{}", path.display()))
         .variable("FDSTORE", "1")
         .start();
     assert_eq!(manager.stores().0.names().len(), 1);

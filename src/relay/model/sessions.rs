@@ -699,22 +699,19 @@ proptest! {
     }
 }
 
+/// A client that says all at once, and reads nothing for so many seconds.
+fn at_once(commands: Vec<Asked>, deaf: u64, line: Manners) -> Client {
+    let script = Script { early: 0, acts: Vec::new(), leaves: Leaves::WithAnEnd, deaf, line };
+    let mut client = Client { commands, script };
+    client.script.acts = acts(&[], client.lines(0).0.concat().len());
+    client
+}
+
 /// A client has said all, and reads nothing for long; meanwhile its upstream is left twice.
 #[test]
 fn an_upstream_that_is_left_again_brings_nothing_back_to_life() {
     let manners = |room, reads| Manners { room, holds: 0, reads, writes: Vec::new() };
-    let client = |commands: Vec<Asked>, deaf, room| {
-        let script = Script {
-            early: 0,
-            acts: Vec::new(),
-            leaves: Leaves::WithAnEnd,
-            deaf,
-            line: manners(room, Vec::new()),
-        };
-        let mut client = Client { commands, script };
-        client.script.acts = acts(&[], client.lines(0).0.concat().len());
-        client
-    };
+    let client = |commands, deaf, room| at_once(commands, deaf, manners(room, Vec::new()));
     judge(&Story {
         clients: vec![
             client(vec![Asked::Value(13)], DEAF.as_secs(), 1),
@@ -773,18 +770,12 @@ fn a_reply_behind_a_long_one_reaches_a_slow_reader() {
 /// A client whose line stalls before more than is kept for it may be closed; those who wait behind it are served.
 #[test]
 fn who_has_too_much_unread_is_not_waited_for() {
-    let client = |commands: Vec<Asked>, line: Manners| {
-        let script = Script { early: 0, acts: Vec::new(), leaves: Leaves::WithAnEnd, deaf: 0, line };
-        let mut client = Client { commands, script };
-        client.script.acts = acts(&[], client.lines(0).0.concat().len());
-        client
-    };
     let manners = |writes| Manners { room: 100_000, holds: 0, reads: Vec::new(), writes };
     let stalls = manners(vec![Whim { most: 1, after: 400 }; 3]);
     judge(&Story {
         clients: vec![
-            client(vec![Asked::Value(3_900_000); 7], stalls),
-            client(vec![Asked::Write(0); 3], manners(Vec::new())),
+            at_once(vec![Asked::Value(3_900_000); 7], 0, stalls),
+            at_once(vec![Asked::Write(0); 3], 0, manners(Vec::new())),
         ],
         shares: true,
         retells: false,

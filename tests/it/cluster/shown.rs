@@ -87,13 +87,19 @@ fn replica_of(nodes: &[Value], master: SocketAddr) -> SocketAddr {
     words(&nodes.iter().find(follows).expect("a replica")["address"]).parse().expect("an address")
 }
 
-#[test]
-fn every_node_is_shown_with_its_role_its_slots_and_its_listener() {
+/// A cluster of which all is known, and its password.
+fn whole() -> Option<(Cluster, Front, String)> {
     let password = password();
-    let Some(cluster) = Cluster::start(&password) else { return };
+    let cluster = Cluster::start(&password)?;
     let front = Front::of(&cluster);
     front.knows(6);
     front.is_whole(6);
+    Some((cluster, front, password))
+}
+
+#[test]
+fn every_node_is_shown_with_its_role_its_slots_and_its_listener() {
+    let Some((cluster, front, _)) = whole() else { return };
     let told = front.told();
     assert_eq!((&told["state"], &told["warnings"]), (&json!("unknown"), &json!([])), "{told:#}");
     assert_eq!((&told["cluster"]["trouble"], &told["cluster"]["remedy"]), (&json!(null), &json!(null)));
@@ -137,11 +143,7 @@ fn every_node_is_shown_with_its_role_its_slots_and_its_listener() {
 
 #[test]
 fn connections_are_counted_at_each_node_and_for_the_link() {
-    let password = password();
-    let Some(cluster) = Cluster::start(&password) else { return };
-    let front = Front::of(&cluster);
-    front.knows(6);
-    front.is_whole(6);
+    let Some((cluster, front, _)) = whole() else { return };
     let (replicas, masters) = (
         "cluster_nodes{link=\"redis:6379\",role=\"replica\"}",
         "cluster_nodes{link=\"redis:6379\",role=\"master\"}",
@@ -176,11 +178,7 @@ fn connections_are_counted_at_each_node_and_for_the_link() {
 
 #[test]
 fn nodes_that_are_down_and_slots_that_nobody_serves_are_told() {
-    let password = password();
-    let Some(mut cluster) = Cluster::start(&password) else { return };
-    let front = Front::of(&cluster);
-    front.knows(6);
-    front.is_whole(6);
+    let Some((mut cluster, front, password)) = whole() else { return };
     let shown = nodes(&front.told());
     let master = master_of(&shown, 0);
     let replica = replica_of(&shown, master);
@@ -229,11 +227,7 @@ fn nodes_that_are_down_and_slots_that_nobody_serves_are_told() {
 
 #[test]
 fn a_node_that_no_client_goes_to_is_known_to_be_back() {
-    let password = password();
-    let Some(mut cluster) = Cluster::start(&password) else { return };
-    let front = Front::of(&cluster);
-    front.knows(6);
-    front.is_whole(6);
+    let Some((mut cluster, front, _)) = whole() else { return };
     let shown = nodes(&front.told());
     let replica = replica_of(&shown, master_of(&shown, 0));
     let number = front.number_of(replica) - FIRST;
@@ -252,11 +246,7 @@ fn a_node_that_no_client_goes_to_is_known_to_be_back() {
 #[test]
 fn a_browser_shows_the_nodes_as_the_page_has_them() {
     let Some(mut browser) = Browser::start() else { return };
-    let password = password();
-    let Some(mut cluster) = Cluster::start(&password) else { return };
-    let front = Front::of(&cluster);
-    front.knows(6);
-    front.is_whole(6);
+    let Some((mut cluster, front, _)) = whole() else { return };
     browser.open(&format!("http://{}/", front.ambassador.admin()));
     browser.eventually("document.querySelector('.backends summary').textContent === '6 nodes'");
     let shown = nodes(&front.told());
