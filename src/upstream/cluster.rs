@@ -237,6 +237,7 @@ impl Cluster {
                     target: "cluster",
                     link = link.link.name,
                     backend = %endpoint,
+                    remedy = "if it lasts, see whether all nodes announce themselves alike (cluster-announce-ip, -port, -hostname)",
                     "a node names an address that no node is known at; it has a listener all the same"
                 );
                 state.nodes.push(Served::new(None, endpoint, link));
@@ -304,13 +305,13 @@ impl Cluster {
                 }
                 Err(mut errors) => errors.remove(0),
             };
-            let (link, error_text) = (&link.link.name, text::io_error(&error));
+            let (link, error_text) = (&link.link, text::io_error(&error));
             if !matches!(error.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::PermissionDenied) {
                 // No other number could be had either; the next look tries again.
                 if !std::mem::replace(&mut state.is_short, true) {
                     tracing::error!(
                         target: "cluster",
-                        link,
+                        link = link.name,
                         listen = %address,
                         error = error_text,
                         remedy = "raise the limit on open files (ulimit -n)",
@@ -322,9 +323,10 @@ impl Cluster {
             if state.taken.insert(port) {
                 tracing::warn!(
                     target: "cluster",
-                    link,
+                    link = link.name,
                     listen = %address,
                     error = error_text,
+                    remedy = remedy(link),
                     "number passed over: it can't be listened on"
                 );
             }

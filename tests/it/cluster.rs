@@ -410,6 +410,8 @@ fn a_number_that_is_taken_is_passed_over_and_too_few_are_an_error() {
     let front = Front::start((launch.variable("REDIS_CLUSTER_PORTS", format!("{FIRST}-{}", FIRST + 2)), at));
     let passed_over = front.ambassador.wait_for("number passed over: it can't be listened on");
     assert_eq!(passed_over["listen"], format!("{at}:{}", FIRST + 1));
+    let remedy = passed_over["remedy"].as_str();
+    assert!(remedy.is_some_and(|told| told.starts_with("set REDIS_CLUSTER_PORTS ")), "{passed_over}");
     let error = front.ambassador.wait_for("nodes have no listener");
     let words = error["error"].as_str().expect("words");
     assert!(words.contains("3 nodes") && words.contains("7100-7102 has 2 free numbers"), "{words}");
