@@ -119,14 +119,17 @@ impl App {
         let mut metrics = Metrics::new();
         let mut listening = Vec::new();
         let mut errors = Vec::new();
-        let warm = config.links.iter().map(|link| link.warm()).fold(0, usize::saturating_add);
+        let warm_links: Vec<_> = config.links.iter().filter(|link| link.warm() > 0).collect();
+        let warm = warm_links.iter().map(|link| link.warm()).fold(0, usize::saturating_add);
         if !descriptors.carry(warm) {
             let error = io::Error::other(format!(
                 "{warm} connections are to be kept ready, but the limit on file descriptors is {}",
                 descriptors.limit()
             ));
-            let remedy = "lower WARM, or raise the limit on open files (ulimit -n)".to_owned();
-            errors.push(("WARM".to_owned(), error, remedy));
+            let settings: Vec<_> = warm_links.iter().map(|link| format!("{}_WARM", link.alias)).collect();
+            let settings = settings.join(", ");
+            let remedy = format!("lower {settings}, or raise the limit on open files (ulimit -n)");
+            errors.push((settings, error, remedy));
         }
         let takes = config.links.iter().map(|link| name_of_socket(&link.name)).collect::<Vec<_>>().join(", ");
         let are_of_a_unit = passed.are_of_a_unit();

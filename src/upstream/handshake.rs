@@ -716,11 +716,14 @@ impl<'a> Handshake<'a> {
         // Enough to recognise a protocol by.
         const SHOWN: usize = 64;
         let remedy = match bytes {
-            [0x15, 0x03, ..] => {
-                "turn TLS on: write rediss://, or set TLS=true for the link; or dial a plain port"
+            [0x15, 0x03, ..] => format!(
+                "turn TLS on: write rediss:// in {}, or set {}_TLS=true; or dial a plain port",
+                self.link.variable, self.link.alias
+            ),
+            [b'H', b'T', b'T', b'P', ..] => {
+                format!("the target is a web server: name the Redis server in {}", self.link.variable)
             }
-            [b'H', b'T', b'T', b'P', ..] => "the target is a web server: name the Redis server",
-            _ => "name the Redis server itself",
+            _ => format!("name the Redis server itself in {}", self.link.variable),
         };
         let shown = match bytes {
             [0x15, 0x03, ..] => "it speaks TLS".to_owned(),

@@ -179,11 +179,15 @@ async fn drive(
         }
     }
     if is_over {
+        let remedy = format!(
+            "remove {}_SHARE if that is no Redis server, or restart when it is one again",
+            service.link.alias
+        );
         tracing::warn!(
             target: "client",
             link,
             backend,
-            remedy = "remove the setting SHARE if that is no Redis server, or restart when it is one again",
+            remedy,
             "target can't be shared; every client has its own connection"
         );
     }

@@ -891,10 +891,7 @@ fn a_token_without_a_user_asks_for_one() {
     let words = ambassador.connect(LINK).expect_refusal(LINK);
     assert!(words.contains("the token names no user"), "{words}");
     let failure = ambassador.wait_for("connection failed");
-    assert!(
-        failure["remedy"].as_str().unwrap().starts_with("set USERNAME beside REDIS_AUTH_PROVIDER"),
-        "{failure}"
-    );
+    assert!(failure["remedy"].as_str().unwrap().starts_with("set REDIS_USERNAME to the user"), "{failure}");
     assert_eq!(shown(launch().variable("REDIS_USERNAME", "me")).0.as_deref(), Some("me"));
 }
 

@@ -261,6 +261,27 @@ fn expect_remedy(launch: impl Fn() -> Launch, words: &[&str], remedies: &[&str])
     }
 }
 
+/// What is no Redis is named by what it says, and the remedy by the variables of this link.
+#[test]
+fn another_protocol_is_told_with_what_to_write() {
+    let alert: &[u8] = b"\x15\x03\x03\x00\x02\x02\x28";
+    let names_it = "name the Redis server";
+    let over_tls = ["write rediss:// in REDIS_PORT_6379_TCP", "or set REDIS_TLS=true"];
+    for (said, shown, remedies) in [
+        (alert, "it speaks TLS", &over_tls[..]),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "HTTP/1.1 400", &["a web server", names_it]),
+        (b"SSH-2.0-OpenSSH_9.6\r\n", "SSH-2.0", &[names_it, "in REDIS_PORT_6379_TCP"]),
+    ] {
+        let target = Target::start().serve(move |mut peer| {
+            take_auth(&mut peer);
+            peer.send(said);
+            peer.expect_gone();
+        });
+        let launch = || Launch::redis(target.address()).variable("REDIS_AUTH", password());
+        expect_remedy(launch, &["does not answer like a Redis server", shown], remedies);
+    }
+}
+
 /// Redis says the same of a wrong password, of a user that there is not, and of one that is disabled; which of them it may
 /// be depends on what is configured.
 #[test]

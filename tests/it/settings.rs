@@ -238,12 +238,9 @@ fn what_needs_sessions_is_a_mistake_without_them() {
     let (release, absorb) = (("REDIS_RELEASE_AFTER", "5m"), ("REDIS_CLIENT_AUTH", "absorb"));
     let plain = ("DB_RELEASE_AFTER", "5m");
     for (variables, variable, remedy) in [
-        (
-            &[REDIS, off, release][..],
-            "REDIS_RELEASE_AFTER",
-            "remove the setting SESSIONS, or REDIS_RELEASE_AFTER",
-        ),
-        (&[REDIS, off, absorb], "REDIS_CLIENT_AUTH", "remove the setting SESSIONS, or REDIS_CLIENT_AUTH"),
+        (&[REDIS, off, release][..], "REDIS_RELEASE_AFTER", "remove REDIS_SESSIONS, or REDIS_RELEASE_AFTER"),
+        (&[REDIS, off, absorb], "REDIS_CLIENT_AUTH", "remove REDIS_SESSIONS, or REDIS_CLIENT_AUTH"),
+        (&[REDIS, off, ("REDIS_SHARE", "1")], "REDIS_SHARE", "remove REDIS_SESSIONS, or REDIS_SHARE"),
         (&[PLAIN, plain], "DB_RELEASE_AFTER", "or remove DB_RELEASE_AFTER"),
         (&[REDIS, ("REDIS_RELEASE_AFTER", "300")], "REDIS_RELEASE_AFTER", "write REDIS_RELEASE_AFTER=300s"),
         (&[REDIS, ("REDIS_RELEASE_AFTER", "0s")], "REDIS_RELEASE_AFTER", "write REDIS_RELEASE_AFTER=off"),

@@ -182,6 +182,16 @@ impl<'a> LinkSettings<'a, '_> {
         })
     }
 
+    /// What a variable asks for can't be had beside another setting of this value.
+    fn contradicts(&mut self, variable: &str, other: &'static str, value: &str, why: &str) {
+        let other = self.variable(other).unwrap_or(other);
+        self.findings.mistake(
+            variable,
+            format!("with {other}={value} {why}"),
+            format!("remove {other}, or {variable}"),
+        );
+    }
+
     /// How many upstreams clients share.
     fn share(&mut self, sessions: bool) -> usize {
         let asked_for = self.variable("SHARE");
@@ -189,11 +199,7 @@ impl<'a> LinkSettings<'a, '_> {
             .value("SHARE", share, "write a number, such as 1, or nothing for a connection each")
             .unwrap_or_default();
         if let (Some(variable), 1.., false) = (asked_for, share, sessions) {
-            self.findings.mistake(
-                variable,
-                "with SESSIONS=off nobody knows to whom a reply belongs",
-                format!("remove the setting SESSIONS, or {variable}"),
-            );
+            self.contradicts(variable, "SESSIONS", "off", "nobody knows to whom a reply belongs");
         }
         share
     }
@@ -203,10 +209,11 @@ impl<'a> LinkSettings<'a, '_> {
         let asked_for = self.variable("RELEASE_AFTER");
         let after = self.value("RELEASE_AFTER", duration_or_off, DURATION_OR_OFF).flatten();
         if let (Some(variable), Some(_), false) = (asked_for, after, sessions) {
-            self.findings.mistake(
+            self.contradicts(
                 variable,
-                "with SESSIONS=off nobody knows when a client has no use for its connection",
-                format!("remove the setting SESSIONS, or {variable}"),
+                "SESSIONS",
+                "off",
+                "nobody knows when a client has no use for its connection",
             );
         }
         after
@@ -221,20 +228,13 @@ impl<'a> LinkSettings<'a, '_> {
         if let (Some(ClientAuthMode::Absorb | ClientAuthMode::Require), Some(variable), false) =
             (manner, asked_for, sessions)
         {
-            self.findings.mistake(
-                variable,
-                "with SESSIONS=off nobody looks at what clients say",
-                format!("remove the setting SESSIONS, or {variable}"),
-            );
+            self.contradicts(variable, "SESSIONS", "off", "nobody looks at what clients say");
         }
         match (manner, asked_for) {
             (Some(ClientAuthMode::Require), Some(variable)) => {
                 if reset == Reset::Forward {
-                    self.findings.mistake(
-                        variable,
-                        "with RESET=forward a client would have to show the target's own password after a RESET",
-                        format!("remove the setting RESET, or {variable}"),
-                    );
+                    let why = "a client would have to show the target's own password after a RESET";
+                    self.contradicts(variable, "RESET", "forward", why);
                 }
                 return self.required(variable, password, username);
             }
