@@ -126,7 +126,7 @@ impl Report<'_> {
             writeln!(text)?;
         }
         if !self.results.cases("sharing", Metric::RedisCpu).is_empty() {
-            let what = "redis-ambassador with [`SHARE=1`](docs/redis.md#sharing), where clients share connections to \
+            let what = "redis-ambassador with [`REDIS_SHARE=1`](docs/redis.md#sharing), where clients share connections to \
                         Redis, beside itself without (not sharing), HAProxy, and no proxy (direct):";
             write!(text, "\n{}\n![{SHARING}](docs/benchmarks-sharing.svg)\n", wrapped(what))?;
         }

@@ -15,7 +15,7 @@ pub const WORKLOAD: Workload = Workload {
     name: "sessions",
     title: "Sessions",
     text: "redis-ambassador as it is, which follows where commands and replies end, beside itself with \
-           `SESSIONS=off`, which does not. In every round each is loaded four times, in the order of A B B A A B B \
+           `REDIS_SESSIONS=off`, which does not. In every round each is loaded four times, in the order of A B B A A B B \
            A; the difference is too small for anything coarser.",
     metrics: &[Metric::RequestCpu, Metric::RequestRate],
     against: &[UNFRAMED],

@@ -14,7 +14,7 @@ use crate::targets::{Connecting, LongWay};
 pub const WORKLOAD: Workload = Workload {
     name: "sharing",
     title: "Sharing",
-    text: "redis-ambassador with `SHARE=1`, whose clients share one connection to Redis a thread, beside itself without \
+    text: "redis-ambassador with `REDIS_SHARE=1`, whose clients share one connection to Redis a thread, beside itself without \
            it (*not sharing*), where each has its own, and proxies that share connections too. A client's first answer is \
            the PONG of one that connects, sends AUTH where it must, and PING, again and again, one after the other. \
            *1 ms each way*: every byte on the way to Redis takes that, and connecting to Redis takes the 2 ms of a \

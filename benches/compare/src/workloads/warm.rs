@@ -14,7 +14,7 @@ use crate::targets::{Connecting, LongWay};
 pub const WORKLOAD: Workload = Workload {
     name: "warm",
     title: "Warm connections",
-    text: "redis-ambassador with `WARM=8`, a client's first PONG beside that of a client that connects to Redis and \
+    text: "redis-ambassador with `REDIS_WARM=8`, a client's first PONG beside that of a client that connects to Redis and \
            authenticates by itself. One client: connect, AUTH where the client must, PING, await PONG, close; again \
            at once or after 5 ms. Time is from connect to PONG. With a long way to the target every byte between the proxy and \
            Redis takes 1 ms each way, and so does every byte between the direct client and Redis; connecting itself \
