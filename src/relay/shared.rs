@@ -20,7 +20,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 use zeroize::Zeroizing;
 
-use super::copy::with_buffer;
+use super::copy::{end_turn, with_buffer};
 use super::drain::{DrainRequest, Handle, Reason};
 use super::session::state::Restore;
 use crate::net::Side;
@@ -630,7 +630,7 @@ impl Driver {
             let mut moved = 0;
             loop {
                 if moved >= TURN {
-                    cx.waker().wake_by_ref();
+                    end_turn(cx);
                     return Poll::Pending;
                 }
                 if shared.mux().is_held_up(now) {

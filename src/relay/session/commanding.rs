@@ -11,7 +11,7 @@ use super::owed::What;
 use super::state::{Answering, Channels, Effect, Pin, encoded, number};
 use super::{ANSWER, Cause, Framing, Hold, Own, PING, Reset, Session};
 use crate::net::Side;
-use crate::relay::copy::Failed;
+use crate::relay::copy::{Failed, end_turn};
 use crate::resp::auth::{Command, command};
 use crate::resp::commands::{
     Class, Commands, First, Found, LONGEST_TOGETHER, NoCommand, Special, UNLIMITED, first,
@@ -94,7 +94,7 @@ impl Session {
                 return self.poll_flush(cx, target);
             }
             if self.pair.to_target.moved() >= turn {
-                cx.waker().wake_by_ref();
+                end_turn(cx);
                 return Poll::Pending;
             }
             let is_held = self.hold != Hold::None || self.is_leaving(target.as_ref());

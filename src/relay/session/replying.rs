@@ -11,7 +11,7 @@ use super::state::{Answering, Channels, Pin};
 use super::{Framing, Hold, LARGE, Named, Rare, Reset, Session, TargetEnd};
 use crate::metrics::session::SessionMetrics;
 use crate::net::Side;
-use crate::relay::copy::Failed;
+use crate::relay::copy::{Failed, end_turn};
 use crate::relay::shared::UNREAD_REPLIES;
 use crate::resp::cluster::is_redirection;
 use crate::resp::replies::{Frame, HEAD, Replies, Step};
@@ -144,7 +144,7 @@ impl Session {
                 return self.pair.to_client.poll_flush(cx, client);
             };
             if self.pair.to_client.moved() >= turn {
-                cx.waker().wake_by_ref();
+                end_turn(cx);
                 return Poll::Pending;
             }
             match self.pair.to_client.poll_read(cx, target, buffer) {
