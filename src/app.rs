@@ -119,18 +119,7 @@ impl App {
         let mut metrics = Metrics::new();
         let mut listening = Vec::new();
         let mut errors = Vec::new();
-        let warm_links: Vec<_> = config.links.iter().filter(|link| link.warm() > 0).collect();
-        let warm = warm_links.iter().map(|link| link.warm()).fold(0, usize::saturating_add);
-        if !descriptors.carry(warm) {
-            let error = io::Error::other(format!(
-                "{warm} connections are to be kept ready, but the limit on file descriptors is {}",
-                descriptors.limit()
-            ));
-            let settings: Vec<_> = warm_links.iter().map(|link| format!("{}_WARM", link.alias)).collect();
-            let settings = settings.join(", ");
-            let remedy = format!("lower {settings}, or raise the limit on open files (ulimit -n)");
-            errors.push((settings, error, remedy));
-        }
+        errors.extend(too_many_ready(&config, descriptors));
         let takes = config.links.iter().map(|link| name_of_socket(&link.name)).collect::<Vec<_>>().join(", ");
         let are_of_a_unit = passed.are_of_a_unit();
         let of_links = config.links.iter().map(|link| &link.listen.addresses);
@@ -427,6 +416,23 @@ fn announce(listener: &Listener, link: &Link) {
         listen_tls = link.listen_tls.is_some(),
         "listening"
     );
+}
+
+/// More connections are to be kept ready than the limit on open files leaves room for: the variables, why, and the remedy.
+fn too_many_ready(config: &Config, descriptors: Descriptors) -> Option<(String, io::Error, String)> {
+    let warm: Vec<_> = config.links.iter().filter(|link| link.warm() > 0).collect();
+    let count = warm.iter().map(|link| link.warm()).fold(0, usize::saturating_add);
+    if descriptors.carry(count) {
+        return None;
+    }
+    let variables: Vec<_> = warm.iter().map(|link| format!("{}_WARM", link.alias)).collect();
+    let variables = variables.join(", ");
+    let error = io::Error::other(format!(
+        "{count} connections are to be kept ready, but the limit on file descriptors is {}",
+        descriptors.limit()
+    ));
+    let remedy = format!("lower {variables}, or raise the limit on open files (ulimit -n)");
+    Some((variables, error, remedy))
 }
 
 /// Starts the worker threads, or as many of them as possible.

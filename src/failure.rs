@@ -179,7 +179,7 @@ pub enum Failure {
         endpoint: String,
         /// Its answer, masked.
         shown: String,
-        remedy: String,
+        remedy: Box<str>,
     },
     /// The target is a master where `ROLE` requires a replica, or the other way round.
     #[error("{endpoint} is {role}, not a {wanted}")]
@@ -408,10 +408,10 @@ impl Failure {
             Self::Broken { .. } | Self::Closed { .. } => {
                 format!("see the target's own log; check that {variable} names the Redis server itself")
             }
-            Self::Tls { remedy, .. }
-            | Self::Refused { remedy, .. }
-            | Self::Rotation { remedy, .. }
-            | Self::NotRedis { remedy, .. } => remedy.clone(),
+            Self::Tls { remedy, .. } | Self::Refused { remedy, .. } | Self::Rotation { remedy, .. } => {
+                remedy.clone()
+            }
+            Self::NotRedis { remedy, .. } => remedy.clone().into(),
             Self::Secret(Unavailable::File(error)) => {
                 format!("let user {} read {}", rustix::process::geteuid().as_raw(), error.path.display())
             }

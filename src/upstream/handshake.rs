@@ -729,7 +729,7 @@ impl<'a> Handshake<'a> {
             [0x15, 0x03, ..] => "it speaks TLS".to_owned(),
             bytes => self.mask(bytes).chars().take(SHOWN).collect(),
         };
-        Failure::NotRedis { stage, endpoint: self.endpoint.to_owned(), shown, remedy }
+        Failure::NotRedis { stage, endpoint: self.endpoint.to_owned(), shown, remedy: remedy.into() }
     }
 }
 
