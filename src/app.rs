@@ -146,6 +146,10 @@ impl App {
             };
             listener.map_err(error).ok()
         });
+        if !errors.is_empty() {
+            // What the service manager has is for the next start.
+            return Err(StartErrors(errors));
+        }
         let clusters: Vec<_> = listening
             .iter()
             .map(|(_, link)| Cluster::of(link, config.process.keepalive, &mut passed).unzip())
@@ -183,9 +187,6 @@ impl App {
             bound.push(Bound { listener, service, nodes });
         }
         metrics.register_of_process(Box::new(ProcessCollector::new()));
-        if !errors.is_empty() {
-            return Err(StartErrors(errors));
-        }
         // Two pairs: one for a client and its target, one for lookups.
         descriptors::expect(2).map_err(|error| StartErrors::missing("a first connection", error))?;
         let stored: usize =

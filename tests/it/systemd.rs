@@ -723,6 +723,33 @@ fn a_stored_unix_socket_is_taken_only_while_it_listens_and_has_the_mode_of_now()
     exchange(&mut client);
 }
 
+/// A start that fails leaves what its links want as it is: who comes meanwhile is served by the next start.
+#[test]
+fn what_is_stored_and_wanted_outlives_a_start_that_fails() {
+    if command_is_missing("python3") {
+        return;
+    }
+    let manager = Manager::at_a_path();
+    let echo = Target::start().echo();
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("socket");
+    let unix = format!("unix:{}", path.display());
+    let launch = |listen: &str| stored_by(&manager, echo.address(), listen);
+    let ambassador = launch(&unix).start();
+    let (stored, _) = manager.stores();
+    ambassador.signal(Signal::TERM);
+    assert_eq!(ambassador.finish().code, Some(0));
+    assert!(manager.hears_beside_the_status().starts_with("STOPPING=1\n"));
+
+    let (_taken, taken) = listening();
+    let failed = stored.again().to(launch(&format!("{unix},{taken}"))).finish();
+    assert_eq!(failed.code, Some(1), "{}", failed.stderr);
+    assert!(!failed.stderr.contains("no link listens there"), "{}", failed.stderr);
+    let mut waiting = Peer::connect_unix(&path);
+    let _ambassador = stored.to(launch(&unix)).start();
+    exchange(&mut waiting);
+}
+
 /// What is stored does not keep a link from listening on more or on less of the same port, though the service manager
 /// takes its time to close it.
 #[test]
