@@ -36,7 +36,7 @@ use self::http::Client;
 #[cfg(any(test, fuzzing))]
 pub use self::http::Received;
 #[cfg(any(test, fuzzing))]
-pub use self::ini::Profiles;
+pub use self::ini::{Profiles, Sections};
 #[cfg(any(test, fuzzing))]
 pub use self::json::Object;
 use crate::files;
@@ -103,9 +103,10 @@ struct Context {
 }
 
 impl Cloud {
-    pub fn new(wanted: Wanted, variables: Variables, resolver: Resolver) -> Self {
+    /// The name of the `link` is for the log.
+    pub fn new(wanted: Wanted, link: String, variables: Variables, resolver: Resolver) -> Self {
         let provider = match wanted {
-            Wanted::Aws(cache, user) => Provider::Aws(Aws::new(cache, user)),
+            Wanted::Aws(cache, user) => Provider::Aws(Aws::new(cache, user, link)),
             Wanted::Gcp => Provider::Gcp(Gcp),
             Wanted::Azure => Provider::Azure(Azure),
         };

@@ -443,7 +443,8 @@ impl Failure {
             Self::Full => format!("-ERR {self}\r\n"),
             Self::ClientQuit => "+OK\r\n".to_owned(),
             Self::NotAuthenticated { line: Some(words), .. } => words.clone(),
-            _ => format!("-{OWN_WORDS}{link}: {self}\r\n"),
+            // Whatever a peer has said is one line here.
+            _ => format!("-{OWN_WORDS}{link}: {}\r\n", text::one_line(self.to_string().as_bytes())),
         }
     }
 }

@@ -22,7 +22,7 @@ use zeroize::Zeroizing;
 use crate::cli::screen::Screen;
 use crate::cli::{Format, links};
 use crate::cloud::aws::{Cache, between};
-use crate::cloud::{Object, Profiles, Received};
+use crate::cloud::{Object, Profiles, Received, Sections};
 use crate::config::backends_file::parse as parse_backends;
 use crate::config::env_file::parse as parse_variables;
 use crate::config::target::{Backends, Target, endpoint};
@@ -370,9 +370,11 @@ pub fn cloud_answer(data: &[u8]) {
     }
     let _ = between(body, "AccessKeyId");
     if let Ok(text) = std::str::from_utf8(body) {
-        let profiles = Profiles::new(Zeroizing::new(text.to_owned()));
-        if let Some(value) = profiles.value("default", "aws_access_key_id") {
-            assert!(profiles.has("default") && !value.is_empty() && value.trim() == value);
+        for sections in [Sections::Bare, Sections::Profile] {
+            let profiles = Profiles::new(Zeroizing::new(text.to_owned()), sections);
+            if let Some(value) = profiles.value("default", "aws_access_key_id") {
+                assert!(profiles.has("default") && !value.is_empty() && value.trim() == value);
+            }
         }
         let _ = Cache::of(text);
     }

@@ -113,13 +113,15 @@ fn whole_region(short: &str) -> Option<String> {
 pub struct Aws {
     cache: Cache,
     user: Arc<Source>,
+    /// For the log.
+    link: String,
     /// The last keys that end: while they last, a service that gives no new ones costs nothing.
     last: Mutex<Option<Arc<Keys>>>,
 }
 
 impl Aws {
-    pub fn new(cache: Cache, user: Arc<Source>) -> Self {
-        Self { cache, user, last: Mutex::default() }
+    pub fn new(cache: Cache, user: Arc<Source>, link: String) -> Self {
+        Self { cache, user, link, last: Mutex::default() }
     }
 
     pub(super) async fn token(&self, context: &Context) -> Result<Token, String> {
@@ -152,8 +154,9 @@ impl Aws {
                     Some(keys) => {
                         tracing::warn!(
                             target: "secret",
+                            link = self.link,
                             cache = self.cache.name,
-                            error = reason,
+                            error = crate::text::one_line(reason.as_bytes()),
                             remedy = "mend it before they end: docs/credentials.md says from where keys are taken, under Cloud \
                                       tokens",
                             "no new keys from AWS; the last ones sign on"

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use zeroize::Zeroizing;
 
-use super::http::{FAR, FORM, NEAR, Request};
+use super::http::{FORM, Request};
 use super::json::Object;
 use super::{Context, Found, Tried, jwt, not_set, parameters, read, set, until};
 use crate::secret::Secret;
@@ -73,7 +73,7 @@ async fn of_authority(context: &Context, proof: &[(&str, &str)]) -> Result<Found
     let mut form = vec![("grant_type", "client_credentials"), ("client_id", client), ("scope", SCOPE)];
     form.extend(proof);
     let body = Some((FORM, parameters(&form)));
-    let request = Request { method: "POST", url: &url, body, within: FAR, ..Request::default() };
+    let request = Request { method: "POST", url: &url, body, ..Request::default() };
     answered(context, &request).await.map(Found::Identity)
 }
 
@@ -89,7 +89,7 @@ async fn of_service(context: &Context) -> Result<Found<Token>, String> {
     };
     let url = with_resource(context, endpoint, "2019-08-01");
     let headers = [("X-IDENTITY-HEADER", header)];
-    let request = Request { url: &url, headers: &headers, within: NEAR, ..Request::default() };
+    let request = Request { url: &url, headers: &headers, is_near: true, ..Request::default() };
     answered(context, &request).await.map(Found::Identity)
 }
 
@@ -101,8 +101,8 @@ async fn of_instance(context: &Context) -> Result<Token, String> {
     let request = Request {
         url: &url,
         headers: &[("Metadata", "true")],
-        within: NEAR,
-        is_public: true,
+        is_near: true,
+        is_metadata: true,
         ..Request::default()
     };
     answered(context, &request).await

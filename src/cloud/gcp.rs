@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use zeroize::Zeroizing;
 
-use super::http::{FAR, FORM, JSON, NEAR, Request};
+use super::http::{FORM, JSON, Request};
 use super::json::Object;
 use super::{Context, Found, Tried, joined, jwt, not_set, parameters, read, read_if_there, until};
 use crate::secret::tokens::Token;
@@ -62,7 +62,7 @@ async fn of_metadata(context: &Context) -> Result<Token, String> {
     let url = format!("http://{host}/computeMetadata/v1/instance/service-accounts/default/token");
     let headers = [("Metadata-Flavor", "Google")];
     let request =
-        Request { url: &url, headers: &headers, within: NEAR, is_public: true, ..Request::default() };
+        Request { url: &url, headers: &headers, is_near: true, is_metadata: true, ..Request::default() };
     answered(context, &request).await
 }
 
@@ -144,7 +144,6 @@ async fn external_account(context: &Context, file: &Object<'_>) -> Result<Token,
         url: &url,
         headers: &[("Authorization", &authorization)],
         body: Some((JSON, body)),
-        within: FAR,
         ..Request::default()
     };
     let answer = context.client.ask(&request).await?;
@@ -167,7 +166,7 @@ async fn subject(context: &Context, source: &Object<'_>) -> Result<Zeroizing<Str
         let fields = source.object("headers").ok();
         let fields = fields.as_ref().map(Object::texts).transpose()?.unwrap_or_default();
         let headers: Vec<_> = fields.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-        let request = Request { url: &url, headers: &headers, within: FAR, ..Request::default() };
+        let request = Request { url: &url, headers: &headers, ..Request::default() };
         (context.client.ask(&request).await?, request.shown().to_owned())
     } else {
         return Err(
@@ -190,7 +189,7 @@ async fn subject(context: &Context, source: &Object<'_>) -> Result<Zeroizing<Str
 /// A form for a token.
 async fn exchanged(context: &Context, url: &str, form: Zeroizing<String>) -> Result<Token, String> {
     let body = Some((FORM, form));
-    answered(context, &Request { method: "POST", url, body, within: FAR, ..Request::default() }).await
+    answered(context, &Request { method: "POST", url, body, ..Request::default() }).await
 }
 
 async fn answered(context: &Context, request: &Request<'_>) -> Result<Token, String> {

@@ -28,11 +28,11 @@ const MOST_FIELDS: usize = 64;
 /// Characters of the service's own words that are shown.
 const SHOWN_CHARACTERS: usize = 300;
 
-/// For a service on the network.
-pub const FAR: Duration = Duration::from_secs(10);
+/// How long a service may take for its answer: those on this host ask others.
+const WITHIN: Duration = Duration::from_secs(10);
 
-/// For a service on this host: where there is none, as outside of the cloud, nothing answers at all.
-pub const NEAR: Duration = Duration::from_secs(2);
+/// How long a service on this host may take to take the connection: outside of the cloud there is none, and nothing answers.
+const NEAR: Duration = Duration::from_secs(2);
 
 /// One request.
 #[derive(Default)]
@@ -43,9 +43,10 @@ pub struct Request<'a> {
     pub headers: &'a [(&'a str, &'a str)],
     /// With its type.
     pub body: Option<(&'static str, Zeroizing<String>)>,
-    pub within: Duration,
-    /// Nothing secret is sent, so that it may go anywhere without TLS.
-    pub is_public: bool,
+    /// The service is on this host, if there is one.
+    pub is_near: bool,
+    /// It is the metadata service of a machine, which is asked without TLS wherever the cloud's own variables say that it is.
+    pub is_metadata: bool,
     /// Who knows the path has the answer: it is not shown.
     pub hides_path: bool,
 }
@@ -53,10 +54,40 @@ pub struct Request<'a> {
 impl Request<'_> {
     /// Its URL in errors: the query may be secret, the path seldom is.
     pub fn shown(&self) -> &str {
-        let shown = self.url.split('?').next().unwrap_or_default();
-        if self.hides_path { authority_of(self.url).unwrap_or("its URL") } else { shown }
+        if self.hides_path { authority_of(self.url).unwrap_or("its URL") } else { shown(self.url) }
+    }
+
+    /// A service's words in one line, without what was sent to it: it may quote that.
+    pub fn masked(&self, words: &str) -> String {
+        /// Shorter values are words of the protocol.
+        const TELLING: usize = 16;
+        let body = self.body.as_ref().map_or("", |(_, body)| body.as_str());
+        let (url, query) = self.url.split_once('?').unwrap_or((self.url, ""));
+        let pairs = [body, query].into_iter().flat_map(|pairs| pairs.split('&'));
+        let values = pairs.filter_map(|pair| pair.split_once('=')).chain(self.headers.iter().copied());
+        let values = values.map(|(_, value)| value.strip_prefix("Bearer ").unwrap_or(value));
+        // Its parts are shorter than the path, and tell as much.
+        let path = if self.hides_path { url } else { "" };
+        let mut words = Zeroizing::new(text::one_line(words.as_bytes()));
+        for value in values.chain(path.split('/')).filter(|value| value.len() >= TELLING) {
+            // As it was meant, and as it was written.
+            let mut meant = Zeroizing::new(Vec::with_capacity(value.len()));
+            meant.extend(percent_encoding::percent_decode_str(value));
+            for quoted in [&meant, value.as_bytes()] {
+                words = Zeroizing::new(Secret::new(quoted.to_vec()).mask(&words));
+            }
+        }
+        words.chars().take(SHOWN_CHARACTERS).collect()
     }
 }
+
+/// A URL in errors, without its query, and without a user and a password, which it is not to have.
+pub fn shown(url: &str) -> &str {
+    let url = url.split(['?', '#']).next().unwrap_or_default();
+    url.rsplit_once('@').map_or(url, |(_, rest)| rest)
+}
+
+const NO_CONNECTION: &str = "it does not take the connection";
 
 /// The type of a form.
 pub const FORM: &str = "application/x-www-form-urlencoded";
@@ -123,8 +154,14 @@ fn is_localhost(name: &str) -> bool {
 }
 
 /// The authority of a URL, host and port, as a request names it.
-pub fn authority_of(url: &str) -> Option<&str> {
-    Place::parse(url).map(|place| place.authority)
+pub fn authority_of(url: &str) -> Result<&str, String> {
+    Place::parse(url).map(|place| place.authority).ok_or_else(|| unfit(shown(url), url))
+}
+
+/// Why a URL can't be asked.
+fn unfit(shown: &str, url: &str) -> String {
+    let with_user = if url.contains('@') { ", without a user and a password" } else { "" };
+    format!("\"{shown}\" is no URL of http or https{with_user}")
 }
 
 /// Asks token services.
@@ -140,10 +177,8 @@ impl Client {
     /// The body of the answer, if that is a success; or why there is none, with the service's own words.
     pub async fn ask(&self, request: &Request<'_>) -> Result<Zeroizing<Vec<u8>>, String> {
         let shown = request.shown();
-        let Some(place) = Place::parse(request.url) else {
-            return Err(format!("\"{shown}\" is no URL of http or https"));
-        };
-        if !(request.is_public || place.is_safe()) {
+        let place = Place::parse(request.url).ok_or_else(|| unfit(shown, request.url))?;
+        if !(request.is_metadata || place.is_safe()) {
             return Err(format!(
                 "{shown} is neither https nor a loopback or link-local address, so no secret goes there"
             ));
@@ -152,11 +187,10 @@ impl Client {
         if request.headers.iter().any(|(name, value)| has_control(name) || has_control(value)) {
             return Err(format!("{shown}: what is to be sent there has more than one line"));
         }
-        let deadline = Instant::now() + request.within;
+        let deadline = Instant::now() + WITHIN;
         let received = timeout_at(deadline, self.exchange(&place, request, deadline)).await;
-        let received = received.unwrap_or_else(|_| {
-            Err(format!("no answer within {}", humantime::format_duration(request.within)))
-        });
+        let received = received
+            .unwrap_or_else(|_| Err(format!("no answer within {}", humantime::format_duration(WITHIN))));
         let received = received.map_err(|reason| format!("{shown}: {reason}"))?;
         match received.status {
             200..=299 => Ok(received.body),
@@ -173,7 +207,9 @@ impl Client {
         request: &Request<'_>,
         deadline: Instant,
     ) -> Result<Received, String> {
-        let mut stream = self.connect(place, deadline).await?;
+        let connected_by = if request.is_near { Instant::now() + NEAR } else { deadline };
+        let connected = timeout_at(connected_by, self.connect(place, connected_by)).await;
+        let mut stream = connected.unwrap_or_else(|_| Err(NO_CONNECTION.to_owned()))?;
         let sent = written(place, request);
         stream.write_all(sent.as_bytes()).await.map_err(|error| text::io_error(&error))?;
         stream.flush().await.map_err(|error| text::io_error(&error))?;
@@ -217,7 +253,7 @@ impl Client {
                 Ok(Ok(stream)) if place.is_tls => return secured(stream, &place.endpoint).await,
                 Ok(Ok(stream)) => return Ok(stream),
                 Ok(Err(error)) => failure = text::io_error(&error),
-                Err(_) => "it does not take the connection".clone_into(&mut failure),
+                Err(_) => NO_CONNECTION.clone_into(&mut failure),
             }
         }
     }
@@ -281,7 +317,7 @@ fn said(body: &[u8], request: &Request<'_>) -> String {
     let words =
         words.or_else(|| super::aws::between(body, "Message").map(|text| Zeroizing::new(text.to_owned())));
     match words {
-        Some(words) => format!(": {}", masked(&words, request)),
+        Some(words) => format!(": {}", request.masked(&words)),
         None if body.trim_ascii().is_empty() => " and nothing more".to_owned(),
         None => format!(" and {}", kind_of(body)),
     }
@@ -295,26 +331,6 @@ pub fn kind_of(body: &[u8]) -> &'static str {
         [b'{', ..] => "other JSON",
         _ => "something that is no JSON",
     }
-}
-
-/// A service's words in one line, without what was sent to it: it may quote that.
-fn masked(words: &str, request: &Request<'_>) -> String {
-    /// Shorter values are words of the protocol.
-    const TELLING: usize = 16;
-    let body = request.body.as_ref().map_or("", |(_, body)| body.as_str());
-    let query = request.url.split_once('?').map_or("", |(_, query)| query);
-    let values =
-        [body, query].into_iter().flat_map(|pairs| pairs.split('&').filter_map(|pair| pair.split_once('=')));
-    let headers = request.headers.iter().copied();
-    let mut words = text::one_line(words.as_bytes());
-    let values = headers.chain(values).map(|(_, value)| value.strip_prefix("Bearer ").unwrap_or(value));
-    for value in values.filter(|value| value.len() >= TELLING) {
-        // As it was meant, and as it was written.
-        for quoted in [percent_encoding::percent_decode_str(value).collect(), value.as_bytes().to_vec()] {
-            words = Secret::new(quoted).mask(&words);
-        }
-    }
-    words.chars().take(SHOWN_CHARACTERS).collect()
 }
 
 /// An answer.

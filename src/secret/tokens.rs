@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::Secret;
 use crate::backoff::Backoff;
+use crate::text;
 
 /// The most time that an issue may take. Clouds and their tools need seconds for a request or two; one that hangs must
 /// not block the next one.
@@ -259,7 +260,7 @@ async fn keep(shared: Arc<Shared>) {
     let name = issuer.kind().name();
     let mut failures = 0;
     loop {
-        let outcome = issuer.issue().await;
+        let outcome = issuer.issue().await.map_err(|reason| text::one_line(reason.as_bytes()));
         // This answers all requests so far.
         let _ = requested.notified().now_or_never();
         match outcome {

@@ -8,6 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::thread;
 use std::time::Duration;
 
 use data_encoding::{BASE64, BASE64URL_NOPAD, HEXLOWER};
@@ -564,10 +565,24 @@ fn what_is_no_token_is_told() {
         assert!(words.contains(reason), "{words}\nhas no: {reason}");
     }
     assert!(elsewhere.asked().is_empty());
-    // Nobody takes its connections.
+    // It takes the connection, and says nothing.
     let silent = Target::start();
-    let words = refusal(provider("gcp").variable("GCE_METADATA_HOST", silent.address().to_string()));
-    assert!(words.contains("no answer within 2s"), "{words}");
+    let launch = provider("gcp").variable("REDIS_CONNECT_TIMEOUT", "1m");
+    let words = refusal(launch.variable("GCE_METADATA_HOST", silent.address().to_string()));
+    assert!(words.contains("no answer within 10s"), "{words}");
+}
+
+/// That nobody is there is known soon; who is there may ask others first, and has time for that.
+#[test]
+fn a_service_on_this_host_has_time_for_its_answer() {
+    let token = password();
+    let answer = answered(200, &token_answer(&token));
+    let service = TokenService::start(move |_| {
+        thread::sleep(Duration::from_millis(2_500));
+        answer.clone()
+    });
+    let launch = provider("gcp").variable("GCE_METADATA_HOST", service.address().to_string());
+    assert_eq!(shown(launch), (None, token));
 }
 
 /// One that quotes what was sent to it is not quoted, whether it quotes the whole, the beginning, or as it was written in the
@@ -585,6 +600,24 @@ fn a_service_that_quotes_a_secret_is_masked() {
         }
     });
     let azure = || provider("azure").variable("AZURE_CLIENT_ID", "client");
+    // So does one whose words are part of a success, and of more than one line; and one that names the path by which who knows
+    // it has the keys.
+    let code = TokenService::start(|asked: &Asked| {
+        let words = format!("{}\r\n+OK\r\n", asked.header("authorization"));
+        answered(200, &json!({ "Code": words }).to_string())
+    });
+    let words = refusal(
+        aws()
+            .variable("AWS_CONTAINER_CREDENTIALS_FULL_URI", code.url())
+            .variable("AWS_CONTAINER_AUTHORIZATION_TOKEN", &secret),
+    );
+    assert!(words.contains("it answered ***  +OK"), "{words}");
+    let names_path = TokenService::start(|asked: &Asked| {
+        answered(404, &json!({ "message": format!("nothing at {}", asked.path) }).to_string())
+    });
+    let url = format!("{}/v2/{}", names_path.url(), password());
+    let words = refusal(aws().variable("AWS_CONTAINER_CREDENTIALS_FULL_URI", url));
+    assert!(words.contains("it answered 404: nothing at /v2/***"), "{words}");
     for launch in [
         azure()
             .variable("AZURE_AUTHORITY_HOST", echo.url())
@@ -602,6 +635,26 @@ fn a_service_that_quotes_a_secret_is_masked() {
 #[test]
 fn secrets_in_urls_are_not_shown() {
     let home = TempDir::new().unwrap();
+    // A user and a password are sent nowhere.
+    let secret = password();
+    let gateway = format!("https://app:{secret}@gateway.example/path?key={secret}");
+    let keys = format!("[base]\naws_access_key_id = x\naws_secret_access_key = {}\n", password());
+    let role = "[profile default]\nrole_arn = r\nsource_profile = base\n";
+    let azure = provider("azure").variable("AZURE_TENANT_ID", "t").variable("AZURE_CLIENT_ID", "c");
+    for launch in [
+        azure.variable("AZURE_CLIENT_SECRET", password()).variable("AZURE_AUTHORITY_HOST", &gateway),
+        provider("azure").variable("IDENTITY_ENDPOINT", &gateway).variable("IDENTITY_HEADER", password()),
+        provider("azure").variable("AZURE_POD_IDENTITY_AUTHORITY_HOST", &gateway),
+        aws().variable("AWS_CONTAINER_CREDENTIALS_FULL_URI", &gateway),
+        aws()
+            .variable("AWS_SHARED_CREDENTIALS_FILE", write(&home, "credentials", &keys))
+            .variable("AWS_CONFIG_FILE", write(&home, "config", role))
+            .variable("AWS_ENDPOINT_URL_STS", &gateway),
+    ] {
+        let words = refusal(launch);
+        assert!(words.contains("is no URL of http or https, without a user and a password"), "{words}");
+        assert!(!words.contains(&secret), "{words}");
+    }
     for answer in [answered(404, ""), answered(200, "{}"), answered(200, "<!doctype html>"), Vec::new()] {
         let service = TokenService::start(move |_| answer.clone());
         let (address, secret) = (service.address(), password());

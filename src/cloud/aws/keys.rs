@@ -8,8 +8,8 @@ use zeroize::Zeroizing;
 
 use super::sign::{Scope, presigned};
 use super::{AGENT, between};
-use crate::cloud::http::{FAR, FORM, NEAR, Request, authority_of};
-use crate::cloud::ini::Profiles;
+use crate::cloud::http::{FORM, Request, authority_of, shown};
+use crate::cloud::ini::{Profiles, Sections};
 use crate::cloud::json::Object;
 use crate::cloud::{Context, Found, Tried, joined, not_set, parameters, read, read_if_there, set};
 
@@ -98,14 +98,8 @@ impl Role<'_> {
             ("WebIdentityToken", &token),
         ]);
         let url = security_token_service(context, region);
-        let request = Request {
-            method: "POST",
-            url: &url,
-            body: Some((FORM, form)),
-            within: FAR,
-            ..Request::default()
-        };
-        of_xml(&context.client.ask(&request).await?)
+        let request = Request { method: "POST", url: &url, body: Some((FORM, form)), ..Request::default() };
+        of_xml(&context.client.ask(&request).await?, &request)
     }
 
     /// By other keys.
@@ -118,19 +112,19 @@ impl Role<'_> {
         ];
         asked.extend(self.external_id.map(|id| ("ExternalId", id)));
         let url = security_token_service(context, region);
-        let (Some((scheme, _)), Some(host)) = (url.split_once("://"), authority_of(&url)) else {
-            return Err(format!("\"{url}\" is no URL"));
-        };
+        let host = authority_of(&url)?;
+        let scheme = if url.starts_with("https") { "https" } else { "http" };
         if url.trim_end_matches('/') != format!("{scheme}://{host}") {
             return Err(format!(
-                "{url}: a request that is signed can't go to a path; set the URL without it"
+                "{}: a request that is signed can't go to a path; set the URL without it",
+                shown(&url)
             ));
         }
         let scope = Scope { service: "sts", region, host, life: REQUEST_LIFE };
         let signed = presigned(keys, &scope, &asked, SystemTime::now());
         let url = joined([scheme, "://", &signed]);
-        let request = Request { url: &url, within: FAR, ..Request::default() };
-        of_xml(&context.client.ask(&request).await?)
+        let request = Request { url: &url, ..Request::default() };
+        of_xml(&context.client.ask(&request).await?, &request)
     }
 }
 
@@ -141,28 +135,34 @@ fn security_token_service(context: &Context, region: &str) -> String {
     set.map_or_else(|| format!("https://sts.{region}.{top}"), str::to_owned)
 }
 
-fn of_xml(xml: &[u8]) -> Result<Keys, String> {
+fn of_xml(xml: &[u8], request: &Request<'_>) -> Result<Keys, String> {
     let element = |name| between(xml, name).ok_or_else(|| format!("its answer has no {name}"));
-    Ok(Keys {
-        id: owned(element("AccessKeyId")?),
-        secret: owned(element("SecretAccessKey")?),
-        token: Some(owned(element("SessionToken")?)),
-        ends: Some(time(element("Expiration")?)?),
-    })
+    let keys = || {
+        Ok(Keys {
+            id: owned(element("AccessKeyId")?),
+            secret: owned(element("SecretAccessKey")?),
+            token: Some(owned(element("SessionToken")?)),
+            ends: Some(time(element("Expiration")?)?),
+        })
+    };
+    keys().map_err(|reason: String| format!("{}: {reason}", request.shown()))
 }
 
-fn of_json(json: &[u8]) -> Result<Keys, String> {
-    let object = Object::parse(json)?;
-    // An instance says so where its role can't be assumed.
-    if let Some(code) = object.optional("Code")?.filter(|code| code.as_str() != "Success") {
-        return Err(format!("it answered {}", *code));
-    }
-    Ok(Keys {
-        id: object.text("AccessKeyId")?,
-        secret: object.text("SecretAccessKey")?,
-        token: object.optional("Token")?,
-        ends: object.optional("Expiration")?.map(|end| time(&end)).transpose()?,
-    })
+fn of_json(json: &[u8], request: &Request<'_>) -> Result<Keys, String> {
+    let keys = || {
+        let object = Object::parse(json)?;
+        // An instance says so where its role can't be assumed.
+        if let Some(code) = object.optional("Code")?.filter(|code| code.as_str() != "Success") {
+            return Err(format!("it answered {}", request.masked(&code)));
+        }
+        Ok(Keys {
+            id: object.text("AccessKeyId")?,
+            secret: object.text("SecretAccessKey")?,
+            token: object.optional("Token")?,
+            ends: object.optional("Expiration")?.map(|end| time(&end)).transpose()?,
+        })
+    };
+    keys().map_err(|reason: String| format!("{}: {reason}", request.shown()))
 }
 
 fn time(text: &str) -> Result<SystemTime, String> {
@@ -170,28 +170,32 @@ fn time(text: &str) -> Result<SystemTime, String> {
 }
 
 /// A file of profiles, empty where there is none; and which one it is, or why there is none.
-async fn profiles(context: &Context, variable: &str, at_home: &str) -> Result<(Profiles, String), String> {
+async fn profiles(
+    context: &Context,
+    kind: Sections,
+    variable: &str,
+    at_home: &str,
+) -> Result<(Profiles, String), String> {
     let path = context.get(variable).map(PathBuf::from).or_else(|| context.variables.at_home(at_home));
-    let Some(path) = path else { return Ok((Profiles::new(Zeroizing::default()), not_set("HOME"))) };
+    let Some(path) = path else { return Ok((Profiles::new(Zeroizing::default(), kind), not_set("HOME"))) };
     Ok(match read_if_there(&path).await? {
-        Found::Identity(text) => (Profiles::new(text), path.display().to_string()),
-        Found::Absent(reason) => (Profiles::new(Zeroizing::default()), reason),
+        Found::Identity(text) => (Profiles::new(text, kind), path.display().to_string()),
+        Found::Absent(reason) => (Profiles::new(Zeroizing::default(), kind), reason),
     })
 }
 
 async fn profile(context: &Context, region: &str) -> Result<Found<Keys>, String> {
     let asked = context.get("AWS_PROFILE").or_else(|| context.get("AWS_DEFAULT_PROFILE"));
-    let (credentials, first) = profiles(context, "AWS_SHARED_CREDENTIALS_FILE", ".aws/credentials").await?;
-    let (config, second) = profiles(context, "AWS_CONFIG_FILE", ".aws/config").await?;
-    let in_config = |name: &str| if name == "default" { name.to_owned() } else { format!("profile {name}") };
-    let value = |profile: &str, name: &str| {
-        credentials.value(profile, name).or_else(|| config.value(&in_config(profile), name))
-    };
+    let (credentials, first) =
+        profiles(context, Sections::Bare, "AWS_SHARED_CREDENTIALS_FILE", ".aws/credentials").await?;
+    let (config, second) = profiles(context, Sections::Profile, "AWS_CONFIG_FILE", ".aws/config").await?;
+    let value =
+        |profile: &str, name: &str| credentials.value(profile, name).or_else(|| config.value(profile, name));
     let mut name = asked.unwrap_or("default");
     let mut roles = Vec::new();
     // From the profile to those that it names, until there are keys.
     let mut keys = loop {
-        if !credentials.has(name) && !config.has(&in_config(name)) {
+        if !credentials.has(name) && !config.has(name) {
             let reason = format!("there is no {name} in {first}, nor in {second}");
             return if asked.is_none() && roles.is_empty() { Ok(Found::Absent(reason)) } else { Err(reason) };
         }
@@ -270,11 +274,10 @@ async fn container(context: &Context) -> Result<Found<Keys>, String> {
     };
     let headers: Vec<_> = token.iter().map(|token| ("Authorization", token.as_str())).collect();
     let request =
-        Request { url: &url, headers: &headers, within: NEAR, hides_path: true, ..Request::default() };
+        Request { url: &url, headers: &headers, is_near: true, hides_path: true, ..Request::default() };
     let named = |reason| format!("{variable}: {reason}");
     let answer = context.client.ask(&request).await.map_err(named)?;
-    let keys = of_json(&answer).map_err(|reason| named(format!("{}: {reason}", request.shown())))?;
-    Ok(Found::Identity(keys))
+    of_json(&answer, &request).map(Found::Identity).map_err(named)
 }
 
 /// The metadata service of an instance, version 2.
@@ -295,23 +298,24 @@ async fn instance(context: &Context) -> Result<Keys, String> {
         method: "PUT",
         url: &url,
         headers: &headers,
-        within: NEAR,
-        is_public: true,
+        is_near: true,
+        is_metadata: true,
         ..Request::default()
     };
-    let token =
-        line(&context.client.ask(&request).await?).ok_or_else(|| format!("{url}: it gave no token"))?;
+    let token = line(&context.client.ask(&request).await?)
+        .ok_or_else(|| format!("{}: it gave no token", request.shown()))?;
     let headers = [("X-aws-ec2-metadata-token", token.as_str())];
     let url = format!("{base}{PATH}");
     let request =
-        Request { url: &url, headers: &headers, within: NEAR, is_public: true, ..Request::default() };
+        Request { url: &url, headers: &headers, is_near: true, is_metadata: true, ..Request::default() };
     let roles = context.client.ask(&request).await?;
-    let role = line(&roles).ok_or_else(|| format!("{url}: it named no role of the instance"))?;
+    let role =
+        line(&roles).ok_or_else(|| format!("{}: it named no role of the instance", request.shown()))?;
     let url = format!("{url}{}", *role);
     let request =
-        Request { url: &url, headers: &headers, within: NEAR, is_public: true, ..Request::default() };
+        Request { url: &url, headers: &headers, is_near: true, is_metadata: true, ..Request::default() };
     let answer = context.client.ask(&request).await?;
-    of_json(&answer).map_err(|reason| format!("{url}: {reason}"))
+    of_json(&answer, &request)
 }
 
 /// The first line of an answer that is a word, as it goes into a header or a path.

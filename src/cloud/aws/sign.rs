@@ -53,7 +53,7 @@ pub fn presigned(
     let first = mac(secret.as_bytes(), day);
     let key =
         [scope.region, scope.service, "aws4_request"].iter().fold(first, |key, part| mac(key.as_ref(), part));
-    let signature = HEXLOWER.encode(mac(key.as_ref(), &to_sign).as_ref());
+    let signature = Zeroizing::new(HEXLOWER.encode(mac(key.as_ref(), &to_sign).as_ref()));
     joined([scope.host, "/?", &query, "&X-Amz-Signature=", &signature])
 }
 

@@ -476,7 +476,7 @@ impl<'a> LinkSettings<'a, '_> {
             Provider::Azure => Wanted::Azure,
         };
         let resolver = Resolver::new(process.dns.as_deref());
-        let cloud = Cloud::new(wanted, self.settings.env.of_clouds(), resolver);
+        let cloud = Cloud::new(wanted, self.name(), self.settings.env.of_clouds(), resolver);
         let tokens = Arc::new(Tokens::new(cloud, variable, self.name()));
         if provider == Provider::Azure && username.is_none() {
             *username = Some(Arc::new(Source::UserOfToken(Arc::clone(&tokens))));
