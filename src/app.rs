@@ -426,7 +426,7 @@ fn too_many_ready(config: &Config, descriptors: Descriptors) -> Option<(String, 
     if descriptors.carry(count) {
         return None;
     }
-    let variables: Vec<_> = warm.iter().map(|link| format!("{}_WARM", link.alias)).collect();
+    let variables: Vec<_> = warm.iter().map(|link| link.setting("WARM")).collect();
     let variables = variables.join(", ");
     let error = io::Error::other(format!(
         "{count} connections are to be kept ready, but the limit on file descriptors is {}",

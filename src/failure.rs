@@ -318,7 +318,7 @@ impl Failure {
 
     /// What the operator can do where it may be about the PROXY protocol.
     fn proxy_remedy(&self, link: &Link) -> Option<String> {
-        let Link { alias, variable, .. } = link;
+        let variable = &link.variable;
         match self {
             // Redis waits in silence for more behind the binary header.
             Self::Broken { .. }
@@ -328,19 +328,22 @@ impl Failure {
             {
                 Some(format!(
                     "see the target's own log; check that what {variable} names expects the PROXY protocol, and remove \
-                     {alias}_PROXY_PROTOCOL if it does not"
+                     {proxy_protocol} if it does not",
+                    proxy_protocol = link.setting("PROXY_PROTOCOL")
                 ))
             }
             Self::Ambassador { endpoint, words, .. }
                 if link.proxy_protocol.is_none() && words.contains(FOR_BALANCERS) =>
             {
                 Some(format!(
-                    "set {alias}_PROXY_PROTOCOL=v2, so that the ambassador at {endpoint} is told who its client is, or remove \
-                     LISTEN_PROXY_PROTOCOL there"
+                    "set {proxy_protocol}=v2, so that the ambassador at {endpoint} is told who its client is, or remove \
+                     LISTEN_PROXY_PROTOCOL there",
+                    proxy_protocol = link.setting("PROXY_PROTOCOL")
                 ))
             }
             Self::NotAllowed { .. } if link.listen_proxy_protocol => Some(format!(
-                "add its network to {alias}_ALLOW, if it may connect; for a balancer's health checks its own address counts"
+                "add its network to {allow}, if it may connect; for a balancer's health checks its own address counts",
+                allow = link.setting("ALLOW")
             )),
             _ => None,
         }
@@ -358,8 +361,8 @@ impl Failure {
             ),
             Self::WrongRole { wanted, .. } => {
                 format!(
-                    "check that one of the targets of {variable} is a {wanted}, or remove {}_ROLE",
-                    link.alias
+                    "check that one of the targets of {variable} is a {wanted}, or remove {}",
+                    link.setting("ROLE")
                 )
             }
             Self::NoBackend { .. } => no_list_remedy(link),
@@ -402,8 +405,8 @@ impl Failure {
                 "see the target's own log; check that the port in {variable} speaks TLS, and that the target has room for a client"
             ),
             Self::Broken { hint, .. } | Self::Closed { hint, .. } if !hint.is_empty() => format!(
-                "see the target's own log; if it speaks TLS, write rediss:// in {variable} or set {}_TLS=true",
-                link.alias
+                "see the target's own log; if it speaks TLS, write rediss:// in {variable} or set {}=true",
+                link.setting("TLS")
             ),
             Self::Broken { .. } | Self::Closed { .. } => {
                 format!("see the target's own log; check that {variable} names the Redis server itself")
@@ -418,19 +421,19 @@ impl Failure {
             Self::Secret(Unavailable::Token(error)) => error.remedy.clone(),
             Self::ClientLeft | Self::ClientQuit => "nothing".to_owned(),
             Self::NotAuthenticated { .. } => format!(
-                "give the client the password of {}_CLIENT_PASSWORD_FILE, or find out which client it is",
-                link.alias
+                "give the client the password of {}, or find out which client it is",
+                link.setting("CLIENT_PASSWORD_FILE")
             ),
             Self::Full => {
-                format!("raise {}_MAX_CONNECTIONS or the limit on open files (ulimit -n)", link.alias)
+                format!("raise {} or the limit on open files (ulimit -n)", link.setting("MAX_CONNECTIONS"))
             }
             Self::NotAllowed { .. } => {
-                format!("add its network to {}_ALLOW, if it may connect", link.alias)
+                format!("add its network to {}, if it may connect", link.setting("ALLOW"))
             }
             Self::Unannounced { .. } => format!(
                 "let the balancer send the header, if this client is one (HAProxy: send-proxy-v2; nginx: proxy_protocol on), or remove \
-                 {}_LISTEN_PROXY_PROTOCOL if clients come directly",
-                link.alias
+                 {} if clients come directly",
+                link.setting("LISTEN_PROXY_PROTOCOL")
             ),
         }
     }
@@ -451,7 +454,7 @@ impl Failure {
 
 /// What the operator can do where there is no list of backends, by where it is to come from.
 pub fn no_list_remedy(link: &Link) -> String {
-    let Link { alias, variable, .. } = link;
+    let variable = &link.variable;
     match &link.target.backends {
         Source::Listed(_) => format!("check {variable}, and that what it names can be reached from here"),
         Source::Srv(name) => format!(
@@ -465,12 +468,13 @@ pub fn no_list_remedy(link: &Link) -> String {
         Source::Sentinel { service, .. } => format!(
             "check that the Sentinels in {variable} can be reached from here and know {service}; where they want a password, set \
              {}",
-            link.credential_variable("SENTINEL_AUTH_FILE")
+            link.setting("SENTINEL_AUTH_FILE")
         ),
         Source::ZooKeeper { path, .. } => {
+            let setting = link.setting("ZOOKEEPER_TLS");
             let tls = match &link.zookeeper.tls {
-                Some(_) => format!("speak TLS, or remove {alias}_ZOOKEEPER_TLS"),
-                None => format!("are those without TLS, or set {alias}_ZOOKEEPER_TLS=true"),
+                Some(_) => format!("speak TLS, or remove {setting}"),
+                None => format!("are those without TLS, or set {setting}=true"),
             };
             format!("check that servers register in {path}, and that the ports in {variable} are ZooKeeper's and {tls}")
         }

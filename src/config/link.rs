@@ -6,7 +6,7 @@ mod lookalikes;
 mod values;
 mod variables;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
@@ -22,6 +22,7 @@ use self::variables::{Settings, secret_variables};
 use super::notation::{
     DURATION, DURATION_OR_OFF, Refusal, count, duration, duration_or_off, is_off, unquoted, word,
 };
+use super::settings::setting;
 use super::target::mend::mended;
 use super::target::{Backends, Malformed, Target};
 use super::{Diagnostics, Env, Process};
@@ -43,6 +44,8 @@ pub struct Link {
     pub variable: String,
     /// What the variables of its credentials begin with.
     credential_prefix: String,
+    /// The settings that were given, with their variables.
+    settings: BTreeMap<&'static str, String>,
     /// Where clients come in.
     pub listen: Listen,
     /// What is dialled; its user information has been moved into `redis`.
@@ -118,10 +121,14 @@ impl Link {
         self.redis.as_ref()?.credentials.as_ref()
     }
 
-    /// The variable of a setting about credentials that applies to this link, for remedies: that of the alias may give
-    /// them to another port.
-    pub fn credential_variable(&self, setting: &str) -> String {
-        format!("{}{setting}", self.credential_prefix)
+    /// The variable that gives a setting, or the one that would, for remedies: a credential's variable of the alias may be
+    /// for another port.
+    pub fn setting(&self, name: &str) -> String {
+        let own = || match setting(name) {
+            Some(setting) if setting.credential => format!("{}{name}", self.credential_prefix),
+            _ => format!("{}_{name}", self.alias),
+        };
+        self.settings.get(name).cloned().unwrap_or_else(own)
     }
 
     /// To write the same target as that of a Redis Cluster, or of servers that are none, for remedies.
@@ -510,6 +517,7 @@ impl Draft {
         Link {
             name: link.name(),
             credential_prefix: link.credential_prefix(),
+            settings: link.given(),
             listen,
             is_from_kubernetes: link.is_from_kubernetes(&target),
             balance: balance.unwrap_or_else(|| default_balance(&target, redis.as_ref())),

@@ -74,8 +74,8 @@ impl FailureLog {
     pub fn password_refused(self: &Arc<Self>, client: Client, link: &Link) {
         let error = "the client sends a password of its own, and the target does not take it".to_owned();
         let remedy = format!(
-            "take the password out of the client's configuration, or set {}_CLIENT_AUTH=absorb, which answers it here",
-            link.alias
+            "take the password out of the client's configuration, or set {}=absorb, which answers it here",
+            link.setting("CLIENT_AUTH")
         );
         self.tell(Kind::PasswordRefused, LogEntry { client, error, remedy });
     }

@@ -73,7 +73,7 @@ impl Target<'_> {
 
     fn explain(&self, broken: &Broken) -> Words {
         let endpoint = self.endpoint;
-        let Link { alias, variable, .. } = self.link;
+        let variable = &self.link.variable;
         let what = || sentence(&broken.error, endpoint);
         match &broken.error {
             Error::InvalidCertificate(error) => {
@@ -84,7 +84,8 @@ impl Target<'_> {
             Error::InvalidMessage(InvalidMessage::InvalidContentType) => (
                 format!("{endpoint} does not speak TLS"),
                 format!(
-                    "name its TLS port in {variable}, or turn TLS off: redis:// or tcp://, without {alias}_TLS"
+                    "name its TLS port in {variable}, or turn TLS off: redis:// or tcp://, without {tls}",
+                    tls = self.link.setting("TLS")
                 ),
             ),
             Error::InvalidMessage(
@@ -97,8 +98,10 @@ impl Target<'_> {
             Error::PeerIncompatible(PeerIncompatible::NoCertificateRequestSignatureSchemesInCommon) => (
                 what(),
                 format!(
-                    "set {alias}_TLS_CERT_FILE and {alias}_TLS_KEY_FILE to a certificate with a key of another kind, RSA or P-256 \
-                     say"
+                    "set {tls_cert_file} and {tls_key_file} to a certificate with a key of another kind, RSA or P-256 \
+                     say",
+                    tls_cert_file = self.link.setting("TLS_CERT_FILE"),
+                    tls_key_file = self.link.setting("TLS_KEY_FILE")
                 ),
             ),
             Error::PeerIncompatible(_) => {
@@ -118,13 +121,15 @@ impl Target<'_> {
 
     fn certificate(&self, error: &CertificateError, shown: &Shown<'_>) -> Words {
         let endpoint = self.endpoint;
-        let alias = &self.link.alias;
         if let Some(unknown) = shown.unknown_authority(error) {
             let files = self.link.tls.as_ref().map(|tls| &tls.files);
             let file = files.and_then(|files| files.authorities.as_ref()).map(|path| path.display());
             let put = |whose: &str| match &file {
                 Some(file) => format!("put {whose} into {file}, if it is to be trusted"),
-                None => format!("set {alias}_TLS_CA_FILE to a file with {whose}, if it is to be trusted"),
+                None => format!(
+                    "set {tls_ca_file} to a file with {whose}, if it is to be trusted",
+                    tls_ca_file = self.link.setting("TLS_CA_FILE")
+                ),
             };
             let what = format!("the certificate of {endpoint} is from an unknown authority");
             return match unknown {
@@ -147,20 +152,24 @@ impl Target<'_> {
             };
         }
         match error {
-            CertificateError::NotValidForNameContext { .. } | CertificateError::NotValidForName => {
-                (shown.names(), shown.names_remedy(alias))
-            }
+            CertificateError::NotValidForNameContext { .. } | CertificateError::NotValidForName => (
+                shown.names(),
+                shown.names_remedy(&self.link.setting("TLS_SERVER_NAME"), &self.link.setting("TLS_VERIFY")),
+            ),
             error => shown.explain(error),
         }
     }
 
     fn alert(&self, alert: AlertDescription) -> Words {
         let endpoint = self.endpoint;
-        let alias = &self.link.alias;
         let demanded = || {
             (
                 format!("{endpoint} demands a client certificate"),
-                format!("set {alias}_TLS_CERT_FILE and {alias}_TLS_KEY_FILE to one that the target trusts"),
+                format!(
+                    "set {tls_cert_file} and {tls_key_file} to one that the target trusts",
+                    tls_cert_file = self.link.setting("TLS_CERT_FILE"),
+                    tls_key_file = self.link.setting("TLS_KEY_FILE")
+                ),
             )
         };
         match alert {
@@ -178,7 +187,10 @@ impl Target<'_> {
             AlertDescription::ProtocolVersion => self.old_version(),
             AlertDescription::UnrecognisedName => (
                 format!("{endpoint} has no server of the requested name (unrecognized_name)"),
-                format!("set {alias}_TLS_SERVER_NAME to the server's name"),
+                format!(
+                    "set {tls_server_name} to the server's name",
+                    tls_server_name = self.link.setting("TLS_SERVER_NAME")
+                ),
             ),
             _ => match alerts::about_certificate(alert) {
                 Some(why) if self.has_identity() => refused(
@@ -186,7 +198,8 @@ impl Target<'_> {
                     format!("{endpoint} refused our client certificate: {why}"),
                     self.link.tls.as_ref().and_then(Connector::own_fault),
                     format!(
-                        "set {alias}_TLS_CERT_FILE to a certificate that the target accepts; see its own log"
+                        "set {tls_cert_file} to a certificate that the target accepts; see its own log",
+                        tls_cert_file = self.link.setting("TLS_CERT_FILE")
                     ),
                 ),
                 // Some servers send it where there was no client certificate.
@@ -205,7 +218,6 @@ struct Client<'a> {
 
 impl Client<'_> {
     fn explain(&self, broken: &Broken) -> Words {
-        let alias = &self.link.alias;
         let files = self.link.listen_tls.as_ref().map(|tls| &tls.files);
         let known = files.and_then(|files| files.authorities.as_ref());
         let known = known.map(|path| path.display().to_string()).unwrap_or_default();
@@ -220,7 +232,7 @@ impl Client<'_> {
                 let shown = Shown::of(whose, Purpose::Client, broken.refused.as_deref());
                 if *error == CertificateError::ApplicationVerificationFailure {
                     let (variable, names) =
-                        (format!("{alias}_LISTEN_TLS_CLIENT_NAMES"), shown.client_names());
+                        (self.link.setting("LISTEN_TLS_CLIENT_NAMES"), shown.client_names());
                     return (
                         format!("the client's certificate has none of the names in {variable}, but {names}"),
                         format!("add its name to {variable}, if it may come in"),
@@ -245,14 +257,18 @@ impl Client<'_> {
                     format!("the client refused our certificate: {why}"),
                     self.link.listen_tls.as_ref().and_then(Acceptor::own_fault),
                     format!(
-                        "let the client trust the authority of {alias}_LISTEN_TLS_CERT_FILE and dial a name that the certificate has"
+                        "let the client trust the authority of {listen_tls_cert_file} and dial a name that the certificate has",
+                        listen_tls_cert_file = self.link.setting("LISTEN_TLS_CERT_FILE")
                     ),
                 ),
                 None => (what(), "see the client's own log".to_owned()),
             },
             Error::InvalidMessage(InvalidMessage::InvalidContentType) => (
                 "the client does not speak TLS, and this port does".to_owned(),
-                format!("turn TLS on in the client, or remove {alias}_LISTEN_TLS_CERT_FILE and its key"),
+                format!(
+                    "turn TLS on in the client, or remove {listen_tls_cert_file} and its key",
+                    listen_tls_cert_file = self.link.setting("LISTEN_TLS_CERT_FILE")
+                ),
             ),
             error if is_old_version(error) => (
                 "the client speaks neither TLS 1.2 nor TLS 1.3".to_owned(),
@@ -261,8 +277,10 @@ impl Client<'_> {
             Error::PeerIncompatible(PeerIncompatible::NoSignatureSchemesInCommon) => (
                 what(),
                 format!(
-                    "set {alias}_LISTEN_TLS_CERT_FILE and {alias}_LISTEN_TLS_KEY_FILE to a certificate with a key of another \
-                     kind, RSA or P-256 say"
+                    "set {listen_tls_cert_file} and {listen_tls_key_file} to a certificate with a key of another \
+                     kind, RSA or P-256 say",
+                    listen_tls_cert_file = self.link.setting("LISTEN_TLS_CERT_FILE"),
+                    listen_tls_key_file = self.link.setting("LISTEN_TLS_KEY_FILE")
                 ),
             ),
             Error::PeerIncompatible(_) => {

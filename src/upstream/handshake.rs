@@ -362,8 +362,8 @@ impl<'a> Handshake<'a> {
                 what: "the target does not tell its role",
                 words: "neither to HELLO nor to ROLE nor to INFO".to_owned(),
                 remedy: format!(
-                    "allow the user ROLE on the server (ACL SETUSER … +role), or remove {}_ROLE",
-                    self.link.alias
+                    "allow the user ROLE on the server (ACL SETUSER … +role), or remove {}",
+                    self.link.setting("ROLE")
                 ),
             });
         };
@@ -614,7 +614,6 @@ impl<'a> Handshake<'a> {
         if self.link.proxy_protocol.is_some() && is_unknown_command(words) && words.contains("PROXY") {
             return Err(self.no_header_expected(words));
         }
-        let alias = &self.link.alias;
         let credentials = self.redis.credentials.as_ref();
         let variable = credentials.map_or(&self.link.variable, |credentials| &credentials.variable);
         let code = words.split(' ').next().unwrap_or_default();
@@ -629,14 +628,14 @@ impl<'a> Handshake<'a> {
                     "allow the user {command} on the server (ACL SETUSER … +{})",
                     command.to_lowercase()
                 );
-                ("the target does not permit it to this user", or_no_database(asked, allow, alias))
+                ("the target does not permit it to this user", or_no_database(asked, allow, self.link))
             }
             "NOAUTH" => (
                 "the target wants a password",
                 format!(
                     "set {} to the file that holds it, and {} to its user where \"default\" is disabled",
-                    self.link.credential_variable("AUTH_FILE"),
-                    self.link.credential_variable("USERNAME")
+                    self.link.setting("AUTH_FILE"),
+                    self.link.setting("USERNAME")
                 ),
             ),
             "MASTERDOWN" | "LOADING" | "BUSY" => {
@@ -648,7 +647,7 @@ impl<'a> Handshake<'a> {
             ),
             _ if words.contains("cluster mode") => (
                 "the target refused SELECT",
-                format!("remove {alias}_DB: a Redis Cluster has database 0 only"),
+                format!("remove {}: a Redis Cluster has database 0 only", self.link.setting("DB")),
             ),
             _ if is_unknown_command(words) => {
                 let configured = format!(
@@ -662,11 +661,12 @@ impl<'a> Handshake<'a> {
                     Asked::Ping | Asked::Header => "the target knows no PING",
                     Asked::Role(_) | Asked::Restore(_) => "the target does not know what it was asked",
                 };
-                (what, or_no_database(asked, configured, alias))
+                (what, or_no_database(asked, configured, self.link))
             }
-            _ if words.contains("wrong number of arguments") => {
-                ("the target knows no ACL users", format!("remove {alias}_USERNAME, or use Redis 6 or later"))
-            }
+            _ if words.contains("wrong number of arguments") => (
+                "the target knows no ACL users",
+                format!("remove {}, or use Redis 6 or later", self.link.setting("USERNAME")),
+            ),
             _ => match asked {
                 Asked::Restore(_) => (
                     "the target can't take over the session",
@@ -676,7 +676,7 @@ impl<'a> Handshake<'a> {
                 Asked::Auth => ("the target refused AUTH", format!("check {variable}")),
                 Asked::Select => (
                     "the target refused SELECT",
-                    format!("check {alias}_DB, and the number of databases on the server"),
+                    format!("check {}, and the number of databases on the server", self.link.setting("DB")),
                 ),
                 Asked::Role(_) => (
                     "the target does not tell its role",
@@ -717,8 +717,9 @@ impl<'a> Handshake<'a> {
         const SHOWN: usize = 64;
         let remedy = match bytes {
             [0x15, 0x03, ..] => format!(
-                "turn TLS on: write rediss:// in {}, or set {}_TLS=true; or dial a plain port",
-                self.link.variable, self.link.alias
+                "turn TLS on: write rediss:// in {}, or set {}=true; or dial a plain port",
+                self.link.variable,
+                self.link.setting("TLS")
             ),
             [b'H', b'T', b'T', b'P', ..] => {
                 format!("the target is a web server: name the Redis server in {}", self.link.variable)
@@ -858,9 +859,9 @@ fn is_of_the_moment(words: &str) -> bool {
 }
 
 /// A remedy; who is refused SELECT can also do without it.
-fn or_no_database(asked: Asked, remedy: String, alias: &str) -> String {
+fn or_no_database(asked: Asked, remedy: String, link: &Link) -> String {
     match asked {
-        Asked::Select => format!("{remedy}; or remove {alias}_DB"),
+        Asked::Select => format!("{remedy}; or remove {}", link.setting("DB")),
         _ => remedy,
     }
 }

@@ -180,8 +180,8 @@ async fn drive(
     }
     if is_over {
         let remedy = format!(
-            "remove {}_SHARE if that is no Redis server, or restart when it is one again",
-            service.link.alias
+            "remove {} if that is no Redis server, or restart when it is one again",
+            service.link.setting("SHARE")
         );
         tracing::warn!(
             target: "client",

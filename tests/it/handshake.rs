@@ -282,6 +282,26 @@ fn another_protocol_is_told_with_what_to_write() {
     }
 }
 
+/// A setting may be the alias', or that of one port: the remedy names the variable that is there.
+#[test]
+fn a_remedy_names_the_variable_that_gives_the_setting() {
+    let Some(server) = RedisServer::start("") else { return };
+    for variable in ["REDIS_DB", "REDIS_PORT_6379_DB"] {
+        let target = format!("redis://{}", server.address());
+        let launch = || {
+            Launch::redis(server.address()).variable("REDIS_PORT_6379_TCP", &target).variable(variable, "99")
+        };
+        expect_remedy(launch, &["refused SELECT"], &[&format!("check {variable}, and the number")]);
+    }
+    for variable in ["REDIS_ALLOW", "REDIS_PORT_6379_ALLOW"] {
+        let ambassador = Launch::redis(server.address()).variable(variable, "192.0.2.0/24").start();
+        ambassador.connect("redis:6379").expect_gone();
+        let line = ambassador.wait_for("connection failed");
+        let remedy = line["remedy"].as_str().unwrap();
+        assert!(remedy.starts_with(&format!("add its network to {variable}, ")), "{remedy}");
+    }
+}
+
 /// Redis says the same of a wrong password, of a user that there is not, and of one that is disabled; which of them it may
 /// be depends on what is configured.
 #[test]

@@ -419,11 +419,12 @@ impl Examination<'_> {
             && let Ok(()) | Err(Failure::Refused { .. }) =
                 Interview::begin(stream, &self.shown, self.link, redis, &Probe::default()).ping().await
         {
-            let Link { alias, variable, .. } = self.link;
+            let variable = &self.link.variable;
             return Failure::Tls {
                 what: format!("{} does not speak TLS, but plain Redis", self.shown),
                 remedy: format!(
-                    "name its TLS port in {variable}, or turn TLS off: redis:// or tcp://, without {alias}_TLS"
+                    "name its TLS port in {variable}, or turn TLS off: redis:// or tcp://, without {tls}",
+                    tls = self.link.setting("TLS")
                 ),
             };
         }

@@ -236,8 +236,8 @@ impl Finding {
                 "replica",
                 format!("{backend} is a replica, which answers READONLY to writes"),
                 format!(
-                    "name the master in {variable}, or set {alias}_ROLE to master or replica, whichever is meant",
-                    alias = link.alias
+                    "name the master in {variable}, or set {role} to master or replica, whichever is meant",
+                    role = link.setting("ROLE")
                 ),
             ),
             _ => None,
@@ -286,7 +286,7 @@ impl Finding {
             (_, Some(_)) => "rediss://",
             (_, None) => "redis://",
         };
-        let file = format!("set {} to the file that holds it", link.credential_variable("AUTH_FILE"));
+        let file = format!("set {} to the file that holds it", link.setting("AUTH_FILE"));
         let with_password = match link.target.scheme {
             Scheme::Tls | Scheme::Unix => format!("{file} and write {scheme} in {variable}"),
             _ => file,

@@ -1,5 +1,6 @@
 //! What the settings of one link say.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -20,7 +21,7 @@ use crate::config::backends_file;
 use crate::config::notation::{
     DURATION_OR_OFF, Refusal, duration, duration_or_off, flag, items, unquoted, word,
 };
-use crate::config::settings::{OF_CLUSTER, PASSWORDS, SETTINGS, Scope, setting};
+use crate::config::settings::{OF_CLUSTER, PASSWORDS, SETTINGS, Scope, Setting, setting};
 use crate::config::target::{Backends, ONE_DATABASE, Scheme, Target, database, endpoint};
 use crate::config::{Diagnostics, Process};
 use crate::net::proxy_protocol::Version;
@@ -63,6 +64,12 @@ impl<'a> LinkSettings<'a, '_> {
     /// The variable that gives a setting: the port's own wins over the alias-wide one.
     pub(super) fn variable(&self, name: &'static str) -> Option<&'a str> {
         self.settings.at_port(self.alias, self.port, name).or_else(|| self.alias_wide(name))
+    }
+
+    /// All settings that are given, with their variables.
+    pub(super) fn given(&self) -> BTreeMap<&'static str, String> {
+        let variable = |setting: &Setting| Some((setting.name, self.variable(setting.name)?.to_owned()));
+        SETTINGS.iter().filter_map(variable).collect()
     }
 
     /// The alias-wide variable, where it applies to this port.

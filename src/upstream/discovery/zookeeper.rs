@@ -250,7 +250,7 @@ impl<'a> Ensemble<'a> {
     }
 
     fn not_shown(&self) -> String {
-        let variable = self.link.credential_variable("ZOOKEEPER_AUTH_FILE");
+        let variable = self.link.setting("ZOOKEEPER_AUTH_FILE");
         format!("ZooKeeper does not show it; set {variable} to credentials that may read it")
     }
 }

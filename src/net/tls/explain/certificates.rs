@@ -537,17 +537,16 @@ impl<'a> Shown<'a> {
         format!("issue it anew with subjectAltName: {}", self.anew(&[self.named()]))
     }
 
-    /// Whether it has a name at all that could be dialled instead.
-    pub fn names_remedy(&self, alias: &str) -> String {
-        let or = format!("or set {alias}_TLS_VERIFY=ca, if it is enough that its authority vouches for it");
+    /// Whether it has a name at all that could be dialled instead; with the variables that say which name it is to have, and
+    /// how it is verified.
+    pub fn names_remedy(&self, server_name: &str, verify: &str) -> String {
+        let or = format!("or set {verify}=ca, if it is enough that its authority vouches for it");
         let names = self.own().map(Certificate::names).unwrap_or_default();
         let expected = self.expected();
         if names.is_empty() || names.iter().any(|name| *name == expected) {
             return format!("{}; {or}", self.with_names());
         }
-        format!(
-            "dial the target by a name that its certificate has, or set {alias}_TLS_SERVER_NAME to one; {or}"
-        )
+        format!("dial the target by a name that its certificate has, or set {server_name} to one; {or}")
     }
 
     /// Which authority is not known, if that is what is wrong.
