@@ -387,6 +387,24 @@ impl Dialler {
         handshake.restore(leading, restore, deadline, late).await.upstream()
     }
 
+    /// Takes away what a session has left behind on an upstream that was lent to it.
+    pub async fn undo(
+        &self,
+        link: &Link,
+        lease: &Lease,
+        upstream: Upstream,
+        undone: &Restore,
+    ) -> Result<Upstream, Failure> {
+        let Some(redis) = &link.redis else { return Ok(upstream) };
+        let begun = Instant::now();
+        let deadline = begun + link.connect_timeout;
+        let shown = lease.to_string();
+        let (stream, _) = upstream.into_parts();
+        let handshake = Handshake::begin(stream, &shown, link, redis, &lease.backend().probe, &());
+        let late = late(Stage::Select, format!("the handshake with {shown}"), begun, deadline);
+        handshake.undo(undone, deadline, late).await.upstream()
+    }
+
     /// What to offer to a server that has said so much to our passwords. It has all the time that there is, since no
     /// other backend could do without the password either.
     pub async fn login<'a>(

@@ -25,6 +25,7 @@ use crate::failure::{Failure, Stage};
 use crate::failure::{OF_AMBASSADOR, OWN_WORDS, REFUSED};
 use crate::metrics::CredentialKind;
 use crate::net::Stream;
+use crate::random;
 use crate::relay::Restore;
 use crate::resp::commands::{First, UNLIMITED, first};
 use crate::resp::{self, Reply};
@@ -296,6 +297,31 @@ impl<'a> Handshake<'a> {
         let asked: Vec<_> = restoring.iter().map(|(_, is_needed)| Asked::Restore(*is_needed)).collect();
         let done = timeout_at(deadline, self.exchange(&commands, &asked)).await;
         Greeted { done: done.map_err(late).flatten().map(drop), greeting: self }
+    }
+
+    /// Takes away what a session has left behind. The server has to prove that it has said all that the session asked for: a
+    /// line of that which is still on its way would be the first answer to somebody else. So it is asked for an echo of what
+    /// nobody knows, and that has to be the last it says.
+    pub async fn undo(
+        mut self,
+        undone: &Restore,
+        deadline: Instant,
+        late: impl FnOnce(Elapsed) -> Failure,
+    ) -> Greeted<'a> {
+        let proof = random::word();
+        let mut commands: Vec<_> = undone.commands().map(|(command, _)| arguments(command)).collect();
+        let asked = vec![Asked::Restore(true); commands.len()];
+        commands.push(vec![b"PING", proof.as_bytes()]);
+        let proven = async {
+            self.exchange(&commands, &asked).await?;
+            let whole = |buffer: &mut BytesMut| resp::value(buffer, LONGEST_ANSWER);
+            match self.take(Stage::Select, &mut Ok(()), whole).await? {
+                BytesFrame::BulkString(echo) if echo == proof && self.buffer.is_empty() => Ok(()),
+                _ => Err(self.not_redis(Stage::Select, b"something else than what was asked for")),
+            }
+        };
+        let done = timeout_at(deadline, proven).await;
+        Greeted { done: done.map_err(late).flatten(), greeting: self }
     }
 
     async fn go_through(

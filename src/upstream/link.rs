@@ -101,7 +101,7 @@ impl LinkRuntime {
     /// can't be done is closed.
     pub async fn take_back(self: Arc<Self>, upstream: Upstream, left: Restore, lease: Lease, origin: Origin) {
         let Some(undone) = left.undone(self.link.database()) else { return };
-        if let Ok(upstream) = self.dialler.restore(&self.link, &lease, upstream, &undone).await {
+        if let Ok(upstream) = self.dialler.undo(&self.link, &lease, upstream, &undone).await {
             self.warm.give_back(&self, upstream, lease, origin);
         }
     }

@@ -140,6 +140,7 @@ fn honest(words: &[String]) -> Vec<u8> {
     let name = words[0].to_uppercase();
     match &*name {
         "GET" => format!("${}\r\n{}\r\n", words[1].len(), words[1]),
+        "PING" if words.len() == 2 => format!("${}\r\n{}\r\n", words[1].len(), words[1]),
         "PING" => "+PONG\r\n".to_owned(),
         "RESET" => "+RESET\r\n".to_owned(),
         "HELLO" => {
@@ -405,6 +406,41 @@ fn says_more(mut peer: Peer) {
                 return;
             }
         }
+    }
+}
+
+/// Errors of scripts have line ends in them here, and a line of such an error is late: it comes with the next answer.
+fn says_late(mut peer: Peer) {
+    let (mut received, mut chunk) = (Vec::new(), [0; 4096]);
+    peer.patience(3 * PATIENCE);
+    let mut late: &[u8] = b"";
+    while let Ok(len @ 1..) = peer.read(&mut chunk) {
+        received.extend(&chunk[..len]);
+        while let Some((words, len)) = first_command(&received) {
+            received.drain(..len);
+            let said = if words[0] == "EVAL" { b"*1\r\n-a\r\n".to_vec() } else { honest(&words) };
+            if peer.try_send(&[late, &said].concat()).is_err() {
+                return;
+            }
+            late = if words[0] == "EVAL" { b"+of another one\r\n" } else { b"" };
+        }
+    }
+}
+
+/// Before an upstream that was lent is lent to somebody else, the server has to prove that it has said all that there was to
+/// say to the one before.
+#[test]
+fn what_is_late_on_a_lent_upstream_is_nobodys() {
+    let served = Target::start().serve(says_late);
+    let launch = Launch::redis(served.address()).variable("REDIS_AUTH", "secret");
+    let ambassador = sharing(launch, 1, 1).start();
+    for _ in 0..10 {
+        let mut client = ambassador.connect(LINK);
+        client.send(b"EVAL return 0\r\n");
+        client.expect(b"*1\r\n-a\r\n");
+        eventually("nothing is lent", || upstreams(&ambassador, "lent") == 0);
+        client.finish_sending();
+        client.expect_end();
     }
 }
 
