@@ -53,6 +53,11 @@ pub trait Side: AsyncRead + AsyncWrite + Unpin {
         false
     }
 
+    /// For how long nobody has heard anything on it, where that is more than this session's own.
+    fn silence(&self) -> Duration {
+        Duration::ZERO
+    }
+
     /// It was asked something, and has not answered in time.
     fn does_not_answer(&self) {}
 

@@ -216,6 +216,8 @@ pub struct Session {
     /// with some servers can be more than one line.
     is_tainted: bool,
     target_end: Option<Box<TargetEnd>>,
+    /// Whether the session has asked nothing on this upstream yet.
+    is_fresh: bool,
     /// When the upstream was heard last; while one command alone is under way and [timed](Self::is_timed), when that came.
     last_at: Instant,
     is_timed: bool,
@@ -272,6 +274,7 @@ impl Session {
             is_large: false,
             is_tainted: false,
             target_end: None,
+            is_fresh: true,
             last_at: Instant::now(),
             is_timed: false,
             count: 0,
@@ -390,6 +393,7 @@ impl Session {
         self.hold = Hold::None;
         self.gone = None;
         self.target_end = None;
+        self.is_fresh = true;
         self.last_at = Instant::now();
         if !leading.is_empty() {
             self.pair.to_client.keep(leading);

@@ -82,7 +82,7 @@ struct Mux {
     /// How much of the reply under way has come.
     begun: usize,
     held: Option<Held>,
-    /// When the server has said something the last time.
+    /// When the server has said something the last time, that of the handshake too.
     heard_at: Option<Instant>,
     places: Slab<Place>,
     driver: Option<Waker>,
@@ -167,6 +167,7 @@ impl Shared {
     /// there, `database` the link's.
     pub fn new(server: u64, state: Restore, database: u32) -> (Self, Seat) {
         let shared = Self(Arc::new(Common { server, state, database, ..Common::default() }));
+        shared.mux().heard_at = Some(Instant::now());
         let place = shared.mux().places.insert(Place::default());
         let seat = Seat { shared: shared.clone(), place };
         (shared, seat)
@@ -494,6 +495,10 @@ impl Side for Seat {
     fn is_delayed(&self) -> bool {
         let mux = self.shared.mux();
         mux.begun > HUGE && mux.owed.front().is_some_and(|run| run.place != Some(self.place))
+    }
+
+    fn silence(&self) -> Duration {
+        self.shared.mux().heard_at.map(|at| at.elapsed()).unwrap_or_default()
     }
 
     fn does_not_answer(&self) {

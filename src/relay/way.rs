@@ -3,6 +3,7 @@
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -77,6 +78,13 @@ impl<S: Side> Side for Way<S> {
 
     fn is_shared(&self) -> bool {
         matches!(self, Self::Seat(_))
+    }
+
+    fn silence(&self) -> Duration {
+        match self {
+            Self::Own(stream) => stream.silence(),
+            Self::Seat(seat) => seat.silence(),
+        }
     }
 
     fn does_not_answer(&self) {

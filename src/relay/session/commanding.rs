@@ -361,7 +361,10 @@ impl Session {
             return is_own;
         };
         let now = Instant::now();
-        let silence = now.saturating_duration_since(self.last_at);
+        let mut silence = now.saturating_duration_since(self.last_at);
+        if std::mem::take(&mut self.is_fresh) {
+            silence = silence.max(stream.silence());
+        }
         if self.is_worth_asking(silence) {
             self.hold = Hold::Asking;
             self.owed.push(What::Probe, 1);

@@ -7,6 +7,7 @@ use tempfile::TempDir;
 
 use super::{LINK, exchanges};
 use crate::faults::{Network, Running, ping};
+use crate::sharing::all_on_one;
 use crate::support::{Ambassador, Launch, Peer, Target, command_is_missing, eventually};
 use crate::surroundings::clock;
 
@@ -105,6 +106,35 @@ pub(crate) fn one_that_does_not_answer_is_replaced(change: impl FnOnce(Launch) -
     // Nothing but the question has gone there.
     upstream.expect_gone_in_silence();
     assert_eq!(exchanges(&ambassador, "silent"), 1);
+}
+
+/// Who comes to a shared upstream that has been quiet is new, and the upstream is not: it is asked before the first command.
+#[test]
+fn a_shared_upstream_that_was_quiet_is_asked_for_a_new_client_too() {
+    let Some(clock) = Clock::new() else { return };
+    let (target, ambassador) = played_with(&clock, all_on_one);
+    let mut quiet = ambassador.connect(LINK);
+    let mut upstream = target.accept_authenticated();
+    quiet.send(b"GET a\r\n");
+    upstream.expect(b"GET a\r\n");
+    upstream.send(b"$-1\r\n");
+    quiet.expect(b"$-1\r\n");
+    clock.set(QUIET);
+    let mut client = ambassador.connect(LINK);
+    client.send(b"INCR a\r\n");
+    upstream.expect_ping();
+    let mut fresh = target.accept_authenticated();
+    fresh.expect(b"INCR a\r\n");
+    fresh.send(b":1\r\n");
+    client.expect(b":1\r\n");
+    // It has been heard of late.
+    let mut other = ambassador.connect(LINK);
+    for (client, reply) in [(&mut other, b":2\r\n"), (&mut quiet, b":3\r\n")] {
+        client.send(b"INCR a\r\n");
+        fresh.expect(b"INCR a\r\n");
+        fresh.send(reply);
+        client.expect(reply);
+    }
 }
 
 /// One that answers with an error, as servers do whose user may not do it, is there all the same.
