@@ -29,7 +29,7 @@ use std::io;
 use self::drain::Reason;
 pub use self::session::state::Restore;
 pub use self::session::{Cause, Event, Named, Own, Policy, Reset, Session};
-pub use self::shared::{Driver, Ended, Seat, Shared};
+pub use self::shared::{Driver, Ended, Seat, Shared, UNASKED_ERROR};
 pub use self::timers::Limits;
 pub use self::tunnel::Tunnel;
 pub use self::way::Way;

@@ -585,14 +585,15 @@ impl Established {
             reason = drained(&admitted.guard) => return Some(Ending::End(End::Left(reason))),
         };
         let has_role = service.link.redis.as_ref().is_some_and(|redis| redis.role.is_some());
-        let is_same = |lease: &Lease| {
-            before.as_ref().is_some_and(|before| Arc::ptr_eq(before.backend(), lease.backend()))
-        };
         match (dialled, cause) {
-            (Ok((_, _, Some((lease, _)))), Cause::Refused) if !has_role && is_same(&lease) => {
+            (Ok((fresh, _, lent)), Cause::Refused)
+                if !has_role && fresh.server(lent.as_ref().map(|(lease, _)| lease)) == *server =>
+            {
                 // It would say the same again.
                 session.refusal_stands();
-                service.backends.assign(&admitted.guard, lease);
+                if let Some((lease, _)) = lent {
+                    service.backends.assign(&admitted.guard, lease);
+                }
             }
             (Ok((fresh, leading, lent)), cause) => {
                 let (lease, from) = lent.unzip();

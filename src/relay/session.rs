@@ -216,6 +216,8 @@ pub struct Session {
     /// with some servers can be more than one line.
     is_tainted: bool,
     target_end: Option<Box<TargetEnd>>,
+    /// Whether something else has gone to the upstream instead of the command under way, of which more is to come.
+    is_replaced: bool,
     /// Whether the session has asked nothing on this upstream yet.
     is_fresh: bool,
     /// When the upstream was heard last; while one command alone is under way and [timed](Self::is_timed), when that came.
@@ -274,6 +276,7 @@ impl Session {
             is_large: false,
             is_tainted: false,
             target_end: None,
+            is_replaced: false,
             is_fresh: true,
             last_at: Instant::now(),
             is_timed: false,
@@ -750,6 +753,7 @@ impl Session {
         let unanswered = self.owed.take();
         self.ahead.prepend(&unanswered);
         self.commands = Commands::default();
+        self.is_replaced = false;
         self.replies = Replies::telling_errors(self.policy.retells);
         self.target_end = None;
         self.is_timed = false;

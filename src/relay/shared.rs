@@ -71,6 +71,15 @@ pub enum Ended {
     Spoiled(&'static str),
 }
 
+/// What a server says that closes a connection, as one does that has too many clients: it says nothing of whether it can be
+/// shared.
+pub const UNASKED_ERROR: &str = "an error that nobody asked for";
+
+/// What it is that a server has said unasked.
+fn unasked(bytes: &[u8]) -> &'static str {
+    if bytes.starts_with(b"-") { UNASKED_ERROR } else { "a reply that nobody asked for" }
+}
+
 /// What the sessions and the upstream's [`Driver`] have in common.
 #[derive(Debug, Default)]
 struct Mux {
@@ -81,7 +90,6 @@ struct Mux {
     owed: VecDeque<Run>,
     /// How much of the reply under way has come.
     begun: usize,
-    held: Option<Held>,
     /// When the server has said something the last time, that of the handshake too.
     heard_at: Option<Instant>,
     places: Slab<Place>,
@@ -97,10 +105,9 @@ struct Mux {
     reauthenticated: Option<bool>,
 }
 
-/// Others wait for a session to read.
+/// Others may have to wait for a session to read.
 #[derive(Debug, Clone, Copy)]
 struct Held {
-    place: usize,
     since: Instant,
     /// When it has read the last time.
     read_at: Instant,
@@ -135,6 +142,8 @@ struct Place {
     is_finished: bool,
     /// More is unread than is kept.
     is_full: bool,
+    /// Since as much was unread as is kept, until that is little again.
+    held: Option<Held>,
     waker: Option<Waker>,
 }
 
@@ -257,7 +266,7 @@ impl Mux {
     fn hears(&mut self, replies: &mut Replies, bytes: &[u8]) -> Result<(), &'static str> {
         let mut at = 0;
         while at < bytes.len() {
-            let Some(run) = self.owed.front_mut() else { return Err("a reply that nobody asked for") };
+            let Some(run) = self.owed.front_mut() else { return Err(unasked(&bytes[at..])) };
             let (place, from, before) = (run.place, at, run.count);
             let was_huge = self.begun > HUGE;
             let mut wrong = None;
@@ -312,8 +321,8 @@ impl Mux {
         }
         if place.unread() + piece.len() > MOST_UNREAD {
             let now = Instant::now();
-            let held = *self.held.get_or_insert(Held { place: number, since: now, read_at: now });
-            if held.place == number && held.until() <= now && self.is_waited_for(number) {
+            let held = *place.held.get_or_insert(Held { since: now, read_at: now });
+            if held.until() <= now && self.is_waited_for(number) {
                 let place = &mut self.places[number];
                 place.is_full = true;
                 place.unread = Vec::new();
@@ -331,22 +340,23 @@ impl Mux {
 
     /// Whether one session has so much unread that no more is read now.
     fn is_held_up(&mut self, now: Instant) -> bool {
-        if let Some(held) = self.held {
-            let place = self.places.get(held.place).filter(|place| !place.is_left);
-            match place.map_or(0, Place::unread) {
-                ..=UNREAD => self.held = None,
-                unread if unread > MOST_UNREAD && held.until() > now => return true,
-                _ => {}
-            }
-        }
         let Some(Run { place: Some(number), .. }) = self.owed.front() else { return false };
         let (number, place) = (*number, &self.places[*number]);
         if place.is_left || place.unread() <= UNREAD {
             return false;
         }
+        if self.held_until().is_some_and(|until| until > now) {
+            return true;
+        }
         // Nobody else is to come behind it.
         self.leave();
         !self.is_waited_for(number)
+    }
+
+    /// Until when all wait for the session that is owed the next reply, as no more of it is kept.
+    fn held_until(&self) -> Option<Instant> {
+        let place = &self.places[self.owed.front()?.place?];
+        place.held.filter(|_| !place.is_left && place.unread() > MOST_UNREAD).map(Held::until)
     }
 
     /// Whether anybody stands behind what this session is owed.
@@ -427,7 +437,10 @@ impl AsyncRead for Seat {
             }
         }
         if was_much {
-            if let Some(held) = mux.held.as_mut().filter(|held| held.place == self.place) {
+            if place.unread() <= UNREAD {
+                place.held = None;
+            }
+            if let Some(held) = &mut place.held {
                 held.read_at = Instant::now();
             }
             mux.wake_driver();
@@ -614,7 +627,7 @@ impl Driver {
             self.shared.mux().leave();
         }
         if !self.leading.is_empty() {
-            return Poll::Ready(Ended::Spoiled("a reply that nobody asked for"));
+            return Poll::Ready(Ended::Spoiled(unasked(&self.leading)));
         }
         if let Poll::Ready(ended) = self.poll_read(cx, target, now) {
             return Poll::Ready(ended);
@@ -714,7 +727,7 @@ impl Driver {
                 mux.driver = Some(cx.waker().clone());
             }
             let is_asked = mux.owed.front().is_some_and(|run| run.place.is_none());
-            (is_alone, mux.is_leaving, is_asked, mux.held)
+            (is_alone, mux.is_leaving, is_asked, mux.held_until())
         };
         self.answer_by = self.answer_by.filter(|_| is_asked);
         self.alone_since = if is_alone { self.alone_since.or_else(|| Some(Instant::now())) } else { None };
@@ -724,7 +737,7 @@ impl Driver {
         let until_left = self.leave.map(|leave| if leave.from > now { leave.from } else { leave.latest });
         let until_closed = self.alone_since.map(|since| since + LINGER);
         let until_old = self.lifetime.map(|(at, _)| at);
-        let until_read = held.map(Held::until).filter(|at| *at > now);
+        let until_read = held.filter(|at| *at > now);
         let times = [until_left, until_closed, until_old, until_read, self.answer_by];
         let Some(at) = times.into_iter().flatten().min() else {
             self.alarm = None;
@@ -934,6 +947,29 @@ mod tests {
         assert_eq!(error.kind(), UNREAD_REPLIES);
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn each_of_several_who_do_not_read_is_bounded() {
+        let (shared, mut reads, mut server, _running) = played();
+        let [mut deaf, mut other] = [(); 2].map(|()| shared.seat().expect("a seat"));
+        let most = format!("${MOST_UNREAD}\r\n{}\r\n", "v".repeat(MOST_UNREAD));
+        reads.write_all(b"GET a\r\n").await.expect("taken");
+        hears(&mut server, b"GET a\r\n").await;
+        server.write_all(most.as_bytes()).await.expect("said");
+        // It reads, and still has much to read.
+        gets(&mut reads, &most.as_bytes()[..MOST_UNREAD - 2 * UNREAD]).await;
+        deaf.write_all(&b"GET a\r\n".repeat(4)).await.expect("taken");
+        other.write_all(b"GET b\r\n").await.expect("taken");
+        hears(&mut server, &[&b"GET a\r\n".repeat(4)[..], b"GET b\r\n"].concat()).await;
+        let begun = Instant::now();
+        server.write_all(most.repeat(4).as_bytes()).await.expect("said");
+        server.write_all(b"$1\r\nb\r\n").await.expect("said");
+        gets(&mut other, b"$1\r\nb\r\n").await;
+        assert!(begun.elapsed() < 2 * PAUSE, "{:?}", begun.elapsed());
+        let error = deaf.read(&mut [0; 16]).await.expect_err("too much");
+        assert_eq!(error.kind(), UNREAD_REPLIES);
+        gets(&mut reads, &most.as_bytes()[MOST_UNREAD - 2 * UNREAD..]).await;
+    }
+
     /// A stream that takes so much time for the next write.
     struct Slow(DuplexStream, Arc<Mutex<Duration>>);
 
@@ -981,7 +1017,7 @@ mod tests {
         let (shared, mut slow, _running) = played_by(Slow(near, Arc::clone(&passes)));
         let mut other = shared.seat().expect("a seat");
         stands_behind(&mut slow, &mut other, &mut server).await;
-        while shared.mux().held.is_none() {
+        while shared.mux().held_until().is_none() {
             tokio::task::yield_now().await;
         }
         *passes.lock() = PAUSE;

@@ -20,7 +20,7 @@ use crate::config::link::Credentials;
 use crate::failure::{Failure, Stage};
 use crate::net::Stream;
 use crate::net::proxy_protocol::Header;
-use crate::relay::{Driver, Ended, Restore, Seat, Shared};
+use crate::relay::{Driver, Ended, Restore, Seat, Shared, UNASKED_ERROR};
 use crate::resp;
 use crate::text;
 
@@ -159,7 +159,8 @@ async fn drive(
     .await;
     drop(driver);
     let link = &service.link.name;
-    let is_over = service.sharing.ended(matches!(ended, Ended::Spoiled(_)), begun.elapsed());
+    let is_spoiled = matches!(ended, Ended::Spoiled(said) if said != UNASKED_ERROR);
+    let is_over = service.sharing.ended(is_spoiled, begun.elapsed());
     match ended {
         Ended::Spoiled(said) => tracing::error!(
             target: "client",

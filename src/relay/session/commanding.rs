@@ -173,6 +173,10 @@ impl Session {
                 Ok(Found::Begun(class)) => (class, bytes.len() - at, false),
                 Ok(Found::More(length)) => {
                     at += length;
+                    if self.is_replaced {
+                        from = at;
+                        self.is_replaced = !self.commands.is_between();
+                    }
                     continue;
                 }
                 Ok(Found::Nothing(length)) => {
@@ -225,6 +229,7 @@ impl Session {
                     }
                 }
                 from = at + length;
+                self.is_replaced = !is_whole;
             }
             at += length;
         }

@@ -1873,4 +1873,10 @@ async fn a_list_that_nobody_could_tell_from_other_replies_is_not_asked_for() {
     // From here on replies are not counted.
     played.client_says(b"CLIENT REPLY ON\r\nCLUSTER SLOTS\r\nGET a\r\n").await;
     played.target_hears(b"MULTI\r\nCLIENT REPLY ON\r\n*1\r\n$7\r\nCLUSTER\r\nGET a\r\n").await;
+    // Of one that comes in pieces the rest goes nowhere.
+    played.client_says(b"*3\r\n$7\r\nCLUSTER\r\n$8\r\nREPLICAS\r\n").await;
+    played.target_hears(b"*1\r\n$7\r\nCLUSTER\r\n").await;
+    played.client_says(b"$4\r\nno").await;
+    played.client_says(b"de\r\nGET b\r\n").await;
+    played.target_hears(b"GET b\r\n").await;
 }

@@ -2,8 +2,8 @@
 
 use super::life::connections;
 use super::wire::Wire;
-use super::{LINK, real, real_version, upstreams};
-use crate::support::{Ambassador, Peer, RedisServer, Version, eventually};
+use super::{LINK, real, real_version, sharing, upstreams};
+use crate::support::{Ambassador, Launch, Peer, RedisServer, Version, eventually};
 
 const CLIENTS: usize = 200;
 
@@ -131,6 +131,61 @@ fn a_server_that_takes_no_more_connections_serves_all_by_those_it_has() {
     clients.extend(stage.clients(9));
     say(&mut clients, "GET k\r\n", "$1\r\nv\r\n");
     assert_eq!(stage.connections(), 1);
+}
+
+/// Where no role is asked for, a write that a replica refuses is refused: another connection to it would be told the same.
+#[test]
+fn what_a_replica_refuses_is_refused_at_once() {
+    let Some(other) = RedisServer::start("") else { return };
+    let (ip, port) = (other.address().ip(), other.address().port());
+    let Some(replica) = RedisServer::start(&format!("replicaof {ip} {port}")) else { return };
+    let both = format!("redis://{},{}", replica.address(), other.address());
+    let launch = Launch::redis(replica.address()).variable("REDIS_PORT_6379_TCP", both);
+    let ambassador = sharing(launch, 1, 1).start();
+    let mut administrator = replica.administrator("");
+    let mut dialled = || -> u64 {
+        let info: String = redis::cmd("INFO").arg("stats").query(&mut administrator).expect("INFO");
+        let line = info.lines().find_map(|line| line.strip_prefix("total_connections_received:"));
+        line.and_then(|count| count.trim().parse().ok()).expect("a number of connections")
+    };
+    let before = dialled();
+    let mut client = ambassador.connect(LINK);
+    for _ in 0..5 {
+        client.send(b"SET k v\r\n");
+        client.expect(b"-READONLY You can't write against a read only replica.\r\n");
+        client.send(b"GET k\r\n");
+        client.expect(b"$-1\r\n");
+    }
+    assert!(dialled() - before <= 1 + 2 * 5, "{} connections", dialled() - before);
+}
+
+/// A server with too many clients says so unasked, and is no other server for that: clients share it when it has room again.
+#[test]
+fn a_server_without_room_is_shared_when_it_has_room_again() {
+    let Some(server) = RedisServer::start("") else { return };
+    let mut administrator = server.administrator("");
+    let address = format!("redis://{}", server.address());
+    let launch = Launch::redis(server.address()).variable("REDIS_PORT_6379_TCP", address);
+    let ambassador = sharing(launch, 1, 1).start();
+    let room = |administrator: &mut redis::Connection, clients: &str| {
+        redis::cmd("CONFIG").arg(&["SET", "maxclients", clients]).exec(administrator).expect("CONFIG SET");
+    };
+    room(&mut administrator, "1");
+    for refused in 1..=5 {
+        // It says nothing: what the server says is nobody's.
+        let _quiet = ambassador.connect(LINK);
+        eventually("a refused connection", || {
+            ambassador.logged(|line| line["message"].to_string().contains("shared connection closed")).len()
+                >= refused
+        });
+    }
+    room(&mut administrator, "100");
+    let mut clients: Vec<_> = (0..9).map(|_| ambassador.connect(LINK)).collect();
+    for client in &mut clients {
+        client.send(b"PING\r\n");
+        client.expect(b"+PONG\r\n");
+    }
+    assert_eq!(upstreams(&ambassador, "shared"), 1);
 }
 
 /// What needs an upstream of its own has it for as long as it needs it.
