@@ -58,8 +58,9 @@
 //! keeps such upstreams. Only whole, small commands travel there that leave nothing behind. A command that sets the database,
 //! the protocol or a name goes to an upstream where that is set already: it changes nothing there, and the reply is the
 //! server's own. What else a client says has an upstream lent to its session until nothing is owed and nothing left behind:
-//! that is an exchange of the upstream, there and back; what was set on it is undone before the next session has it. So a
-//! session knows when to ask for one, and three commands that are about the connection itself: QUIT, WAIT and CLIENT ID.
+//! that is an exchange of the upstream, there and back; before the next session has it, what was set on it is undone, and an
+//! echo proves that the server has said all that there was to say. So a session knows when to ask for one, and three commands
+//! that are about the connection itself: QUIT, WAIT and CLIENT ID.
 //! Sessions that share fill one thread after the other ([`workers`]): the more there are on one, the more goes out in one
 //! write.
 //!
