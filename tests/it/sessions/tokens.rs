@@ -65,6 +65,7 @@ fn answer(words: &[String], made: &mut Option<u128>) -> Vec<u8> {
     match (&*name, made) {
         (_, None) => fixture("replies/redis-7.0/noauth.resp").to_vec(),
         ("GET", _) => b"$5\r\nvalue\r\n".to_vec(),
+        ("PING", _) if words.len() == 2 => format!("${}\r\n{}\r\n", words[1].len(), words[1]).into_bytes(),
         ("PING", _) => b"+PONG\r\n".to_vec(),
         ("RPUSH", _) => b":1\r\n".to_vec(),
         _ => b"+OK\r\n".to_vec(),
