@@ -100,6 +100,8 @@ struct Mux {
     is_leaving: bool,
     /// It was asked whether it is there, and has not answered.
     is_silent: bool,
+    /// It did not end cleanly, or has said what is nobody's.
+    is_broken: bool,
     is_ended: bool,
     /// Whether the server has accepted another secret of ours, once it has answered.
     reauthenticated: Option<bool>,
@@ -419,6 +421,9 @@ impl AsyncRead for Seat {
         }
         let left = &place.unread[place.taken..];
         if left.is_empty() {
+            if mux.is_broken {
+                return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+            }
             if mux.is_ended || place.is_finished && place.owed == 0 {
                 return Poll::Ready(Ok(()));
             }
@@ -613,6 +618,12 @@ impl Driver {
 
     /// Goes on as far as it goes now; ready when the upstream is over. It is for all when the driver is dropped.
     pub fn poll<T: Side>(&mut self, cx: &mut Context<'_>, target: &mut T, handle: &Handle) -> Poll<Ended> {
+        let ended = ready!(self.go_on(cx, target, handle));
+        self.shared.mux().is_broken = matches!(ended, Ended::Broke(_) | Ended::Spoiled(_));
+        Poll::Ready(ended)
+    }
+
+    fn go_on<T: Side>(&mut self, cx: &mut Context<'_>, target: &mut T, handle: &Handle) -> Poll<Ended> {
         // One time for all: what is not due when it is looked at is waited for.
         let now = Instant::now();
         if let Poll::Ready(leave) = handle.poll_drain(cx)
@@ -900,9 +911,10 @@ mod tests {
             let ended = ended.unwrap_or_else(|_| panic!("{} ends nothing", said.escape_ascii()));
             assert!(matches!(ended, Ok(Ended::Spoiled(_))), "{ended:?}");
             let mut rest = Vec::new();
-            one.read_to_end(&mut rest).await.expect("an end");
+            let reset = one.read_to_end(&mut rest).await.expect_err("a reset");
+            assert_eq!(reset.kind(), io::ErrorKind::ConnectionReset);
             assert!(rest.is_empty() || rest == b"$1\r\na\r\n", "{}", rest.escape_ascii());
-            two.read_to_end(&mut rest).await.expect("an end");
+            assert!(two.read_to_end(&mut rest).await.is_err());
             assert!(shared.seat().is_none() && one.write_all(b"GET a\r\n").await.is_err());
         }
     }
@@ -1090,7 +1102,8 @@ mod tests {
             matches!(&ended, Ended::Broke(error) if error.kind() == io::ErrorKind::TimedOut),
             "{ended:?}"
         );
-        assert_eq!(seat.read(&mut [0; 8]).await.expect("an end"), 0);
+        let reset = seat.read(&mut [0; 8]).await.expect_err("a reset");
+        assert_eq!(reset.kind(), io::ErrorKind::ConnectionReset);
     }
 
     #[tokio::test(start_paused = true)]
