@@ -100,9 +100,9 @@ struct Mux {
     is_leaving: bool,
     /// It was asked whether it is there, and has not answered.
     is_silent: bool,
-    /// It did not end cleanly, or has said what is nobody's.
-    is_broken: bool,
     is_ended: bool,
+    /// What reading fails with, as it did not end cleanly, or has said what is nobody's.
+    broken: Option<io::ErrorKind>,
     /// Whether the server has accepted another secret of ours, once it has answered.
     reauthenticated: Option<bool>,
 }
@@ -421,8 +421,8 @@ impl AsyncRead for Seat {
         }
         let left = &place.unread[place.taken..];
         if left.is_empty() {
-            if mux.is_broken {
-                return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+            if let Some(broken) = mux.broken {
+                return Poll::Ready(Err(broken.into()));
             }
             if mux.is_ended || place.is_finished && place.owed == 0 {
                 return Poll::Ready(Ok(()));
@@ -619,7 +619,11 @@ impl Driver {
     /// Goes on as far as it goes now; ready when the upstream is over. It is for all when the driver is dropped.
     pub fn poll<T: Side>(&mut self, cx: &mut Context<'_>, target: &mut T, handle: &Handle) -> Poll<Ended> {
         let ended = ready!(self.go_on(cx, target, handle));
-        self.shared.mux().is_broken = matches!(ended, Ended::Broke(_) | Ended::Spoiled(_));
+        self.shared.mux().broken = match &ended {
+            Ended::Left | Ended::Eof => None,
+            Ended::Broke(error) => Some(error.kind()),
+            Ended::Spoiled(_) => Some(io::ErrorKind::ConnectionReset),
+        };
         Poll::Ready(ended)
     }
 
@@ -911,8 +915,8 @@ mod tests {
             let ended = ended.unwrap_or_else(|_| panic!("{} ends nothing", said.escape_ascii()));
             assert!(matches!(ended, Ok(Ended::Spoiled(_))), "{ended:?}");
             let mut rest = Vec::new();
-            let reset = one.read_to_end(&mut rest).await.expect_err("a reset");
-            assert_eq!(reset.kind(), io::ErrorKind::ConnectionReset);
+            let broken = one.read_to_end(&mut rest).await.expect_err("a reset");
+            assert_eq!(broken.kind(), io::ErrorKind::ConnectionReset);
             assert!(rest.is_empty() || rest == b"$1\r\na\r\n", "{}", rest.escape_ascii());
             assert!(two.read_to_end(&mut rest).await.is_err());
             assert!(shared.seat().is_none() && one.write_all(b"GET a\r\n").await.is_err());
@@ -1102,8 +1106,8 @@ mod tests {
             matches!(&ended, Ended::Broke(error) if error.kind() == io::ErrorKind::TimedOut),
             "{ended:?}"
         );
-        let reset = seat.read(&mut [0; 8]).await.expect_err("a reset");
-        assert_eq!(reset.kind(), io::ErrorKind::ConnectionReset);
+        let broken = seat.read(&mut [0; 8]).await.expect_err("no answer");
+        assert_eq!(broken.kind(), io::ErrorKind::TimedOut);
     }
 
     #[tokio::test(start_paused = true)]
