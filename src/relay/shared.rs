@@ -969,8 +969,12 @@ mod tests {
         let [mut deaf, mut other] = [(); 2].map(|()| shared.seat().expect("a seat"));
         let most = format!("${MOST_UNREAD}\r\n{}\r\n", "v".repeat(MOST_UNREAD));
         reads.write_all(b"GET a\r\n").await.expect("taken");
-        hears(&mut server, b"GET a\r\n").await;
+        other.write_all(b"GET b\r\n").await.expect("taken");
+        hears(&mut server, b"GET a\r\nGET b\r\n").await;
         server.write_all(most.as_bytes()).await.expect("said");
+        server.write_all(b"$1\r\nb\r\n").await.expect("said");
+        gets(&mut other, b"$1\r\nb\r\n").await;
+        assert!(shared.mux().places[reads.place].held.is_some());
         // It reads, and still has much to read.
         gets(&mut reads, &most.as_bytes()[..MOST_UNREAD - 2 * UNREAD]).await;
         deaf.write_all(&b"GET a\r\n".repeat(4)).await.expect("taken");
