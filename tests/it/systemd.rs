@@ -589,6 +589,14 @@ fn stored_by(manager: &Manager, echo: NetAddress, listen: &str) -> Launch {
         .variable("FDSTORE", "8")
 }
 
+/// It stops, and the manager hears of that.
+#[track_caller]
+fn ends(ambassador: Ambassador, manager: &Manager) {
+    ambassador.signal(Signal::TERM);
+    assert_eq!(ambassador.finish().code, Some(0));
+    assert!(manager.hears_beside_the_status().starts_with("STOPPING=1\n"));
+}
+
 /// While the old process drains and after it has ended, clients wait at the listener that lives on; the next process serves
 /// them. The old one's clients are drained as at every stop.
 #[test]
@@ -694,16 +702,11 @@ fn a_stored_unix_socket_is_taken_only_while_it_listens_and_has_the_mode_of_now()
     let path = directory.path().join("socket");
     let launch = |listen: &str| stored_by(&manager, echo.address(), listen);
     let unix = format!("unix:{}", path.display());
-    let ends = |ambassador: Ambassador| {
-        ambassador.signal(Signal::TERM);
-        assert_eq!(ambassador.finish().code, Some(0));
-        assert!(manager.hears_beside_the_status().starts_with("STOPPING=1\n"));
-    };
     let mode = || fs::metadata(&path).expect("a file").permissions().mode() & 0o777;
     let ambassador = launch(&unix).variable("DB_LISTEN_MODE", "666").start();
     let (stored, _) = manager.stores();
     assert_eq!(mode(), 0o666);
-    ends(ambassador);
+    ends(ambassador, &manager);
 
     let other = UnixListener::bind(directory.path().join("other")).expect("a socket");
     let of_umask = other.local_addr().expect("an address");
@@ -712,7 +715,7 @@ fn a_stored_unix_socket_is_taken_only_while_it_listens_and_has_the_mode_of_now()
     let ambassador = stored.again().to(launch(&unix)).start();
     assert!(manager.hears_beside_the_status().starts_with("READY=1\n"));
     assert_eq!(mode(), of_umask);
-    ends(ambassador);
+    ends(ambassador, &manager);
 
     let (_taken, taken) = listening();
     let failed = stored.again().to(launch(&taken.to_string())).finish();
@@ -737,9 +740,7 @@ fn what_is_stored_and_wanted_outlives_a_start_that_fails() {
     let launch = |listen: &str| stored_by(&manager, echo.address(), listen);
     let ambassador = launch(&unix).start();
     let (stored, _) = manager.stores();
-    ambassador.signal(Signal::TERM);
-    assert_eq!(ambassador.finish().code, Some(0));
-    assert!(manager.hears_beside_the_status().starts_with("STOPPING=1\n"));
+    ends(ambassador, &manager);
 
     let (_taken, taken) = listening();
     let failed = stored.again().to(launch(&format!("{unix},{taken}"))).finish();
@@ -774,10 +775,7 @@ fn other_addresses_of_a_stored_port_are_listened_on() {
         ("127.0.0.1", [true, false, false]),
     ] {
         if let Some(old) = ambassador.take() {
-            let old: Ambassador = old;
-            old.signal(Signal::TERM);
-            assert_eq!(old.finish().code, Some(0));
-            assert!(manager.hears_beside_the_status().starts_with("STOPPING=1\n"));
+            ends(old, &manager);
         }
         let launch = stored_by(&manager, echo.address(), &format!("{listen}:{port}"));
         let started = stored.again().to(launch).start();

@@ -50,12 +50,8 @@ fn played_with(clock: &Clock, change: impl FnOnce(Launch) -> Launch) -> (Target,
     (target, clock.show(launch).start())
 }
 
-/// A quiet upstream is asked before the next command is entrusted to it; one that answers goes on, and the client hears
-/// nothing of the question.
-#[test]
-fn a_quiet_upstream_that_answers_goes_on() {
-    let Some(clock) = Clock::new() else { return };
-    let (target, ambassador) = played(&clock);
+/// A client and its upstream, on which something was said half a minute ago.
+fn quiet(clock: &Clock, target: &Target, ambassador: &Ambassador) -> (Peer, Peer) {
     let mut client = ambassador.connect(LINK);
     let mut upstream = target.accept_authenticated();
     client.send(b"SET a 1\r\n");
@@ -63,6 +59,16 @@ fn a_quiet_upstream_that_answers_goes_on() {
     upstream.send(b"+OK\r\n");
     client.expect(b"+OK\r\n");
     clock.set(QUIET);
+    (client, upstream)
+}
+
+/// A quiet upstream is asked before the next command is entrusted to it; one that answers goes on, and the client hears
+/// nothing of the question.
+#[test]
+fn a_quiet_upstream_that_answers_goes_on() {
+    let Some(clock) = Clock::new() else { return };
+    let (target, ambassador) = played(&clock);
+    let (mut client, mut upstream) = quiet(&clock, &target, &ambassador);
     client.send(b"INCR a\r\nINCR a\r\n");
     let asked = upstream.expect_ping();
     upstream.expect_silence(Duration::from_millis(100));
@@ -87,13 +93,7 @@ fn a_quiet_upstream_that_does_not_answer_is_replaced() {
 pub(crate) fn one_that_does_not_answer_is_replaced(change: impl FnOnce(Launch) -> Launch) {
     let Some(clock) = Clock::new() else { return };
     let (target, ambassador) = played_with(&clock, change);
-    let mut client = ambassador.connect(LINK);
-    let mut upstream = target.accept_authenticated();
-    client.send(b"SET a 1\r\n");
-    upstream.expect(b"SET a 1\r\n");
-    upstream.send(b"+OK\r\n");
-    client.expect(b"+OK\r\n");
-    clock.set(QUIET);
+    let (mut client, mut upstream) = quiet(&clock, &target, &ambassador);
     let begun = Instant::now();
     client.send(b"INCR a\r\n");
     upstream.expect_ping();
@@ -113,13 +113,7 @@ pub(crate) fn one_that_does_not_answer_is_replaced(change: impl FnOnce(Launch) -
 fn a_shared_upstream_that_was_quiet_is_asked_for_a_new_client_too() {
     let Some(clock) = Clock::new() else { return };
     let (target, ambassador) = played_with(&clock, all_on_one);
-    let mut quiet = ambassador.connect(LINK);
-    let mut upstream = target.accept_authenticated();
-    quiet.send(b"GET a\r\n");
-    upstream.expect(b"GET a\r\n");
-    upstream.send(b"$-1\r\n");
-    quiet.expect(b"$-1\r\n");
-    clock.set(QUIET);
+    let (mut early, mut upstream) = quiet(&clock, &target, &ambassador);
     let mut client = ambassador.connect(LINK);
     client.send(b"INCR a\r\n");
     upstream.expect_ping();
@@ -129,7 +123,7 @@ fn a_shared_upstream_that_was_quiet_is_asked_for_a_new_client_too() {
     client.expect(b":1\r\n");
     // It has been heard of late.
     let mut other = ambassador.connect(LINK);
-    for (client, reply) in [(&mut other, b":2\r\n"), (&mut quiet, b":3\r\n")] {
+    for (client, reply) in [(&mut other, b":2\r\n"), (&mut early, b":3\r\n")] {
         client.send(b"INCR a\r\n");
         fresh.expect(b"INCR a\r\n");
         fresh.send(reply);
@@ -142,13 +136,7 @@ fn a_shared_upstream_that_was_quiet_is_asked_for_a_new_client_too() {
 fn a_quiet_upstream_that_answers_with_an_error_goes_on() {
     let Some(clock) = Clock::new() else { return };
     let (target, ambassador) = played(&clock);
-    let mut client = ambassador.connect(LINK);
-    let mut upstream = target.accept_authenticated();
-    client.send(b"SET a 1\r\n");
-    upstream.expect(b"SET a 1\r\n");
-    upstream.send(b"+OK\r\n");
-    client.expect(b"+OK\r\n");
-    clock.set(QUIET);
+    let (mut client, mut upstream) = quiet(&clock, &target, &ambassador);
     client.send(b"INCR a\r\n");
     upstream.expect_ping();
     upstream.send(b"-NOPERM this user has no permissions to run the 'ping' command\r\n");
