@@ -24,6 +24,7 @@ use crate::failure::{Failure, Stage};
 use crate::net::proxy_protocol::{Announcement, Header};
 use crate::net::resolve::{Addresses, Resolver};
 use crate::net::{Address, Stream};
+use crate::random;
 use crate::relay::Restore;
 use crate::upstream::backends::{Backends, Done, Lease, Listed, Next, Round};
 use crate::upstream::credentials::{AuthState, Login};
@@ -376,18 +377,14 @@ impl Dialler {
         upstream: Upstream,
         restore: &Restore,
     ) -> Result<Upstream, Failure> {
-        let Some(redis) = link.redis.as_ref().filter(|_| !restore.is_empty()) else { return Ok(upstream) };
-        let begun = Instant::now();
-        let deadline = begun + link.connect_timeout;
-        let shown = lease.to_string();
-        let probe = &lease.backend().probe;
-        let (stream, leading) = upstream.into_parts();
-        let handshake = Handshake::begin(stream, &shown, link, redis, probe, &());
-        let late = late(Stage::Select, format!("the handshake with {shown}"), begun, deadline);
-        handshake.restore(leading, restore, deadline, late).await.upstream()
+        if restore.is_empty() {
+            return Ok(upstream);
+        }
+        self.put(link, lease, upstream, restore, None).await
     }
 
-    /// Takes away what a session has left behind on an upstream that was lent to it.
+    /// Takes away what a session has left behind on an upstream that was lent to it, and has the server prove that it has said
+    /// all.
     pub async fn undo(
         &self,
         link: &Link,
@@ -395,14 +392,26 @@ impl Dialler {
         upstream: Upstream,
         undone: &Restore,
     ) -> Result<Upstream, Failure> {
+        self.put(link, lease, upstream, undone, Some(&random::word())).await
+    }
+
+    async fn put(
+        &self,
+        link: &Link,
+        lease: &Lease,
+        upstream: Upstream,
+        state: &Restore,
+        proof: Option<&str>,
+    ) -> Result<Upstream, Failure> {
         let Some(redis) = &link.redis else { return Ok(upstream) };
         let begun = Instant::now();
         let deadline = begun + link.connect_timeout;
         let shown = lease.to_string();
-        let (stream, _) = upstream.into_parts();
-        let handshake = Handshake::begin(stream, &shown, link, redis, &lease.backend().probe, &());
+        let probe = &lease.backend().probe;
+        let (stream, leading) = upstream.into_parts();
+        let handshake = Handshake::begin(stream, &shown, link, redis, probe, &());
         let late = late(Stage::Select, format!("the handshake with {shown}"), begun, deadline);
-        handshake.undo(undone, deadline, late).await.upstream()
+        handshake.restore(leading, state, proof, deadline, late).await.upstream()
     }
 
     /// What to offer to a server that has said so much to our passwords. It has all the time that there is, since no

@@ -25,7 +25,6 @@ use crate::failure::{Failure, Stage};
 use crate::failure::{OF_AMBASSADOR, OWN_WORDS, REFUSED};
 use crate::metrics::CredentialKind;
 use crate::net::Stream;
-use crate::random;
 use crate::relay::Restore;
 use crate::resp::commands::{First, UNLIMITED, first};
 use crate::resp::{self, Reply};
@@ -282,45 +281,33 @@ impl<'a> Handshake<'a> {
         Greeted { done: done.map_err(late).flatten(), greeting: self }
     }
 
-    /// Puts a session's state on a connection that has been greeted.
+    /// Puts a session's state on a connection that has been greeted. With a `proof`, a word that nobody knows, the server has to
+    /// show that it has said all that there was to say before: it has to come back as the last thing. Otherwise a line that is
+    /// still on its way would be the first answer to somebody else.
     pub async fn restore(
         mut self,
         leading: Vec<u8>,
         restore: &Restore,
+        proof: Option<&str>,
         deadline: Instant,
         late: impl FnOnce(Elapsed) -> Failure,
     ) -> Greeted<'a> {
         self.buffer.extend_from_slice(&leading);
         let restoring: Vec<_> =
             restore.commands().map(|(command, is_needed)| (arguments(command), is_needed)).collect();
-        let commands: Vec<_> = restoring.iter().map(|(command, _)| command.clone()).collect();
+        let mut commands: Vec<_> = restoring.iter().map(|(command, _)| command.clone()).collect();
         let asked: Vec<_> = restoring.iter().map(|(_, is_needed)| Asked::Restore(*is_needed)).collect();
-        let done = timeout_at(deadline, self.exchange(&commands, &asked)).await;
-        Greeted { done: done.map_err(late).flatten().map(drop), greeting: self }
-    }
-
-    /// Takes away what a session has left behind. The server has to prove that it has said all that the session asked for: a
-    /// line of that which is still on its way would be the first answer to somebody else. So it is asked for an echo of what
-    /// nobody knows, and that has to be the last it says.
-    pub async fn undo(
-        mut self,
-        undone: &Restore,
-        deadline: Instant,
-        late: impl FnOnce(Elapsed) -> Failure,
-    ) -> Greeted<'a> {
-        let proof = random::word();
-        let mut commands: Vec<_> = undone.commands().map(|(command, _)| arguments(command)).collect();
-        let asked = vec![Asked::Restore(true); commands.len()];
-        commands.push(vec![b"PING", proof.as_bytes()]);
-        let proven = async {
+        commands.extend(proof.map(|proof| vec![&b"PING"[..], proof.as_bytes()]));
+        let done = async {
             self.exchange(&commands, &asked).await?;
+            let Some(proof) = proof else { return Ok(()) };
             let whole = |buffer: &mut BytesMut| resp::value(buffer, LONGEST_ANSWER);
             match self.take(Stage::Select, &mut Ok(()), whole).await? {
                 BytesFrame::BulkString(echo) if echo == proof && self.buffer.is_empty() => Ok(()),
-                _ => Err(self.not_redis(Stage::Select, b"something else than what was asked for")),
+                _ => Err(self.not_redis(Stage::Select, b"something else than the echo")),
             }
         };
-        let done = timeout_at(deadline, proven).await;
+        let done = timeout_at(deadline, done).await;
         Greeted { done: done.map_err(late).flatten(), greeting: self }
     }
 
