@@ -167,7 +167,8 @@ impl Tokens {
     /// The user whom the valid token names as its own.
     pub(super) async fn user(&self) -> Result<Arc<Secret>, TokenError> {
         let user = self.issued(|issued| !issued.lasts().is_zero(), |token| token.user.clone()).await?;
-        let prefix = self.shared.variable.trim_end_matches("AUTH_PROVIDER");
+        let variable = &self.shared.variable;
+        let prefix = variable.strip_suffix("AUTH_PROVIDER").unwrap_or(variable);
         user.ok_or_else(|| TokenError {
             remedy: format!("set {prefix}USERNAME to the user whose token it is"),
             ..self.error("the token names no user (it has no oid)")
