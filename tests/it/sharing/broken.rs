@@ -409,6 +409,25 @@ fn says_more(mut peer: Peer) {
     }
 }
 
+/// Whoever is owed a write is reset, as without us: it may have been executed.
+#[test]
+fn who_is_owed_a_write_is_reset_when_a_shared_upstream_breaks() {
+    let target = Target::start();
+    let launch = Launch::redis(target.address()).variable("REDIS_AUTH", "secret");
+    let ambassador = sharing(launch, 1, 1).start();
+    for push in [None, Some(b">1\r\n+more\r\n")] {
+        let mut client = ambassador.connect(LINK);
+        let mut upstream = target.accept_authenticated();
+        client.send(b"SET a 1\r\n");
+        upstream.expect(b"SET a 1\r\n");
+        match push {
+            Some(push) => upstream.send(push),
+            None => upstream.reset(),
+        }
+        client.expect_reset();
+    }
+}
+
 /// Errors of scripts have line ends in them here, and a line of such an error is late: it comes with the next answer.
 fn says_late(mut peer: Peer) {
     let (mut received, mut chunk) = (Vec::new(), [0; 4096]);
